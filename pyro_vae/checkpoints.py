@@ -1,0 +1,121 @@
+"""Weights on disk (safetensors), and checkpoints from which training goes on exactly where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from pyro_vae import checks, files
+from pyro_vae.models import build
+from pyro_vae.spec import Spec
+
+WEIGHTS = "weights.safetensors"
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Writes the weights of a model, and its `Spec` where it was made by :func:`pyro_vae.build`, as one safetensors file.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> path = save(build(Spec(latent_dim=2)), folder + "/vae.safetensors")
+    >>> load(path).spec.latent_dim
+    2
+    """
+    spec = getattr(model, "spec", None)
+    metadata = {"spec": spec.to_json()} if isinstance(spec, Spec) else {}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return files.write(path, to_safetensors(state, metadata))
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """Reads what :func:`save` wrote, from the file or from a run folder; nothing in it is executed.
+
+    Args:
+        path: the file, or a folder that holds `weights.safetensors`.
+        model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the model was composed by hand.
+
+    Raises:
+        InputError: a missing or damaged file, or weights that do not fit the model.
+    """
+    path = Path(path)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise checks.fail("path", str(path), "a file of weights, or a run folder with one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise checks.fail("path", str(path), f"an undamaged safetensors file ({error})") from error
+    if model is None:
+        if "spec" not in metadata:
+            raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
+        model = build(Spec.from_json(metadata["spec"]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise checks.fail("path", str(path), f"weights that fit the model ({reason})") from error
+    return model
+
+
+# --- checkpoints: one file, named after its epoch and its own SHA-256, so that damage never goes unseen ------------------
+
+_NAME = re.compile(r"epoch-(\d+)-([0-9a-f]{16})\.pt")
+
+
+def write_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
+    """Puts the state after `epoch` epochs in `folder`, and then removes earlier ones."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = Path(folder) / f"epoch-{epoch:05d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    files.write(path, content)
+    for other in _checkpoints(folder):
+        if other != path:
+            other.unlink(missing_ok=True)
+    return path
+
+
+def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The newest state in `folder`, or None where there is none.
+
+    Raises:
+        InputError: the file is not what was written.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise checks.fail("checkpoint", str(path), f"a readable file ({error})") from error
+    name = _NAME.fullmatch(path.name)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    if name is None or name[2] != digest:
+        raise checks.fail("checkpoint", str(path), f"an undamaged file; its content has the SHA-256 {digest}...")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Oldest epoch first."""
+    return sorted(path for path in Path(folder).glob("epoch-*.pt") if _NAME.fullmatch(path.name))
+
+
+def same_settings(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """A checkpoint goes on only under the settings that it was written under; only the number of epochs may change."""
+    for name in sorted({*stored, *given} - {"epochs"}):
+        if stored.get(name) != given.get(name):
+            text = json.dumps(stored.get(name))
+            raise checks.fail(name, given.get(name), f"{text}, as in the checkpoint that is to be resumed")

@@ -1,0 +1,46 @@
+"""Files that are either whole or absent: everything is written under a temporary name and then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Where data sets and trained classifiers are kept: `$PYRO_VAE_CACHE`, else the platform's cache of this user."""
+    return Path(os.environ.get("PYRO_VAE_CACHE") or platformdirs.user_cache_dir("pyro_vae", appauthor=False))
+
+
+def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], object]) -> Path:
+    """Writes `content` to `path` atomically.
+
+    `content` is bytes, text, or a function that is called with a temporary path and writes there
+    (for writers that insist on a path, such as matplotlib's). The temporary file stands in the same folder,
+    keeps the suffix, and is removed when anything fails.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        if callable(content):
+            content(temporary)
+        elif isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8", newline="\n")
+        else:
+            temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Writes `value` as indented JSON, atomically."""
+    return write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,78 @@
+"""Graphical models, one a file, and `build`, which composes one from a `Spec`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pyro_vae import checks, likelihoods, networks, posteriors, priors
+from pyro_vae.models.autoencoder import Autoencoder
+from pyro_vae.models.vae import VAE
+from pyro_vae.spec import Spec
+
+__all__ = ["VAE", "Autoencoder", "build"]
+
+_IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "softplus": nn.Softplus}
+
+
+def build(spec: Spec) -> VAE | Autoencoder:
+    """The untrained model of a `Spec`, its weights drawn from `spec.seed`; the global generators stay as they were.
+
+    The spec is kept as `model.spec`, so that :func:`pyro_vae.save` can store it beside the weights.
+
+    Raises:
+        InputError: the data set is a user's own and `spec.image_shape` is not given, or the network does not fit that shape.
+
+    >>> build(Spec(dataset="mnist", network="conv", latent_dim=16)).sample(2).shape
+    torch.Size([2, 1, 28, 28])
+    """
+    shape = spec.image_shape or _IMAGE_SHAPES.get(spec.dataset)
+    if shape is None:
+        raise checks.fail("image_shape", None, f"(channels, height, width) of the images of {spec.dataset}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(spec.seed)
+        model = _vae(spec, shape) if spec.model == "vae" else _autoencoder(spec, shape)
+    model.spec = spec
+    return model
+
+
+def _vae(spec: Spec, shape: tuple[int, ...]) -> VAE:
+    posterior = _posterior(spec)
+    encoder, decoder = _networks(spec, shape, posterior.num_parameters)
+    return VAE(encoder, decoder, priors.StandardNormal(spec.latent_dim), _likelihood(spec), posterior)
+
+
+def _autoencoder(spec: Spec, shape: tuple[int, ...]) -> Autoencoder:
+    encoder, decoder = _networks(spec, shape, spec.latent_dim)
+    return Autoencoder(encoder, decoder, _likelihood(spec))
+
+
+def _networks(spec: Spec, shape: tuple[int, ...], num_outputs: int) -> tuple[nn.Module, nn.Module]:
+    if spec.network == "mlp":
+        activation = _ACTIVATIONS[spec.activation or "tanh"]
+        return (
+            networks.mlp_encoder(shape, num_outputs, spec.hidden, activation),
+            networks.mlp_decoder(spec.latent_dim, shape, spec.hidden[::-1], activation),
+        )
+    activation = _ACTIVATIONS[spec.activation or "relu"]
+    return (
+        networks.conv_encoder(shape, num_outputs, spec.channels, spec.hidden, activation),
+        networks.conv_decoder(spec.latent_dim, shape, spec.channels, spec.hidden[::-1], activation),
+    )
+
+
+def _likelihood(spec: Spec) -> nn.Module:
+    if spec.likelihood == "bernoulli":
+        return likelihoods.Bernoulli()
+    if spec.likelihood == "continuous-bernoulli":
+        return likelihoods.ContinuousBernoulli()
+    return likelihoods.Gaussian(spec.variance, learned=spec.likelihood == "gaussian-learned")
+
+
+def _posterior(spec: Spec) -> posteriors.DiagonalNormal | posteriors.Planar | posteriors.ConditionalPlanar:
+    if spec.posterior == "normal":
+        return posteriors.DiagonalNormal(spec.latent_dim)
+    if spec.posterior == "planar":
+        return posteriors.Planar(spec.latent_dim, spec.flow_layers)
+    return posteriors.ConditionalPlanar(spec.latent_dim, spec.flow_layers)

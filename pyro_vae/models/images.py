@@ -1,0 +1,50 @@
+"""What every model over images shares."""
+
+from __future__ import annotations
+
+import warnings
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import checks
+from pyro_vae.data import Images
+
+
+def check_images(x: Tensor) -> Tensor:
+    """`x`, where it is a batch of float images `(N, C, H, W)`."""
+    if x.dim() != 4 or not x.is_floating_point():
+        raise checks.fail("x", f"{x.dtype} of shape {tuple(x.shape)}", "floats in [0, 1] of shape (N, C, H, W)")
+    return x
+
+
+def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDistribution:
+    """p(x|z) for codes with any number of leading dimensions; convolutions take just one, so they are folded into it."""
+    parameters = decoder(z.reshape(-1, z.shape[-1]))
+    return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
+
+
+def check_fits(model: nn.Module, images: Images) -> None:
+    """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
+    parameter = next(model.parameters())
+    x = images.take(slice(0, 1)).as_float().to(parameter)
+    try:
+        with torch.no_grad():
+            shape = tuple(model.reconstruct(x).shape[1:])
+    except RuntimeError as error:
+        raise checks.fail("images", f"shape {images.shape}", f"images that the model's encoder takes ({error})") from error
+    if shape != images.shape:
+        raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
+
+
+def warn_of_grey(model: nn.Module, images: Images, binarization: str) -> None:
+    """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
+    if getattr(model.likelihood, "support", None) != "binary" or binarization == "dynamic":
+        return
+    if bool(((images.pixels > 0) & (images.pixels < 255)).any()):
+        warnings.warn(
+            "grey pixels under a Bernoulli likelihood: the loss is a cross-entropy, not a log-likelihood of the data; "
+            "binarize the images, or use the continuous Bernoulli",
+            stacklevel=3,
+        )

@@ -1,0 +1,108 @@
+"""MLP and convolutional bodies: tensor -> parameters. They know no probability.
+
+Encoders map images `(N, C, H, W)` to `(N, num_outputs)`; decoders map codes `(N, latent_dim)` to `(N, C, H, W)`. All are
+plain `nn.Sequential`, so any other module with these shapes can stand in their place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from pyro_vae import checks
+
+Activation = Callable[[], nn.Module]
+
+
+def mlp_encoder(
+    image_shape: Sequence[int], num_outputs: int, hidden: Sequence[int] = (400,), activation: Activation = nn.Tanh
+) -> nn.Sequential:
+    """Images, flattened, through dense layers.
+
+    >>> mlp_encoder((1, 28, 28), 40)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 40])
+    """
+    return nn.Sequential(nn.Flatten(), *_dense((math.prod(image_shape), *hidden, num_outputs), activation))
+
+
+def mlp_decoder(
+    latent_dim: int, image_shape: Sequence[int], hidden: Sequence[int] = (400,), activation: Activation = nn.Tanh
+) -> nn.Sequential:
+    """Codes through dense layers, folded into images.
+
+    >>> mlp_decoder(20, (1, 28, 28))(torch.zeros(5, 20)).shape
+    torch.Size([5, 1, 28, 28])
+    """
+    layers = _dense((latent_dim, *hidden, math.prod(image_shape)), activation)
+    return nn.Sequential(*layers, nn.Unflatten(-1, tuple(image_shape)))
+
+
+def conv_encoder(
+    image_shape: Sequence[int],
+    num_outputs: int,
+    channels: Sequence[int] = (32, 64),
+    hidden: Sequence[int] = (256,),
+    activation: Activation = nn.ReLU,
+) -> nn.Sequential:
+    """One 4x4 convolution of stride 2 for each of `channels`, then dense layers.
+
+    Each convolution halves height and width, rounded down. An image that gets smaller than one pixel is an error.
+
+    >>> conv_encoder((1, 28, 28), 32)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 32])
+    """
+    sizes = _sizes(image_shape, channels)
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip((image_shape[0], *channels), channels, strict=False):
+        layers += [nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1), activation()]
+    dense = _dense((channels[-1] * math.prod(sizes[-1]), *hidden, num_outputs), activation)
+    return nn.Sequential(*layers, nn.Flatten(), *dense)
+
+
+def conv_decoder(
+    latent_dim: int,
+    image_shape: Sequence[int],
+    channels: Sequence[int] = (32, 64),
+    hidden: Sequence[int] = (256,),
+    activation: Activation = nn.ReLU,
+) -> nn.Sequential:
+    """The mirror of :func:`conv_encoder`: dense layers, then one transposed 4x4 convolution of stride 2 for each channel.
+
+    >>> conv_decoder(16, (3, 17, 30))(torch.zeros(5, 16)).shape
+    torch.Size([5, 3, 17, 30])
+    """
+    sizes = _sizes(image_shape, channels)
+    deep = (channels[-1], *sizes[-1])
+    layers: list[nn.Module] = [*_dense((latent_dim, *hidden, math.prod(deep)), activation), activation(), nn.Unflatten(-1, deep)]
+    outputs = (image_shape[0], *channels[:-1])
+    for level in reversed(range(len(channels))):
+        # A transposed convolution gives back 2 * size; one more where the halving had rounded down.
+        odd = tuple(full - 2 * half for full, half in zip(sizes[level], sizes[level + 1], strict=True))
+        layers.append(
+            nn.ConvTranspose2d(channels[level], outputs[level], kernel_size=4, stride=2, padding=1, output_padding=odd)
+        )
+        if level:
+            layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+def _dense(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs), activation()]
+    return layers[:-1]
+
+
+def _sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[tuple[int, int]]:
+    """(height, width) before the first convolution and after each."""
+    if not channels:
+        raise checks.fail("channels", tuple(channels), "the channels of at least one convolution")
+    height, width = image_shape[1:]
+    sizes = [(height >> level, width >> level) for level in range(len(channels) + 1)]
+    if min(sizes[-1]) < 1:
+        smallest = 2 ** len(channels)
+        expected = f"at least {smallest}x{smallest} pixels for {len(channels)} convolutions of stride 2, or fewer channels"
+        raise checks.fail("image_shape", tuple(image_shape), expected)
+    return sizes

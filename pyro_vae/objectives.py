@@ -1,0 +1,87 @@
+"""Which bound is trained, the parts of its last estimate, and how beta rises."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.spec import OBJECTIVES
+
+
+def objective(name: str, particles: int = 1) -> ELBO:
+    r"""One of Pyro's objectives by name.
+
+    - `elbo`: `Trace_ELBO`, with the KL term as a sample average of log q(z|x) - log p(z); for every posterior.
+    - `mean-field`: `TraceMeanField_ELBO`, with the KL term in closed form; less noise, for posteriors that have one.
+    - `iwae`: `RenyiELBO` at alpha = 0, the importance-weighted bound with k = `particles`,
+      :math:`\mathbb E \log \frac1k \sum_i p(x, z_i) / q(z_i|x)`, with z drawn from q.
+
+    Source of the last: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
+
+    >>> objective("iwae", particles=5).num_particles
+    5
+    """
+    checks.one_of("objective", name, OBJECTIVES)
+    checks.positive_integer("particles", particles)
+    # Both plates, of particles and of images, in one batch; and "data" is the only plate inside.
+    options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
+    if name == "iwae":
+        if particles == 1:
+            raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
+        return RenyiELBO(alpha=0, **options)
+    return TraceMeanField_ELBO(**options) if name == "mean-field" else Trace_ELBO(**options)
+
+
+class Terms:
+    """The two parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
+
+    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `log_likelihood` and `kl` each time it makes its traces: the parts
+    come with the step, at no second pass through the networks, and stay on the device.
+    """
+
+    log_likelihood: Tensor | float
+    kl: Tensor | float
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to nothing."""
+        self.log_likelihood = self.kl = 0.0
+
+    def watch(self, elbo: ELBO) -> ELBO:
+        """A copy of `elbo` that reports here."""
+        watched = copy.copy(elbo)
+
+        def get_trace(*args: Any) -> Any:
+            model_trace, guide_trace = elbo._get_trace(*args)
+            self._add(model_trace, guide_trace, elbo.num_particles)
+            return model_trace, guide_trace
+
+        watched._get_trace = get_trace
+        return watched
+
+    @torch.no_grad()
+    def _add(self, model_trace: Any, guide_trace: Any, particles: int) -> None:
+        for name, site in model_trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            log_p = site["unscaled_log_prob"].sum() / particles
+            if site["is_observed"]:
+                self.log_likelihood = self.log_likelihood + log_p
+            else:
+                self.kl = self.kl + guide_trace.nodes[name]["unscaled_log_prob"].sum() / particles - log_p
+
+
+def beta_at(step: int, beta: float, warmup_steps: int) -> float:
+    """Beta of a linear warm-up: `beta / warmup_steps` at step 0, `beta` from step `warmup_steps - 1` on.
+
+    >>> [beta_at(step, 4.0, 4) for step in range(6)]
+    [1.0, 2.0, 3.0, 4.0, 4.0, 4.0]
+    """
+    return beta * min(1.0, (step + 1) / max(warmup_steps, 1))

@@ -1,0 +1,159 @@
+"""`Spec`: everything that defines one run, as a frozen, checked, JSON-friendly value. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_vae import checks
+
+DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
+BINARIZATIONS = ("none", "static", "dynamic", "threshold")
+MODELS = ("vae", "autoencoder")
+NETWORKS = ("mlp", "conv")
+ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
+LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learned")
+PRIORS = ("standard-normal",)
+POSTERIORS = ("normal", "planar", "conditional-planar")
+OBJECTIVES = ("elbo", "mean-field", "iwae")
+
+
+def _field(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The definition of one training run.
+
+    Every field is checked on construction (:class:`~pyro_vae.checks.InputError` names the field, what was given and
+    what is expected). `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option
+    of the same name with dashes.
+
+    >>> spec = Spec(dataset="mnist", latent_dim=2)
+    >>> Spec.from_json(spec.to_json()) == spec
+    True
+    """
+
+    dataset: str = _field("digits", f"{', '.join(DATASETS)}, or the path of an .npz file or a folder of images")
+    image_shape: tuple[int, ...] | None = _field(
+        None, "channels,height,width; found out from the data where it is not given"
+    )
+    binarization: str = _field("none", f"how grey pixels become 0 or 1: {', '.join(BINARIZATIONS)}")
+    validation_fraction: float = _field(0.1, "share of the training images held out, from 0 to below 1")
+    model: str = _field("vae", ", ".join(MODELS))
+    network: str = _field("mlp", ", ".join(NETWORKS))
+    hidden: tuple[int, ...] = _field((400,), "units of the dense hidden layers, e.g. 400,200")
+    channels: tuple[int, ...] = _field((32, 64), "channels of the stride-2 layers of a conv network")
+    activation: str | None = _field(None, f"{', '.join(ACTIVATIONS)}; default: tanh for mlp, relu for conv")
+    latent_dim: int = _field(20, "dimension of z")
+    likelihood: str = _field("bernoulli", ", ".join(LIKELIHOODS))
+    variance: float = _field(0.5, "variance c of a gaussian likelihood (where it is learned: its start)")
+    prior: str = _field("standard-normal", ", ".join(PRIORS))
+    posterior: str = _field("normal", ", ".join(POSTERIORS))
+    flow_layers: int = _field(4, "planar layers of a flow posterior")
+    beta: float = _field(1.0, "weight of the KL term; 0 drops it")
+    beta_warmup: int = _field(0, "epochs over which beta rises linearly from 0")
+    objective: str = _field("elbo", ", ".join(OBJECTIVES))
+    particles: int = _field(1, "posterior samples per image and step (the k of iwae)")
+    epochs: int = _field(25, "passes over the training images")
+    batch_size: int = _field(128, "images per step")
+    lr: float = _field(1e-3, "learning rate of Adam")
+    seed: int = _field(0, "seed of the split, the initial weights, the order of images and the noise")
+
+    def __post_init__(self) -> None:
+        for name in ("image_shape", "hidden", "channels"):  # JSON has lists only
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("validation_fraction", "variance", "beta", "lr"):
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if not isinstance(self.dataset, str) or not self.dataset:
+            raise checks.fail("dataset", self.dataset, "a name or a path")
+        if self.image_shape is not None:
+            _check_sizes("image_shape", self.image_shape, length=3)
+        checks.one_of("binarization", self.binarization, BINARIZATIONS)
+        checks.non_negative("validation_fraction", self.validation_fraction)
+        if self.validation_fraction >= 1:
+            raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
+        checks.one_of("model", self.model, MODELS)
+        checks.one_of("network", self.network, NETWORKS)
+        _check_sizes("hidden", self.hidden)
+        _check_sizes("channels", self.channels)
+        if self.activation is not None:
+            checks.one_of("activation", self.activation, ACTIVATIONS)
+        checks.positive_integer("latent_dim", self.latent_dim)
+        checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
+        checks.positive("variance", self.variance)
+        checks.one_of("prior", self.prior, PRIORS)
+        checks.one_of("posterior", self.posterior, POSTERIORS)
+        checks.positive_integer("flow_layers", self.flow_layers)
+        checks.non_negative("beta", self.beta)
+        checks.non_negative_integer("beta_warmup", self.beta_warmup)
+        checks.one_of("objective", self.objective, OBJECTIVES)
+        checks.positive_integer("particles", self.particles)
+        checks.positive_integer("epochs", self.epochs)
+        checks.positive_integer("batch_size", self.batch_size)
+        checks.positive("lr", self.lr)
+        checks.non_negative_integer("seed", self.seed)
+        if self.objective == "mean-field" and self.posterior != "normal" and self.model == "vae":
+            raise checks.fail("objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, tuples as lists, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def to_json(self) -> str:
+        """The fields as a JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Spec:
+        """The Spec with these fields; an unknown name is an error with the nearest one."""
+        if not isinstance(values, dict):
+            raise checks.fail("spec", values, "an object with the fields of Spec")
+        for name in values:
+            checks.one_of("spec", name, SPEC_FIELDS)
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        """Reads what :meth:`to_json` wrote."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise checks.fail("spec", text[:40], f"a JSON object ({error})") from error
+        return cls.from_dict(values)
+
+    @staticmethod
+    def parse(texts: dict[str, str]) -> dict[str, Any]:
+        """Fields given as text, as on a command line, converted to their types: `{"hidden": "400,200"}`."""
+        return {name: _from_text(name, text) for name, text in texts.items()}
+
+
+SPEC_FIELDS = {one.name: one for one in dataclasses.fields(Spec)}
+
+
+def _from_text(name: str, text: str) -> Any:
+    kind = str(SPEC_FIELDS[name].type)
+    try:
+        if kind.startswith("tuple"):
+            return tuple(int(part) for part in text.split(",") if part.strip())
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+    except ValueError as error:
+        wanted = {"int": "a whole number", "float": "a number"}.get(kind, "whole numbers with commas between them")
+        raise checks.fail(name, text, wanted) from error
+    return text
+
+
+def _check_sizes(name: str, sizes: object, length: int | None = None) -> None:
+    if not isinstance(sizes, tuple) or (length is not None and len(sizes) != length):
+        raise checks.fail(name, sizes, f"{length or 'a tuple of'} whole numbers")
+    for size in sizes:
+        checks.positive_integer(name, size)

@@ -1,0 +1,278 @@
+"""`fit`: the one training loop."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, SVI
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyro_vae import checkpoints, checks, files
+from pyro_vae.data import Images, batches, binarize, choose_device, resident
+from pyro_vae.models.images import check_fits, warn_of_grey
+from pyro_vae.objectives import Terms, beta_at, objective as objective_by_name
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a `History`; losses and their parts in nats per image, parts at beta = 1.
+
+    `loss = reconstruction + beta * kl` for the ELBO (up to the noise of one sample of the KL term where the loss has it in closed form);
+    the importance-weighted loss is lower than its parts. `reconstruction` is -E[log p(x|z)].
+    """
+
+    epoch: int
+    beta: float
+    train_loss_nats: float
+    train_reconstruction_nats: float
+    train_kl_nats: float
+    validation_loss_nats: float | None
+    validation_reconstruction_nats: float | None
+    validation_kl_nats: float | None
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What :func:`fit` measured, one `Epoch` a pass."""
+
+    epochs: tuple[Epoch, ...] = ()
+
+    def column(self, name: str) -> list[Any]:
+        """One quantity over all epochs."""
+        checks.one_of("column", name, (field.name for field in dataclasses.fields(Epoch)))
+        return [getattr(epoch, name) for epoch in self.epochs]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """One row an epoch; what was not measured is an empty cell."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(epoch) for epoch in self.epochs)
+        files.write(path, buffer.getvalue())
+
+
+class SharedOptimizer(pyro.optim.PyroOptim):
+    """One torch optimizer over all parameters, where Pyro would keep one for each and step them in a Python loop."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.optimizer.step()
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    beta: float = 1.0,
+    beta_warmup: int = 0,
+    objective: str | ELBO = "elbo",
+    particles: int = 1,
+    validation: Images | None = None,
+    binarization: str = "none",
+    device: str | torch.device = "auto",
+    compile: str = "auto",
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    r"""Trains a model/guide pair by stochastic variational inference with Adam.
+
+    Args:
+        model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays there.
+        images: the training images.
+        epochs: passes over them, those before a resume counted in.
+        batch_size: images a step; the last batch of an epoch may be shorter.
+        lr: Adam's learning rate.
+        beta: weight of the KL term; 0 drops it.
+        beta_warmup: epochs over which beta rises linearly, step by step.
+        objective: `elbo`, `mean-field` or `iwae` (see :func:`pyro_vae.objectives.objective`), or an ELBO of Pyro's.
+        particles: posterior samples per image and step, for an objective given by name.
+        validation: images on which the loss is estimated after each epoch.
+        binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
+        device: `auto` is CUDA where there is one, else the CPU.
+        compile: `auto` takes the fastest step there is, `off` the eager one. At present both are the eager one.
+        seed: of the order of the images and of all noise. The global generators are as before afterwards.
+        checkpoint: a folder, in which the state is kept after each epoch (and before the first).
+        resume: go on from the checkpoint there, on the CPU to the very same weights as without the interruption.
+        progress: a progress bar, where standard error is a terminal.
+
+    Returns:
+        The losses of each epoch, those before a resume included.
+
+    Raises:
+        InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
+        FloatingPointError: the loss or a weight is not finite. The message names epoch and step; the last checkpoint is good.
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> model = build(Spec(latent_dim=2))
+    >>> history = fit(model, load_data("digits").train, epochs=1, binarization="dynamic", progress=False)
+    >>> len(history.epochs)
+    1
+    """
+    checks.positive_integer("epochs", epochs)
+    checks.positive_integer("batch_size", batch_size)
+    checks.positive("lr", lr)
+    checks.non_negative("beta", beta)
+    checks.non_negative_integer("beta_warmup", beta_warmup)
+    checks.non_negative_integer("seed", seed)
+    checks.one_of("compile", compile, ("auto", "off"))
+    elbo = objective_by_name(objective, particles) if isinstance(objective, str) else objective
+    if not isinstance(elbo, ELBO):
+        raise checks.fail("objective", objective, "a name, or an ELBO of pyro.infer")
+    if resume and checkpoint is None:
+        raise checks.fail("checkpoint", None, "the folder to resume from")
+    target = choose_device(device)
+    train, held_out = (None if part is None else binarize(part, binarization) for part in (images, validation))
+    for part in (train, held_out):
+        if part is not None:
+            check_fits(model, part)
+            warn_of_grey(model, part, binarization)
+
+    settings = {
+        "batch_size": batch_size,
+        "lr": lr,
+        "beta": beta,
+        "beta_warmup": beta_warmup,
+        "objective": objective if isinstance(objective, str) else type(objective).__name__,
+        "particles": elbo.num_particles,
+        "binarization": binarization,
+        "seed": seed,
+        "images": train.fingerprint,
+        "validation": None if held_out is None else held_out.fingerprint,
+    }
+    model.to(target).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    terms = Terms()
+    svi = SVI(model.model, model.guide, SharedOptimizer(optimizer), loss=terms.watch(elbo))
+    history: list[Epoch] = []
+    train_pixels = resident(train.pixels, target)
+    held_out_pixels = None if held_out is None else resident(held_out.pixels, target)
+    steps_per_epoch = math.ceil(len(train) / batch_size)
+    dynamic = binarization == "dynamic"
+
+    def state() -> dict[str, Any]:
+        return {
+            "settings": settings,
+            "epochs": [dataclasses.asdict(epoch) for epoch in history],
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generators": _generator_states(target),
+        }
+
+    with _own_generators(target, seed), pyro.get_param_store().scope():
+        stored = checkpoints.read_checkpoint(checkpoint) if resume and checkpoint is not None else None
+        if stored is not None:
+            checkpoints.same_settings(stored["settings"], settings)
+            history += [Epoch(**epoch) for epoch in stored["epochs"]]
+            model.load_state_dict(stored["model"])
+            optimizer.load_state_dict(stored["optimizer"])
+            _set_generator_states(target, stored["generators"])
+        elif checkpoint is not None:
+            checkpoints.write_checkpoint(checkpoint, 0, state())
+        bar = tqdm(
+            total=epochs * steps_per_epoch,
+            initial=len(history) * steps_per_epoch,
+            unit="step",
+            disable=None if progress else True,
+        )
+        with bar:
+            for number in range(len(history) + 1, epochs + 1):
+                terms.reset()
+                started = time.perf_counter()
+                total_loss = 0.0
+                for index, x in enumerate(batches(train_pixels, batch_size, target, shuffle=True, dynamic=dynamic)):
+                    step = (number - 1) * steps_per_epoch + index
+                    beta_now = beta_at(step, beta, beta_warmup * steps_per_epoch)
+                    total_loss += _finite_step(svi, model, x, beta_now, number, index + 1)
+                    bar.update()
+                seconds = time.perf_counter() - started
+                losses = _per_image(total_loss, terms, len(train))
+                terms.reset()
+                validation_losses: tuple[float | None, ...] = (None, None, None)
+                if held_out_pixels is not None:
+                    total_loss = sum(
+                        svi.evaluate_loss(x, beta_now)
+                        for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic)
+                    )
+                    validation_losses = _per_image(total_loss, terms, len(held_out_pixels))
+                _check_weights(model, number)
+                history.append(
+                    Epoch(number, beta_now, *losses, *validation_losses, seconds, len(train) / seconds)
+                )
+                if checkpoint is not None:
+                    checkpoints.write_checkpoint(checkpoint, number, state())
+                bar.set_postfix_str(_summary(history[-1]))
+    model.eval()
+    return History(tuple(history))
+
+
+def _finite_step(svi: SVI, model: nn.Module, x: Tensor, beta: float, epoch: int, step: int) -> float:
+    where = f"epoch {epoch}, step {step}"
+    try:
+        loss = svi.step(x, beta)
+    except ValueError as error:  # torch's validation of distributions meets a NaN before the loss does
+        if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+            raise
+        raise FloatingPointError(f"a weight is not finite at {where}; try a smaller lr") from error
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss} at {where}; try a smaller lr")
+    return loss
+
+
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise FloatingPointError(f"{name} is not finite after the last step of epoch {epoch}; try a smaller lr")
+
+
+def _per_image(total_loss: float, terms: Terms, count: int) -> tuple[float, float, float]:
+    return total_loss / count, -float(terms.log_likelihood) / count, float(terms.kl) / count
+
+
+def _summary(epoch: Epoch) -> str:
+    text = f"{epoch.train_loss_nats:.2f} nats (reconstruction {epoch.train_reconstruction_nats:.2f}, KL {epoch.train_kl_nats:.2f})"
+    return text if epoch.validation_loss_nats is None else f"{text}, validation {epoch.validation_loss_nats:.2f}"
+
+
+@contextmanager
+def _own_generators(device: torch.device, seed: int) -> Iterator[None]:
+    """The default generators, which Pyro draws from, seeded inside and as before outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _generator_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_generator_states(device: torch.device, states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
