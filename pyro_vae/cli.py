@@ -1,0 +1,235 @@
+"""The command line: parse, call, print. torch and pyro are imported where they are needed, so that help comes at once."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from pyro_vae import __version__
+from pyro_vae.checks import InputError, fail, one_of
+from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Variational autoencoders as Pyro programs: train, judge and show them.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and fetching it.")
+app.add_typer(data_app, name="data")
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, ...")]
+Seed = Annotated[int, typer.Option(help="seed of all noise")]
+Run = Annotated[Path, typer.Argument(help="run folder")]
+
+
+def spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those that the user named, as text."""
+    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
+
+    def with_options(**values: Any) -> None:
+        given = {name: values.pop(name) for name in SPEC_FIELDS}
+        command({name: text for name, text in given.items() if text is not None}, **values)
+
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")],
+        )
+        for name in SPEC_FIELDS
+    ]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + options
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    return with_options
+
+
+def _help(name: str) -> str:
+    default = SPEC_FIELDS[name].default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return SPEC_FIELDS[name].metadata["help"] + ("" if default is None else f" (default: {shown})")
+
+
+def _metavar(name: str) -> str:
+    kind = str(SPEC_FIELDS[name].type)
+    return "NUMBERS" if kind.startswith("tuple") else {"int": "INTEGER", "float": "NUMBER"}.get(kind, "TEXT")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pyro-vae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+    pass
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("demo")) -> None:
+    """Train a VAE on the embedded 8x8 digits, judge it, and draw it; under a minute on two cores."""
+    from pyro_vae.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command()
+@spec_options
+def train(
+    given: dict[str, str],
+    out: Annotated[Path, typer.Option(help="run folder to make")],
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out; its spec need not be repeated")] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
+) -> None:
+    """Train one model into a run folder; the options below define it."""
+    values = Spec.parse(given)
+    spec = _resumed_spec(out, values) if resume else Spec(**values)  # checked before torch is imported
+
+    from pyro_vae import plots, study
+    from pyro_vae.evaluation import evaluate as evaluate_model
+
+    model, history = study.run(spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet)
+    _, images = study.open_run(out, data_root)
+    metrics = evaluate_model(model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet)
+    study.add_metrics(out, metrics)
+    plots.save_run_figures(model, images.test, history, out / "figures")
+    if not quiet:
+        _print_metrics(metrics, f"{out}, test images")
+
+
+def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
+    path = out / "spec.json"
+    if not path.is_file():
+        raise fail("--out", str(out), "a run folder to resume, with a spec.json")
+    return Spec.from_dict(Spec.from_json(path.read_text(encoding="utf-8")).to_dict() | values)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    extractor: Annotated[
+        str, typer.Option(help="whose features Frechet distance and inception score use: classifier, inception-2015-12-05, inception-torchvision, none")
+    ] = "classifier",
+    weights: Annotated[Path | None, typer.Option(help="file of Inception weights; else torch's hub cache", show_default=False)] = None,
+    n: Annotated[int | None, typer.Option(help="images to generate for them; as many as test images by default", show_default=False)] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Judge a trained model on the test images; results are added to the run's metrics.json."""
+    one_of("--extractor", extractor, ("classifier", "inception-2015-12-05", "inception-torchvision", "none"))
+
+    from pyro_vae import study
+    from pyro_vae.evaluation import evaluate as evaluate_model
+    from pyro_vae.evaluation import features
+
+    model, images = study.open_run(run, data_root)
+    chosen = None if extractor == "none" else features.by_name(extractor, images, weights=weights, device=device)
+    metrics = evaluate_model(
+        model, images.test, binarization=model.spec.binarization, extractor=chosen, num_generated=n, device=device, seed=seed
+    )
+    study.add_metrics(run, metrics)
+    _print_metrics(metrics, f"{run}, test images")
+
+
+@app.command()
+def sample(
+    run: Run,
+    n: Annotated[int, typer.Option(help="images to draw")] = 64,
+    out: Annotated[Path, typer.Option(help="picture file to write")] = Path("samples.png"),
+    seed: Seed = 0,
+) -> None:
+    """Draw samples of a trained model into one picture."""
+    if n < 1:
+        raise fail("--n", n, "a whole number of at least 1")
+
+    from pyro_vae import latent, plots, study
+
+    model = study.open_model(run)
+    plots.save_figure(plots.image_grid(latent.prior_samples(model, n, seed=seed), f"Samples of {run.name}"), out)
+    typer.echo(f"{n} samples: {out}")
+
+
+@data_app.command("list")
+def data_list(data_root: DataRoot = None) -> None:
+    """List the named data sets, and whether they are here."""
+    from pyro_vae.data import load_data
+
+    for name in DATASETS:
+        try:
+            train, test = load_data(name, data_root)
+            typer.echo(f"{name:14} here: {len(train):,} training and {len(test):,} test images of shape {train.shape}")
+        except InputError as error:
+            typer.echo(f"{name:14} not here: {error}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help=", ".join(DATASETS))], data_root: DataRoot = None) -> None:
+    """Download a named data set through torchvision, and check it."""
+    one_of("name", name, DATASETS)
+
+    from pyro_vae.data import load_data
+
+    train, test = load_data(name, data_root, download=True)
+    typer.echo(f"{name}: {len(train):,} training and {len(test):,} test images")
+
+
+def _print_metrics(metrics: Any, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("what it is", overflow="fold")
+    for label, value, meaning in metrics.rows():
+        table.add_row(label, value, meaning)
+    Console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except (InputError, TyperException) as error:
+        text = error.format_message() if isinstance(error, TyperException) else str(error)
+        return _report(" ".join(text.split()), 2) if text else 2  # without text: the help was asked for by no arguments
+    except OSError as error:
+        return _report(f"{error.filename or 'file'}: {error.strerror or error}; expected a place that can be written, with room", 2)
+    except FloatingPointError as error:
+        return _report(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report("stopped; `pyro-vae train --out RUN --resume` goes on from the last epoch", 1)
+
+
+def _report(text: str, code: int) -> int:
+    print(f"pyro-vae: {text}", file=sys.stderr)
+    return code
+
+
+def _terminated(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"pyro-vae: note: {message}", file=sys.stderr)

@@ -1,0 +1,131 @@
+"""A run: one `Spec` trained into one folder that holds everything about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_vae import __version__, checks, files
+from pyro_vae.checkpoints import WEIGHTS, load, save
+from pyro_vae.data import Images, Splits, choose_device, load_data
+from pyro_vae.models import build
+from pyro_vae.spec import Spec
+from pyro_vae.training import History, fit
+
+
+def run(
+    spec: Spec,
+    folder: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[nn.Module, History]:
+    """Trains the model of a `Spec` and keeps it in a run folder.
+
+    The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv` and `weights.safetensors`
+    at the end. An existing run of the same spec is gone on with by `resume`, which may also raise the number of epochs.
+
+    Raises:
+        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit` refuse.
+    """
+    folder = Path(folder)
+    images = load_data(spec.dataset, data_root)
+    spec = _with_shape(spec, images)
+    _check_folder(folder, spec, resume)
+    model = build(spec)
+    train, validation = training_split(spec, images.train)
+    files.write(folder / "spec.json", spec.to_json() + "\n")
+    files.write_json(folder / "environment.json", environment(device) | {"images": images.train.fingerprint})
+    history = fit(
+        model,
+        train,
+        epochs=spec.epochs,
+        batch_size=spec.batch_size,
+        lr=spec.lr,
+        beta=spec.beta,
+        beta_warmup=spec.beta_warmup,
+        objective=spec.objective,
+        particles=spec.particles,
+        validation=validation,
+        binarization=spec.binarization,
+        device=device,
+        seed=spec.seed,
+        checkpoint=folder / "checkpoint",
+        resume=resume,
+        progress=progress,
+    )
+    history.to_csv(folder / "history.csv")
+    save(model, folder / WEIGHTS)
+    return model, history
+
+
+def open_run(folder: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> tuple[nn.Module, Splits]:
+    """The trained model of a run folder, and its data set."""
+    folder = Path(folder)
+    if not (folder / "spec.json").is_file():
+        raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
+    if not (folder / WEIGHTS).is_file():
+        raise checks.fail("run", str(folder), f"a finished run; without {WEIGHTS} it is not (`pyro-vae train --resume` goes on)")
+    model = load(folder)
+    return model, load_data(model.spec.dataset, data_root)
+
+
+def training_split(spec: Spec, train: Images) -> tuple[Images, Images | None]:
+    """The images to train on and those held out, by the spec's fraction and seed."""
+    return train.split(spec.validation_fraction, spec.seed) if spec.validation_fraction else (train, None)
+
+
+def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
+    """The spec of a run folder; None where there is no run."""
+    path = Path(folder) / "spec.json"
+    return Spec.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def environment(device: str = "auto") -> dict[str, Any]:
+    """Versions and hardware, for provenance."""
+    import numpy
+    import pyro
+
+    chosen = choose_device(device)
+    return {
+        "pyro_vae": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(terse=True),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
+    }
+
+
+def _with_shape(spec: Spec, images: Splits) -> Spec:
+    if spec.image_shape not in (None, images.train.shape):
+        raise checks.fail("image_shape", spec.image_shape, f"{images.train.shape}, as the images of {spec.dataset} have")
+    return replace(spec, image_shape=images.train.shape)
+
+
+def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise checks.fail("out", str(folder), "a folder, or a name that is free")
+    stored = read_spec(folder)
+    if stored is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
+        return
+    before, now = (replace(one, epochs=1).to_dict() for one in (stored, spec))
+    for name in before:
+        if before[name] != now[name]:
+            raise checks.fail("out", str(folder), f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}")
+    if not resume:
+        raise checks.fail("out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)")
