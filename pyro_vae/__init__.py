@@ -6,21 +6,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from pyro_vae.checkpoints import load, save
-    from pyro_vae.data import Images, Splits, load_data
-    from pyro_vae.models import VAE, Autoencoder, build
-    from pyro_vae.spec import Spec
-    from pyro_vae.training import History, fit
+    from pyro_vae.checkpoints import load as load
+    from pyro_vae.checkpoints import save as save
+    from pyro_vae.data import Images as Images
+    from pyro_vae.data import Splits as Splits
+    from pyro_vae.data import load_data as load_data
+    from pyro_vae.evaluation import Metrics as Metrics
+    from pyro_vae.evaluation import evaluate as evaluate
+    from pyro_vae.models import VAE as VAE
+    from pyro_vae.models import Autoencoder as Autoencoder
+    from pyro_vae.models import build as build
+    from pyro_vae.spec import Spec as Spec
+    from pyro_vae.training import History as History
+    from pyro_vae.training import fit as fit
 
 # Imported on first use: torch and pyro take seconds, and `pyro-vae --help` needs neither.
 _HOMES = {
     "Autoencoder": "models",
     "History": "training",
     "Images": "data",
+    "Metrics": "evaluation",
     "Spec": "spec",
     "Splits": "data",
     "VAE": "models",
     "build": "models",
+    "evaluate": "evaluation",
     "fit": "training",
     "load": "checkpoints",
     "load_data": "data",

@@ -16,14 +16,14 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from pyro_vae import checks, files
-from pyro_vae.models import build
+from pyro_vae.models import Model, build
 from pyro_vae.spec import Spec
 
 WEIGHTS = "weights.safetensors"
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Writes the weights of a model, and its `Spec` where it was made by :func:`pyro_vae.build`, as one safetensors file.
+    """Writes the weights of a model, and its `Spec` where :func:`pyro_vae.build` made it, as one safetensors file.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -37,12 +37,13 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return files.write(path, to_safetensors(state, metadata))
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
     """Reads what :func:`save` wrote, from the file or from a run folder; nothing in it is executed.
 
     Args:
         path: the file, or a folder that holds `weights.safetensors`.
-        model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the model was composed by hand.
+        model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the
+            model was composed by hand.
 
     Raises:
         InputError: a missing or damaged file, or weights that do not fit the model.
@@ -69,7 +70,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     return model
 
 
-# --- checkpoints: one file, named after its epoch and its own SHA-256, so that damage never goes unseen ------------------
+# --- checkpoints: one file, named after its epoch and its own SHA-256, so that damage never goes unseen -------------
 
 _NAME = re.compile(r"epoch-(\d+)-([0-9a-f]{16})\.pt")
 

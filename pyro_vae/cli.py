@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. torch and pyro are imported where they are needed, so that help comes at once."""
+"""The command line: parse, call, print. torch and pyro are imported where needed, so that help comes at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from pyro_vae import __version__
 from pyro_vae.checks import InputError, fail, one_of
-from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec
+from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec, read_spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +27,10 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and
 app.add_typer(data_app, name="data")
 
 DataRoot = Annotated[
-    Path | None, typer.Option(help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache", show_default=False)
+    Path | None,
+    typer.Option(
+        help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, ...")]
 Seed = Annotated[int, typer.Option(help="seed of all noise")]
@@ -35,7 +38,7 @@ Run = Annotated[Path, typer.Argument(help="run folder")]
 
 
 def spec_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those that the user named, as text."""
+    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those the user named, as text."""
     own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
 
     def with_options(**values: Any) -> None:
@@ -47,7 +50,9 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")],
+            annotation=Annotated[
+                str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")
+            ],
         )
         for name in SPEC_FIELDS
     ]
@@ -76,7 +81,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False) -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     pass
 
 
@@ -85,7 +94,13 @@ def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("demo"
     """Train a VAE on the embedded 8x8 digits, judge it, and draw it; under a minute on two cores."""
     from pyro_vae.demo import run_demo
 
-    run_demo(out)
+    metrics, figures = run_demo(out)
+    _print_metrics(metrics, "A VAE with 8 latent dimensions, on test images of 8x8 digits")
+    typer.echo(f"Figures: {', '.join(str(path) for path in figures)}")
+    typer.echo(f"Next: pyro-vae sample {out} --n 100 --out samples.png")
+    typer.echo(
+        "      pyro-vae data fetch mnist && pyro-vae train --dataset mnist --network conv --hidden 256 --out RUN"
+    )
 
 
 @app.command()
@@ -93,7 +108,9 @@ def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("demo"
 def train(
     given: dict[str, str],
     out: Annotated[Path, typer.Option(help="run folder to make")],
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out; its spec need not be repeated")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in --out; its spec need not be repeated")
+    ] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
@@ -105,9 +122,10 @@ def train(
     from pyro_vae import plots, study
     from pyro_vae.evaluation import evaluate as evaluate_model
 
-    model, history = study.run(spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet)
-    _, images = study.open_run(out, data_root)
-    metrics = evaluate_model(model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet)
+    model, history, images = study.run(spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet)
+    metrics = evaluate_model(
+        model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet
+    )
     study.add_metrics(out, metrics)
     plots.save_run_figures(model, images.test, history, out / "figures")
     if not quiet:
@@ -115,20 +133,28 @@ def train(
 
 
 def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
-    path = out / "spec.json"
-    if not path.is_file():
+    stored = read_spec(out)
+    if stored is None:
         raise fail("--out", str(out), "a run folder to resume, with a spec.json")
-    return Spec.from_dict(Spec.from_json(path.read_text(encoding="utf-8")).to_dict() | values)
+    return Spec.from_dict(stored.to_dict() | values)
 
 
 @app.command()
 def evaluate(
     run: Run,
     extractor: Annotated[
-        str, typer.Option(help="whose features Frechet distance and inception score use: classifier, inception-2015-12-05, inception-torchvision, none")
+        str,
+        typer.Option(
+            help="whose features score the samples: classifier, inception-2015-12-05, inception-torchvision, none"
+        ),
     ] = "classifier",
-    weights: Annotated[Path | None, typer.Option(help="file of Inception weights; else torch's hub cache", show_default=False)] = None,
-    n: Annotated[int | None, typer.Option(help="images to generate for them; as many as test images by default", show_default=False)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="file of Inception weights; else torch's hub cache", show_default=False)
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(help="images to generate for them; as many as test images by default", show_default=False),
+    ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -140,10 +166,16 @@ def evaluate(
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation import features
 
-    model, images = study.open_run(run, data_root)
+    model, spec, images = study.open_run(run, data_root)
     chosen = None if extractor == "none" else features.by_name(extractor, images, weights=weights, device=device)
     metrics = evaluate_model(
-        model, images.test, binarization=model.spec.binarization, extractor=chosen, num_generated=n, device=device, seed=seed
+        model,
+        images.test,
+        binarization=spec.binarization,
+        extractor=chosen,
+        num_generated=n,
+        device=device,
+        seed=seed,
     )
     study.add_metrics(run, metrics)
     _print_metrics(metrics, f"{run}, test images")
@@ -215,7 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         return _report(" ".join(text.split()), 2) if text else 2  # without text: the help was asked for by no arguments
     except OSError as error:
-        return _report(f"{error.filename or 'file'}: {error.strerror or error}; expected a place that can be written, with room", 2)
+        return _report(
+            f"{error.filename or 'file'}: {error.strerror or error}; expected a place that can be written, with room", 2
+        )
     except FloatingPointError as error:
         return _report(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):

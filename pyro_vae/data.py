@@ -18,7 +18,8 @@ from torch import Tensor
 from pyro_vae import checks, files
 from pyro_vae.spec import BINARIZATIONS, DATASETS
 
-# Folder below the root, as torchvision lays it out, and the md5 of train images, train labels, test images, test labels.
+# Folder below the root, as torchvision lays it out, and the md5 of train images, train labels, test images, test
+# labels.
 _IDX_SETS = {
     "mnist": (
         "MNIST",
@@ -100,7 +101,9 @@ class Images:
         The second part has at least one image; so has the first.
         """
         if not 0 < fraction < 1 or len(self) < 2:
-            raise checks.fail("fraction", fraction, f"a number above 0 and below 1, of at least 2 images ({len(self)} here)")
+            raise checks.fail(
+                "fraction", fraction, f"a number above 0 and below 1, of at least 2 images ({len(self)} here)"
+            )
         count = min(max(round(len(self) * fraction), 1), len(self) - 1)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
@@ -135,7 +138,7 @@ def load_data(name: str, root: str | os.PathLike[str] | None = None, download: b
 
     >>> train, test = load_data("digits")
     >>> train.pixels.shape, test.pixels.shape
-    (torch.Size([1437, 1, 8, 8]), torch.Size([360, 1, 8, 8]))
+    (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]))
     """
     if name == "digits":
         return _digits()
@@ -172,7 +175,9 @@ def _idx(name: str, root: Path, download: bool) -> Splits:
     if download:
         _download(source, root)
     raw = root / directory / "raw"
-    for file, md5 in zip(("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"), sums, strict=True):
+    for file, md5 in zip(
+        ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"), sums, strict=True
+    ):
         _check_idx_file(raw / f"{file}-ubyte", md5, name)
     train, test = (source(root, train=train) for train in (True, False))
     # MNIST's classes are "0 - zero"; the digit is enough.
@@ -187,11 +192,19 @@ def _check_idx_file(path: Path, md5: str, name: str) -> None:
     content = path.read_bytes()
     dimensions = 3 if "idx3" in path.name else 1
     if content[:4] != bytes((0, 0, 8, dimensions)):
-        raise checks.fail("data file", str(path), f"an IDX file of uint8 that begins with 0000080{dimensions}, not {content[:4].hex()}")
+        raise checks.fail(
+            "data file",
+            str(path),
+            f"an IDX file of uint8 that begins with 0000080{dimensions}, not {content[:4].hex()}",
+        )
     header = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]
     if len(content) != header + int(np.prod(sizes)):
-        raise checks.fail("data file", str(path), f"{header + int(np.prod(sizes))} bytes, not {len(content)}: it is truncated or damaged")
+        raise checks.fail(
+            "data file",
+            str(path),
+            f"{header + int(np.prod(sizes))} bytes, not {len(content)}: it is truncated or damaged",
+        )
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise checks.fail("data file", str(path), f"the published file with md5 {md5}, not {found}")
@@ -243,13 +256,17 @@ def _npz(path: Path) -> Splits:
         if labels not in arrays:
             return Images(pixels, None, path.stem)
         targets = torch.from_numpy(np.asarray(arrays[labels]).astype(np.int64).reshape(-1))
-        return Images(pixels, targets, path.stem, tuple(map(str, range(int(targets.max()) + 1))) if len(targets) else ())
+        return Images(
+            pixels, targets, path.stem, tuple(map(str, range(int(targets.max()) + 1))) if len(targets) else ()
+        )
 
     if "x_train" in arrays and "x_test" in arrays:
         return Splits(part("x_train", "y_train"), part("x_test", "y_test"))
     if "images" in arrays:
         return Splits(*part("images", "labels").split(_TEST_SHARE))
-    raise checks.fail("dataset", f"{path} with {sorted(arrays)}", "arrays `images` [and `labels`], or `x_train` and `x_test`")
+    raise checks.fail(
+        "dataset", f"{path} with {sorted(arrays)}", "arrays `images` [and `labels`], or `x_train` and `x_test`"
+    )
 
 
 def _to_pixels(array: np.ndarray, what: str) -> Tensor:
@@ -277,9 +294,15 @@ def _folder(path: Path) -> Splits:
     if (path / "train").is_dir() and (path / "test").is_dir():
         train, test = _image_files(path / "train", path.name), _image_files(path / "test", path.name)
         if train.class_names != test.class_names:
-            raise checks.fail("dataset", f"classes {train.class_names} and {test.class_names}", "the same class folders in train and test")
+            raise checks.fail(
+                "dataset",
+                f"classes {train.class_names} and {test.class_names}",
+                "the same class folders in train and test",
+            )
         if train.shape != test.shape:
-            raise checks.fail("dataset", f"{path / 'test'} with images of shape {test.shape}", f"{train.shape} as in train")
+            raise checks.fail(
+                "dataset", f"{path / 'test'} with images of shape {test.shape}", f"{train.shape} as in train"
+            )
         return Splits(train, test)
     return Splits(*_image_files(path, path.name).split(_TEST_SHARE))
 
@@ -321,8 +344,8 @@ def binarize(images: Images, how: str, seed: int = 0) -> Images:
     """Pixels that are 0 or 255, once and for all.
 
     `static` draws each pixel as Bernoulli(grey level / 255), once, from `seed` (Larochelle and Murray, 2011);
-    `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch, see :func:`batches`) change
-    nothing here.
+    `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch, see :func:`batches`)
+    change nothing here.
 
     Log-likelihoods under different binarizations are of different data, and not comparable.
     """
@@ -331,7 +354,9 @@ def binarize(images: Images, how: str, seed: int = 0) -> Images:
         return replace(images, pixels=(images.pixels >= 128).to(torch.uint8) * 255)
     if how == "static":
         generator = torch.Generator().manual_seed(seed)
-        drawn = [_to_unit(part).bernoulli(generator=generator).to(torch.uint8) for part in images.pixels.cpu().split(1024)]
+        drawn = [
+            _to_unit(part).bernoulli(generator=generator).to(torch.uint8) for part in images.pixels.cpu().split(1024)
+        ]
         return replace(images, pixels=torch.cat(drawn).to(images.pixels.device) * 255)
     return images
 

@@ -28,7 +28,8 @@ class _BernoulliOfGrey(dist.Bernoulli):
 class Bernoulli(nn.Module):
     r"""Independent Bernoulli pixels.
 
-    .. math:: \log p(x|z) = \sum_i x_i \log \pi_i + (1 - x_i) \log(1 - \pi_i), \qquad \pi = \mathrm{sigmoid}(\text{parameters})
+    .. math:: \log p(x|z) = \sum_i x_i \log \pi_i + (1 - x_i) \log(1 - \pi_i),
+              \qquad \pi = \mathrm{sigmoid}(\text{parameters})
 
     For x in {0, 1} this is a log-probability. For grey x in between it is minus the cross-entropy: useful as a loss and
     common in papers, but not a log-likelihood of the data (see :class:`ContinuousBernoulli`).
@@ -73,14 +74,16 @@ class Gaussian(nn.Module):
     .. math:: \log p(x|z) = -\frac{1}{2c} \lVert x - f(z) \rVert^2 - \frac{D}{2} \log(2 \pi c),
               \qquad f(z) = \mathrm{sigmoid}(\text{parameters})
 
-    With the default c = 1/2 the loss is the summed squared error (plus a constant), so that beta-VAEs of the squared error are this
-    likelihood. `learned=True` makes log c a parameter; its maximum-likelihood value is the mean squared error.
+    With the default c = 1/2 the loss is the summed squared error (plus a constant), so that beta-VAEs of the squared
+    error are this likelihood. `learned=True` makes log c a parameter; its maximum-likelihood value is the mean squared
+    error.
 
     Args:
         variance: c, or where c starts when it is learned.
         learned: whether c is trained.
 
-    Source: Rybkin et al., "Simple and effective VAE training with calibrated decoders", 2021, https://arxiv.org/abs/2006.13202
+    Source: Rybkin et al., "Simple and effective VAE training with calibrated decoders", 2021,
+    https://arxiv.org/abs/2006.13202
 
     >>> Gaussian()(torch.zeros(1, 1, 1)).log_prob(torch.tensor([[[0.5]]])).item()  # -1/2 log(pi)
     -0.57236...

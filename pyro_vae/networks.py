@@ -1,11 +1,12 @@
 """MLP and convolutional bodies: tensor -> parameters. They know no probability.
 
-Encoders map images `(N, C, H, W)` to `(N, num_outputs)`; decoders map codes `(N, latent_dim)` to `(N, C, H, W)`. All are
-plain `nn.Sequential`, so any other module with these shapes can stand in their place.
+Encoders map images `(N, C, H, W)` to `(N, num_outputs)`; decoders map codes `(N, latent_dim)` to `(N, C, H, W)`. All
+are plain `nn.Sequential`, so any other module with these shapes can stand in their place.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -68,18 +69,22 @@ def conv_decoder(
     hidden: Sequence[int] = (256,),
     activation: Activation = nn.ReLU,
 ) -> nn.Sequential:
-    """The mirror of :func:`conv_encoder`: dense layers, then one transposed 4x4 convolution of stride 2 for each channel.
+    """The mirror of :func:`conv_encoder`: dense layers, then transposed 4x4 convolutions of stride 2.
 
     >>> conv_decoder(16, (3, 17, 30))(torch.zeros(5, 16)).shape
     torch.Size([5, 3, 17, 30])
     """
     sizes = _sizes(image_shape, channels)
     deep = (channels[-1], *sizes[-1])
-    layers: list[nn.Module] = [*_dense((latent_dim, *hidden, math.prod(deep)), activation), activation(), nn.Unflatten(-1, deep)]
+    layers: list[nn.Module] = [
+        *_dense((latent_dim, *hidden, math.prod(deep)), activation),
+        activation(),
+        nn.Unflatten(-1, deep),
+    ]
     outputs = (image_shape[0], *channels[:-1])
     for level in reversed(range(len(channels))):
         # A transposed convolution gives back 2 * size; one more where the halving had rounded down.
-        odd = tuple(full - 2 * half for full, half in zip(sizes[level], sizes[level + 1], strict=True))
+        odd = (sizes[level][0] - 2 * sizes[level + 1][0], sizes[level][1] - 2 * sizes[level + 1][1])
         layers.append(
             nn.ConvTranspose2d(channels[level], outputs[level], kernel_size=4, stride=2, padding=1, output_padding=odd)
         )
@@ -90,7 +95,7 @@ def conv_decoder(
 
 def _dense(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
     return layers[:-1]
 
@@ -103,6 +108,8 @@ def _sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[tuple[in
     sizes = [(height >> level, width >> level) for level in range(len(channels) + 1)]
     if min(sizes[-1]) < 1:
         smallest = 2 ** len(channels)
-        expected = f"at least {smallest}x{smallest} pixels for {len(channels)} convolutions of stride 2, or fewer channels"
+        expected = (
+            f"at least {smallest}x{smallest} pixels for {len(channels)} convolutions of stride 2, or fewer channels"
+        )
         raise checks.fail("image_shape", tuple(image_shape), expected)
     return sizes

@@ -40,8 +40,8 @@ def objective(name: str, particles: int = 1) -> ELBO:
 class Terms:
     """The two parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
 
-    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `log_likelihood` and `kl` each time it makes its traces: the parts
-    come with the step, at no second pass through the networks, and stay on the device.
+    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `log_likelihood` and `kl` each time it makes its
+    traces: the parts come with the step, at no second pass through the networks, and stay on the device.
     """
 
     log_likelihood: Tensor | float
@@ -63,7 +63,7 @@ class Terms:
             self._add(model_trace, guide_trace, elbo.num_particles)
             return model_trace, guide_trace
 
-        watched._get_trace = get_trace
+        watched._get_trace = get_trace  # type: ignore[method-assign]
         return watched
 
     @torch.no_grad()

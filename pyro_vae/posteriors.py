@@ -1,9 +1,12 @@
 """q(z|x): modules whose `forward(parameters)` returns a Pyro distribution over codes of shape `(latent_dim,)`.
 
-`parameters` is what an encoder puts out, `(..., num_parameters)`; each posterior says how many numbers an image it wants.
+`parameters` is what an encoder puts out, `(..., num_parameters)`; each posterior says how many numbers an image it
+wants.
 """
 
 from __future__ import annotations
+
+import copy
 
 import pyro.distributions as dist
 import torch
@@ -46,9 +49,9 @@ class Planar(nn.Module):
     .. math:: z_l = z_{l-1} + \hat u_l \tanh(w_l^\top z_{l-1} + b_l), \qquad
               \log q(z_L|x) = \log q_0(z_0|x) - \sum_l \log \lvert 1 + \hat u_l^\top \psi_l(z_{l-1}) \rvert
 
-    with :math:`\psi_l(z) = (1 - \tanh^2(w_l^\top z + b_l))\, w_l`. A layer is invertible where :math:`w^\top \hat u > -1`; Pyro's
-    transform projects u onto such a :math:`\hat u`. The inverse has no closed form, so only codes that were drawn from the
-    distribution can be scored.
+    with :math:`\psi_l(z) = (1 - \tanh^2(w_l^\top z + b_l))\, w_l`. A layer is invertible where :math:`w^\top \hat u >
+    -1`; Pyro's transform projects u onto such a :math:`\hat u`. The inverse has no closed form, so only codes that were
+    drawn from the distribution can be scored.
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d.
@@ -70,13 +73,16 @@ class Planar(nn.Module):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """q(z_L|x), batch shape `(...)`, event shape `(d,)`."""
-        return dist.TransformedDistribution(self.base(parameters), list(self.layers))
+        # A copy shares its layer's weights but has its own cache of codes, so that two distributions don't lose each
+        # other's.
+        return dist.TransformedDistribution(self.base(parameters), [copy.copy(layer) for layer in self.layers])
 
 
 class ConditionalPlanar(nn.Module):
     r"""A diagonal normal carried through L planar layers whose weights the encoder puts out for each image.
 
-    The equations are those of :class:`Planar`, with :math:`u_l(x), w_l(x), b_l(x)`: the amortized flow that the paper describes.
+    The equations are those of :class:`Planar`, with :math:`u_l(x), w_l(x), b_l(x)`: the amortized flow that the paper
+    describes.
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d + L (2 d + 1).
@@ -97,7 +103,8 @@ class ConditionalPlanar(nn.Module):
         self.num_layers = layers
         self.layer = transforms.ConditionalPlanar(_split_planar)
         self.num_parameters = self.base.num_parameters + layers * (2 * latent_dim + 1)
-        # b, u and w of each layer at the start, as Pyro's Planar draws them: at w = 0 the layer's projection divides by zero.
+        # b, u and w of each layer at the start, as Pyro's Planar draws them: at w = 0 the layer's projection divides by
+        # zero.
         start = torch.empty(layers, 2 * latent_dim + 1).uniform_(-1, 1) / latent_dim**0.5
         start[:, 0] = 0
         self.offset = nn.Parameter(start)

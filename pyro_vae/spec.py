@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pyro_vae import checks
@@ -99,7 +101,9 @@ class Spec:
         checks.positive("lr", self.lr)
         checks.non_negative_integer("seed", self.seed)
         if self.objective == "mean-field" and self.posterior != "normal" and self.model == "vae":
-            raise checks.fail("objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL")
+            raise checks.fail(
+                "objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, tuples as lists, ready for JSON."""
@@ -132,6 +136,12 @@ class Spec:
     def parse(texts: dict[str, str]) -> dict[str, Any]:
         """Fields given as text, as on a command line, converted to their types: `{"hidden": "400,200"}`."""
         return {name: _from_text(name, text) for name, text in texts.items()}
+
+
+def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
+    """The spec of a run folder; None where there is no run."""
+    path = Path(folder) / "spec.json"
+    return Spec.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 SPEC_FIELDS = {one.name: one for one in dataclasses.fields(Spec)}

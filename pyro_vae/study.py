@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from dataclasses import replace
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pyro_vae import __version__, checks, files
 from pyro_vae.checkpoints import WEIGHTS, load, save
 from pyro_vae.data import Images, Splits, choose_device, load_data
-from pyro_vae.models import build
-from pyro_vae.spec import Spec
+from pyro_vae.evaluation import Metrics
+from pyro_vae.models import Model, build
+from pyro_vae.spec import Spec, read_spec
 from pyro_vae.training import History, fit
 
 
@@ -27,14 +28,16 @@ def run(
     device: str = "auto",
     resume: bool = False,
     progress: bool = True,
-) -> tuple[nn.Module, History]:
+) -> tuple[Model, History, Splits]:
     """Trains the model of a `Spec` and keeps it in a run folder.
 
-    The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv` and `weights.safetensors`
-    at the end. An existing run of the same spec is gone on with by `resume`, which may also raise the number of epochs.
+    The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
+    and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
+    raise the number of epochs.
 
     Raises:
-        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit` refuse.
+        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
+            refuse.
     """
     folder = Path(folder)
     images = load_data(spec.dataset, data_root)
@@ -64,29 +67,35 @@ def run(
     )
     history.to_csv(folder / "history.csv")
     save(model, folder / WEIGHTS)
-    return model, history
+    return model, history, images
 
 
-def open_run(folder: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> tuple[nn.Module, Splits]:
-    """The trained model of a run folder, and its data set."""
-    folder = Path(folder)
-    if not (folder / "spec.json").is_file():
-        raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
-    if not (folder / WEIGHTS).is_file():
-        raise checks.fail("run", str(folder), f"a finished run; without {WEIGHTS} it is not (`pyro-vae train --resume` goes on)")
-    model = load(folder)
-    return model, load_data(model.spec.dataset, data_root)
+def open_model(folder: str | os.PathLike[str]) -> Model:
+    """The trained model of a run folder."""
+    _finished(folder)
+    return load(folder).eval()
+
+
+def open_run(
+    folder: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None
+) -> tuple[Model, Spec, Splits]:
+    """The trained model of a run folder, its spec, and its data set."""
+    spec = _finished(folder)
+    return load(folder).eval(), spec, load_data(spec.dataset, data_root)
+
+
+def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
+    """Adds results to `metrics.json`, newer ones over older ones of the same name, atomically."""
+    path = Path(folder) / "metrics.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = metrics.to_dict()
+    provenance = stored.get("provenance", {}) | found["provenance"]
+    return files.write_json(path, stored | found | {"provenance": provenance})
 
 
 def training_split(spec: Spec, train: Images) -> tuple[Images, Images | None]:
     """The images to train on and those held out, by the spec's fraction and seed."""
     return train.split(spec.validation_fraction, spec.seed) if spec.validation_fraction else (train, None)
-
-
-def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
-    """The spec of a run folder; None where there is no run."""
-    path = Path(folder) / "spec.json"
-    return Spec.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
@@ -109,9 +118,23 @@ def environment(device: str = "auto") -> dict[str, Any]:
     }
 
 
+def _finished(folder: str | os.PathLike[str]) -> Spec:
+    """The spec of a run that has its weights."""
+    spec = read_spec(folder)
+    if spec is None:
+        raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise checks.fail(
+            "run", str(folder), f"a finished run, with {WEIGHTS}; `pyro-vae train --resume` goes on with it"
+        )
+    return spec
+
+
 def _with_shape(spec: Spec, images: Splits) -> Spec:
     if spec.image_shape not in (None, images.train.shape):
-        raise checks.fail("image_shape", spec.image_shape, f"{images.train.shape}, as the images of {spec.dataset} have")
+        raise checks.fail(
+            "image_shape", spec.image_shape, f"{images.train.shape}, as the images of {spec.dataset} have"
+        )
     return replace(spec, image_shape=images.train.shape)
 
 
@@ -120,12 +143,18 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
     stored = read_spec(folder)
     if stored is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
         return
     before, now = (replace(one, epochs=1).to_dict() for one in (stored, spec))
     for name in before:
         if before[name] != now[name]:
-            raise checks.fail("out", str(folder), f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}")
+            raise checks.fail(
+                "out",
+                str(folder),
+                f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}",
+            )
     if not resume:
-        raise checks.fail("out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)")
+        raise checks.fail(
+            "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
+        )

@@ -8,29 +8,30 @@ import io
 import math
 import os
 import time
-from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO, SVI
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae import checkpoints, checks, files
 from pyro_vae.data import Images, batches, binarize, choose_device, resident
+from pyro_vae.generators import generator_states, own_generators, set_generator_states
+from pyro_vae.models import Model
 from pyro_vae.models.images import check_fits, warn_of_grey
-from pyro_vae.objectives import Terms, beta_at, objective as objective_by_name
+from pyro_vae.objectives import Terms, beta_at
+from pyro_vae.objectives import objective as objective_by_name
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One line of a `History`; losses and their parts in nats per image, parts at beta = 1.
 
-    `loss = reconstruction + beta * kl` for the ELBO (up to the noise of one sample of the KL term where the loss has it in closed form);
-    the importance-weighted loss is lower than its parts. `reconstruction` is -E[log p(x|z)].
+    `loss = reconstruction + beta * kl` for the ELBO (up to the noise of one sample of the KL term where the loss has it
+    in closed form); the importance-weighted loss is lower than its parts. `reconstruction` is -E[log p(x|z)].
     """
 
     epoch: int
@@ -76,7 +77,7 @@ class SharedOptimizer(pyro.optim.PyroOptim):
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     images: Images,
     *,
     epochs: int,
@@ -98,7 +99,8 @@ def fit(
     r"""Trains a model/guide pair by stochastic variational inference with Adam.
 
     Args:
-        model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays there.
+        model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays
+            there.
         images: the training images.
         epochs: passes over them, those before a resume counted in.
         batch_size: images a step; the last batch of an epoch may be shorter.
@@ -121,7 +123,8 @@ def fit(
 
     Raises:
         InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
-        FloatingPointError: the loss or a weight is not finite. The message names epoch and step; the last checkpoint is good.
+        FloatingPointError: the loss or a weight is not finite. The message names epoch and step; the last checkpoint is
+            good.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> model = build(Spec(latent_dim=2))
@@ -142,11 +145,12 @@ def fit(
     if resume and checkpoint is None:
         raise checks.fail("checkpoint", None, "the folder to resume from")
     target = choose_device(device)
-    train, held_out = (None if part is None else binarize(part, binarization) for part in (images, validation))
+    train = binarize(images, binarization)
+    held_out = None if validation is None else binarize(validation, binarization)
     for part in (train, held_out):
         if part is not None:
             check_fits(model, part)
-            warn_of_grey(model, part, binarization)
+    warn_of_grey(model, train, binarization)
 
     settings = {
         "batch_size": batch_size,
@@ -176,17 +180,17 @@ def fit(
             "epochs": [dataclasses.asdict(epoch) for epoch in history],
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "generators": _generator_states(target),
+            "generators": generator_states(target),
         }
 
-    with _own_generators(target, seed), pyro.get_param_store().scope():
+    with own_generators(target, seed), pyro.get_param_store().scope():
         stored = checkpoints.read_checkpoint(checkpoint) if resume and checkpoint is not None else None
         if stored is not None:
             checkpoints.same_settings(stored["settings"], settings)
             history += [Epoch(**epoch) for epoch in stored["epochs"]]
             model.load_state_dict(stored["model"])
             optimizer.load_state_dict(stored["optimizer"])
-            _set_generator_states(target, stored["generators"])
+            set_generator_states(target, stored["generators"])
         elif checkpoint is not None:
             checkpoints.write_checkpoint(checkpoint, 0, state())
         bar = tqdm(
@@ -208,7 +212,7 @@ def fit(
                 seconds = time.perf_counter() - started
                 losses = _per_image(total_loss, terms, len(train))
                 terms.reset()
-                validation_losses: tuple[float | None, ...] = (None, None, None)
+                validation_losses: tuple[float, float, float] | tuple[None, None, None] = (None, None, None)
                 if held_out_pixels is not None:
                     total_loss = sum(
                         svi.evaluate_loss(x, beta_now)
@@ -216,9 +220,7 @@ def fit(
                     )
                     validation_losses = _per_image(total_loss, terms, len(held_out_pixels))
                 _check_weights(model, number)
-                history.append(
-                    Epoch(number, beta_now, *losses, *validation_losses, seconds, len(train) / seconds)
-                )
+                history.append(Epoch(number, beta_now, *losses, *validation_losses, seconds, len(train) / seconds))
                 if checkpoint is not None:
                     checkpoints.write_checkpoint(checkpoint, number, state())
                 bar.set_postfix_str(_summary(history[-1]))
@@ -226,7 +228,7 @@ def fit(
     return History(tuple(history))
 
 
-def _finite_step(svi: SVI, model: nn.Module, x: Tensor, beta: float, epoch: int, step: int) -> float:
+def _finite_step(svi: SVI, model: Model, x: Tensor, beta: float, epoch: int, step: int) -> float:
     where = f"epoch {epoch}, step {step}"
     try:
         loss = svi.step(x, beta)
@@ -239,7 +241,7 @@ def _finite_step(svi: SVI, model: nn.Module, x: Tensor, beta: float, epoch: int,
     return loss
 
 
-def _check_weights(model: nn.Module, epoch: int) -> None:
+def _check_weights(model: Model, epoch: int) -> None:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise FloatingPointError(f"{name} is not finite after the last step of epoch {epoch}; try a smaller lr")
@@ -250,29 +252,6 @@ def _per_image(total_loss: float, terms: Terms, count: int) -> tuple[float, floa
 
 
 def _summary(epoch: Epoch) -> str:
-    text = f"{epoch.train_loss_nats:.2f} nats (reconstruction {epoch.train_reconstruction_nats:.2f}, KL {epoch.train_kl_nats:.2f})"
+    parts = f"reconstruction {epoch.train_reconstruction_nats:.2f}, KL {epoch.train_kl_nats:.2f}"
+    text = f"{epoch.train_loss_nats:.2f} nats ({parts})"
     return text if epoch.validation_loss_nats is None else f"{text}, validation {epoch.validation_loss_nats:.2f}"
-
-
-@contextmanager
-def _own_generators(device: torch.device, seed: int) -> Iterator[None]:
-    """The default generators, which Pyro draws from, seeded inside and as before outside."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def _generator_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_generator_states(device: torch.device, states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -10,19 +10,22 @@ from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
-__all__ = ["VAE", "Autoencoder", "build"]
+__all__ = ["VAE", "Autoencoder", "Model", "build"]
+
+Model = VAE | Autoencoder
 
 _IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "softplus": nn.Softplus}
 
 
-def build(spec: Spec) -> VAE | Autoencoder:
+def build(spec: Spec) -> Model:
     """The untrained model of a `Spec`, its weights drawn from `spec.seed`; the global generators stay as they were.
 
     The spec is kept as `model.spec`, so that :func:`pyro_vae.save` can store it beside the weights.
 
     Raises:
-        InputError: the data set is a user's own and `spec.image_shape` is not given, or the network does not fit that shape.
+        InputError: the data set is a user's own and `spec.image_shape` is not given, or the network does not fit that
+            shape.
 
     >>> build(Spec(dataset="mnist", network="conv", latent_dim=16)).sample(2).shape
     torch.Size([2, 1, 28, 28])
@@ -32,7 +35,7 @@ def build(spec: Spec) -> VAE | Autoencoder:
         raise checks.fail("image_shape", None, f"(channels, height, width) of the images of {spec.dataset}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
-        model = _vae(spec, shape) if spec.model == "vae" else _autoencoder(spec, shape)
+        model: Model = _vae(spec, shape) if spec.model == "vae" else _autoencoder(spec, shape)
     model.spec = spec
     return model
 

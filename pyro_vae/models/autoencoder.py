@@ -7,6 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.models.images import check_images, decode
+from pyro_vae.spec import Spec
 
 
 class Autoencoder(nn.Module):
@@ -14,8 +15,9 @@ class Autoencoder(nn.Module):
 
     .. math:: \log p(x) = \log p(x | z = f(x))
 
-    The same networks and likelihood as a :class:`~pyro_vae.models.vae.VAE`, without its noise and without its KL term: the baseline. It has no prior, so it
-    cannot be sampled from; the equation is a loss, not the evidence of a generative model.
+    The same networks and likelihood as a :class:`~pyro_vae.models.vae.VAE`, without its noise and without its KL term:
+    the baseline. It has no prior, so it cannot be sampled from; the equation is a loss, not the evidence of a
+    generative model.
 
     Args:
         encoder: images `(N, C, H, W)` -> codes `(N, d)`.
@@ -23,10 +25,13 @@ class Autoencoder(nn.Module):
         likelihood: parameters -> p(x|z).
 
     >>> from pyro_vae import likelihoods, networks
-    >>> autoencoder = Autoencoder(networks.mlp_encoder((1, 8, 8), 2), networks.mlp_decoder(2, (1, 8, 8)), likelihoods.Bernoulli())
+    >>> encoder, decoder = networks.mlp_encoder((1, 8, 8), 2), networks.mlp_decoder(2, (1, 8, 8))
+    >>> autoencoder = Autoencoder(encoder, decoder, likelihoods.Bernoulli())
     >>> autoencoder.reconstruct(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 1, 8, 8])
     """
+
+    spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from pyro_vae import checks
 from pyro_vae.data import Images
+
+if TYPE_CHECKING:
+    from pyro_vae.models import Model
 
 
 def check_images(x: Tensor) -> Tensor:
@@ -20,12 +24,12 @@ def check_images(x: Tensor) -> Tensor:
 
 
 def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDistribution:
-    """p(x|z) for codes with any number of leading dimensions; convolutions take just one, so they are folded into it."""
+    """p(x|z) for codes with any number of leading dimensions; they are folded into the one that convolutions take."""
     parameters = decoder(z.reshape(-1, z.shape[-1]))
     return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
 
 
-def check_fits(model: nn.Module, images: Images) -> None:
+def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     parameter = next(model.parameters())
     x = images.take(slice(0, 1)).as_float().to(parameter)
@@ -33,12 +37,14 @@ def check_fits(model: nn.Module, images: Images) -> None:
         with torch.no_grad():
             shape = tuple(model.reconstruct(x).shape[1:])
     except RuntimeError as error:
-        raise checks.fail("images", f"shape {images.shape}", f"images that the model's encoder takes ({error})") from error
+        raise checks.fail(
+            "images", f"shape {images.shape}", f"images that the model's encoder takes ({error})"
+        ) from error
     if shape != images.shape:
         raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
 
 
-def warn_of_grey(model: nn.Module, images: Images, binarization: str) -> None:
+def warn_of_grey(model: Model, images: Images, binarization: str) -> None:
     """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
     if getattr(model.likelihood, "support", None) != "binary" or binarization == "dynamic":
         return

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vae import checks
 from pyro_vae.models.images import check_images, decode
 from pyro_vae.posteriors import location
+from pyro_vae.spec import Spec
 
 
 class VAE(nn.Module):
@@ -20,9 +21,9 @@ class VAE(nn.Module):
     .. math:: p(x, z) = p(z)\, p(x|z), \qquad q(z|x)
     .. math:: \mathcal L_\beta(x) = \mathbb E_{q(z|x)}[\log p(x|z)] - \beta\, \mathrm{KL}(q(z|x) \,\|\, p(z))
 
-    `model` and `guide` are ordinary Pyro programs: use them with `pyro.infer.SVI`, `Predictive` or handlers of your own. Their
-    parameters are registered by `pyro.module` under `encoder`, `decoder`, `prior`, `likelihood` and `posterior`, so clear the param store (or use
-    its `scope()`) between two models of one program.
+    `model` and `guide` are ordinary Pyro programs: use them with `pyro.infer.SVI`, `Predictive` or handlers of your
+    own. Their parameters are registered by `pyro.module` under `encoder`, `decoder`, `prior`, `likelihood` and
+    `posterior`, so clear the param store (or use its `scope()`) between two models of one program.
 
     Args:
         encoder: images `(N, C, H, W)` -> parameters of q, `(N, posterior.num_parameters)`.
@@ -31,7 +32,8 @@ class VAE(nn.Module):
         likelihood: parameters -> p(x|z).
         posterior: parameters -> q(z|x).
 
-    Source: Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114; beta: Higgins et al., 2017, https://openreview.net/forum?id=Sy2fzU9gl
+    Source: Kingma and Welling, 2014, https://arxiv.org/abs/1312.6114; beta: Higgins et al., 2017,
+    https://openreview.net/forum?id=Sy2fzU9gl
 
     >>> from pyro_vae import likelihoods, networks, posteriors, priors
     >>> q = posteriors.DiagonalNormal(2)
@@ -45,6 +47,8 @@ class VAE(nn.Module):
     >>> vae.sample(3).shape
     torch.Size([3, 1, 8, 8])
     """
+
+    spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module

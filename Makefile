@@ -1,0 +1,33 @@
+# `make demo` and `make test` need only Python 3.11+, make and pip: they make their own environment in .venv,
+# use it again while pyproject.toml stays as it is, and take an environment that is already active instead.
+PYTHON ?= python3
+ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv)
+BIN := $(ENV)/bin
+# Written once this checkout is installed in that environment.
+READY := $(ENV)/.pyro_vae-$(firstword $(shell echo '$(CURDIR)' | cksum))
+
+.PHONY: demo test lint format clean
+
+demo: $(READY)
+	rm -rf demo
+	$(BIN)/pyro-vae demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,27 @@
+"""`pyro-vae demo`: the whole path on the embedded digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyro_vae import plots, study
+from pyro_vae.evaluation import Metrics, evaluate, features
+from pyro_vae.spec import Spec
+
+SPEC = Spec(
+    dataset="digits",
+    latent_dim=8,
+    likelihood="gaussian-learned",
+    activation="relu",
+    epochs=120,
+    batch_size=64,
+    lr=2e-3,
+)
+
+
+def run_demo(folder: Path) -> tuple[Metrics, list[Path]]:
+    """Trains, judges and draws into a run folder; returns the metrics and the figures."""
+    model, history, images = study.run(SPEC, folder)
+    metrics = evaluate(model, images.test, extractor=features.by_name("classifier", images), progress=True)
+    study.add_metrics(folder, metrics)
+    return metrics, plots.save_run_figures(model, images.test, history, folder / "figures")

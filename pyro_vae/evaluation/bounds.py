@@ -1,0 +1,170 @@
+"""Reconstruction, KL and ELBO on a data set: always at beta = 1, whatever beta the model was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+from tqdm import tqdm
+
+from pyro_vae import checks
+from pyro_vae.data import Images, batches, binarize, choose_device, resident
+from pyro_vae.generators import own_generators
+from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.images import check_fits, warn_of_grey
+from pyro_vae.posteriors import location
+
+
+@dataclass(frozen=True)
+class Bounds:
+    r"""Means over a data set, with standard errors over its images.
+
+    A quantity that the model does not have is None: a deterministic autoencoder has no KL term.
+
+    - `mse_per_pixel`: mean of :math:`(x - \hat x)^2` over all pixels in [0, 1], :math:`\hat x` decoded from the
+      posterior's :func:`~pyro_vae.posteriors.location` (its mean, where it is known). Times C H W it is the summed
+      squared error.
+    - `mse_per_pixel_sampled`: the same, decoded from samples of the posterior.
+    - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats an image; in closed form where there is one
+      (`kl_is_exact`), else the Monte Carlo mean of :math:`\log q(z|x) - \log p(z)`. For flows z is the *last*
+      :math:`z_K`, in both terms, so it is not negative in expectation.
+    - `reconstruction_nats`: :math:`-\mathbb E_{q(z|x)} \log p(x|z)`, Monte Carlo. For a density it can be negative.
+    - `elbo_nats`: `-(reconstruction_nats + kl_per_sample)`, a lower bound on the mean :math:`\log p(x)`, where x is
+      what the likelihood is a density of.
+    """
+
+    n: int
+    samples: int
+    mse_per_pixel: float
+    mse_per_pixel_sampled: float | None
+    reconstruction_nats: float
+    reconstruction_se: float
+    kl_per_sample: float | None = None
+    kl_se: float | None = None
+    kl_is_exact: bool | None = None
+    elbo_nats: float | None = None
+    elbo_se: float | None = None
+
+
+def mse_per_pixel(x: Tensor, reconstruction: Tensor) -> float:
+    """Mean squared error over images, channels and pixels, in float64.
+
+    >>> mse_per_pixel(torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 0.5))
+    0.25
+    """
+    if x.shape != reconstruction.shape:
+        raise checks.fail("reconstruction", tuple(reconstruction.shape), f"the shape of x, {tuple(x.shape)}")
+    return (x.double() - reconstruction.double()).square().mean().item()
+
+
+def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, bool]:
+    r"""KL(q || p) in nats for each element of q's batch, and whether it is exact.
+
+    In closed form where torch has one for the pair, else :math:`\log q(z) - \log p(z)` averaged over z of shape
+    `(samples, *batch, d)`, drawn from q.
+
+    >>> q = dist.Normal(torch.ones(5, 3), 1.0).to_event(1)
+    >>> p = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    >>> kl_per_image(q, p, q.sample((1,)))[0]  # 1/2 for each dimension
+    tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
+    """
+    try:
+        return kl_divergence(q, p), True
+    except NotImplementedError:
+        return (q.log_prob(z) - p.log_prob(z)).mean(0), False
+
+
+def bounds(
+    model: Model,
+    images: Images,
+    *,
+    binarization: str = "none",
+    samples: int = 1,
+    batch_size: int = 500,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Bounds:
+    """Reconstruction error, KL and ELBO of `model` on `images`; nothing is trained.
+
+    Args:
+        model: a `VAE` or `Autoencoder`; moved to the device, its training mode as before afterwards.
+        images: the images to judge on; means are over images, so batches of unequal length weigh as they should.
+        binarization: as in training; `dynamic` draws each image once here, from `seed`, and equals `static`.
+        samples: posterior samples an image for the Monte Carlo parts.
+        batch_size: images at a time.
+        device: `auto` is CUDA where there is one, else the CPU.
+        seed: of the binarization and the posterior samples. The global generators are as before afterwards.
+        progress: a progress bar, where standard error is a terminal.
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> result = bounds(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
+    >>> result.n, result.kl_is_exact
+    (359, True)
+    """
+    checks.positive_integer("samples", samples)
+    checks.positive_integer("batch_size", batch_size)
+    target = choose_device(device)
+    model.to(target)
+    fixed = binarize(images, "static" if binarization == "dynamic" else binarization, seed)
+    check_fits(model, fixed)
+    warn_of_grey(model, fixed, "none")
+    was_training = model.training
+    model.eval()
+    per_image: dict[str, list[Tensor]] = {}
+    kl_is_exact = None
+    with own_generators(target, seed), torch.inference_mode():
+        chunks = batches(resident(fixed.pixels, target), batch_size, target)
+        steps = -(-len(fixed) // batch_size)
+        for x in tqdm(chunks, "ELBO", total=steps, unit="batch", leave=False, disable=None if progress else True):
+            values, exact = _terms(model, x, samples)
+            kl_is_exact = exact
+            for name, value in values.items():
+                per_image.setdefault(name, []).append(value.double().cpu())
+    model.train(was_training)
+    columns = {name: torch.cat(parts) for name, parts in per_image.items()}
+    if "kl" in columns:
+        columns["elbo"] = -(columns["reconstruction"] + columns["kl"])
+    mean = {name: column.mean().item() for name, column in columns.items()}
+    error = {name: _standard_error(column) for name, column in columns.items()}
+    return Bounds(
+        n=len(images),
+        samples=samples,
+        mse_per_pixel=mean["squared_error"],
+        mse_per_pixel_sampled=mean.get("squared_error_sampled"),
+        reconstruction_nats=mean["reconstruction"],
+        reconstruction_se=error["reconstruction"],
+        kl_per_sample=mean.get("kl"),
+        kl_se=error.get("kl"),
+        kl_is_exact=kl_is_exact,
+        elbo_nats=mean.get("elbo"),
+        elbo_se=error.get("elbo"),
+    )
+
+
+def _terms(model: Model, x: Tensor, samples: int) -> tuple[dict[str, Tensor], bool | None]:
+    """Each term for each image, shape `(N,)`."""
+    q = model.encode(x)
+    values = {"squared_error": _squared_error(x, model.decode(location(q)).mean)}
+    if isinstance(model, Autoencoder):  # a point mass: nothing to sample, no KL
+        return values | {"reconstruction": -model.decode(location(q)).log_prob(x)}, None
+    z = q.rsample((samples,))
+    p_x = model.decode(z)
+    kl, exact = kl_per_image(q, model.prior(), z)
+    return values | {
+        "squared_error_sampled": _squared_error(x, p_x.mean).mean(0),
+        "reconstruction": -p_x.log_prob(x).mean(0),
+        "kl": kl,
+    }, exact
+
+
+def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+    return (x - reconstruction).square().flatten(-3).mean(-1)
+
+
+def _standard_error(column: Tensor) -> float:
+    """Of the mean; 0 for a single image, whose spread is unknown."""
+    return column.std().item() / len(column) ** 0.5 if len(column) > 1 else 0.0

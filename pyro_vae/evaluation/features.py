@@ -1,0 +1,294 @@
+"""Feature extractors: an in-domain classifier that the package trains, and Inception networks from a weights file.
+
+An extractor is any callable with `name`, `num_features` and `__call__(images) -> Features`, where images are floats in
+[0, 1] of shape `(N, C, H, W)`. Its name carries the fingerprint of its weights: scores of two extractors are not
+comparable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from pyro_vae import checks, files
+from pyro_vae.data import Images, Splits, batches, choose_device, resident
+from pyro_vae.generators import own_generators
+
+EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision")
+_INCEPTION_FILES = {
+    "inception-2015-12-05": ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
+    "inception-torchvision": ("inception_v3_google-0cc3c7bd.pth",),
+}
+_INCEPTION_HOMES = {
+    "inception-2015-12-05": "https://github.com/toshas/torch-fidelity/releases",
+    "inception-torchvision": "https://download.pytorch.org/models",
+}
+
+
+class Features(NamedTuple):
+    """What an extractor sees in N images: `pool` `(N, d)`, and `logits` `(N, classes)` where it has them."""
+
+    pool: Tensor
+    logits: Tensor | None
+
+
+class Extractor(Protocol):
+    """What :func:`~pyro_vae.evaluation.evaluate` needs of a feature extractor."""
+
+    num_features: int
+
+    @property
+    def name(self) -> str:
+        """What it is, with the fingerprint of its weights."""
+
+    def __call__(self, images: Tensor, /) -> Features:
+        """Features of floats in [0, 1], `(N, C, H, W)`."""
+
+
+def by_name(
+    name: str, splits: Splits, *, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "auto"
+) -> Extractor:
+    """One of :data:`EXTRACTORS`: the classifier of this data set, or an Inception network."""
+    checks.one_of("extractor", name, EXTRACTORS)
+    if name == "classifier":
+        return in_domain_classifier(splits, device=device)
+    path = find_weights(name, weights)
+    return Inception2015(path) if name == "inception-2015-12-05" else InceptionTorchvision(path)
+
+
+def extract(
+    extractor: Extractor, images: Tensor, *, batch_size: int = 500, device: str | torch.device = "auto"
+) -> Features:
+    """The features of uint8 or float images `(N, C, H, W)`, batch by batch, on the CPU."""
+    target = choose_device(device)
+    if isinstance(extractor, nn.Module):
+        extractor.to(target)
+    with torch.inference_mode():
+        parts = [extractor(_unit(part).to(target)) for part in images.split(batch_size)]
+    logits = [part.logits.cpu() for part in parts if part.logits is not None]
+    return Features(torch.cat([part.pool.cpu() for part in parts]), torch.cat(logits) if logits else None)
+
+
+def _unit(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# --- in-domain classifier -------------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier of images of at least 4x4 pixels; `accuracy` is that on the test images.
+
+    Its penultimate layer (128 units after a ReLU) gives the features, its last one the logits.
+    """
+
+    num_features = 128
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, dataset: str) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if min(height, width) < 4:
+            raise checks.fail("images", image_shape, "at least 4x4 pixels, for two poolings")
+        self.body = nn.Sequential(
+            *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(
+                nn.Flatten(),
+                nn.Dropout(0.25),
+                nn.Linear(64 * (height // 4) * (width // 4), self.num_features),
+                nn.ReLU(),
+            ),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.num_features, num_classes))
+        self.dataset = dataset
+        self.accuracy = float("nan")
+
+    @property
+    def name(self) -> str:
+        """Data set, kind, size of the features, and the first 8 digits of the fingerprint."""
+        return f"{self.dataset}-convnet-{self.num_features}@{fingerprint(self)[:8]}"
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of floats in [0, 1]."""
+        pool = self.body(images - 0.5)
+        return Features(pool, self.head(pool))
+
+
+def in_domain_classifier(
+    splits: Splits,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Classifier:
+    """The classifier of a labelled data set: trained once, then read from the cache.
+
+    The cache file is named after the fingerprint of the images. Training is deterministic on one machine: Adam with a
+    one-cycle learning rate, from seed 0.
+
+    Args:
+        splits: training and test images, with labels.
+        cache: folder of trained classifiers; by default in this user's cache folder.
+        device: where to train.
+        progress: a progress bar, where standard error is a terminal.
+    """
+    train, test = splits
+    if train.labels is None or test.labels is None:
+        raise checks.fail(
+            "extractor", "classifier", f"a data set with labels, which {train.name} lacks; or another extractor"
+        )
+    folder = Path(cache) if cache is not None else files.cache_folder() / "classifiers"
+    path = folder / f"{_file_name(train.name)}-{train.fingerprint[:16]}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name)
+    if not _read_cached(classifier, path):
+        _train_classifier(classifier, train, choose_device(device), progress)
+        classifier.eval().to("cpu")
+        logits = extract(classifier, test.pixels, device="cpu").logits
+        classifier.accuracy = (logits.argmax(1) == test.labels.cpu()).double().mean().item()  # type: ignore[union-attr]
+        files.write(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
+    return classifier.eval().requires_grad_(False)
+
+
+def _read_cached(classifier: Classifier, path: Path) -> bool:
+    """Whether a whole file was there; a damaged one is trained anew."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            classifier.accuracy = float(file.metadata()["accuracy"])
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _train_classifier(classifier: Classifier, train: Images, device: torch.device, progress: bool) -> None:
+    # About 600,000 images in all, and for small sets at most 60 passes.
+    epochs = min(60, max(1, round(600_000 / len(train))))
+    batch_size = 128 if len(train) > 10_000 else 32
+    steps = epochs * -(-len(train) // batch_size)
+    classifier.to(device).train()
+    optimizer = torch.optim.Adam(classifier.parameters(), weight_decay=1e-5, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    pixels, labels = resident(train.pixels, device), train.labels.to(device)  # type: ignore[union-attr]
+    bar = tqdm(
+        total=steps, desc=f"classifier of {train.name}", unit="step", leave=False, disable=None if progress else True
+    )
+    with own_generators(device, seed=0), bar:
+        for _ in range(epochs):
+            order = torch.randperm(len(train), device=pixels.device)
+            # The order is drawn here, for the labels; `batches` then takes the pixels as they come.
+            targets = labels[order.to(labels.device)].split(batch_size)
+            for x, y in zip(batches(pixels[order], batch_size, device), targets, strict=True):
+                optimizer.zero_grad()
+                functional.cross_entropy(classifier(x).logits, y).backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+
+
+def _file_name(name: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_" else "_" for character in name)
+
+
+# --- Inception ------------------------------------------------------------------------------------------------------
+
+
+def find_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Path:
+    """The weights file of an Inception network: the one given, else `$PYRO_VAE_INCEPTION`, else in torch's hub cache.
+
+    Nothing is downloaded; the error says where the file comes from and where to put it.
+    """
+    named = weights or os.environ.get("PYRO_VAE_INCEPTION")
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    candidates = [Path(named)] if named else [hub / file for file in _INCEPTION_FILES[name]]
+    for path in candidates:
+        if path.is_file():
+            return path
+    wanted = " or ".join(_INCEPTION_FILES[name])
+    raise checks.fail(
+        "weights", str(named or hub), f"{wanted}, from {_INCEPTION_HOMES[name]}, put there or named by --weights"
+    )
+
+
+class Inception2015(nn.Module):
+    """The Inception-v3 of 2015-12-05, by which alone FID and IS are defined, in torch-fidelity's port (extra `fid`)."""
+
+    num_features = 2048
+
+    def __init__(self, weights: str | os.PathLike[str]) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise checks.fail(
+                "extractor", "inception-2015-12-05", "the extra that has it: pip install 'pyro_vae[fid]'"
+            ) from error
+        try:
+            self.network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=os.fspath(weights)
+            )
+        except Exception as error:  # torch's own unpickling errors have no common class
+            raise checks.fail(
+                "weights", str(weights), f"weights of the 2015-12-05 Inception ({' '.join(str(error).split())[:200]})"
+            ) from error
+        self.name = f"inception-2015-12-05@{fingerprint(self.network)[:8]}"
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of floats in [0, 1], rounded to 256 levels, grey ones in three equal channels."""
+        pool, logits = self.network((_rgb(images) * 255).round().to(torch.uint8))
+        return Features(pool, logits)
+
+
+class InceptionTorchvision(nn.Module):
+    """torchvision's Inception-v3: other weights, pooling and input than that of 2015-12-05, so not FID and not IS."""
+
+    num_features = 2048
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, weights: str | os.PathLike[str]) -> None:
+        super().__init__()
+        from torchvision.models import inception_v3
+
+        self.network = inception_v3(weights=None, init_weights=False, transform_input=False)
+        try:
+            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch's own unpickling errors have no common class
+            raise checks.fail(
+                "weights", str(weights), f"weights of torchvision's Inception-v3 ({' '.join(str(error).split())[:200]})"
+            ) from error
+        self.name = f"inception-torchvision@{fingerprint(self.network)[:8]}"
+        self.head, self.network.fc = self.network.fc, nn.Identity()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of floats in [0, 1], resized to 299x299."""
+        x = functional.interpolate(_rgb(images), size=(299, 299), mode="bilinear", antialias=True, align_corners=False)
+        pool = self.network((x - self.mean) / self.deviation)
+        return Features(pool, self.head(pool))
+
+
+def _rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

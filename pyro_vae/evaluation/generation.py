@@ -1,0 +1,180 @@
+"""Scores of generated images against real ones, from features of both. Plain tensors in, numbers out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and scatter matrix (sum of outer products of deviations) of features, in float64.
+
+    Streamed and merged by the update of Chan et al. (1982), which does not cancel as a raw second moment does.
+
+    >>> x = torch.randn(100, 3, dtype=torch.float64)
+    >>> merged = Moments.of([x[:30], x[30:]])
+    >>> torch.allclose(merged.covariance, x.T.cov())
+    True
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor]) -> Moments:
+        """The moments of features `(n, d)` that come in any number of batches."""
+        total = None
+        for features in batches:
+            one = cls._of_batch(features)
+            total = one if total is None else total.merge(one)
+        if total is None:
+            raise checks.fail("features", "no batches", "at least one batch of features of shape (n, d)")
+        return total
+
+    @classmethod
+    def _of_batch(cls, features: Tensor) -> Moments:
+        x = _check_features("features", features, least=1)
+        mean = x.mean(0)
+        return cls(len(x), mean, (x - mean).T @ (x - mean))
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both samples together."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        scatter = self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / count)
+        return Moments(count, mean, scatter)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance, `(d, d)`; it takes at least two images."""
+        if self.count < 2:
+            raise checks.fail("features", f"{self.count} image", "at least 2 images, for a covariance")
+        return self.scatter / (self.count - 1)
+
+
+def frechet_distance(x: Moments, y: Moments) -> float:
+    r"""The squared Frechet (2-Wasserstein) distance of two normal distributions with these moments.
+
+    .. math:: \lVert \mu_x - \mu_y \rVert^2 + \mathrm{Tr}\, S_x + \mathrm{Tr}\, S_y - 2\, \mathrm{Tr}\, (S_x S_y)^{1/2}
+
+    It is called FID only where the features come from the 2015-12-05 Inception network. From finite samples it is
+    biased upwards, by about :math:`2d/N + d(d+1)/(2N)` for two samples of one standard normal: always compare at one N.
+
+    Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017, https://arxiv.org/abs/1706.08500
+
+    >>> a = Moments(2, torch.zeros(1), torch.ones(1, 1))
+    >>> b = Moments(2, torch.ones(1) * 2, torch.ones(1, 1) * 9)
+    >>> round(frechet_distance(a, b), 6)  # 2^2 + (3 - 1)^2
+    8.0
+    """
+    return frechet_from_stats(x.mean, x.covariance, y.mean, y.covariance)
+
+
+def frechet_from_stats(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_y: Tensor) -> float:
+    """:func:`frechet_distance` from means `(d,)` and covariances `(d, d)`."""
+    mean_x, mean_y, covariance_x, covariance_y = (
+        value.detach().cpu().double() for value in (mean_x, mean_y, covariance_x, covariance_y)
+    )
+    for name, covariance in (("covariance_x", covariance_x), ("covariance_y", covariance_y)):
+        if mean_x.dim() != 1 or mean_x.shape != mean_y.shape or covariance.shape != (len(mean_x), len(mean_x)):
+            raise checks.fail(
+                name, tuple(covariance.shape), f"(d, d) for means of shape (d,), here {tuple(mean_x.shape)}"
+            )
+    # Tr (S_x S_y)^(1/2) is the nuclear norm of L_x^T L_y for S = L L^T: no matrix square root, no complex numbers, no
+    # jitter.
+    nuclear = torch.linalg.svdvals(_factor(covariance_x).T @ _factor(covariance_y)).sum()
+    return _combine(mean_x - mean_y, covariance_x.trace(), covariance_y.trace(), nuclear)
+
+
+def frechet_from_features(x: Tensor, y: Tensor) -> float:
+    """:func:`frechet_distance` from features `(n, d)` and `(m, d)`.
+
+    With fewer images than features, the trace comes from the `n x m` matrix of the centred features, and no covariance
+    is formed.
+    """
+    x, y = _check_features("x", x, least=2), _check_features("y", y, least=2)
+    if x.shape[1] != y.shape[1]:
+        raise checks.fail("y", f"{y.shape[1]} features", f"as many as x has, {x.shape[1]}")
+    if max(len(x), len(y)) >= x.shape[1]:
+        return frechet_distance(Moments.of([x]), Moments.of([y]))
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    # S_x = X^T X with X centred and scaled, likewise Y: the nuclear norm of X Y^T is the same.
+    x, y = (x - mean_x) / (len(x) - 1) ** 0.5, (y - mean_y) / (len(y) - 1) ** 0.5
+    return _combine(mean_x - mean_y, x.square().sum(), y.square().sum(), torch.linalg.svdvals(x @ y.T).sum())
+
+
+def _combine(difference: Tensor, trace_x: Tensor, trace_y: Tensor, nuclear: Tensor) -> float:
+    distance = (difference.square().sum() + trace_x + trace_y - 2 * nuclear).item()
+    # Equal inputs cancel to rounding error, of either sign; a distance is not negative.
+    tolerance = 1e-9 * (trace_x + trace_y).item()
+    return 0.0 if -tolerance <= distance < 0 else distance
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """L with L L^T = covariance; eigenvalues below 0 are rounding errors."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """`mean` and `std` (over splits, ddof = 0), and `overall`, from all images as one split."""
+
+    mean: float
+    std: float
+    overall: float
+    splits: int
+    n: int
+
+
+def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> InceptionScore:
+    r"""How sure a classifier is of each image, and how varied its answers are.
+
+    .. math:: \exp\, \mathbb E_x\, \mathrm{KL}(p(y|x) \,\|\, p(y)), \qquad 1 \le \text{score} \le C
+
+    The images are shuffled first (sorted ones would make each split one class), then cut into `splits` parts. It is the
+    Inception Score only where the logits are those of the 2015-12-05 Inception network; with another classifier it is a
+    classifier score.
+
+    Source: Salimans et al., "Improved techniques for training GANs", 2016, https://arxiv.org/abs/1606.03498; Barratt
+    and Sharma, "A note on the inception score", 2018, https://arxiv.org/abs/1801.01973
+
+    >>> inception_score(torch.eye(10).repeat(10, 1) * 100, splits=1).mean  # sure and balanced
+    10.0
+    """
+    x = _check_features("logits", logits, least=1)
+    checks.positive_integer("splits", splits)
+    if splits > len(x):
+        raise checks.fail("splits", splits, f"at most one split an image, of which there are {len(x)}")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    log_p = x[order].log_softmax(1)
+    edges = [index * len(x) // splits for index in range(splits + 1)]
+    scores = torch.tensor([_score(log_p[start:stop]) for start, stop in itertools.pairwise(edges)], dtype=torch.float64)
+    return InceptionScore(scores.mean().item(), scores.std(correction=0).item(), _score(log_p), splits, len(x))
+
+
+def _score(log_p: Tensor) -> float:
+    log_marginal = log_p.logsumexp(0) - torch.tensor(len(log_p), dtype=log_p.dtype).log()
+    p = log_p.exp()
+    # 0 log 0 = 0, also where the marginal is 0.
+    kl = torch.where(p > 0, p * (log_p - log_marginal), 0.0).sum(1)
+    return kl.mean().exp().item()
+
+
+def _check_features(name: str, features: Tensor, least: int) -> Tensor:
+    """Float64 on the CPU, `(n, d)`, finite."""
+    if features.dim() != 2 or len(features) < least:
+        raise checks.fail(name, f"shape {tuple(features.shape)}", f"shape (n, d) with n of at least {least}")
+    x = features.detach().cpu().double()
+    if not bool(x.isfinite().all()):
+        raise checks.fail(name, "NaN or infinity", "finite numbers")
+    return x

@@ -1,0 +1,103 @@
+"""Looking into the latent space: codes, samples, interpolations, grids. Tensors in, tensors out, on the CPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.data import Images, batches, choose_device, resident
+from pyro_vae.generators import own_generators
+from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.images import check_fits
+from pyro_vae.posteriors import location
+
+
+class Plane(NamedTuple):
+    """Codes in two dimensions, `(N, 2)`, and what the axes are."""
+
+    codes: Tensor
+    axes: tuple[str, str]
+
+
+def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | torch.device = "auto") -> Tensor:
+    """One code for each image, `(N, d)`: the :func:`~pyro_vae.posteriors.location` of q(z|x)."""
+    target = choose_device(device)
+    model.to(target)
+    check_fits(model, images)
+    pixels = resident(images.pixels, target)
+    with torch.inference_mode():
+        return torch.cat([location(model.encode(x)).cpu() for x in batches(pixels, batch_size, target)])
+
+
+def prior_samples(
+    model: Model, n: int, *, batch_size: int = 500, device: str | torch.device = "auto", seed: int = 0
+) -> Tensor:
+    """n samples, as the means of p(x|z) for z from the prior, `(n, C, H, W)`.
+
+    Raises:
+        InputError: the model has no prior.
+    """
+    checks.positive_integer("n", n)
+    if isinstance(model, Autoencoder):
+        raise checks.fail(
+            "model", type(model).__name__, "a model with a prior; a deterministic autoencoder has none to sample from"
+        )
+    target = choose_device(device)
+    model.to(target)
+    sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
+    with own_generators(target, seed), torch.inference_mode():
+        return torch.cat([model.sample(size).cpu() for size in sizes])
+
+
+def decode_codes(model: Model, z: Tensor) -> Tensor:
+    """The means of p(x|z), `(N, C, H, W)`, for codes `(N, d)`."""
+    with torch.inference_mode():
+        return model.decode(z.to(next(model.parameters()).device)).mean.cpu()
+
+
+def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
+    """Decoded points on the line between the codes of two images `(C, H, W)`, ends included: `(steps, C, H, W)`."""
+    checks.positive_integer("steps", steps)
+    with torch.inference_mode():
+        ends = location(model.encode(torch.stack([start, end]).to(next(model.parameters()).device))).cpu()
+    weight = torch.linspace(0, 1, steps)[:, None]
+    return decode_codes(model, (1 - weight) * ends[0] + weight * ends[1])
+
+
+def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: float = 3.0) -> Tensor:
+    """A 2-d latent space decoded on a `size x size` grid: `(size, size, C, H, W)`, first axis z_2 from high to low.
+
+    Args:
+        model: a model with a 2-d latent space.
+        size: points along each axis.
+        spacing: `even` from -`limit` to `limit`; `quantiles` through the inverse normal CDF, so that each picture
+            stands for an equal share of a standard normal prior.
+        limit: half the width of the even grid.
+    """
+    checks.positive_integer("size", size)
+    checks.one_of("spacing", spacing, ("even", "quantiles"))
+    if spacing == "even":
+        axis = torch.linspace(-limit, limit, size)
+    else:
+        axis = torch.special.ndtri((torch.arange(size) + 0.5) / size)
+    second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    images = decode_codes(model, torch.stack([first, second], dim=-1).reshape(-1, 2))
+    return images.reshape(size, size, *images.shape[1:])
+
+
+def to_plane(z: Tensor) -> Plane:
+    """Codes `(N, d)` in the plane: as they are for d = 2, with a zero beside them for d = 1, else by PCA."""
+    dimensions = z.shape[1]
+    if dimensions == 1:
+        return Plane(torch.cat([z, torch.zeros_like(z)], dim=1), ("$z_1$", ""))
+    if dimensions == 2:
+        return Plane(z, ("$z_1$", "$z_2$"))
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2).fit(z.numpy())
+    first, second = pca.explained_variance_ratio_
+    labels = (f"first principal component ({first:.0%} of variance)", f"second ({second:.0%})")
+    return Plane(torch.from_numpy(pca.transform(z.numpy())), labels)
