@@ -239,8 +239,15 @@ def _print_metrics(metrics: Any, title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
-    warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _run(arguments)
+    signal.signal(signal.SIGTERM, before)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         return app(arguments, standalone_mode=False) or 0
     except (InputError, TyperException) as error:

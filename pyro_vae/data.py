@@ -244,7 +244,7 @@ def _download(source: type, root: Path) -> None:
 
 def _npz(path: Path) -> Splits:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError) as error:
         raise checks.fail("dataset", str(path), f"a readable .npz file without pickled objects ({error})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -37,6 +37,14 @@ def objective(name: str, particles: int = 1) -> ELBO:
     return TraceMeanField_ELBO(**options) if name == "mean-field" else Trace_ELBO(**options)
 
 
+class Losses(NamedTuple):
+    """Means over images, in nats; all three are to be minimised."""
+
+    loss: float
+    reconstruction: float
+    kl: float
+
+
 class Terms:
     """The two parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
 
@@ -65,6 +73,10 @@ class Terms:
 
         watched._get_trace = get_trace  # type: ignore[method-assign]
         return watched
+
+    def per_image(self, total_loss: float, count: int) -> Losses:
+        """What was added since the reset, over `count` images; here alone the device is waited for."""
+        return Losses(total_loss / count, -float(self.log_likelihood) / count, float(self.kl) / count)
 
     @torch.no_grad()
     def _add(self, model_trace: Any, guide_trace: Any, particles: int) -> None:

@@ -96,6 +96,8 @@ class Spec:
         checks.non_negative_integer("beta_warmup", self.beta_warmup)
         checks.one_of("objective", self.objective, OBJECTIVES)
         checks.positive_integer("particles", self.particles)
+        if self.objective == "iwae" and self.particles == 1:
+            raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
         checks.positive_integer("epochs", self.epochs)
         checks.positive_integer("batch_size", self.batch_size)
         checks.positive("lr", self.lr)

@@ -124,9 +124,7 @@ def _finished(folder: str | os.PathLike[str]) -> Spec:
     if spec is None:
         raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
     if not (Path(folder) / WEIGHTS).is_file():
-        raise checks.fail(
-            "run", str(folder), f"a finished run, with {WEIGHTS}; `pyro-vae train --resume` goes on with it"
-        )
+        raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` goes on with this one")
     return spec
 
 

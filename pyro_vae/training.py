@@ -22,7 +22,7 @@ from pyro_vae.data import Images, batches, binarize, choose_device, resident
 from pyro_vae.generators import generator_states, own_generators, set_generator_states
 from pyro_vae.models import Model
 from pyro_vae.models.images import check_fits, warn_of_grey
-from pyro_vae.objectives import Terms, beta_at
+from pyro_vae.objectives import Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 
 
@@ -144,6 +144,8 @@ def fit(
         raise checks.fail("objective", objective, "a name, or an ELBO of pyro.infer")
     if resume and checkpoint is None:
         raise checks.fail("checkpoint", None, "the folder to resume from")
+    if checkpoint is not None and not resume and checkpoints.read_checkpoint(checkpoint) is not None:
+        raise checks.fail("checkpoint", str(checkpoint), "a folder without one; resume=True goes on with it")
     target = choose_device(device)
     train = binarize(images, binarization)
     held_out = None if validation is None else binarize(validation, binarization)
@@ -192,7 +194,7 @@ def fit(
             optimizer.load_state_dict(stored["optimizer"])
             set_generator_states(target, stored["generators"])
         elif checkpoint is not None:
-            checkpoints.write_checkpoint(checkpoint, 0, state())
+            checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         bar = tqdm(
             total=epochs * steps_per_epoch,
             initial=len(history) * steps_per_epoch,
@@ -201,26 +203,24 @@ def fit(
         )
         with bar:
             for number in range(len(history) + 1, epochs + 1):
-                terms.reset()
                 started = time.perf_counter()
                 total_loss = 0.0
+                terms.reset()
                 for index, x in enumerate(batches(train_pixels, batch_size, target, shuffle=True, dynamic=dynamic)):
                     step = (number - 1) * steps_per_epoch + index
                     beta_now = beta_at(step, beta, beta_warmup * steps_per_epoch)
-                    total_loss += _finite_step(svi, model, x, beta_now, number, index + 1)
+                    total_loss += _finite_step(svi, model, x, beta_now, f"epoch {number}, step {index + 1}")
                     bar.update()
                 seconds = time.perf_counter() - started
-                losses = _per_image(total_loss, terms, len(train))
-                terms.reset()
-                validation_losses: tuple[float, float, float] | tuple[None, None, None] = (None, None, None)
-                if held_out_pixels is not None:
-                    total_loss = sum(
-                        svi.evaluate_loss(x, beta_now)
-                        for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic)
-                    )
-                    validation_losses = _per_image(total_loss, terms, len(held_out_pixels))
+                losses = terms.per_image(total_loss, len(train))
                 _check_weights(model, number)
-                history.append(Epoch(number, beta_now, *losses, *validation_losses, seconds, len(train) / seconds))
+                held_out_losses = None
+                if held_out_pixels is not None:
+                    terms.reset()
+                    held_out_batches = batches(held_out_pixels, batch_size, target, dynamic=dynamic)
+                    total_loss = sum(svi.evaluate_loss(x, beta_now) for x in held_out_batches)
+                    held_out_losses = terms.per_image(total_loss, len(held_out_pixels))
+                history.append(_epoch(number, beta_now, losses, held_out_losses, seconds, len(train)))
                 if checkpoint is not None:
                     checkpoints.write_checkpoint(checkpoint, number, state())
                 bar.set_postfix_str(_summary(history[-1]))
@@ -228,8 +228,7 @@ def fit(
     return History(tuple(history))
 
 
-def _finite_step(svi: SVI, model: Model, x: Tensor, beta: float, epoch: int, step: int) -> float:
-    where = f"epoch {epoch}, step {step}"
+def _finite_step(svi: SVI, model: Model, x: Tensor, beta: float, where: str) -> float:
     try:
         loss = svi.step(x, beta)
     except ValueError as error:  # torch's validation of distributions meets a NaN before the loss does
@@ -247,8 +246,22 @@ def _check_weights(model: Model, epoch: int) -> None:
             raise FloatingPointError(f"{name} is not finite after the last step of epoch {epoch}; try a smaller lr")
 
 
-def _per_image(total_loss: float, terms: Terms, count: int) -> tuple[float, float, float]:
-    return total_loss / count, -float(terms.log_likelihood) / count, float(terms.kl) / count
+def _epoch(
+    number: int, beta: float, train: Losses, validation: Losses | None, seconds: float, num_images: int
+) -> Epoch:
+    held_out = (None, None, None) if validation is None else validation
+    return Epoch(
+        epoch=number,
+        beta=beta,
+        train_loss_nats=train.loss,
+        train_reconstruction_nats=train.reconstruction,
+        train_kl_nats=train.kl,
+        validation_loss_nats=held_out[0],
+        validation_reconstruction_nats=held_out[1],
+        validation_kl_nats=held_out[2],
+        seconds=seconds,
+        images_per_second=num_images / seconds,
+    )
 
 
 def _summary(epoch: Epoch) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae import Images, Splits, load_data
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[1] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
-    doctest_namespace["torch"] = torch
+    doctest_namespace["torch"] = torch  # each example would begin with this import
     torch.manual_seed(0)
 
 

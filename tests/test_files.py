@@ -1,0 +1,31 @@
+import json
+
+import pytest
+
+from pyro_vae import files
+
+
+def test_writes_bytes_text_and_by_function(tmp_path):
+    assert files.write(tmp_path / "a" / "b.bin", b"1").read_bytes() == b"1"
+    assert files.write(tmp_path / "c.txt", "ä\n").read_bytes() == "ä\n".encode()
+    assert files.write(tmp_path / "d.txt", lambda path: path.write_text("2")).read_text() == "2"
+    assert json.loads(files.write_json(tmp_path / "e.json", {"x": [1]}).read_text()) == {"x": [1]}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = files.write(tmp_path / "a.txt", "old")
+
+    def broken(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        files.write(path, broken)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_takes_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
