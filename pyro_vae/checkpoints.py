@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,10 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     digest = hashlib.sha256(content).hexdigest()[:16]
     if name is None or name[2] != digest:
         raise checks.fail("checkpoint", str(path), f"an undamaged file; its content has the SHA-256 {digest}...")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise checks.fail("checkpoint", str(path), "tensors and plain values, and no code") from error
 
 
 def _checkpoints(folder: str | os.PathLike[str]) -> list[Path]:

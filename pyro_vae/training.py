@@ -190,7 +190,10 @@ def fit(
         if stored is not None:
             checkpoints.same_settings(stored["settings"], settings)
             history += [Epoch(**epoch) for epoch in stored["epochs"]]
-            model.load_state_dict(stored["model"])
+            try:
+                model.load_state_dict(stored["model"])
+            except RuntimeError as error:
+                raise checks.fail("checkpoint", str(checkpoint), f"one of this model ({error})") from error
             optimizer.load_state_dict(stored["optimizer"])
             set_generator_states(target, stored["generators"])
         elif checkpoint is not None:

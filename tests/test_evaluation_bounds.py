@@ -1,0 +1,139 @@
+import math
+
+import pytest
+import torch
+from test_models import linear_gaussian
+
+from pyro_vae import Images, Spec, build, evaluate, fit
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import bounds, kl_per_image, mse_per_pixel
+from pyro_vae.spec import LIKELIHOODS, POSTERIORS
+
+CPU = {"device": "cpu"}
+
+
+def test_the_exact_posterior_gives_the_exact_evidence(tiny):
+    vae, evidence = linear_gaussian()
+    images = Images(torch.randint(0, 256, (50, 1, 2, 2), dtype=torch.uint8))
+    log_evidence = evidence.log_prob(images.as_float().flatten(1)).double()
+    result = bounds(vae, images, samples=2000, **CPU)
+    # The closed-form KL beside a sampled reconstruction: equal on average.
+    assert result.elbo_nats == pytest.approx(log_evidence.mean().item(), abs=0.05)
+    assert result.elbo_nats == -(result.reconstruction_nats + result.kl_per_sample)
+    assert result.elbo_se == pytest.approx(log_evidence.std().item() / 50**0.5, rel=0.05)
+
+
+def test_kl_is_exact_where_it_can_be_and_agrees_with_monte_carlo(tiny):
+    model = build(Spec(latent_dim=3))
+    q, p = model.encode(tiny.as_float()), model.prior()
+    exact, is_exact = kl_per_image(q, p, None)
+    assert is_exact
+    z = q.rsample((20_000,))
+    torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), exact, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "normal"])
+def test_kl_of_flows_is_monte_carlo_and_not_negative(digits, posterior):
+    """Also after training, where the documents' estimator, with the prior at z_0, goes below zero."""
+    model = build(Spec(latent_dim=4, posterior=posterior, flow_layers=8, hidden=(64,)))
+    fit(model, digits.train, epochs=3, binarization="threshold", progress=False, **CPU)
+    result = bounds(model, digits.test, binarization="threshold", **CPU)
+    assert result.kl_is_exact is False
+    assert result.kl_per_sample > 0
+    again = bounds(model, digits.test, binarization="threshold", samples=50, **CPU)
+    assert result.kl_per_sample == pytest.approx(again.kl_per_sample, abs=4 * result.kl_se)
+
+
+def test_mse_is_over_all_pixels_decoding_the_mean(tiny):
+    model = build(Spec(latent_dim=3, likelihood="gaussian"))
+    result = bounds(model, tiny, **CPU)
+    with torch.no_grad():
+        expected = mse_per_pixel(tiny.as_float(), model.reconstruct(tiny.as_float()))
+    assert result.mse_per_pixel == pytest.approx(expected, rel=1e-6)
+    # With c = 1/2 the reconstruction term is the summed squared error and a constant.
+    summed = 64 * result.mse_per_pixel_sampled + 64 / 2 * math.log(math.pi)
+    assert result.reconstruction_nats == pytest.approx(summed, rel=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_an_autoencoder_has_no_kl_and_no_elbo(tiny, likelihood):
+    model = build(Spec(model="autoencoder", likelihood=likelihood, latent_dim=3))
+    metrics = evaluate(model, tiny, binarization="threshold", **CPU).to_dict()
+    assert set(metrics) == {"mse_per_pixel", "reconstruction_nats", "reconstruction_se", "provenance"}
+
+
+def test_batches_of_unequal_length_weigh_as_they_should(tiny):
+    model = build(Spec(latent_dim=3))
+    results = [bounds(model, tiny, binarization="dynamic", batch_size=size, **CPU) for size in (12, 5, 1)]
+    for name in ("mse_per_pixel", "kl_per_sample", "kl_se"):
+        values = [getattr(result, name) for result in results]
+        assert values == pytest.approx([values[0]] * 3, rel=1e-5), name
+
+
+def test_the_order_of_images_does_not_matter(tiny):
+    model = build(Spec(latent_dim=3))
+    shuffled = tiny.take(torch.randperm(12))
+    first, second = (bounds(model, images, binarization="threshold", **CPU) for images in (tiny, shuffled))
+    assert first.mse_per_pixel == pytest.approx(second.mse_per_pixel, rel=1e-6)
+    assert first.kl_per_sample == pytest.approx(second.kl_per_sample, rel=1e-6)
+
+
+def test_beta_of_training_has_no_say(tiny):
+    results = []
+    for beta in (1.0, 4.0):
+        model = build(Spec(latent_dim=3, beta=beta))
+        results.append(bounds(model, tiny, binarization="threshold", **CPU))
+    assert results[0] == results[1]
+
+
+def test_standard_errors_are_those_of_repetition(digits):
+    """Means over many small sets scatter as the standard error of one says."""
+    model = build(Spec(latent_dim=3))
+    parts = [digits.train.take(slice(start, start + 50)) for start in range(0, 1400, 50)]
+    results = [bounds(model, part, binarization="threshold", seed=index, **CPU) for index, part in enumerate(parts)]
+    scatter = torch.tensor([result.elbo_nats for result in results]).std().item()
+    claimed = sum(result.elbo_se for result in results) / len(results)
+    assert scatter == pytest.approx(claimed, rel=0.5)
+
+
+def test_nothing_is_trained_and_nothing_global_touched(tiny):
+    model = build(Spec(latent_dim=3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    first = evaluate(model, tiny, binarization="dynamic", **CPU)
+    assert evaluate(model, tiny, binarization="dynamic", **CPU) == first
+    assert evaluate(model, tiny, binarization="dynamic", seed=1, **CPU) != first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_provenance_names_what_was_measured(tiny):
+    metrics = evaluate(build(Spec(latent_dim=3)), tiny, binarization="threshold", seed=5, **CPU).to_dict()
+    source = metrics["provenance"]["elbo_nats"]
+    assert (source["n"], source["seed"], source["binarization"], source["likelihood"]) == (12, 5, "threshold", "Bernoulli")
+    assert source["images_sha256"] == tiny.fingerprint
+    assert "frechet" not in metrics
+    assert all(name in metrics for name in metrics["provenance"])
+
+
+def test_grey_pixels_warn(tiny):
+    with pytest.warns(UserWarning, match="not a log-likelihood"):
+        bounds(build(Spec(latent_dim=2)), tiny, **CPU)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda tiny: bounds(build(Spec()), tiny, samples=0), "samples: given 0"),
+        (lambda tiny: bounds(build(Spec()), tiny, batch_size=-1), "batch_size: given -1"),
+        (lambda tiny: bounds(build(Spec()), tiny, binarization="x"), "binarization: given 'x'"),
+        (lambda tiny: evaluate(build(Spec(dataset="mnist")), tiny), "images: given"),
+        (lambda tiny: evaluate(build(Spec()), tiny, num_generated=0), "num_generated: given 0"),
+        (lambda tiny: mse_per_pixel(torch.zeros(2, 1), torch.zeros(1, 1)), "reconstruction: given"),
+    ],
+)
+def test_bad_arguments_are_named(tiny, call, message):
+    with pytest.raises(InputError, match=message):
+        call(tiny)

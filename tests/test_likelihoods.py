@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pyro_vae import likelihoods
+from pyro_vae.checks import InputError
+
+LOGITS = torch.linspace(-3, 3, 12).reshape(3, 1, 2, 2)
+
+
+def test_bernoulli_is_minus_the_cross_entropy_summed_over_pixels():
+    for x in (torch.ones(3, 1, 2, 2), torch.rand(3, 1, 2, 2)):
+        expected = -functional.binary_cross_entropy_with_logits(LOGITS, x, reduction="none").sum((1, 2, 3))
+        torch.testing.assert_close(likelihoods.Bernoulli()(LOGITS).log_prob(x), expected)
+
+
+def test_bernoulli_refuses_values_outside_the_unit_interval():
+    with pytest.raises(ValueError, match="within the support"):
+        likelihoods.Bernoulli()(LOGITS).log_prob(torch.full((3, 1, 2, 2), 2.0))
+
+
+def test_bernoulli_draws_binary_pixels():
+    assert set(likelihoods.Bernoulli()(LOGITS).sample((50,)).unique().tolist()) == {0.0, 1.0}
+
+
+def test_continuous_bernoulli_is_a_density_with_its_own_mean():
+    grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    for logit in (-4.0, -0.5, 0.0, 2.0):
+        p = likelihoods.ContinuousBernoulli()(torch.tensor(logit, dtype=torch.float64).reshape(1, 1, 1))
+        density = p.log_prob(grid.reshape(-1, 1, 1, 1)).exp()
+        assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-5)
+        assert torch.trapezoid(density * grid, grid).item() == pytest.approx(p.mean.item(), abs=1e-5)
+
+
+def test_gaussian_with_variance_one_half_is_the_summed_squared_error():
+    x = torch.rand(3, 1, 2, 2)
+    p = likelihoods.Gaussian()(LOGITS)
+    squared_error = (x - LOGITS.sigmoid()).square().sum((1, 2, 3))
+    torch.testing.assert_close(p.log_prob(x), -squared_error - 4 / 2 * math.log(math.pi))
+    assert not list(likelihoods.Gaussian().parameters())
+
+
+def test_the_learned_variance_ends_at_the_mean_squared_error():
+    likelihood = likelihoods.Gaussian(learned=True)
+    x = torch.rand(50, 1, 2, 2)
+    logits = torch.zeros(50, 1, 2, 2)
+    optimizer = torch.optim.LBFGS(likelihood.parameters(), line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = -likelihood(logits).log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        optimizer.step(closure)
+    assert likelihood.log_variance.exp().item() == pytest.approx((x - 0.5).square().mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0, float("nan"), "1"])
+def test_bad_variances_are_named(variance):
+    with pytest.raises(InputError, match="variance: given"):
+        likelihoods.Gaussian(variance)
+
+
+@pytest.mark.parametrize("likelihood", [likelihoods.Bernoulli(), likelihoods.ContinuousBernoulli(), likelihoods.Gaussian()])
+def test_leading_dimensions_are_batch_dimensions(likelihood):
+    p = likelihood(torch.zeros(5, 4, 1, 2, 2))
+    assert (p.batch_shape, p.event_shape) == ((5, 4), (1, 2, 2))
+    assert p.log_prob(torch.rand(4, 1, 2, 2).round()).shape == (5, 4)
+    assert likelihood.support in ("binary", "unit interval")

@@ -1,0 +1,176 @@
+"""One contract for every model x network x likelihood x posterior, and the graphical model against closed forms."""
+
+import itertools
+import math
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyro_vae import VAE, Autoencoder, Spec, build, likelihoods, load, posteriors, priors, save
+from pyro_vae.checks import InputError
+from pyro_vae.models.images import check_fits
+from pyro_vae.spec import LIKELIHOODS, NETWORKS, POSTERIORS
+
+SPECS = [
+    Spec(model=model, network=network, likelihood=likelihood, posterior=posterior, latent_dim=3, hidden=(16,), channels=(4, 8))
+    for model, network, likelihood, posterior in itertools.product(("vae",), NETWORKS, LIKELIHOODS, POSTERIORS)
+] + [
+    Spec(model="autoencoder", network=network, likelihood=likelihood, latent_dim=3, hidden=(16,), channels=(4, 8))
+    for network, likelihood in itertools.product(NETWORKS, LIKELIHOODS)
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.model}-{spec.network}-{spec.likelihood}-{spec.posterior}")
+def test_contract(spec, tmp_path):
+    model = build(spec)
+    x = torch.rand(5, 1, 8, 8).round()
+
+    q = model.encode(x)
+    assert (q.batch_shape, q.event_shape) == ((5,), (3,))
+    p = model.decode(torch.randn(2, 5, 3))
+    assert (p.batch_shape, p.event_shape) == ((2, 5), (1, 8, 8))
+    assert model.reconstruct(x).shape == x.shape
+    assert bool((model.reconstruct(x) >= 0).all() & (model.reconstruct(x) <= 1).all())
+    if spec.model == "vae":
+        assert model.sample(4).shape == (4, 1, 8, 8)
+
+    loss = Trace_ELBO().differentiable_loss(model.model, model.guide, x)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert parameter.grad.abs().sum() > 0, name
+    assert {name.split("$$$")[0] for name in pyro.get_param_store()} <= set(dict(model.named_children()))
+
+    again = load(save(model, tmp_path / "model.safetensors"))
+    assert again.spec == spec
+    torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x), rtol=0, atol=0)
+    for part in dict(model.named_children()):
+        assert part in repr(model)
+
+
+@pytest.mark.parametrize("spec", SPECS[:3], ids=lambda spec: spec.posterior)
+def test_plain_pyro(spec):
+    """SVI, Predictive and handlers take the pair as they take any other."""
+    model = build(spec)
+    x = torch.rand(6, 1, 8, 8).round()
+    svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    losses = [svi.step(x) for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    samples = Predictive(model.model, guide=model.guide, num_samples=7)(x)
+    assert samples["z"].shape == (7, 6, 3)
+    with poutine.trace() as recorded, poutine.block(hide=["x"]):
+        model.model(x)
+    assert "z" in recorded.trace.nodes
+    assert "x" not in recorded.trace.nodes
+
+
+def linear_gaussian(d=2, pixels=4, c=0.1):
+    """p(z) = N(0, I), p(x|z) = N(Wz + b, cI): log p(x) is known."""
+
+    class Linear(nn.Module):
+        support = "unit interval"
+
+        def forward(self, parameters):
+            return pyro.distributions.Normal(parameters, c**0.5).to_event(3)
+
+    torch.manual_seed(3)
+    # Orthogonal columns: the exact posterior is then diagonal (Lucas et al., 2019).
+    w = torch.linalg.qr(torch.randn(pixels, d)).Q * torch.tensor([0.8, 1.3])
+    decoder = nn.Sequential(nn.Linear(d, pixels), nn.Unflatten(-1, (1, 2, 2)))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2 * d))
+    variance = c / (w.square().sum(0) + c)
+    with torch.no_grad():
+        decoder[0].weight.copy_(w)
+        # E[z|x] = (W'W + cI)^-1 W'(x - b), Var[z|x] = c (W'W + cI)^-1
+        gain = (variance / c)[:, None] * w.T
+        encoder[1].weight.copy_(torch.cat([gain, torch.zeros(d, pixels)]))
+        encoder[1].bias.copy_(torch.cat([-gain @ decoder[0].bias, variance.log()]))
+    vae = VAE(encoder, decoder, priors.StandardNormal(d), Linear(), posteriors.DiagonalNormal(d))
+    evidence = torch.distributions.MultivariateNormal(decoder[0].bias.detach(), w @ w.T + c * torch.eye(pixels))
+    return vae, evidence
+
+
+def test_with_the_exact_posterior_every_elbo_sample_is_the_evidence():
+    vae, evidence = linear_gaussian()
+    x = torch.randn(20, 1, 2, 2)
+    expected = -evidence.log_prob(x.flatten(1)).sum().item()
+    assert Trace_ELBO().loss(vae.model, vae.guide, x) == pytest.approx(expected, rel=1e-4)
+    # In closed form only on average: z still moves the likelihood term.
+    elbo = TraceMeanField_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
+    assert elbo.loss(vae.model, vae.guide, x) == pytest.approx(expected, rel=0.01)
+
+
+def test_with_another_posterior_the_elbo_is_lower_by_its_kl_to_the_exact_one():
+    vae, evidence = linear_gaussian()
+    x = torch.randn(5, 1, 2, 2)
+    exact = vae.encode(x)
+    exact = pyro.distributions.Normal(exact.base_dist.loc.detach(), exact.base_dist.scale.detach()).to_event(1)
+    with torch.no_grad():
+        vae.encoder[1].bias += torch.tensor([0.3, -0.2, 0.4, -0.4])
+    gap = torch.distributions.kl_divergence(vae.encode(x), exact).sum().item()
+    elbo = Trace_ELBO(num_particles=40_000, vectorize_particles=True, max_plate_nesting=1)
+    loss = elbo.loss(vae.model, vae.guide, x)
+    assert loss + evidence.log_prob(x.flatten(1)).sum().item() == pytest.approx(gap, rel=0.03)
+
+
+@pytest.mark.parametrize("beta", [0.25, 4.0, torch.tensor(4.0)])
+def test_beta_weighs_the_kl_term_alone(beta):
+    vae = build(SPECS[0])
+    x = torch.rand(5, 1, 8, 8).round()
+    trace = poutine.trace(vae.guide).get_trace(x)
+    losses = []
+    for weight in (1.0, beta):
+        guide = poutine.trace(poutine.replay(vae.guide, trace)).get_trace(x, weight)
+        model = poutine.trace(poutine.replay(vae.model, trace)).get_trace(x, weight)
+        losses.append(guide.log_prob_sum() - model.log_prob_sum())
+    z = trace.nodes["z"]["value"]
+    kl = (vae.encode(x).log_prob(z) - vae.prior().log_prob(z)).sum()
+    torch.testing.assert_close(losses[1] - losses[0], (beta - 1) * kl, rtol=1e-3, atol=1e-3)
+
+
+def test_beta_zero_drops_the_kl_term():
+    vae = build(SPECS[0])
+    x = torch.rand(5, 1, 8, 8).round()
+    pyro.set_rng_seed(0)
+    loss = Trace_ELBO().loss(vae.model, vae.guide, x, beta=0)
+    pyro.set_rng_seed(0)
+    z = vae.encode(x).rsample()
+    assert loss == pytest.approx(-vae.decode(z).log_prob(x).sum().item(), rel=1e-5)
+
+
+def test_same_capacity():
+    """The autoencoder has the VAE's networks, but for the outputs that would be variances."""
+    vae, autoencoder = (build(Spec(model=name, latent_dim=3)) for name in ("vae", "autoencoder"))
+    weights = [{name: value.shape for name, value in one.named_parameters()} for one in (vae, autoencoder)]
+    differing = {name for name in weights[0] if weights[0][name] != weights[1].get(name)}
+    assert differing == {"encoder.3.weight", "encoder.3.bias"}
+
+
+def test_building_is_deterministic_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    first, second, other = (build(Spec(seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+    assert not torch.equal(first.encoder[1].weight, other.encoder[1].weight)
+
+
+def test_bad_input_is_named(tiny, digits):
+    vae = build(SPECS[0])
+    autoencoder = Autoencoder(vae.encoder, vae.decoder, likelihoods.Bernoulli())
+    for call, message in [
+        (lambda: vae.encode(torch.zeros(8, 8)), r"x: given 'torch.float32 of shape \(8, 8\)'"),
+        (lambda: vae.encode(tiny.pixels), "x: given 'torch.uint8"),
+        (lambda: autoencoder.reconstruct(torch.zeros(1, 8, 8)), r"expected floats in \[0, 1\] of shape \(N, C, H, W\)"),
+        (lambda: vae.sample(0), "n: given 0"),
+        (lambda: build(Spec(dataset="my/images")), "image_shape: given None"),
+        (lambda: check_fits(build(Spec(dataset="mnist")), tiny), r"images: given 'shape \(1, 8, 8\)'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            call()

@@ -1,0 +1,262 @@
+import csv
+import dataclasses
+import math
+import random
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_vae import History, Spec, build, fit
+from pyro_vae.checks import InputError
+from pyro_vae.objectives import Terms, beta_at, objective
+
+SPEC = Spec(latent_dim=2, hidden=(16,))
+QUIET = {"progress": False, "device": "cpu", "batch_size": 5}
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_loss_falls_and_history_tells_of_it(digits, tmp_path):
+    model = build(Spec(latent_dim=4))
+    history = fit(
+        model, digits.train, validation=digits.test, epochs=5, binarization="dynamic", progress=False, device="cpu"
+    )
+    losses = history.column("train_loss_nats")
+    assert losses == sorted(losses, reverse=True)
+    assert history.column("validation_loss_nats")[-1] < history.column("validation_loss_nats")[0]
+    last = history.epochs[-1]
+    # Trace_ELBO's loss is the sum of its parts, sample by sample.
+    assert last.train_loss_nats == pytest.approx(last.train_reconstruction_nats + last.train_kl_nats, rel=1e-4)
+    assert last.validation_loss_nats == pytest.approx(last.validation_reconstruction_nats + last.validation_kl_nats, rel=1e-4)
+    assert last.images_per_second == pytest.approx(len(digits.train) / last.seconds)
+    history.to_csv(tmp_path / "history.csv")
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert [float(row["train_loss_nats"]) for row in rows] == losses
+    assert not model.training
+
+
+def test_one_epoch_is_plain_svi_with_one_optimizer(tiny):
+    """The same weights as a loop over Pyro's own SVI and Adam, one optimizer a parameter, from the same seed."""
+    model, reference = build(SPEC), build(SPEC)
+    fit(model, tiny, epochs=2, binarization="threshold", seed=3, lr=0.01, **QUIET)
+    from pyro_vae.data import batches, binarize
+
+    pixels = binarize(tiny, "threshold").pixels
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        svi = SVI(reference.model, reference.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        for _ in range(2):
+            for x in batches(pixels, 5, torch.device("cpu"), shuffle=True):
+                svi.step(x)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": 2.0, "beta_warmup": 3}, {"objective": "iwae", "particles": 3}])
+@pytest.mark.parametrize("posterior", ["normal", "planar"])
+def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior):
+    spec = dataclasses.replace(SPEC, posterior=posterior)
+    options = QUIET | {"binarization": "dynamic", "validation": tiny} | options
+    whole, interrupted = build(spec), build(spec)
+    expected = fit(whole, tiny, epochs=4, **options)
+    fit(interrupted, tiny, epochs=2, checkpoint=tmp_path, **options)
+    fresh = build(dataclasses.replace(spec, seed=99))
+    torch.rand(7)  # the state of the global generator must not matter
+    history = fit(fresh, tiny, epochs=4, checkpoint=tmp_path, resume=True, **options)
+    assert same(weights(whole), weights(fresh))
+    assert history.column("train_loss_nats") == expected.column("train_loss_nats")
+    assert history.column("validation_loss_nats") == expected.column("validation_loss_nats")
+
+
+def test_an_interruption_in_mid_epoch_leaves_a_checkpoint_to_resume(tiny, tmp_path, monkeypatch):
+    whole, model = build(SPEC), build(SPEC)
+    fit(whole, tiny, epochs=3, binarization="dynamic", **QUIET)
+    original, calls = SVI.step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:  # the second step of the second epoch
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SVI, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tiny, epochs=3, binarization="dynamic", checkpoint=tmp_path, **QUIET)
+    history = fit(model, tiny, epochs=3, binarization="dynamic", checkpoint=tmp_path, resume=True, **QUIET)
+    assert len(history.epochs) == 3
+    assert same(weights(whole), weights(model))
+
+
+def test_an_interruption_in_the_first_epoch_too(tiny, tmp_path, monkeypatch):
+    whole, model = build(SPEC), build(SPEC)
+    fit(whole, tiny, epochs=1, binarization="dynamic", **QUIET)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SVI, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(model, tiny, epochs=1, binarization="dynamic", checkpoint=tmp_path, **QUIET)
+    fit(model, tiny, epochs=1, binarization="dynamic", checkpoint=tmp_path, resume=True, **QUIET)
+    assert same(weights(whole), weights(model))
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_nan_stops_training_and_keeps_the_last_good_checkpoint(tiny, tmp_path, monkeypatch, validation):
+    model = build(SPEC)
+    fit(model, tiny, epochs=1, binarization="threshold", checkpoint=tmp_path, **QUIET)
+    good = weights(model)
+    original, calls = SVI.step, []
+
+    def poisoned(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == 2:
+            next(model.parameters()).data.fill_(math.nan)
+        return loss
+
+    monkeypatch.setattr(SVI, "step", poisoned)
+    with pyro.validation_enabled(validation), pytest.raises(FloatingPointError, match="at epoch 2, step 3; try"):
+        if validation:
+            fit(model, tiny, epochs=3, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
+        else:
+            with pytest.warns(UserWarning, match="NaN"):
+                fit(model, tiny, epochs=3, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
+    monkeypatch.undo()
+    again = build(SPEC)
+    history = fit(again, tiny, epochs=1, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
+    assert len(history.epochs) == 1
+    assert same(weights(again), good)
+
+
+def test_a_weight_lost_in_the_last_step_is_not_checkpointed(tiny, tmp_path, monkeypatch):
+    model = build(SPEC)
+    original, calls = SVI.step, []
+
+    def poisoned(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        calls.append(1)
+        if len(calls) == 3:
+            next(model.parameters()).data.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(SVI, "step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"encoder.1.weight is not finite after the last step of epoch 1"):
+        fit(model, tiny, epochs=1, binarization="threshold", checkpoint=tmp_path, **QUIET)
+    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00000"]
+
+
+def test_nothing_global_is_touched(tiny):
+    pyro.param("mine", torch.tensor(1.0))
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    fit(build(SPEC), tiny, epochs=1, binarization="dynamic", **QUIET)
+    assert list(pyro.get_param_store()) == ["mine"]
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert random.getstate() == states[2]
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)
+    assert pyro.settings.get("validate_poutine")
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_grey_pixels_under_a_bernoulli_warn_once(tiny):
+    with pytest.warns(UserWarning, match="not a log-likelihood of the data") as caught:
+        fit(build(SPEC), tiny, epochs=2, **QUIET)
+    assert len(caught) == 1
+
+
+def test_grey_pixels_under_a_density_do_not_warn(tiny):
+    fit(build(dataclasses.replace(SPEC, likelihood="gaussian")), tiny, epochs=1, **QUIET)
+
+
+def test_objectives_estimate_the_same_elbo(digits):
+    model = build(SPEC)
+    x = digits.train.as_float()[:200].round()
+    losses = {}
+    for name in ("elbo", "mean-field"):
+        elbo = objective(name, particles=200)
+        losses[name] = elbo.loss(model.model, model.guide, x)
+    assert losses["elbo"] == pytest.approx(losses["mean-field"], rel=1e-3)
+    # The importance-weighted bound is tighter.
+    assert objective("iwae", particles=200).loss(model.model, model.guide, x) < losses["elbo"]
+
+
+@pytest.mark.parametrize(("name", "particles"), [("elbo", 1), ("elbo", 4), ("mean-field", 1), ("iwae", 4)])
+def test_terms_are_the_parts_of_the_loss_whatever_beta(tiny, name, particles):
+    model = build(SPEC)
+    x = tiny.as_float().round()
+    terms = Terms()
+    watched = terms.watch(objective(name, particles))
+    for beta in (0.0, 1.0, 3.0):
+        terms.reset()
+        loss = watched.loss(model.model, model.guide, x, beta)
+        parts = terms.per_image(loss, len(x))
+        assert parts.loss == pytest.approx(loss / 12)
+        if name == "elbo":
+            assert parts.loss == pytest.approx(parts.reconstruction + beta * parts.kl, rel=1e-4)
+        else:
+            assert parts.kl == pytest.approx(0, abs=0.5)  # of an untrained guide
+            assert parts.reconstruction == pytest.approx(64 * math.log(2), rel=0.1)
+
+
+def test_watching_leaves_the_objective_as_it_was():
+    elbo = Trace_ELBO()
+    Terms().watch(elbo)
+    assert "_get_trace" not in vars(elbo)
+
+
+def test_warmup_is_linear_in_steps():
+    assert [beta_at(step, 2.0, 4) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert beta_at(0, 2.0, 0) == 2.0
+    assert beta_at(3, 0.0, 10) == 0.0
+
+
+def test_warmup_reaches_the_step(tiny):
+    history = fit(build(SPEC), tiny, epochs=3, beta=2.0, beta_warmup=2, binarization="threshold", **QUIET)
+    assert history.column("beta") == [1.0, 2.0, 2.0]
+
+
+def test_an_elbo_of_pyros_may_be_given(tiny):
+    history = fit(build(SPEC), tiny, epochs=1, objective=Trace_ELBO(num_particles=2), binarization="threshold", **QUIET)
+    assert math.isfinite(history.epochs[0].train_loss_nats)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs: given 0"),
+        ({"batch_size": 0}, "batch_size: given 0"),
+        ({"lr": -1.0}, "lr: given -1.0"),
+        ({"beta": -0.5}, "beta: given -0.5, expected a finite number of at least 0"),
+        ({"beta_warmup": 0.5}, "beta_warmup: given 0.5"),
+        ({"objective": "elbow"}, "did you mean 'elbo'"),
+        ({"objective": 3}, "objective: given 3"),
+        ({"objective": "iwae"}, "particles: given 1, expected at least 2"),
+        ({"particles": 0}, "particles: given 0"),
+        ({"binarization": "grey"}, "binarization: given 'grey'"),
+        ({"device": "tpu9"}, "device: given 'tpu9'"),
+        ({"compile": "fast"}, "compile: given 'fast'"),
+        ({"seed": -1}, "seed: given -1"),
+        ({"resume": True}, "checkpoint: given None, expected the folder to resume from"),
+    ],
+)
+def test_bad_arguments_are_named(tiny, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(build(SPEC), tiny, **({"epochs": 1} | QUIET | options))
+
+
+def test_images_of_another_size_are_refused_before_any_work(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"images: given 'shape \(1, 8, 8\)'"):
+        fit(build(Spec(dataset="mnist")), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_column_names_are_checked():
+    with pytest.raises(InputError, match="did you mean 'train_kl_nats'"):
+        History().column("train_kl")
