@@ -26,6 +26,14 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and fetching it.")
 app.add_typer(data_app, name="data")
 
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
+
+
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -33,7 +41,7 @@ DataRoot = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, ...")]
-Seed = Annotated[int, typer.Option(help="seed of all noise")]
+Seed = Annotated[int, typer.Option(help="seed of all noise", parser=_whole_number, metavar="INTEGER")]
 Run = Annotated[Path, typer.Argument(help="run folder")]
 
 
@@ -153,7 +161,12 @@ def evaluate(
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option(help="images to generate for them; as many as test images by default", show_default=False),
+        typer.Option(
+            help="images to generate for them; as many as test images by default",
+            parser=_whole_number,
+            metavar="INTEGER",
+            show_default=False,
+        ),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -184,7 +197,7 @@ def evaluate(
 @app.command()
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option(help="images to draw")] = 64,
+    n: Annotated[int, typer.Option(help="images to draw", parser=_whole_number, metavar="INTEGER")] = 64,
     out: Annotated[Path, typer.Option(help="picture file to write")] = Path("samples.png"),
     seed: Seed = 0,
 ) -> None:
@@ -247,9 +260,12 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+
+
 def _run(arguments: list[str] | None) -> int:
     try:
-        return app(arguments, standalone_mode=False) or 0
+        code = app(arguments, standalone_mode=False) or 0
     except (InputError, TyperException) as error:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         return _report(" ".join(text.split()), 2) if text else 2  # without text: the help was asked for by no arguments
@@ -260,7 +276,10 @@ def _run(arguments: list[str] | None) -> int:
     except FloatingPointError as error:
         return _report(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _report("stopped; `pyro-vae train --out RUN --resume` goes on from the last epoch", 1)
+        code = _INTERRUPTED
+    if code != _INTERRUPTED:
+        return code
+    return _report("stopped; `pyro-vae train --out RUN --resume` goes on from the last epoch", 1)
 
 
 def _report(text: str, code: int) -> int:

@@ -84,7 +84,10 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
     else:
         axis = torch.special.ndtri((torch.arange(size) + 0.5) / size)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
-    images = decode_codes(model, torch.stack([first, second], dim=-1).reshape(-1, 2))
+    try:
+        images = decode_codes(model, torch.stack([first, second], dim=-1).reshape(-1, 2))
+    except RuntimeError as error:
+        raise checks.fail("model", type(model).__name__, f"a model with a 2-d latent space ({error})") from error
     return images.reshape(size, size, *images.shape[1:])
 
 

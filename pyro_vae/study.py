@@ -45,8 +45,9 @@ def run(
     _check_folder(folder, spec, resume)
     model = build(spec)
     train, validation = training_split(spec, images.train)
+    surroundings = environment(device) | {"images": images.train.fingerprint}
     files.write(folder / "spec.json", spec.to_json() + "\n")
-    files.write_json(folder / "environment.json", environment(device) | {"images": images.train.fingerprint})
+    files.write_json(folder / "environment.json", surroundings)
     history = fit(
         model,
         train,

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -212,7 +213,7 @@ def fit(
                 for index, x in enumerate(batches(train_pixels, batch_size, target, shuffle=True, dynamic=dynamic)):
                     step = (number - 1) * steps_per_epoch + index
                     beta_now = beta_at(step, beta, beta_warmup * steps_per_epoch)
-                    total_loss += _finite_step(svi, model, x, beta_now, f"epoch {number}, step {index + 1}")
+                    total_loss += _finite_step(svi, x, beta_now, f"epoch {number}, step {index + 1}")
                     bar.update()
                 seconds = time.perf_counter() - started
                 losses = terms.per_image(total_loss, len(train))
@@ -231,13 +232,15 @@ def fit(
     return History(tuple(history))
 
 
-def _finite_step(svi: SVI, model: Model, x: Tensor, beta: float, where: str) -> float:
+def _finite_step(svi: SVI, x: Tensor, beta: float, where: str) -> float:
     try:
         loss = svi.step(x, beta)
     except ValueError as error:  # torch's validation of distributions meets a NaN before the loss does
-        if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        if not re.search(r"\b(nan|inf)\b", str(error)):
             raise
-        raise FloatingPointError(f"a weight is not finite at {where}; try a smaller lr") from error
+        raise FloatingPointError(
+            f"a distribution got a parameter that is not finite at {where}; try a smaller lr"
+        ) from error
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss} at {where}; try a smaller lr")
     return loss

@@ -112,7 +112,12 @@ def test_nothing_is_trained_and_nothing_global_touched(tiny):
 def test_provenance_names_what_was_measured(tiny):
     metrics = evaluate(build(Spec(latent_dim=3)), tiny, binarization="threshold", seed=5, **CPU).to_dict()
     source = metrics["provenance"]["elbo_nats"]
-    assert (source["n"], source["seed"], source["binarization"], source["likelihood"]) == (12, 5, "threshold", "Bernoulli")
+    assert (source["n"], source["seed"], source["binarization"], source["likelihood"]) == (
+        12,
+        5,
+        "threshold",
+        "Bernoulli",
+    )
     assert source["images_sha256"] == tiny.fingerprint
     assert "frechet" not in metrics
     assert all(name in metrics for name in metrics["provenance"])

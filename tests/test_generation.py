@@ -121,7 +121,10 @@ def test_splits_cover_all_images():
         (lambda: frechet_from_features(torch.randn(5), torch.randn(5, 4)), "x: given"),
         (lambda: frechet_from_stats(torch.zeros(3), torch.eye(2), torch.zeros(3), torch.eye(3)), "covariance_x: given"),
         (lambda: frechet_from_stats(torch.zeros(3), torch.eye(3), torch.zeros(3), torch.eye(2)), "covariance_y: given"),
-        (lambda: frechet_distance(Moments.of([torch.zeros(1, 2)]), Moments.of([torch.zeros(3, 2)])), "at least 2 images"),
+        (
+            lambda: frechet_distance(Moments.of([torch.zeros(1, 2)]), Moments.of([torch.zeros(3, 2)])),
+            "at least 2 images",
+        ),
         (lambda: Moments.of([]), "features: given 'no batches'"),
         (lambda: inception_score(torch.randn(5, 3), splits=6), "splits: given 6"),
         (lambda: inception_score(torch.randn(5, 3), splits=0), "splits: given 0"),

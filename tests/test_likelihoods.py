@@ -65,7 +65,9 @@ def test_bad_variances_are_named(variance):
         likelihoods.Gaussian(variance)
 
 
-@pytest.mark.parametrize("likelihood", [likelihoods.Bernoulli(), likelihoods.ContinuousBernoulli(), likelihoods.Gaussian()])
+@pytest.mark.parametrize(
+    "likelihood", [likelihoods.Bernoulli(), likelihoods.ContinuousBernoulli(), likelihoods.Gaussian()]
+)
 def test_leading_dimensions_are_batch_dimensions(likelihood):
     p = likelihood(torch.zeros(5, 4, 1, 2, 2))
     assert (p.batch_shape, p.event_shape) == ((5, 4), (1, 2, 2))

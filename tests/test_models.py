@@ -16,7 +16,15 @@ from pyro_vae.models.images import check_fits
 from pyro_vae.spec import LIKELIHOODS, NETWORKS, POSTERIORS
 
 SPECS = [
-    Spec(model=model, network=network, likelihood=likelihood, posterior=posterior, latent_dim=3, hidden=(16,), channels=(4, 8))
+    Spec(
+        model=model,
+        network=network,
+        likelihood=likelihood,
+        posterior=posterior,
+        latent_dim=3,
+        hidden=(16,),
+        channels=(4, 8),
+    )
     for model, network, likelihood, posterior in itertools.product(("vae",), NETWORKS, LIKELIHOODS, POSTERIORS)
 ] + [
     Spec(model="autoencoder", network=network, likelihood=likelihood, latent_dim=3, hidden=(16,), channels=(4, 8))
@@ -24,7 +32,9 @@ SPECS = [
 ]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.model}-{spec.network}-{spec.likelihood}-{spec.posterior}")
+@pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda spec: f"{spec.model}-{spec.network}-{spec.likelihood}-{spec.posterior}"
+)
 def test_contract(spec, tmp_path):
     model = build(spec)
     x = torch.rand(5, 1, 8, 8).round()

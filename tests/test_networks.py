@@ -34,7 +34,9 @@ def test_no_hidden_layer_is_a_linear_map():
     torch.testing.assert_close(encoder(x) + encoder(y), 2 * encoder((x + y) / 2))
 
 
-@pytest.mark.parametrize("make", [networks.conv_encoder, lambda shape, n, **more: networks.conv_decoder(n, shape, **more)])
+@pytest.mark.parametrize(
+    "make", [networks.conv_encoder, lambda shape, n, **more: networks.conv_decoder(n, shape, **more)]
+)
 def test_images_too_small_for_the_convolutions(make):
     with pytest.raises(InputError, match=r"image_shape: given \(1, 8, 3\), expected at least 4x4 pixels"):
         make((1, 8, 3), 2)

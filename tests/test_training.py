@@ -36,7 +36,9 @@ def test_loss_falls_and_history_tells_of_it(digits, tmp_path):
     last = history.epochs[-1]
     # Trace_ELBO's loss is the sum of its parts, sample by sample.
     assert last.train_loss_nats == pytest.approx(last.train_reconstruction_nats + last.train_kl_nats, rel=1e-4)
-    assert last.validation_loss_nats == pytest.approx(last.validation_reconstruction_nats + last.validation_kl_nats, rel=1e-4)
+    assert last.validation_loss_nats == pytest.approx(
+        last.validation_reconstruction_nats + last.validation_kl_nats, rel=1e-4
+    )
     assert last.images_per_second == pytest.approx(len(digits.train) / last.seconds)
     history.to_csv(tmp_path / "history.csv")
     rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import tempfile
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -229,6 +231,17 @@ def find_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Pa
     )
 
 
+def _safe_state(weights: str | os.PathLike[str], what: str) -> dict[str, Tensor]:
+    try:
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise _wrong_weights(weights, what, error) from error
+
+
+def _wrong_weights(weights: str | os.PathLike[str], what: str, error: Exception) -> checks.InputError:
+    return checks.fail("weights", str(weights), f"the weights of {what} ({' '.join(str(error).split())[:200]})")
+
+
 class Inception2015(nn.Module):
     """The Inception-v3 of 2015-12-05, by which alone FID and IS are defined, in torch-fidelity's port (extra `fid`)."""
 
@@ -242,14 +255,17 @@ class Inception2015(nn.Module):
             raise checks.fail(
                 "extractor", "inception-2015-12-05", "the extra that has it: pip install 'pyro_vae[fid]'"
             ) from error
-        try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=os.fspath(weights)
-            )
-        except Exception as error:  # torch's own unpickling errors have no common class
-            raise checks.fail(
-                "weights", str(weights), f"weights of the 2015-12-05 Inception ({' '.join(str(error).split())[:200]})"
-            ) from error
+        state = _safe_state(weights, "the 2015-12-05 Inception")
+        # torch-fidelity unpickles whatever file it is given, so it gets one that holds these tensors and nothing else.
+        with tempfile.TemporaryDirectory() as folder:
+            clean = Path(folder) / "weights.pth"
+            torch.save(state, clean)
+            try:
+                self.network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(clean)
+                )
+            except RuntimeError as error:
+                raise _wrong_weights(weights, "the 2015-12-05 Inception", error) from error
         self.name = f"inception-2015-12-05@{fingerprint(self.network)[:8]}"
         self.eval().requires_grad_(False)
 
@@ -272,11 +288,9 @@ class InceptionTorchvision(nn.Module):
 
         self.network = inception_v3(weights=None, init_weights=False, transform_input=False)
         try:
-            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch's own unpickling errors have no common class
-            raise checks.fail(
-                "weights", str(weights), f"weights of torchvision's Inception-v3 ({' '.join(str(error).split())[:200]})"
-            ) from error
+            self.network.load_state_dict(_safe_state(weights, "torchvision's Inception-v3"))
+        except RuntimeError as error:
+            raise _wrong_weights(weights, "torchvision's Inception-v3", error) from error
         self.name = f"inception-torchvision@{fingerprint(self.network)[:8]}"
         self.head, self.network.fc = self.network.fc, nn.Identity()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])

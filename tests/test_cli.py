@@ -1,0 +1,249 @@
+"""The command line as a user meets it: files that it writes, exit codes, and one line for each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from pyro.infer import SVI
+
+from pyro_vae import __version__, demo, files
+from pyro_vae.cli import main
+from pyro_vae.spec import SPEC_FIELDS
+
+TRAIN = [
+    "train",
+    "--dataset",
+    "digits",
+    "--binarization",
+    "threshold",
+    "--latent-dim",
+    "2",
+    "--hidden",
+    "16",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*TRAIN, "--epochs", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_train_fills_a_run_folder(trained):
+    found = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert found >= {"spec.json", "environment.json", "history.csv", "weights.safetensors", "metrics.json"}
+    pictures = {
+        "reconstructions",
+        "samples",
+        "latent",
+        "interpolation",
+        "curves",
+        "manifold-even",
+        "manifold-quantiles",
+    }
+    assert {path.stem for path in (trained / "figures").glob("*.png")} == pictures
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["elbo_nats"] == pytest.approx(-metrics["reconstruction_nats"] - metrics["kl_per_sample"])
+    assert None not in metrics.values()
+
+
+def test_evaluate_adds_scores_of_samples(trained, capsys):
+    before = json.loads((trained / "metrics.json").read_text())
+    assert main(["evaluate", str(trained), "--n", "100", "--device", "cpu"]) == 0
+    after = json.loads((trained / "metrics.json").read_text())
+    assert {"frechet", "inception_score_mean", "inception_score_std", "extractor"} <= set(after) - set(before)
+    assert after["mse_per_pixel"] == before["mse_per_pixel"]
+    out = capsys.readouterr().out
+    assert after["extractor"] in " ".join(out.split())
+    assert "FID" not in out  # that name belongs to the Inception of 2015-12-05
+
+
+def test_sample_draws_a_picture(trained, tmp_path, capsys):
+    picture = tmp_path / "new" / "samples.png"
+    assert main(["sample", str(trained), "--n", "9", "--out", str(picture)]) == 0
+    assert str(picture) in capsys.readouterr().out
+    with Image.open(picture) as opened:
+        assert min(opened.size) > 100
+
+
+def test_resume_goes_on_with_more_epochs(trained, tmp_path):
+    folder = str(tmp_path / "run")
+    assert main([*TRAIN, "--epochs", "1", "--out", folder, "--quiet"]) == 0
+    assert main(["train", "--resume", "--epochs", "2", "--out", folder, "--device", "cpu", "--quiet"]) == 0
+    weights = [(path / "weights.safetensors").read_bytes() for path in (tmp_path / "run", trained)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, trained):
+    folder = str(tmp_path / "run")
+    original, calls = SVI.step, []
+
+    def signalled(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 15:
+            os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(SVI, "step", signalled)
+        assert main([*TRAIN, "--epochs", "2", "--out", folder, "--quiet"]) == 1
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert capsys.readouterr().err.splitlines()[-1].startswith("pyro-vae: stopped; ")
+    assert main(["train", "--resume", "--out", folder, "--device", "cpu", "--quiet"]) == 0
+    weights = [(path / "weights.safetensors").read_bytes() for path in (tmp_path / "run", trained)]
+    assert weights[0] == weights[1]
+
+
+def test_a_nan_is_one_line_and_exit_code_1(tmp_path, capsys):
+    assert main([*TRAIN, "--epochs", "2", "--lr", "1e30", "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert "epoch 1, step" in capsys.readouterr().err.splitlines()[-1]
+    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 1
+
+
+def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*TRAIN, "--model", "autoencoder", "--epochs", "1", "--out", str(folder)]) == 0
+    assert main(["evaluate", str(folder), "--extractor", "none"]) == 0
+    assert not (folder / "figures" / "samples.png").exists()
+    capsys.readouterr()
+    assert main(["sample", str(folder), "--out", str(tmp_path / "a.png")]) == 2
+    assert "has none to sample from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--out", "OUT", "--dataset", "mnits"],
+            "dataset: given 'mnits', expected one of .*did you mean 'mnist'",
+        ),
+        (
+            ["train", "--out", "OUT", "--dataset", "mnist", "--data-root", "OUT"],
+            "data file: given .*pyro-vae data fetch mnist",
+        ),
+        (["train", "--out", "OUT", "--posterior", "plannar"], "posterior: given 'plannar', .*did you mean 'planar'"),
+        (["train", "--out", "OUT", "--latent-dim", "0"], "latent_dim: given 0, expected a whole number of at least 1"),
+        (["train", "--out", "OUT", "--epochs", "-2"], "epochs: given -2"),
+        (["train", "--out", "OUT", "--batch-size", "x"], "batch_size: given 'x', expected a whole number"),
+        (["train", "--out", "OUT", "--beta", "-1"], "beta: given -1.0"),
+        (
+            ["train", "--out", "OUT", "--network", "conv", "--channels", "8,8,8,8"],
+            "image_shape: given .1, 8, 8., expected at least 16x16",
+        ),
+        (["train", "--out", "OUT", "--device", "tpu"], "device: given 'tpu'"),
+        (["train", "--out", "OUT", "--epocs", "2"], "No such option: --epocs .*--epochs"),
+        (["train"], "Missing option '--out'"),
+        (["train", "--out", "OUT", "--resume"], "--out: given .*expected a run folder to resume"),
+        (["train", "--out", "RUN", "--beta", "2"], "out: given .*expected a new folder: this one holds a run with"),
+        (["train", "--out", "FILE/run"], "expected a place that can be written"),
+        (["train", "--out", "FILE"], "out: given .*expected a folder, or a name that is free"),
+        (["evaluate", "OUT"], "run: given .*expected a folder that `pyro-vae train` made"),
+        (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
+        (
+            ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],
+            "weights: given .*from https://",
+        ),
+        (["evaluate", "RUN", "--n", "0"], "num_generated: given 0|n: given 0"),
+        (["sample", "RUN", "--n", "0"], "n: given 0"),
+        (["sample", "RUN", "--n", "four"], "'--n': given 'four', expected a whole number"),
+        (["sample", "RUN", "--out", "OUT.xyz"], "picture format: given 'xyz'"),
+        (["sample", "RUN", "--out", "FILE/a.png"], "expected a place that can be written"),
+        (["data", "fetch", "mnits"], "name: given 'mnits', .*did you mean 'mnist'"),
+        (["trian"], "No such command 'trian'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, arguments, message):
+    (tmp_path / "file").write_text("mine")
+    names = {"OUT": tmp_path / "out", "RUN": trained, "FILE": tmp_path / "file"}
+    for name, path in names.items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert re.search(message, error), error
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(trained, tmp_path, capsys, monkeypatch):
+    original = files.Path.write_bytes
+
+    def full(self, content):
+        original(self, content[:100])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    assert main([*TRAIN, "--epochs", "1", "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert len(error.splitlines()) == 1
+    assert {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()} == {"spec.json", "environment.json"}
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*TRAIN, "--epochs", "1", "--out", str(folder), "--quiet"]) == 0
+    (path,) = (folder / "checkpoint").iterdir()
+    path.write_bytes(path.read_bytes()[:-5])
+    assert main(["train", "--resume", "--epochs", "2", "--out", str(folder), "--quiet"]) == 2
+    assert "checkpoint: given" in capsys.readouterr().err
+
+
+def test_every_field_of_the_spec_is_an_option(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in SPEC_FIELDS:
+        assert f"--{name.replace('_', '-')} " in shown
+
+
+def test_help_version_and_lists(capsys):
+    for arguments in (["--help"], ["-h"], ["demo", "--help"], ["evaluate", "-h"], ["data", "--help"]):
+        assert main(arguments) == 0
+        assert "Usage" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pyro-vae {__version__}\n"
+    assert main(["data", "list"]) == 0
+    assert "digits         here: 1,438 training and 359 test images" in capsys.readouterr().out
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out + captured.err
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "SPEC", replace(demo.SPEC, epochs=2))
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert "Frechet distance" in out
+    assert "pyro-vae sample" in out
+    assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 5
+
+
+def test_help_and_bad_options_need_no_torch():
+    code = "import sys; from pyro_vae.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    for arguments in (
+        ["train", "--help"],
+        ["train", "--out", "x", "--beta", "-1"],
+        ["data", "fetch", "x"],
+        ["--version"],
+    ):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
+        assert result.returncode == 0, arguments
+
+
+def test_python_m_pyro_vae():
+    result = subprocess.run(
+        [sys.executable, "-m", "pyro_vae", "--version"], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == f"pyro-vae {__version__}\n"

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import Images, Spec, Splits, build, evaluate
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import Features, extract, features, in_domain_classifier
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("classifiers")
+
+
+def test_the_classifier_of_the_digits_is_good_and_trained_once(digits, cache, monkeypatch):
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    assert classifier.accuracy >= 0.98
+    logits = extract(classifier, digits.test.pixels, device="cpu").logits
+    assert (logits.argmax(1) == digits.test.labels).double().mean().item() == classifier.accuracy
+    monkeypatch.setattr(features, "_train_classifier", lambda *_: pytest.fail("trained twice"))
+    again = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    assert (again.name, again.accuracy) == (classifier.name, classifier.accuracy)
+    assert again.name == f"digits-convnet-128@{features.fingerprint(classifier)[:8]}"
+
+
+def quick_splits():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 2
+    pixels = (labels * 200)[:, None, None, None] + torch.randint(0, 50, (64, 1, 8, 8), generator=generator)
+    images = Images(pixels.to(torch.uint8), labels, "quick/set")
+    return Splits(images, images)
+
+
+def test_training_is_deterministic_and_a_damaged_cache_is_made_anew(tmp_path):
+    splits = quick_splits()
+    state = torch.get_rng_state()
+    first = in_domain_classifier(splits, cache=tmp_path, device="cpu", progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.accuracy == 1.0
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert in_domain_classifier(splits, cache=tmp_path, device="cpu", progress=False).name == first.name
+
+
+def test_features_do_not_depend_on_the_batch_size(digits, cache):
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    whole, parts = (extract(classifier, digits.test.pixels, batch_size=size, device="cpu") for size in (359, 100))
+    torch.testing.assert_close(whole.pool, parts.pool, rtol=1e-5, atol=1e-5)
+    assert whole.pool.shape == (359, classifier.num_features)
+    assert bool((whole.pool >= 0).all())
+
+
+def test_scores_carry_their_extractor(digits, cache):
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    model = build(Spec(latent_dim=2))
+    metrics = evaluate(
+        model, digits.test, binarization="threshold", extractor=classifier, num_generated=200, device="cpu"
+    )
+    found = metrics.to_dict()
+    assert found["extractor"] == classifier.name
+    assert found["provenance"]["frechet"]["num_generated"] == 200
+    assert found["frechet"] > 10  # an untrained model
+    assert 1 <= found["inception_score_mean"] < 4
+
+
+class Flat(nn.Module):
+    """Anyone's own module is an extractor."""
+
+    name, num_features = "pixels", 64
+
+    def forward(self, images):
+        return Features(images.flatten(1), None)
+
+
+def test_an_extractor_without_logits_gives_no_inception_score(digits):
+    metrics = evaluate(build(Spec(latent_dim=2)), digits.test, binarization="threshold", extractor=Flat(), device="cpu")
+    assert metrics.extractor == "pixels"
+    assert metrics.frechet is not None
+    assert metrics.inception_score_mean is None
+
+
+def test_weights_are_looked_for_in_order_and_never_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    name = "inception-2015-12-05"
+    with pytest.raises(
+        InputError, match=r"weights: given .*pt_inception-2015-12-05-6726825d\.pth, from https://github"
+    ):
+        features.find_weights(name)
+    hub = tmp_path / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    (hub / "pt_inception-2015-12-05-6726825d.pth").touch()
+    assert features.find_weights(name).name.startswith("pt_inception")
+    (hub / "weights-inception-2015-12-05-6726825d.pth").touch()
+    assert features.find_weights(name).name.startswith("weights-inception")
+    (tmp_path / "env.pth").touch()
+    monkeypatch.setenv("PYRO_VAE_INCEPTION", str(tmp_path / "env.pth"))
+    assert features.find_weights(name).name == "env.pth"
+    (tmp_path / "mine.pth").touch()
+    assert features.find_weights(name, tmp_path / "mine.pth").name == "mine.pth"
+    with pytest.raises(InputError, match="other"):
+        features.find_weights(name, tmp_path / "other.pth")
+
+
+def test_torchvisions_inception_from_a_file(tmp_path):
+    from torchvision.models import inception_v3
+
+    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "random.pth")
+    extractor = features.InceptionTorchvision(tmp_path / "random.pth")
+    assert extractor.name.startswith("inception-torchvision@")
+    found = extract(extractor, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), device="cpu")
+    assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1000))
+    torch.testing.assert_close(found.logits, extractor.head(found.pool))
+
+
+def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
+    fidelity = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3", reason="the extra fid is not installed"
+    )
+    kind = fidelity.FeatureExtractorInceptionV3
+    torch.save({}, tmp_path / "empty.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "load_state_dict", lambda *_: None)
+        random = kind("random", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    torch.save(random.state_dict(), tmp_path / "random.pth")
+    extractor = features.Inception2015(tmp_path / "random.pth")
+    assert extractor.name.startswith("inception-2015-12-05@")
+    grey = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    found = extract(extractor, grey, device="cpu")
+    assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1008))
+    torch.testing.assert_close(found.pool, random(grey.expand(-1, 3, -1, -1))[0])
+    with pytest.raises(InputError, match="the weights of the 2015-12-05 Inception"):
+        features.Inception2015(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda tiny, _: features.by_name("inception", Splits(tiny, tiny)),
+            "extractor: given 'inception', .*did you mean",
+        ),
+        (
+            lambda tiny, _: in_domain_classifier(Splits(Images(tiny.pixels), Images(tiny.pixels))),
+            "extractor: given 'classifier', expected a data set with labels",
+        ),
+        (
+            lambda _, path: features.InceptionTorchvision(path),
+            "weights: given .*the weights of torchvision's Inception-v3",
+        ),
+        (
+            lambda tiny, _: in_domain_classifier(Splits(*[Images(tiny.pixels[:, :, :3], tiny.labels)] * 2)),
+            "at least 4x4 pixels",
+        ),
+    ],
+)
+def test_bad_input_is_named(tiny, tmp_path, call, message):
+    (tmp_path / "bad.pth").write_bytes(b"not weights")
+    with pytest.raises(InputError, match=message):
+        call(tiny, tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_fingerprints_follow_the_weights(name):
+    torch.manual_seed(ord(name))
+    layer = nn.Linear(2, 2)
+    before = features.fingerprint(layer)
+    assert features.fingerprint(layer) == before
+    with torch.no_grad():
+        layer.bias.add_(1)
+    assert features.fingerprint(layer) != before

@@ -1,0 +1,75 @@
+import io
+
+import matplotlib as mpl
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from pyro_vae import History, Spec, build, fit, latent, plots
+from pyro_vae.checks import InputError
+
+
+def test_tiles_are_in_reading_order_with_white_between():
+    images = torch.stack([torch.full((1, 2, 3), value / 10) for value in range(5)])
+    sheet = plots.tile(images, columns=2)
+    assert sheet.shape == (3 * 3 - 1, 2 * 4 - 1, 1)
+    assert [round(sheet[row, column, 0].item(), 1) for row in (0, 3, 6) for column in (0, 4)] == [
+        0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        1,
+    ]
+    assert bool((sheet[2] == 1).all() & (sheet[:, 3] == 1).all())
+
+
+def every_figure(tiny):
+    model = build(Spec(latent_dim=2))
+    history = fit(model, tiny, validation=tiny, epochs=2, binarization="threshold", progress=False, device="cpu")
+    x = tiny.as_float()
+    plane = latent.to_plane(latent.codes(model, tiny))
+    colours = torch.rand(7, 3, 8, 8)
+    return [
+        plots.image_grid(x, "grid"),
+        plots.image_grid(colours, columns=7),
+        plots.reconstructions(x, x, "pairs", columns=5),
+        plots.reconstructions(x[:1], x[:1]),
+        plots.latent_scatter(plane, tiny.labels, tiny.class_names, "codes"),
+        plots.latent_scatter(plane),
+        plots.manifold(latent.manifold(model, 4), "even"),
+        plots.manifold(latent.manifold(model, 4, spacing="quantiles"), "quantiles"),
+        plots.learning_curves(history, "curves"),
+        plots.learning_curves(History(history.epochs[:1])),
+    ]
+
+
+def test_every_figure_draws_with_labelled_axes_and_nothing_global(tiny):
+    settings = dict(mpl.rcParams)
+    for figure in every_figure(tiny):
+        assert isinstance(figure, Figure)
+        figure.savefig(io.BytesIO(), format="png")
+        for axes in figure.axes:
+            if len(axes.lines) or len(axes.collections):
+                assert axes.get_xlabel()
+    assert dict(mpl.rcParams) == settings
+
+
+def test_scatter_has_a_colour_and_a_marker_for_each_class(tiny):
+    plane = latent.Plane(torch.randn(12, 2), ("$z_1$", "$z_2$"))
+    figure = plots.latent_scatter(plane, tiny.labels, tiny.class_names)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["even", "odd"]
+    assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == 10
+
+
+def test_curves_show_what_there_is(tiny):
+    history = fit(build(Spec(latent_dim=2)), tiny, epochs=1, binarization="threshold", progress=False, device="cpu")
+    assert [len(axes.lines) for axes in plots.learning_curves(history).axes] == [1, 1, 1]
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(InputError, match="picture format: given 'pgn', .*did you mean 'png'"):
+        plots.save_figure(plots.image_grid(torch.rand(1, 1, 4, 4)), tmp_path / "a.pgn")
+    with pytest.raises(InputError, match="reconstructed: given"):
+        plots.reconstructions(torch.rand(2, 1, 4, 4), torch.rand(1, 1, 4, 4))
+    assert not list(tmp_path.iterdir())
