@@ -37,13 +37,13 @@ def main() -> None:
         model, history, images = run(spec, arguments.out / name, data_root=arguments.data_root, resume=True)
         classifier = features.by_name("classifier", images)
         metrics = evaluate(model, images.test, extractor=classifier, progress=True)
-        pixels = images.test.pixels[0].numel()
+        pixels, beta_kl = images.test.pixels[0].numel(), spec.beta * metrics.kl_per_sample
         results[name] = {
             "spec": spec.to_dict(),
             "metrics": metrics.to_dict(),
-            "loss": metrics.reconstruction_nats + spec.beta * metrics.kl_per_sample,
-            "squared_error_loss": pixels * metrics.mse_per_pixel + spec.beta * metrics.kl_per_sample,
-            "squared_error_loss_sampled": pixels * metrics.mse_per_pixel_sampled + spec.beta * metrics.kl_per_sample,
+            "loss": metrics.reconstruction_nats + beta_kl,
+            "squared_error_loss": pixels * metrics.mse_per_pixel + beta_kl,
+            "squared_error_loss_sampled": pixels * metrics.mse_per_pixel_sampled + beta_kl,
             "training_seconds": sum(history.column("seconds")),
             "classifier_accuracy": classifier.accuracy,
         }
@@ -54,7 +54,7 @@ def main() -> None:
 def table(results: dict) -> str:
     """Markdown: one row a run."""
     lines = [
-        "| run | reconstruction | KL | reconstruction + beta KL | 784 MSE + beta KL, mean (sampled) | Frechet | score |",
+        "| run | reconstruction | KL | reconstruction + β KL | 784 MSE + β KL (sampled) | Frechet | score |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
