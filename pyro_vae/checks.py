@@ -42,6 +42,12 @@ def non_negative_integer(argument: str, given: object) -> None:
         raise fail(argument, given, "a whole number of at least 0")
 
 
+def seed(argument: str, given: object) -> None:
+    """`given` is a whole number from 0 to below 2^63, which torch's generators take."""
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 2**63:
+        raise fail(argument, given, "a whole number from 0 to below 2^63")
+
+
 def positive(argument: str, given: object) -> None:
     """`given` is a finite number above 0."""
     if not _is_finite(given) or given <= 0:  # type: ignore[operator]

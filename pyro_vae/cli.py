@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.exceptions import TyperException
 
 from pyro_vae import __version__
 from pyro_vae.checks import InputError, fail, one_of
-from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec, read_spec
+from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec, check_dataset, read_spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,6 +127,7 @@ def train(
     """Train one model into a run folder; the options below define it."""
     values = Spec.parse(given)
     spec = _resumed_spec(out, values) if resume else Spec(**values)  # checked before torch is imported
+    check_dataset(spec.dataset)
 
     from pyro_vae import plots, study
     from pyro_vae.evaluation import evaluate as evaluate_model
@@ -174,12 +176,15 @@ def evaluate(
 ) -> None:
     """Judge a trained model on the test images; results are added to the run's metrics.json."""
     one_of("--extractor", extractor, ("classifier", "inception-2015-12-05", "inception-torchvision", "none"))
+    if n is not None and n < 10:
+        raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
 
     from pyro_vae import study
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation import features
 
     model, spec, images = study.open_run(run, data_root)
+    study.read_metrics(run)  # a damaged file is noticed before the work, not after it
     chosen = None if extractor == "none" else features.by_name(extractor, images, weights=weights, device=device)
     metrics = evaluate_model(
         model,
@@ -252,12 +257,15 @@ def _print_metrics(metrics: Any, title: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
-    before = signal.signal(signal.SIGTERM, _terminated)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        code = _run(arguments)
-    signal.signal(signal.SIGTERM, before)
-    return code
+    main_thread = threading.current_thread() is threading.main_thread()  # signals are its alone
+    before = signal.signal(signal.SIGTERM, _terminated) if main_thread else None
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_once(set())
+            return _run(arguments)
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
@@ -270,16 +278,15 @@ def _run(arguments: list[str] | None) -> int:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         return _report(" ".join(text.split()), 2) if text else 2  # without text: the help was asked for by no arguments
     except OSError as error:
-        return _report(
-            f"{error.filename or 'file'}: {error.strerror or error}; expected a place that can be written, with room", 2
-        )
+        reason = f"{error.filename or 'file'}: {error.strerror or error}"
+        return _report(f"{reason}; expected a place that can be read and written, with room", 2)
     except FloatingPointError as error:
         return _report(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code != _INTERRUPTED:
         return code
-    return _report("stopped; `pyro-vae train --out RUN --resume` goes on from the last epoch", 1)
+    return _report("stopped; `pyro-vae train --resume --out RUN` goes on with a training from its last epoch", 1)
 
 
 def _report(text: str, code: int) -> int:
@@ -291,5 +298,10 @@ def _terminated(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"pyro-vae: note: {message}", file=sys.stderr)
+def _show_once(shown: set[str]) -> Callable[..., None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:
+            print(f"pyro-vae: note: {message}", file=sys.stderr)
+        shown.add(str(message))
+
+    return show

@@ -1,11 +1,9 @@
-"""Named data sets and a user's own images -> `Images`: uint8 pixels and labels. Batches on the training device."""
+"""Named data sets and a user's own images -> `Images`: uint8 pixels and labels."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks, files
-from pyro_vae.spec import BINARIZATIONS, DATASETS
+from pyro_vae.device import to_unit
+from pyro_vae.spec import BINARIZATIONS, check_dataset
 
 # Folder below the root, as torchvision lays it out, and the md5 of train images, train labels, test images, test
 # labels.
@@ -36,6 +35,7 @@ _IDX_SETS = {
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }
+_IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _TEST_SHARE = 0.1  # of a user's own images that come without a test set
 
@@ -69,6 +69,8 @@ class Images:
             raise checks.fail("pixels", given, "torch.uint8 of shape (N, C, H, W)")
         if 0 in self.pixels.shape:
             raise checks.fail("pixels", tuple(self.pixels.shape), "at least one image of at least one pixel")
+        if self.labels is not None and self.labels.numel() and int(self.labels.min()) < 0:
+            raise checks.fail("labels", int(self.labels.min()), "labels of at least 0")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
             given = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
             raise checks.fail("labels", given, f"torch.int64 of shape ({len(self)},), one label an image")
@@ -98,7 +100,7 @@ class Images:
     def split(self, fraction: float, seed: int = 0) -> tuple[Images, Images]:
         """Two disjoint parts, `1 - fraction` and `fraction` of the images, the same ones for the same seed.
 
-        The second part has at least one image; so has the first.
+        Each part has at least one image.
         """
         if not 0 < fraction < 1 or len(self) < 2:
             raise checks.fail(
@@ -110,7 +112,7 @@ class Images:
 
     def as_float(self) -> Tensor:
         """All pixels as float32 in [0, 1], shape `(N, C, H, W)`."""
-        return _to_unit(self.pixels)
+        return to_unit(self.pixels)
 
 
 class Splits(NamedTuple):
@@ -147,14 +149,8 @@ def load_data(name: str, root: str | os.PathLike[str] | None = None, download: b
         return _idx(name, folder, download)
     if name == "cifar10":
         return _cifar10(folder, download)
-    path = Path(name)
-    if path.suffix == ".npz":
-        return _npz(path)
-    if path.is_dir():
-        return _folder(path)
-    if path.exists() or len(path.parts) > 1:
-        raise checks.fail("dataset", name, f"{', '.join(DATASETS)}, or an existing .npz file or folder of images")
-    raise checks.unknown_name("dataset", name, DATASETS)
+    check_dataset(name)
+    return _folder(Path(name)) if Path(name).is_dir() else _npz(Path(name))
 
 
 def _digits() -> Splits:
@@ -175,17 +171,15 @@ def _idx(name: str, root: Path, download: bool) -> Splits:
     if download:
         _download(source, root)
     raw = root / directory / "raw"
-    for file, md5 in zip(
-        ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"), sums, strict=True
-    ):
-        _check_idx_file(raw / f"{file}-ubyte", md5, name)
-    train, test = (source(root, train=train) for train in (True, False))
     # MNIST's classes are "0 - zero"; the digit is enough.
-    names = tuple(label.split(" - ")[0] for label in train.classes)
-    return Splits(*(Images(part.data[:, None], part.targets.long(), name, names) for part in (train, test)))
+    names = tuple(label.split(" - ")[0] for label in source.classes)
+    arrays = [_read_idx(raw / f"{file}-ubyte", md5, name) for file, md5 in zip(_IDX_FILES, sums, strict=True)]
+    pairs = zip(arrays[::2], arrays[1::2], strict=True)
+    return Splits(*(Images(pixels[:, None], labels.long(), name, names) for pixels, labels in pairs))
 
 
-def _check_idx_file(path: Path, md5: str, name: str) -> None:
+def _read_idx(path: Path, md5: str, name: str) -> Tensor:
+    """The array in a file, which is the published one to the last bit."""
     if not path.is_file():
         hint = f"`pyro-vae data fetch {name}` downloads it; --data-root or $PYRO_VAE_DATA names another folder"
         raise checks.fail("data file", str(path), f"a file that exists ({hint})")
@@ -208,6 +202,7 @@ def _check_idx_file(path: Path, md5: str, name: str) -> None:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise checks.fail("data file", str(path), f"the published file with md5 {md5}, not {found}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(sizes).copy())
 
 
 def _cifar10(root: Path, download: bool) -> Splits:
@@ -255,13 +250,13 @@ def _npz(path: Path) -> Splits:
         pixels = _to_pixels(arrays[images], f"{path}: {images}")
         if labels not in arrays:
             return Images(pixels, None, path.stem)
-        targets = torch.from_numpy(np.asarray(arrays[labels]).astype(np.int64).reshape(-1))
-        return Images(
-            pixels, targets, path.stem, tuple(map(str, range(int(targets.max()) + 1))) if len(targets) else ()
-        )
+        if not np.issubdtype(arrays[labels].dtype, np.integer):
+            raise checks.fail(f"{path}: {labels}", arrays[labels].dtype.name, "whole numbers from 0")
+        targets = torch.from_numpy(arrays[labels].astype(np.int64).reshape(-1))
+        return Images(pixels, targets, path.stem, tuple(str(label) for label in range(int(targets.max()) + 1)))
 
     if "x_train" in arrays and "x_test" in arrays:
-        return Splits(part("x_train", "y_train"), part("x_test", "y_test"))
+        return _splits(part("x_train", "y_train"), part("x_test", "y_test"))
     if "images" in arrays:
         return Splits(*part("images", "labels").split(_TEST_SHARE))
     raise checks.fail(
@@ -294,17 +289,17 @@ def _folder(path: Path) -> Splits:
     if (path / "train").is_dir() and (path / "test").is_dir():
         train, test = _image_files(path / "train", path.name), _image_files(path / "test", path.name)
         if train.class_names != test.class_names:
-            raise checks.fail(
-                "dataset",
-                f"classes {train.class_names} and {test.class_names}",
-                "the same class folders in train and test",
-            )
-        if train.shape != test.shape:
-            raise checks.fail(
-                "dataset", f"{path / 'test'} with images of shape {test.shape}", f"{train.shape} as in train"
-            )
-        return Splits(train, test)
+            given = f"classes {train.class_names} and {test.class_names}"
+            raise checks.fail("dataset", given, "the same class folders in train and test")
+        return _splits(train, test)
     return Splits(*_image_files(path, path.name).split(_TEST_SHARE))
+
+
+def _splits(train: Images, test: Images) -> Splits:
+    if train.shape != test.shape:
+        given = f"{test.name} with test images of shape {test.shape}"
+        raise checks.fail("dataset", given, f"{train.shape}, as in training")
+    return Splits(train, test)
 
 
 def _image_files(folder: Path, name: str) -> Images:
@@ -322,7 +317,8 @@ def _image_files(folder: Path, name: str) -> Images:
     classes = tuple(sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder}))
     labelled = classes and all(path.parent != folder for path in paths)
     labels = torch.tensor([classes.index(path.relative_to(folder).parts[0]) for path in paths]) if labelled else None
-    return Images(_to_pixels(stacked, str(folder)), labels, name, classes if labelled else ())
+    pixels = torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy())
+    return Images(pixels, labels, name, classes if labelled else ())
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -331,21 +327,29 @@ def _read_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "LA", "I", "I;16", "F")
-            return np.atleast_3d(np.asarray(picture.convert("L" if grey else "RGB")))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            if picture.mode.startswith("I;16"):  # of 65,536 grey levels, the upper byte
+                return np.atleast_3d((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.mode in ("I", "F"):
+                raise checks.fail("dataset", f"{path} of mode {picture.mode}", "8 or 16 bits a channel")
+            grey = picture.mode in ("1", "L", "LA")
+            if "A" in picture.mode or "transparency" in picture.info:  # what is transparent is black
+                whole = picture.convert("RGBA")
+                shown = Image.alpha_composite(Image.new("RGBA", whole.size, "black"), whole)
+            else:
+                shown = picture.copy()
+            return np.atleast_3d(np.asarray(shown.convert("L" if grey else "RGB")))
+    except checks.InputError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise checks.fail("dataset", str(path), f"a readable image ({error})") from error
-
-
-# --- from pixels to batches -----------------------------------------------------------------------------------------
 
 
 def binarize(images: Images, how: str, seed: int = 0) -> Images:
     """Pixels that are 0 or 255, once and for all.
 
-    `static` draws each pixel as Bernoulli(grey level / 255), once, from `seed` (Larochelle and Murray, 2011);
-    `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch, see :func:`batches`)
-    change nothing here.
+    `static` draws each pixel as Bernoulli(grey level / 255), once, from `seed` (Larochelle and Murray, 2011); training
+    and evaluation leave `seed` at 0, so that all runs are of the same data. `threshold` takes 1 from a grey level of
+    1/2. `none` and `dynamic` (redrawn in each batch, see :func:`pyro_vae.device.batches`) change nothing here.
 
     Log-likelihoods under different binarizations are of different data, and not comparable.
     """
@@ -355,58 +359,7 @@ def binarize(images: Images, how: str, seed: int = 0) -> Images:
     if how == "static":
         generator = torch.Generator().manual_seed(seed)
         drawn = [
-            _to_unit(part).bernoulli(generator=generator).to(torch.uint8) for part in images.pixels.cpu().split(1024)
+            to_unit(part).bernoulli(generator=generator).to(torch.uint8) for part in images.pixels.cpu().split(1024)
         ]
         return replace(images, pixels=torch.cat(drawn).to(images.pixels.device) * 255)
     return images
-
-
-def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; anything else is taken by its word."""
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise checks.fail("device", str(device), "auto, cpu, or a device of this machine") from error
-    return chosen
-
-
-def resident(pixels: Tensor, device: torch.device, free_bytes: int | None = None) -> Tensor:
-    """The uint8 pixels on `device`; where they would take over half of its free memory, on the host, with a warning.
-
-    `free_bytes` is asked of the device where it is not given.
-    """
-    if device.type == "cpu" or pixels.device == device:
-        return pixels.to(device)
-    if free_bytes is None and device.type == "cuda":
-        free_bytes = torch.cuda.mem_get_info(device)[0]
-    if free_bytes is not None and pixels.nbytes > free_bytes / 2:
-        warnings.warn(
-            f"{pixels.nbytes / 2**20:.0f} MiB of pixels stay on the host and stream to {device}, "
-            f"which has {free_bytes / 2**20:.0f} MiB free",
-            stacklevel=3,
-        )
-        return pixels.cpu().pin_memory() if torch.cuda.is_available() else pixels.cpu()
-    return pixels.to(device)
-
-
-def batches(
-    pixels: Tensor, batch_size: int, device: torch.device, *, shuffle: bool = False, dynamic: bool = False
-) -> Iterator[Tensor]:
-    """Float32 batches in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
-
-    The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
-    The pixels stay uint8 until here; they are gathered where they lie.
-    """
-    order = torch.randperm(len(pixels), device=pixels.device) if shuffle else None
-    for start in range(0, len(pixels), batch_size):
-        stop = start + batch_size
-        batch = pixels[start:stop] if order is None else pixels[order[start:stop]]
-        x = _to_unit(batch.to(device, non_blocking=True))
-        yield x.bernoulli() if dynamic else x
-
-
-def _to_unit(pixels: Tensor) -> Tensor:
-    return pixels.to(torch.float32) / 255

@@ -21,7 +21,7 @@ SPEC = Spec(
 
 def run_demo(folder: Path) -> tuple[Metrics, list[Path]]:
     """Trains, judges and draws into a run folder; returns the metrics and the figures."""
-    model, history, images = study.run(SPEC, folder)
+    model, history, images = study.run(SPEC, folder, resume=True)
     metrics = evaluate(model, images.test, extractor=features.by_name("classifier", images), progress=True)
     study.add_metrics(folder, metrics)
     return metrics, plots.save_run_figures(model, images.test, history, folder / "figures")

@@ -34,6 +34,8 @@ def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], 
             temporary.write_text(content, encoding="utf-8", newline="\n")
         else:
             temporary.write_bytes(content)
+        with temporary.open("r+b") as written:
+            os.fsync(written.fileno())  # on the disk before it takes the name of what was there
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

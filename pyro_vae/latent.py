@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
-from pyro_vae.data import Images, batches, choose_device, resident
+from pyro_vae.data import Images
+from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits
+from pyro_vae.models.images import check_fits, evaluating
 from pyro_vae.posteriors import location
 
 
@@ -28,7 +29,7 @@ def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | 
     model.to(target)
     check_fits(model, images)
     pixels = resident(images.pixels, target)
-    with torch.inference_mode():
+    with evaluating(model):
         return torch.cat([location(model.encode(x)).cpu() for x in batches(pixels, batch_size, target)])
 
 
@@ -41,6 +42,7 @@ def prior_samples(
         InputError: the model has no prior.
     """
     checks.positive_integer("n", n)
+    checks.seed("seed", seed)
     if isinstance(model, Autoencoder):
         raise checks.fail(
             "model", type(model).__name__, "a model with a prior; a deterministic autoencoder has none to sample from"
@@ -48,20 +50,20 @@ def prior_samples(
     target = choose_device(device)
     model.to(target)
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-    with own_generators(target, seed), torch.inference_mode():
+    with own_generators(target, seed), evaluating(model):
         return torch.cat([model.sample(size).cpu() for size in sizes])
 
 
 def decode_codes(model: Model, z: Tensor) -> Tensor:
     """The means of p(x|z), `(N, C, H, W)`, for codes `(N, d)`."""
-    with torch.inference_mode():
+    with evaluating(model):
         return model.decode(z.to(next(model.parameters()).device)).mean.cpu()
 
 
 def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
     """Decoded points on the line between the codes of two images `(C, H, W)`, ends included: `(steps, C, H, W)`."""
     checks.positive_integer("steps", steps)
-    with torch.inference_mode():
+    with evaluating(model):
         ends = location(model.encode(torch.stack([start, end]).to(next(model.parameters()).device))).cpu()
     weight = torch.linspace(0, 1, steps)[:, None]
     return decode_codes(model, (1 - weight) * ends[0] + weight * ends[1])

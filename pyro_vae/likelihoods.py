@@ -47,6 +47,25 @@ class Bernoulli(nn.Module):
         return _BernoulliOfGrey(logits=parameters).to_event(3)
 
 
+class _ContinuousBernoulliOfLogits(dist.ContinuousBernoulli):
+    """Normalizer and mean from the logits l; torch's own, from clamped probabilities, stop at |l| = 16."""
+
+    def _cont_bern_log_norm(self) -> Tensor:
+        # log C = log(l / tanh(l / 2)), whose limit at 0 is log 2.
+        logits = self.logits.abs()
+        small = logits < 1e-2
+        safe = torch.where(small, 1.0, logits)
+        return torch.where(small, math.log(2) + logits.square() / 12, (safe / (safe / 2).tanh()).log())
+
+    @property
+    def mean(self) -> Tensor:
+        # 1 / (1 - exp(-l)) - 1 / l, whose limit at 0 is 1/2; the differences cancel, so a series takes over there.
+        logits = self.logits
+        small = logits.abs() < 0.5
+        safe = torch.where(small, 1.0, logits)
+        return torch.where(small, 0.5 + logits / 12 - logits**3 / 720, -1 / torch.expm1(-safe) - 1 / safe)
+
+
 class ContinuousBernoulli(nn.Module):
     r"""The exponential family on [0, 1] that the Bernoulli cross-entropy lacks its normalizer for.
 
@@ -65,7 +84,7 @@ class ContinuousBernoulli(nn.Module):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits."""
-        return dist.ContinuousBernoulli(logits=parameters).to_event(3)
+        return _ContinuousBernoulliOfLogits(logits=parameters).to_event(3)
 
 
 class Gaussian(nn.Module):

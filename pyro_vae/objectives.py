@@ -6,11 +6,26 @@ import copy
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    ELBO,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.spec import OBJECTIVES
+
+# Pyro's objectives that estimate from traces, and the ones that compile those away.
+TRACED = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO, TraceEnum_ELBO)
+JITTED = (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO)
 
 
 def objective(name: str, particles: int = 1) -> ELBO:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae import checks, files, latent
 from pyro_vae.data import Images
 from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.images import evaluating
 
 if TYPE_CHECKING:
     from pyro_vae.training import History
@@ -174,19 +175,18 @@ def save_run_figures(
     model: Model, images: Images, history: History | None, folder: str | os.PathLike[str]
 ) -> list[Path]:
     """The pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples and 2-d manifold."""
-    model.eval()
     shown = images.take(slice(0, 20)).as_float()
-    with torch.inference_mode():
+    with evaluating(model):
         reconstructed = model.reconstruct(shown.to(next(model.parameters()).device)).cpu()
     codes = latent.codes(model, images)
-    line = latent.interpolate(model, shown[0], shown[1])
     figures = {
-        "reconstructions": reconstructions(shown, reconstructed, f"{images.name}: originals over reconstructions"),
-        "latent": latent_scatter(
-            latent.to_plane(codes), images.labels, images.class_names, f"{images.name}: codes of {len(images):,} images"
-        ),
-        "interpolation": image_grid(line, "Between the codes of two test images", columns=len(line)),
+        "reconstructions": reconstructions(shown, reconstructed, f"{images.name}: originals and reconstructions")
     }
+    if len(images) > 1:
+        title = f"{images.name}: codes of {len(images):,} images"
+        figures["latent"] = latent_scatter(latent.to_plane(codes), images.labels, images.class_names, title)
+        line = latent.interpolate(model, shown[0], shown[1])
+        figures["interpolation"] = image_grid(line, "Between the codes of two test images", columns=len(line))
     if history is not None and history.epochs:
         figures["curves"] = learning_curves(history, images.name)
     if not isinstance(model, Autoencoder):

@@ -101,7 +101,7 @@ class Spec:
         checks.positive_integer("epochs", self.epochs)
         checks.positive_integer("batch_size", self.batch_size)
         checks.positive("lr", self.lr)
-        checks.non_negative_integer("seed", self.seed)
+        checks.seed("seed", self.seed)
         if self.objective == "mean-field" and self.posterior != "normal" and self.model == "vae":
             raise checks.fail(
                 "objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL"
@@ -143,7 +143,22 @@ class Spec:
 def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
     """The spec of a run folder; None where there is no run."""
     path = Path(folder) / "spec.json"
-    return Spec.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Spec.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise checks.fail("spec", str(path), f"a text file in UTF-8 ({error})") from error
+
+
+def check_dataset(name: str) -> None:
+    """`name` is a known data set, or the path of an .npz file or a folder."""
+    path = Path(name)
+    if name in DATASETS or path.is_dir() or (path.is_file() and path.suffix == ".npz"):
+        return
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        raise checks.fail("dataset", name, f"{', '.join(DATASETS)}, or an existing .npz file or folder of images")
+    raise checks.unknown_name("dataset", name, DATASETS)
 
 
 SPEC_FIELDS = {one.name: one for one in dataclasses.fields(Spec)}

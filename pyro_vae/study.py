@@ -13,7 +13,8 @@ import torch
 
 from pyro_vae import __version__, checks, files
 from pyro_vae.checkpoints import WEIGHTS, load, save
-from pyro_vae.data import Images, Splits, choose_device, load_data
+from pyro_vae.data import Images, Splits, load_data
+from pyro_vae.device import choose_device
 from pyro_vae.evaluation import Metrics
 from pyro_vae.models import Model, build
 from pyro_vae.spec import Spec, read_spec
@@ -46,6 +47,9 @@ def run(
     model = build(spec)
     train, validation = training_split(spec, images.train)
     surroundings = environment(device) | {"images": images.train.fingerprint}
+    if read_spec(folder) != spec or not (folder / WEIGHTS).is_file():
+        for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
+            (folder / name).unlink(missing_ok=True)
     files.write(folder / "spec.json", spec.to_json() + "\n")
     files.write_json(folder / "environment.json", surroundings)
     history = fit(
@@ -85,13 +89,23 @@ def open_run(
     return load(folder).eval(), spec, load_data(spec.dataset, data_root)
 
 
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `metrics.json` of a run folder holds; nothing where there is none."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise checks.fail("metrics", str(path), f"a JSON object ({error})") from error
+
+
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
     """Adds results to `metrics.json`, newer ones over older ones of the same name, atomically."""
-    path = Path(folder) / "metrics.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored = read_metrics(folder)
     found = metrics.to_dict()
     provenance = stored.get("provenance", {}) | found["provenance"]
-    return files.write_json(path, stored | found | {"provenance": provenance})
+    return files.write_json(Path(folder) / "metrics.json", stored | found | {"provenance": provenance})
 
 
 def training_split(spec: Spec, train: Images) -> tuple[Images, Images | None]:
@@ -153,6 +167,8 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
                 str(folder),
                 f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}",
             )
+    if spec.epochs < stored.epochs:
+        raise checks.fail("epochs", spec.epochs, f"at least {stored.epochs}, as the run in {folder} has")
     if not resume:
         raise checks.fail(
             "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"

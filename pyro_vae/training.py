@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae import checkpoints, checks, files
-from pyro_vae.data import Images, batches, binarize, choose_device, resident
+from pyro_vae.data import Images, binarize
+from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import generator_states, own_generators, set_generator_states
 from pyro_vae.models import Model
-from pyro_vae.models.images import check_fits, warn_of_grey
-from pyro_vae.objectives import Losses, Terms, beta_at
+from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
+from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 
 
@@ -108,7 +110,8 @@ def fit(
         lr: Adam's learning rate.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.
-        objective: `elbo`, `mean-field` or `iwae` (see :func:`pyro_vae.objectives.objective`), or an ELBO of Pyro's.
+        objective: `elbo`, `mean-field` or `iwae` (see :func:`pyro_vae.objectives.objective`), or one of Pyro's
+            `Trace..._ELBO` or `RenyiELBO` objects.
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
@@ -138,11 +141,12 @@ def fit(
     checks.positive("lr", lr)
     checks.non_negative("beta", beta)
     checks.non_negative_integer("beta_warmup", beta_warmup)
-    checks.non_negative_integer("seed", seed)
+    checks.seed("seed", seed)
     checks.one_of("compile", compile, ("auto", "off"))
     elbo = objective_by_name(objective, particles) if isinstance(objective, str) else objective
-    if not isinstance(elbo, ELBO):
-        raise checks.fail("objective", objective, "a name, or an ELBO of pyro.infer")
+    if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
+        names = ", ".join(kind.__name__ for kind in TRACED)
+        raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
     if resume and checkpoint is None:
         raise checks.fail("checkpoint", None, "the folder to resume from")
     if checkpoint is not None and not resume and checkpoints.read_checkpoint(checkpoint) is not None:
@@ -156,12 +160,13 @@ def fit(
     warn_of_grey(model, train, binarization)
 
     settings = {
+        "model": _description(model),
+        "objective": objective if isinstance(objective, str) else _attributes(elbo),
+        "particles": elbo.num_particles,
         "batch_size": batch_size,
         "lr": lr,
         "beta": beta,
         "beta_warmup": beta_warmup,
-        "objective": objective if isinstance(objective, str) else type(objective).__name__,
-        "particles": elbo.num_particles,
         "binarization": binarization,
         "seed": seed,
         "images": train.fingerprint,
@@ -169,6 +174,7 @@ def fit(
     }
     model.to(target).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    optimizer.zero_grad()  # an interrupted step may have left gradients
     terms = Terms()
     svi = SVI(model.model, model.guide, SharedOptimizer(optimizer), loss=terms.watch(elbo))
     history: list[Epoch] = []
@@ -191,6 +197,8 @@ def fit(
         if stored is not None:
             checkpoints.same_settings(stored["settings"], settings)
             history += [Epoch(**epoch) for epoch in stored["epochs"]]
+            if len(history) > epochs:
+                raise checks.fail("epochs", epochs, f"at least {len(history)}, which the checkpoint has already")
             try:
                 model.load_state_dict(stored["model"])
             except RuntimeError as error:
@@ -213,7 +221,7 @@ def fit(
                 for index, x in enumerate(batches(train_pixels, batch_size, target, shuffle=True, dynamic=dynamic)):
                     step = (number - 1) * steps_per_epoch + index
                     beta_now = beta_at(step, beta, beta_warmup * steps_per_epoch)
-                    total_loss += _finite_step(svi, x, beta_now, f"epoch {number}, step {index + 1}")
+                    total_loss += _finite(svi.step, x, beta_now, f"epoch {number}, step {index + 1}")
                     bar.update()
                 seconds = time.perf_counter() - started
                 losses = terms.per_image(total_loss, len(train))
@@ -221,8 +229,12 @@ def fit(
                 held_out_losses = None
                 if held_out_pixels is not None:
                     terms.reset()
-                    held_out_batches = batches(held_out_pixels, batch_size, target, dynamic=dynamic)
-                    total_loss = sum(svi.evaluate_loss(x, beta_now) for x in held_out_batches)
+                    where = f"epoch {number}, validation"
+                    with evaluating(model):
+                        total_loss = sum(
+                            _finite(svi.evaluate_loss, x, beta_now, where)
+                            for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic)
+                        )
                     held_out_losses = terms.per_image(total_loss, len(held_out_pixels))
                 history.append(_epoch(number, beta_now, losses, held_out_losses, seconds, len(train)))
                 if checkpoint is not None:
@@ -232,18 +244,29 @@ def fit(
     return History(tuple(history))
 
 
-def _finite_step(svi: SVI, x: Tensor, beta: float, where: str) -> float:
+def _finite(estimate: Callable[..., float], x: Tensor, beta: float, where: str) -> float:
     try:
-        loss = svi.step(x, beta)
+        loss = estimate(x, beta)
     except ValueError as error:  # torch's validation of distributions meets a NaN before the loss does
-        if not re.search(r"\b(nan|inf)\b", str(error)):
+        if not re.search("satisfy the constraint|within the support", str(error)):
             raise
-        raise FloatingPointError(
-            f"a distribution got a parameter that is not finite at {where}; try a smaller lr"
-        ) from error
+        reason = str(error).splitlines()[0][:160]
+        raise FloatingPointError(f"not a number, or out of range, at {where}; try a smaller lr ({reason})") from error
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss} at {where}; try a smaller lr")
     return loss
+
+
+def _description(model: Model) -> dict[str, Any] | str:
+    """What a checkpoint must have in common with the model that goes on from it, beside the shapes of its weights."""
+    if model.spec is None:
+        return repr(model)
+    return {name: value for name, value in model.spec.to_dict().items() if name not in ("epochs", "dataset")}
+
+
+def _attributes(elbo: ELBO) -> str:
+    plain = {name: value for name, value in vars(elbo).items() if isinstance(value, int | float | str | None)}
+    return f"{type(elbo).__name__} {sorted(plain.items())}"
 
 
 def _check_weights(model: Model, epoch: int) -> None:

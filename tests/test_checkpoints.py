@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from pyro.infer import RenyiELBO
 from safetensors.torch import save_file
 from torch import nn
 
@@ -93,8 +94,31 @@ def test_other_images_and_other_models_are_refused(tiny, tmp_path):
     fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
     with pytest.raises(InputError, match="images: given"):
         fit(build(Spec(latent_dim=2)), tiny.take(slice(0, 6)), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
-    with pytest.raises(InputError, match="checkpoint: given .*, expected one of this model"):
-        fit(build(Spec(latent_dim=3)), tiny, epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+    for change in ({"latent_dim": 3}, {"likelihood": "continuous-bernoulli"}, {"activation": "relu"}):
+        with pytest.raises(InputError, match="model: given .* as in the checkpoint"):
+            other = build(Spec(**{"latent_dim": 2} | change))
+            fit(other, tiny, epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+    with pytest.raises(InputError, match="epochs: given 1, expected at least 2"):
+        fit(build(Spec(latent_dim=2)), tiny, epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+        fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_a_model_made_by_hand_is_known_by_its_parts(tiny, tmp_path):
+    fit(by_hand(), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
+    fit(by_hand(), tiny, epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+    other = by_hand()
+    other.likelihood = likelihoods.ContinuousBernoulli()
+    with pytest.raises(InputError, match="model: given .* as in the checkpoint"):
+        fit(other, tiny, epochs=3, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_an_objective_is_known_by_its_settings(tiny, tmp_path):
+    def renyi(alpha):
+        return RenyiELBO(alpha=alpha, num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+
+    fit(by_hand(), tiny, epochs=1, checkpoint=tmp_path, objective=renyi(0), **QUIET)
+    with pytest.raises(InputError, match="objective: given .* as in the checkpoint"):
+        fit(by_hand(), tiny, epochs=2, checkpoint=tmp_path, resume=True, objective=renyi(0.9), **QUIET)
 
 
 def test_a_new_training_does_not_overwrite_a_checkpoint(tiny, tmp_path):

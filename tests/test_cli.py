@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 from pyro.infer import SVI
@@ -111,6 +112,17 @@ def test_a_nan_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == 1
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_handful_of_images_is_enough(tmp_path, capsys):
+    np.savez(tmp_path / "few.npz", images=np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8))
+    folder = tmp_path / "run"
+    arguments = ["--dataset", str(tmp_path / "few.npz"), "--epochs", "1", "--hidden", "8", "--device", "cpu"]
+    assert main(["train", *arguments, "--out", str(folder)]) == 0
+    assert {path.stem for path in (folder / "figures").iterdir()} == {"reconstructions", "samples", "curves"}
+    notes = [line for line in capsys.readouterr().err.splitlines() if "not a log-likelihood" in line]
+    assert len(notes) == 1
+
+
 def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*TRAIN, "--model", "autoencoder", "--epochs", "1", "--out", str(folder)]) == 0
@@ -146,7 +158,7 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         (["train"], "Missing option '--out'"),
         (["train", "--out", "OUT", "--resume"], "--out: given .*expected a run folder to resume"),
         (["train", "--out", "RUN", "--beta", "2"], "out: given .*expected a new folder: this one holds a run with"),
-        (["train", "--out", "FILE/run"], "expected a place that can be written"),
+        (["train", "--out", "FILE/run"], "expected a place that can be read and written"),
         (["train", "--out", "FILE"], "out: given .*expected a folder, or a name that is free"),
         (["evaluate", "OUT"], "run: given .*expected a folder that `pyro-vae train` made"),
         (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
@@ -154,11 +166,12 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
             ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],
             "weights: given .*from https://",
         ),
-        (["evaluate", "RUN", "--n", "0"], "num_generated: given 0|n: given 0"),
+        (["evaluate", "RUN", "--n", "9"], "--n: given 9, expected a whole number of at least 10"),
+        (["train", "--out", "OUT", "--seed", "99999999999999999999"], "seed: given 99999999999999999999"),
         (["sample", "RUN", "--n", "0"], "n: given 0"),
         (["sample", "RUN", "--n", "four"], "'--n': given 'four', expected a whole number"),
         (["sample", "RUN", "--out", "OUT.xyz"], "picture format: given 'xyz'"),
-        (["sample", "RUN", "--out", "FILE/a.png"], "expected a place that can be written"),
+        (["sample", "RUN", "--out", "FILE/a.png"], "expected a place that can be read and written"),
         (["data", "fetch", "mnits"], "name: given 'mnits', .*did you mean 'mnist'"),
         (["trian"], "No such command 'trian'"),
     ],
@@ -228,6 +241,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
     assert "Frechet distance" in out
     assert "pyro-vae sample" in out
     assert len(list((tmp_path / "demo" / "figures").glob("*.png"))) == 5
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0  # again: nothing is left to train
 
 
 def test_help_and_bad_options_need_no_torch():

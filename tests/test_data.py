@@ -9,7 +9,8 @@ from PIL import Image
 
 from pyro_vae import Images, load_data
 from pyro_vae.checks import InputError
-from pyro_vae.data import batches, binarize, choose_device, resident
+from pyro_vae.data import binarize
+from pyro_vae.device import batches, choose_device, resident
 
 CPU = torch.device("cpu")
 
@@ -61,6 +62,19 @@ def test_idx_files_are_checked_before_use(tmp_path):
         (raw / "train-images-idx3-ubyte").write_bytes(content)
         with pytest.raises(InputError, match=message):
             load_data("mnist", tmp_path)
+
+
+@pytest.mark.real_data
+def test_what_is_checked_is_what_is_loaded(real_data, tmp_path):
+    """torchvision would take files of an older layout, unchecked, before the ones whose sums were right."""
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw").symlink_to(real_data / "MNIST" / "raw")
+    for name in ("training", "test"):
+        torch.save(
+            (torch.zeros(7, 28, 28, dtype=torch.uint8), torch.zeros(7).long()),
+            tmp_path / "MNIST" / "processed" / f"{name}.pt",
+        )
+    assert len(load_data("mnist", tmp_path).train) == 60_000
 
 
 def test_cifar10_comes_through_torchvision(tmp_path, monkeypatch):
@@ -120,6 +134,22 @@ def test_npz_with_train_and_test_and_colours_last(tmp_path):
         ({"images": np.zeros((2, 4, 4, 5), np.uint8)}, r"with C = 1 or 3"),
         ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)}, "one label an image"),
         ({"images": np.array([{}])}, "without pickled objects"),
+        (
+            {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array(list("abc"))},
+            "labels: given 'str32', expected whole",
+        ),
+        (
+            {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array([0, 0.5, 1])},
+            "labels: given 'float64', expected whole",
+        ),
+        (
+            {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array([0, -1, 1])},
+            "labels: given -1, expected labels of at least 0",
+        ),
+        (
+            {"x_train": np.zeros((3, 4, 4), np.uint8), "x_test": np.zeros((3, 5, 4), np.uint8)},
+            r"test images of shape \(1, 5, 4\)', expected \(1, 4, 4\), as in training",
+        ),
     ],
 )
 def test_bad_arrays_are_named(tmp_path, arrays, message):
@@ -157,6 +187,26 @@ def test_folder_with_train_and_test_and_mixed_modes(tmp_path):
     assert train.pixels[:, :, 0, 0].tolist() == [[100, 100, 100], [100, 0, 0]]
 
 
+def test_deep_grey_and_transparent_images(tmp_path):
+    levels = np.array([[0, 1000], [30000, 65535]], dtype=np.uint16)
+    for name in "ab":
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        Image.fromarray(levels).save(tmp_path / "deep" / f"{name}.png")
+    train, _ = load_data(str(tmp_path / "deep"))
+    assert train.pixels[0, 0].tolist() == [[0, 3], [117, 255]]
+    for name in "ab":
+        (tmp_path / "clear").mkdir(exist_ok=True)
+        Image.fromarray(np.array([[[9, 8, 7, 255], [200, 200, 200, 0]]], dtype=np.uint8)).save(
+            tmp_path / "clear" / f"{name}.png"
+        )
+    train, _ = load_data(str(tmp_path / "clear"))
+    assert train.pixels[0, :, 0].tolist() == [[9, 0], [8, 0], [7, 0]]
+    (tmp_path / "float").mkdir()
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float" / "a.tif")
+    with pytest.raises(InputError, match="of mode F', expected 8 or 16 bits"):
+        load_data(str(tmp_path / "float"))
+
+
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="a folder with images"):
         load_data(str(tmp_path))
@@ -176,7 +226,7 @@ def test_bad_folders_are_named(tmp_path):
     [
         ("minst", "one of digits, mnist, .*did you mean 'mnist'"),
         ("no/such/folder", "or an existing .npz file or folder of images"),
-        ("missing.npz", "a readable .npz file"),
+        ("missing.npz", "an existing .npz file"),
     ],
 )
 def test_unknown_names(name, message):

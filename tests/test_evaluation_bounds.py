@@ -123,6 +123,22 @@ def test_provenance_names_what_was_measured(tiny):
     assert all(name in metrics for name in metrics["provenance"])
 
 
+def test_the_seed_does_not_choose_the_data(tiny):
+    """Static and dynamic binarization are one fixed draw, so that all models are judged on the same images."""
+    model = build(Spec(latent_dim=3))
+    results = [
+        bounds(model, tiny, binarization=how, seed=seed, **CPU) for how in ("static", "dynamic") for seed in (0, 1)
+    ]
+    assert len({result.kl_per_sample for result in results}) == 1
+    assert len({result.reconstruction_nats for result in results}) == 2
+
+
+def test_one_image_has_no_standard_error(tiny):
+    result = bounds(build(Spec(latent_dim=3)), tiny.take(slice(0, 1)), binarization="threshold", **CPU)
+    assert result.elbo_se is None
+    assert result.elbo_nats < 0
+
+
 def test_grey_pixels_warn(tiny):
     with pytest.warns(UserWarning, match="not a log-likelihood"):
         bounds(build(Spec(latent_dim=2)), tiny, **CPU)
@@ -136,6 +152,10 @@ def test_grey_pixels_warn(tiny):
         (lambda tiny: bounds(build(Spec()), tiny, binarization="x"), "binarization: given 'x'"),
         (lambda tiny: evaluate(build(Spec(dataset="mnist")), tiny), "images: given"),
         (lambda tiny: evaluate(build(Spec()), tiny, num_generated=0), "num_generated: given 0"),
+        (
+            lambda tiny: evaluate(build(Spec()), tiny, num_generated=5, extractor=len),
+            "num_generated: given 5, expected at least 10",
+        ),
         (lambda tiny: mse_per_pixel(torch.zeros(2, 1), torch.zeros(1, 1)), "reconstruction: given"),
     ],
 )

@@ -101,10 +101,13 @@ def test_weights_are_looked_for_in_order_and_never_fetched(tmp_path, monkeypatch
         features.find_weights(name, tmp_path / "other.pth")
 
 
-def test_torchvisions_inception_from_a_file(tmp_path):
+def test_torchvisions_inception_from_a_file(tmp_path, monkeypatch):
     from torchvision.models import inception_v3
 
     torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "random.pth")
+    with pytest.raises(InputError, match="SHA-256 begins with .*, not 0cc3c7bd"):
+        features.InceptionTorchvision(tmp_path / "random.pth")
+    monkeypatch.setitem(features._INCEPTION_DIGESTS, "inception-torchvision", "")
     extractor = features.InceptionTorchvision(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-torchvision@")
     found = extract(extractor, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), device="cpu")
@@ -122,14 +125,19 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
         patch.setattr(kind, "load_state_dict", lambda *_: None)
         random = kind("random", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
     torch.save(random.state_dict(), tmp_path / "random.pth")
+    with pytest.raises(InputError, match="SHA-256 begins with .*, not 6726825d"):
+        features.Inception2015(tmp_path / "random.pth")
+    monkeypatch.setitem(features._INCEPTION_DIGESTS, "inception-2015-12-05", "")
     extractor = features.Inception2015(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-2015-12-05@")
     grey = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     found = extract(extractor, grey, device="cpu")
     assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1008))
     torch.testing.assert_close(found.pool, random(grey.expand(-1, 3, -1, -1))[0])
-    with pytest.raises(InputError, match="the weights of the 2015-12-05 Inception"):
-        features.Inception2015(tmp_path / "empty.pth")
+    for content in ({}, [1, 2], 3):
+        torch.save(content, tmp_path / "wrong.pth")
+        with pytest.raises(InputError, match="the published weights of inception-2015-12-05"):
+            features.Inception2015(tmp_path / "wrong.pth")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +153,7 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
         ),
         (
             lambda _, path: features.InceptionTorchvision(path),
-            "weights: given .*the weights of torchvision's Inception-v3",
+            "weights: given .*the published weights of inception-torchvision",
         ),
         (
             lambda tiny, _: in_domain_classifier(Splits(*[Images(tiny.pixels[:, :, :3], tiny.labels)] * 2)),

@@ -34,6 +34,25 @@ def test_continuous_bernoulli_is_a_density_with_its_own_mean():
         assert torch.trapezoid(density * grid, grid).item() == pytest.approx(p.mean.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("logit", [-80.0, -20.0, -0.6, -0.4, 0.0, 1e-3, 0.009, 0.011, 3.0, 40.0])
+def test_continuous_bernoulli_at_every_logit(logit):
+    """Also where torch's own is clamped: log C = log(l / tanh(l / 2)), mean = 1 / (1 - exp(-l)) - 1 / l."""
+    p = likelihoods.ContinuousBernoulli()(torch.tensor(logit).reshape(1, 1, 1))
+    norm = math.log(2) if logit == 0 else math.log(logit / math.tanh(logit / 2))
+    mean = 0.5 if logit == 0 else -1 / math.expm1(-logit) - 1 / logit
+    for x in (0.0, 0.3, 1.0):
+        expected = x * logit - max(logit, 0) - math.log1p(math.exp(-abs(logit))) + norm
+        assert p.log_prob(torch.tensor([[[x]]])).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert p.mean.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_continuous_bernoulli_has_finite_gradients_everywhere():
+    logits = torch.tensor([-80.0, -0.01, 0.0, 0.01, 80.0]).reshape(5, 1, 1, 1).requires_grad_()
+    p = likelihoods.ContinuousBernoulli()(logits)
+    (p.log_prob(torch.full((5, 1, 1, 1), 0.5)).sum() + p.mean.sum()).backward()
+    assert bool(logits.grad.isfinite().all())
+
+
 def test_gaussian_with_variance_one_half_is_the_summed_squared_error():
     x = torch.rand(3, 1, 2, 2)
     p = likelihoods.Gaussian()(LOGITS)

@@ -9,7 +9,7 @@ from pyro.infer import SVI
 from pyro_vae import Metrics, Spec
 from pyro_vae.checks import InputError
 from pyro_vae.spec import read_spec
-from pyro_vae.study import add_metrics, open_model, open_run, run
+from pyro_vae.study import add_metrics, open_model, open_run, read_metrics, run
 
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, binarization="threshold")
 QUIET = {"progress": False, "device": "cpu"}
@@ -61,6 +61,23 @@ def test_a_run_can_be_made_longer(tmp_path):
     expected = run(longer, tmp_path / "whole", **QUIET)[0]
     assert torch.equal(model.encoder[1].weight, expected.encoder[1].weight)
     assert read_spec(tmp_path).epochs == 3
+
+
+def test_nothing_of_a_shorter_training_outlives_it(tmp_path, monkeypatch):
+    run(SPEC, tmp_path, **QUIET)
+    add_metrics(tmp_path, Metrics(frechet=1.0))
+    run(SPEC, tmp_path, resume=True, **QUIET)
+    assert read_metrics(tmp_path) == {"frechet": 1.0, "provenance": {}}  # the same weights
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SVI, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(replace(SPEC, epochs=4), tmp_path, resume=True, **QUIET)
+    with pytest.raises(InputError, match="a finished run"):
+        open_run(tmp_path)
+    run(replace(SPEC, epochs=4), tmp_path, resume=True, **QUIET)
+    assert read_metrics(tmp_path) == {}
+    with pytest.raises(InputError, match="epochs: given 2, expected at least 4"):
+        run(SPEC, tmp_path, resume=True, **QUIET)
+    assert read_spec(tmp_path).epochs == 4
 
 
 def test_a_users_own_images_become_part_of_the_spec(tmp_path):
@@ -115,3 +132,9 @@ def test_a_damaged_spec_is_one_line(tmp_path):
     (tmp_path / "spec.json").write_text('{"dataset": ')
     with pytest.raises(InputError, match="a JSON object"):
         open_run(tmp_path)
+    (tmp_path / "spec.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(InputError, match="a text file in UTF-8"):
+        open_run(tmp_path)
+    (tmp_path / "metrics.json").write_text("[1, 2")
+    with pytest.raises(InputError, match="metrics: given .*a JSON object"):
+        add_metrics(tmp_path, Metrics())

@@ -2,16 +2,21 @@ import csv
 import dataclasses
 import math
 import random
+import warnings
 
 import numpy as np
 import pyro
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
+from torch import nn
 
-from pyro_vae import History, Spec, build, fit
+from pyro_vae import History, Spec, build, evaluate, fit, latent
 from pyro_vae.checks import InputError
+from pyro_vae.data import binarize
+from pyro_vae.device import batches
 from pyro_vae.objectives import Terms, beta_at, objective
+from pyro_vae.training import SharedOptimizer
 
 SPEC = Spec(latent_dim=2, hidden=(16,))
 QUIET = {"progress": False, "device": "cpu", "batch_size": 5}
@@ -50,8 +55,6 @@ def test_one_epoch_is_plain_svi_with_one_optimizer(tiny):
     """The same weights as a loop over Pyro's own SVI and Adam, one optimizer a parameter, from the same seed."""
     model, reference = build(SPEC), build(SPEC)
     fit(model, tiny, epochs=2, binarization="threshold", seed=3, lr=0.01, **QUIET)
-    from pyro_vae.data import batches, binarize
-
     pixels = binarize(tiny, "threshold").pixels
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -71,7 +74,10 @@ def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior):
     whole, interrupted = build(spec), build(spec)
     expected = fit(whole, tiny, epochs=4, **options)
     fit(interrupted, tiny, epochs=2, checkpoint=tmp_path, **options)
-    fresh = build(dataclasses.replace(spec, seed=99))
+    fresh = build(spec)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.normal_()
     torch.rand(7)  # the state of the global generator must not matter
     history = fit(fresh, tiny, epochs=4, checkpoint=tmp_path, resume=True, **options)
     assert same(weights(whole), weights(fresh))
@@ -98,6 +104,16 @@ def test_an_interruption_in_mid_epoch_leaves_a_checkpoint_to_resume(tiny, tmp_pa
     assert same(weights(whole), weights(model))
 
 
+def test_an_interruption_between_gradient_and_step_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
+    whole, model = build(SPEC), build(SPEC)
+    fit(whole, tiny, epochs=2, binarization="threshold", **QUIET)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SharedOptimizer, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(model, tiny, epochs=2, binarization="threshold", checkpoint=tmp_path, **QUIET)
+    fit(model, tiny, epochs=2, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
+    assert same(weights(whole), weights(model))
+
+
 def test_an_interruption_in_the_first_epoch_too(tiny, tmp_path, monkeypatch):
     whole, model = build(SPEC), build(SPEC)
     fit(whole, tiny, epochs=1, binarization="dynamic", **QUIET)
@@ -106,6 +122,51 @@ def test_an_interruption_in_the_first_epoch_too(tiny, tmp_path, monkeypatch):
         fit(model, tiny, epochs=1, binarization="dynamic", checkpoint=tmp_path, **QUIET)
     fit(model, tiny, epochs=1, binarization="dynamic", checkpoint=tmp_path, resume=True, **QUIET)
     assert same(weights(whole), weights(model))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("weight", [math.nan, 1e38, -1e5])
+def test_every_way_to_lose_the_numbers_names_epoch_and_step(digits, weight):
+    """Also one NaN among thousands, which torch's message does not show, and scales that underflow to 0."""
+    model = build(Spec(latent_dim=20))
+    with torch.no_grad():
+        model.encoder[3].bias[30] = weight
+    with pytest.raises(FloatingPointError, match="at epoch 1, step 1"):
+        fit(model, digits.train, epochs=1, binarization="threshold", progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_nan_in_the_validation_pass_stops_before_the_checkpoint(digits, tmp_path, validation):
+    model = build(Spec(latent_dim=20))
+    options = {"lr": 1e30, "batch_size": 5000, "binarization": "threshold", "progress": False, "device": "cpu"}
+    with pyro.validation_enabled(validation), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(FloatingPointError, match="at epoch 1, validation"):
+            fit(model, digits.train, validation=digits.test, epochs=1, checkpoint=tmp_path, **options)
+    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00000"]
+
+
+def with_batch_norm_and_dropout():
+    model = build(SPEC)
+    model.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
+    model.spec = None
+    return model
+
+
+def test_validation_is_in_evaluation_mode(tiny):
+    """The held-out images move no running mean, and draw no dropout mask."""
+    torch.manual_seed(0)
+    model = with_batch_norm_and_dropout()
+    state = torch.get_rng_state()
+    fit(model, tiny, validation=tiny, epochs=2, binarization="threshold", progress=False, device="cpu", batch_size=6)
+    assert int(model.encoder[2].num_batches_tracked) == 4
+    assert torch.equal(torch.get_rng_state(), state)
+    model.train()
+    first, second = (evaluate(model, tiny, binarization="threshold", device="cpu") for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.encoder[3].training
+    assert torch.equal(latent.codes(model, tiny, device="cpu"), latent.codes(model, tiny, device="cpu"))
 
 
 @pytest.mark.parametrize("validation", [True, False])
@@ -238,7 +299,10 @@ def test_an_elbo_of_pyros_may_be_given(tiny):
         ({"beta": -0.5}, "beta: given -0.5, expected a finite number of at least 0"),
         ({"beta_warmup": 0.5}, "beta_warmup: given 0.5"),
         ({"objective": "elbow"}, "did you mean 'elbo'"),
-        ({"objective": 3}, "objective: given 3"),
+        ({"objective": 3}, "objective: given 'int', expected a name, or one of Pyro's Trace_ELBO"),
+        ({"objective": JitTrace_ELBO()}, "objective: given 'JitTrace_ELBO'"),
+        ({"objective": ReweightedWakeSleep()}, "objective: given 'ReweightedWakeSleep'"),
+        ({"seed": 2**63}, "seed: given 9223372036854775808"),
         ({"objective": "iwae"}, "particles: given 1, expected at least 2"),
         ({"particles": 0}, "particles: given 0"),
         ({"binarization": "grey"}, "binarization: given 'grey'"),

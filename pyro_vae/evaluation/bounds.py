@@ -11,10 +11,11 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyro_vae import checks
-from pyro_vae.data import Images, batches, binarize, choose_device, resident
+from pyro_vae.data import Images, binarize
+from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits, warn_of_grey
+from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
 from pyro_vae.posteriors import location
 
 
@@ -41,7 +42,7 @@ class Bounds:
     mse_per_pixel: float
     mse_per_pixel_sampled: float | None
     reconstruction_nats: float
-    reconstruction_se: float
+    reconstruction_se: float | None
     kl_per_sample: float | None = None
     kl_se: float | None = None
     kl_is_exact: bool | None = None
@@ -93,11 +94,11 @@ def bounds(
     Args:
         model: a `VAE` or `Autoencoder`; moved to the device, its training mode as before afterwards.
         images: the images to judge on; means are over images, so batches of unequal length weigh as they should.
-        binarization: as in training; `dynamic` draws each image once here, from `seed`, and equals `static`.
+        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         samples: posterior samples an image for the Monte Carlo parts.
         batch_size: images at a time.
         device: `auto` is CUDA where there is one, else the CPU.
-        seed: of the binarization and the posterior samples. The global generators are as before afterwards.
+        seed: of the posterior samples. The global generators are as before afterwards.
         progress: a progress bar, where standard error is a terminal.
 
     >>> from pyro_vae import Spec, build, load_data
@@ -106,25 +107,23 @@ def bounds(
     (359, True)
     """
     checks.positive_integer("samples", samples)
+    checks.seed("seed", seed)
     checks.positive_integer("batch_size", batch_size)
     target = choose_device(device)
     model.to(target)
-    fixed = binarize(images, "static" if binarization == "dynamic" else binarization, seed)
+    fixed = binarize(images, "static" if binarization == "dynamic" else binarization)
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
-    was_training = model.training
-    model.eval()
     per_image: dict[str, list[Tensor]] = {}
     kl_is_exact = None
-    with own_generators(target, seed), torch.inference_mode():
+    with own_generators(target, seed), evaluating(model):
         chunks = batches(resident(fixed.pixels, target), batch_size, target)
         steps = -(-len(fixed) // batch_size)
         for x in tqdm(chunks, "ELBO", total=steps, unit="batch", leave=False, disable=None if progress else True):
             values, exact = _terms(model, x, samples)
             kl_is_exact = exact
             for name, value in values.items():
-                per_image.setdefault(name, []).append(value.double().cpu())
-    model.train(was_training)
+                per_image.setdefault(name, []).append(value.cpu().double())
     columns = {name: torch.cat(parts) for name, parts in per_image.items()}
     if "kl" in columns:
         columns["elbo"] = -(columns["reconstruction"] + columns["kl"])
@@ -151,20 +150,21 @@ def _terms(model: Model, x: Tensor, samples: int) -> tuple[dict[str, Tensor], bo
     values = {"squared_error": _squared_error(x, model.decode(location(q)).mean)}
     if isinstance(model, Autoencoder):  # a point mass: nothing to sample, no KL
         return values | {"reconstruction": -model.decode(location(q)).log_prob(x)}, None
-    z = q.rsample((samples,))
-    p_x = model.decode(z)
-    kl, exact = kl_per_image(q, model.prior(), z)
-    return values | {
-        "squared_error_sampled": _squared_error(x, p_x.mean).mean(0),
-        "reconstruction": -p_x.log_prob(x).mean(0),
-        "kl": kl,
-    }, exact
+    p = model.prior()
+    total: dict[str, Tensor] = {}
+    for _ in range(samples):  # one at a time, so that memory does not grow with their number
+        z = q.rsample((1,))
+        p_x = model.decode(z[0])
+        kl, exact = kl_per_image(q, p, z)
+        parts = {"squared_error_sampled": _squared_error(x, p_x.mean), "reconstruction": -p_x.log_prob(x), "kl": kl}
+        total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
+    return values | total, exact
 
 
 def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (x - reconstruction).square().flatten(-3).mean(-1)
 
 
-def _standard_error(column: Tensor) -> float:
-    """Of the mean; 0 for a single image, whose spread is unknown."""
-    return column.std().item() / len(column) ** 0.5 if len(column) > 1 else 0.0
+def _standard_error(column: Tensor) -> float | None:
+    """Of the mean; None for a single image, whose spread is unknown."""
+    return column.std().item() / len(column) ** 0.5 if len(column) > 1 else None

@@ -8,6 +8,7 @@ comparable.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import tempfile
@@ -22,8 +23,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from pyro_vae import checks, files
-from pyro_vae.data import Images, Splits, batches, choose_device, resident
+from pyro_vae.data import Images, Splits
+from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
+from pyro_vae.models.images import evaluating
 
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision")
 _INCEPTION_FILES = {
@@ -74,7 +77,7 @@ def extract(
     target = choose_device(device)
     if isinstance(extractor, nn.Module):
         extractor.to(target)
-    with torch.inference_mode():
+    with evaluating(extractor) if isinstance(extractor, nn.Module) else torch.inference_mode():
         parts = [extractor(_unit(part).to(target)) for part in images.split(batch_size)]
     logits = [part.logits.cpu() for part in parts if part.logits is not None]
     return Features(torch.cat([part.pool.cpu() for part in parts]), torch.cat(logits) if logits else None)
@@ -231,15 +234,28 @@ def find_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Pa
     )
 
 
-def _safe_state(weights: str | os.PathLike[str], what: str) -> dict[str, Tensor]:
+# The published file names end in these digits: weights with others are other weights.
+_INCEPTION_DIGESTS = {"inception-2015-12-05": "6726825d", "inception-torchvision": "0cc3c7bd"}
+
+
+def _safe_state(weights: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
     try:
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise _wrong_weights(weights, what, error) from error
+        content = Path(weights).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if not digest.startswith(_INCEPTION_DIGESTS[name]):
+            raise ValueError(f"its SHA-256 begins with {digest[:8]}, not {_INCEPTION_DIGESTS[name]}")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise _wrong_weights(weights, name, error) from error
+    if not isinstance(state, dict):
+        raise _wrong_weights(weights, name, ValueError(f"it holds a {type(state).__name__}"))
+    return state
 
 
-def _wrong_weights(weights: str | os.PathLike[str], what: str, error: Exception) -> checks.InputError:
-    return checks.fail("weights", str(weights), f"the weights of {what} ({' '.join(str(error).split())[:200]})")
+def _wrong_weights(weights: str | os.PathLike[str], name: str, error: Exception) -> checks.InputError:
+    return checks.fail(
+        "weights", str(weights), f"the published weights of {name} ({' '.join(str(error).split())[:200]})"
+    )
 
 
 class Inception2015(nn.Module):
@@ -255,7 +271,7 @@ class Inception2015(nn.Module):
             raise checks.fail(
                 "extractor", "inception-2015-12-05", "the extra that has it: pip install 'pyro_vae[fid]'"
             ) from error
-        state = _safe_state(weights, "the 2015-12-05 Inception")
+        state = _safe_state(weights, "inception-2015-12-05")
         # torch-fidelity unpickles whatever file it is given, so it gets one that holds these tensors and nothing else.
         with tempfile.TemporaryDirectory() as folder:
             clean = Path(folder) / "weights.pth"
@@ -265,13 +281,13 @@ class Inception2015(nn.Module):
                     "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(clean)
                 )
             except RuntimeError as error:
-                raise _wrong_weights(weights, "the 2015-12-05 Inception", error) from error
+                raise _wrong_weights(weights, "inception-2015-12-05", error) from error
         self.name = f"inception-2015-12-05@{fingerprint(self.network)[:8]}"
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Features:
         """Features of floats in [0, 1], rounded to 256 levels, grey ones in three equal channels."""
-        pool, logits = self.network((_rgb(images) * 255).round().to(torch.uint8))
+        pool, logits = self.network((_rgb(images) * 255).round().clamp(0, 255).to(torch.uint8))
         return Features(pool, logits)
 
 
@@ -288,9 +304,9 @@ class InceptionTorchvision(nn.Module):
 
         self.network = inception_v3(weights=None, init_weights=False, transform_input=False)
         try:
-            self.network.load_state_dict(_safe_state(weights, "torchvision's Inception-v3"))
+            self.network.load_state_dict(_safe_state(weights, "inception-torchvision"))
         except RuntimeError as error:
-            raise _wrong_weights(weights, "torchvision's Inception-v3", error) from error
+            raise _wrong_weights(weights, "inception-torchvision", error) from error
         self.name = f"inception-torchvision@{fingerprint(self.network)[:8]}"
         self.head, self.network.fc = self.network.fc, nn.Identity()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])

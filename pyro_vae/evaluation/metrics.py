@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from pyro_vae import __version__, checks
-from pyro_vae.data import Images, choose_device
+from pyro_vae.data import Images
+from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.features import Extractor, extract
 from pyro_vae.evaluation.generation import frechet_from_features, inception_score
@@ -43,7 +44,9 @@ class Metrics:
     frechet: float | None = _metric(
         "Frechet distance", "features of samples against those of real images; lower is better"
     )
-    inception_score_mean: float | None = _metric("inception score", "of samples, mean over splits; higher is better", 3)
+    inception_score_mean: float | None = _metric(
+        "classifier score", "of samples, mean over splits; higher is better", 3
+    )
     inception_score_std: float | None = None
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -64,8 +67,13 @@ class Metrics:
             digits, error = one.metadata["digits"], errors.get(one.name)
             text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
             scored = one.name in ("frechet", "inception_score_mean")
-            meaning = one.metadata["meaning"] + (f" ({self.extractor})" if scored else "")
-            found.append((one.metadata["label"], text, meaning))
+            label, meaning = one.metadata["label"], one.metadata["meaning"]
+            if scored and self.extractor is not None:
+                drawn = self.provenance.get(one.name, {}).get("num_generated")
+                meaning += f" ({self.extractor}, {drawn} samples)"
+                if self.extractor.startswith("inception-2015-12-05@"):  # no other network's scores may have these names
+                    label = {"frechet": "FID", "inception_score_mean": "Inception Score"}[one.name]
+            found.append((label, text, meaning))
         return found
 
 
@@ -88,7 +96,7 @@ def evaluate(
     Args:
         model: a `VAE` or `Autoencoder`.
         images: test images; also the reference of the Frechet distance, as they are, before any binarization.
-        binarization: as in training; `dynamic` draws each image once, from `seed`.
+        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         extractor: see :mod:`pyro_vae.evaluation.features`; without one, samples are not scored. An autoencoder has no
             samples to score.
         num_generated: images to draw for the scores; by default as many as `images`.
@@ -106,6 +114,10 @@ def evaluate(
     """
     if num_generated is not None:
         checks.positive_integer("num_generated", num_generated)
+    if extractor is not None and (num_generated or len(images)) < max(splits, 2):
+        raise checks.fail(
+            "num_generated", num_generated or len(images), f"at least {max(splits, 2)}, one image a split"
+        )
     measured = bounds(
         model,
         images,
@@ -139,7 +151,9 @@ def evaluate(
     if extractor is not None and not isinstance(model, Autoencoder):
         drawn = prior_samples(model, num_generated or len(images), batch_size=batch_size, device=device, seed=seed)
         # 256 grey levels, as the real images have.
-        generated = extract(extractor, (drawn * 255).round().to(torch.uint8), batch_size=batch_size, device=device)
+        generated = extract(
+            extractor, (drawn * 255).round().clamp(0, 255).to(torch.uint8), batch_size=batch_size, device=device
+        )
         real = extract(extractor, images.pixels, batch_size=batch_size, device=device)
         scores = {"frechet": frechet_from_features(real.pool, generated.pool)}
         if generated.logits is not None:

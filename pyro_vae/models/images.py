@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
@@ -29,13 +31,28 @@ def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDi
     return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients inside; each part in its own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     parameter = next(model.parameters())
     x = images.take(slice(0, 1)).as_float().to(parameter)
     try:
-        with torch.no_grad():
+        with evaluating(model):
             shape = tuple(model.reconstruct(x).shape[1:])
+    except ValueError:  # weights that are not finite: a matter of numbers, not of shapes
+        return
     except RuntimeError as error:
         raise checks.fail(
             "images", f"shape {images.shape}", f"images that the model's encoder takes ({error})"

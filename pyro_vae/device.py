@@ -1,0 +1,63 @@
+"""Pixels on the training device, and batches of them: uint8 until the batch, shuffled where they lie."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; anything else is taken by its word."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise checks.fail("device", str(device), "auto, cpu, or a device of this machine") from error
+    return chosen
+
+
+def resident(pixels: Tensor, device: torch.device, free_bytes: int | None = None) -> Tensor:
+    """The uint8 pixels on `device`; where they would take over half of its free memory, on the host, with a warning.
+
+    `free_bytes` is asked of the device where it is not given.
+    """
+    if device.type == "cpu" or pixels.device == device:
+        return pixels.to(device)
+    if free_bytes is None and device.type == "cuda":
+        free_bytes = torch.cuda.mem_get_info(device)[0]
+    if free_bytes is not None and pixels.nbytes > free_bytes / 2:
+        warnings.warn(
+            f"{pixels.nbytes / 2**20:.0f} MiB of pixels stay on the host and stream to {device}, "
+            f"which has {free_bytes / 2**20:.0f} MiB free",
+            stacklevel=3,
+        )
+        return pixels.cpu()
+    return pixels.to(device)
+
+
+def batches(
+    pixels: Tensor, batch_size: int, device: torch.device, *, shuffle: bool = False, dynamic: bool = False
+) -> Iterator[Tensor]:
+    """Float32 batches in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
+
+    The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
+    The pixels stay uint8 until here; they are gathered where they lie.
+    """
+    order = torch.randperm(len(pixels), device=pixels.device) if shuffle else None
+    for start in range(0, len(pixels), batch_size):
+        stop = start + batch_size
+        batch = pixels[start:stop] if order is None else pixels[order[start:stop]]
+        x = to_unit(batch.to(device))
+        yield x.bernoulli() if dynamic else x
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 grey levels as float32 in [0, 1]."""
+    return pixels.to(torch.float32) / 255

@@ -1,0 +1,31 @@
+"""Every example runs, and so does every Python block of the README."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_makes_figures(path, capsys):
+    torch.manual_seed(0)
+    names = runpy.run_path(str(path))
+    assert any(isinstance(value, Figure) for value in names.values())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_readme_block(block, capsys):
+    torch.manual_seed(0)
+    exec(compile(block, "README.md", "exec"), {})  # noqa: S102 (our own text)
+
+
+def test_there_is_something_to_run():
+    assert EXAMPLES
+    assert BLOCKS
