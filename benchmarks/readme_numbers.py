@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pyro_vae import Spec, evaluate, files
 from pyro_vae.evaluation import features
+from pyro_vae.spec import GROUPS
 from pyro_vae.study import environment, run
 
 CONV = {"network": "conv", "epochs": 25, "validation_fraction": 0.0}
@@ -36,7 +37,7 @@ def main() -> None:
     for name, spec in SPECS.items():
         model, history, images = run(spec, arguments.out / name, data_root=arguments.data_root, resume=True)
         classifier = features.by_name("classifier", images)
-        metrics = evaluate(model, images.test, extractor=classifier, progress=True)
+        metrics = evaluate(model, images.test, metrics=GROUPS, extractor=classifier, train=images.train, progress=True)
         pixels, beta_kl = images.test.pixels[0].numel(), spec.beta * metrics.kl_per_sample
         results[name] = {
             "spec": spec.to_dict(),

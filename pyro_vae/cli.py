@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from pyro_vae import __version__
 from pyro_vae.checks import InputError, fail, one_of
-from pyro_vae.spec import DATASETS, SPEC_FIELDS, Spec, check_dataset, read_spec
+from pyro_vae.spec import DATASETS, GROUPS, SPEC_FIELDS, Spec, check_dataset, read_spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -152,6 +152,19 @@ def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
 @app.command()
 def evaluate(
     run: Run,
+    metrics: Annotated[str, typer.Option(help="groups, with commas: bounds, codes, evidence, samples")] = ",".join(
+        GROUPS
+    ),
+    k: Annotated[int, typer.Option(help="importance samples an image", parser=_whole_number, metavar="INTEGER")] = 5000,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            help="images to generate for the scores of samples; as many as test images by default",
+            parser=_whole_number,
+            metavar="INTEGER",
+            show_default=False,
+        ),
+    ] = None,
     extractor: Annotated[
         str,
         typer.Option(
@@ -161,21 +174,17 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option(help="file of Inception weights; else torch's hub cache", show_default=False)
     ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            help="images to generate for them; as many as test images by default",
-            parser=_whole_number,
-            metavar="INTEGER",
-            show_default=False,
-        ),
-    ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Judge a trained model on the test images; results are added to the run's metrics.json."""
+    """Judge a trained model on the test images; each group of results is added to metrics.json as it comes."""
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in chosen or [metrics]:
+        one_of("--metrics", name, GROUPS)
     one_of("--extractor", extractor, ("classifier", "inception-2015-12-05", "inception-torchvision", "none"))
+    if k < 1:
+        raise fail("--k", k, "a whole number of at least 1")
     if n is not None and n < 10:
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
 
@@ -185,18 +194,27 @@ def evaluate(
 
     model, spec, images = study.open_run(run, data_root)
     study.read_metrics(run)  # a damaged file is noticed before the work, not after it
-    chosen = None if extractor == "none" else features.by_name(extractor, images, weights=weights, device=device)
-    metrics = evaluate_model(
-        model,
-        images.test,
-        binarization=spec.binarization,
-        extractor=chosen,
-        num_generated=n,
-        device=device,
-        seed=seed,
-    )
-    study.add_metrics(run, metrics)
-    _print_metrics(metrics, f"{run}, test images")
+    judge = None
+    if "samples" in chosen and extractor != "none" and spec.model != "autoencoder":
+        judge = features.by_name(extractor, images, weights=weights, device=device)
+    if judge is None:
+        chosen = [name for name in chosen if name != "samples"]
+    for name in chosen:
+        found = evaluate_model(
+            model,
+            images.test,
+            metrics=[name],
+            binarization=spec.binarization,
+            k=k,
+            extractor=judge,
+            num_generated=n,
+            train=images.train,
+            device=device,
+            seed=seed,
+            progress=True,
+        )
+        study.add_metrics(run, found)
+        _print_metrics(found, f"{run}, {name} of {len(images.test):,} test images")
 
 
 @app.command()
@@ -252,6 +270,8 @@ def _print_metrics(metrics: Any, title: str) -> None:
     table.add_column("what it is", overflow="fold")
     for label, value, meaning in metrics.rows():
         table.add_row(label, value, meaning)
+    if metrics.extractor is not None:
+        table.caption, table.caption_justify = f"samples are judged by {metrics.extractor}", "left"
     Console().print(table)
 
 

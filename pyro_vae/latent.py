@@ -11,7 +11,7 @@ from pyro_vae import checks
 from pyro_vae.data import Images
 from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
-from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models import Model, with_prior
 from pyro_vae.models.images import check_fits, evaluating
 from pyro_vae.posteriors import location
 
@@ -43,15 +43,12 @@ def prior_samples(
     """
     checks.positive_integer("n", n)
     checks.seed("seed", seed)
-    if isinstance(model, Autoencoder):
-        raise checks.fail(
-            "model", type(model).__name__, "a model with a prior; a deterministic autoencoder has none to sample from"
-        )
+    vae = with_prior(model)
     target = choose_device(device)
     model.to(target)
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     with own_generators(target, seed), evaluating(model):
-        return torch.cat([model.sample(size).cpu() for size in sizes])
+        return torch.cat([vae.sample(size).cpu() for size in sizes])
 
 
 def decode_codes(model: Model, z: Tensor) -> Tensor:

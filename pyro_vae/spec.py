@@ -20,6 +20,7 @@ LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learne
 PRIORS = ("standard-normal",)
 POSTERIORS = ("normal", "planar", "conditional-planar")
 OBJECTIVES = ("elbo", "mean-field", "iwae")
+GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
 
 
 def _field(default: Any, help: str) -> Any:

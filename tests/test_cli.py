@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pyro.infer import SVI
 
 from pyro_vae import __version__, demo, files
 from pyro_vae.cli import main
+from pyro_vae.evaluation import metrics
 from pyro_vae.spec import SPEC_FIELDS
 
 TRAIN = [
@@ -59,13 +61,31 @@ def test_train_fills_a_run_folder(trained):
 
 def test_evaluate_adds_scores_of_samples(trained, capsys):
     before = json.loads((trained / "metrics.json").read_text())
-    assert main(["evaluate", str(trained), "--n", "100", "--device", "cpu"]) == 0
+    assert main(["evaluate", str(trained), "--n", "100", "--k", "50", "--device", "cpu"]) == 0
     after = json.loads((trained / "metrics.json").read_text())
     assert {"frechet", "inception_score_mean", "inception_score_std", "extractor"} <= set(after) - set(before)
+    assert {"nll_nats", "nll_se", "pareto_k", "frechet_floor", "precision"} <= set(after) - set(before)
+    assert after["active_units"] == before["active_units"]
+    assert after["provenance"]["nll_nats"]["k"] == 50
     assert after["mse_per_pixel"] == before["mse_per_pixel"]
     out = capsys.readouterr().out
     assert after["extractor"] in " ".join(out.split())
     assert "FID" not in out  # that name belongs to the Inception of 2015-12-05
+
+
+def test_an_interrupted_evaluation_keeps_what_it_had(tmp_path, monkeypatch, trained):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "metrics.json").unlink()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metrics, "evidence", interrupted)
+    assert main(["evaluate", str(folder), "--metrics", "bounds,evidence", "--device", "cpu"]) == 1
+    found = json.loads((folder / "metrics.json").read_text())
+    assert "elbo_nats" in found
+    assert "nll_nats" not in found
 
 
 def test_sample_draws_a_picture(trained, tmp_path, capsys):
@@ -130,7 +150,7 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
     assert not (folder / "figures" / "samples.png").exists()
     capsys.readouterr()
     assert main(["sample", str(folder), "--out", str(tmp_path / "a.png")]) == 2
-    assert "has none to sample from" in capsys.readouterr().err
+    assert "a deterministic autoencoder has none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,6 +181,9 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         (["train", "--out", "FILE/run"], "expected a place that can be read and written"),
         (["train", "--out", "FILE"], "out: given .*expected a folder, or a name that is free"),
         (["evaluate", "OUT"], "run: given .*expected a folder that `pyro-vae train` made"),
+        (["evaluate", "RUN", "--metrics", "bounds,evidense"], "metrics: given 'evidense', .*did you mean 'evidence'"),
+        (["evaluate", "RUN", "--metrics", ","], "metrics: given ','"),
+        (["evaluate", "RUN", "--k", "0"], "--k: given 0"),
         (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
         (
             ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],

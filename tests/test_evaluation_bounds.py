@@ -7,7 +7,7 @@ from test_models import linear_gaussian
 from pyro_vae import Images, Spec, build, evaluate, fit
 from pyro_vae.checks import InputError
 from pyro_vae.evaluation import bounds, kl_per_image, mse_per_pixel
-from pyro_vae.spec import LIKELIHOODS, POSTERIORS
+from pyro_vae.spec import GROUPS, LIKELIHOODS, POSTERIORS
 
 CPU = {"device": "cpu"}
 
@@ -58,8 +58,8 @@ def test_mse_is_over_all_pixels_decoding_the_mean(tiny):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_autoencoder_has_no_kl_and_no_elbo(tiny, likelihood):
     model = build(Spec(model="autoencoder", likelihood=likelihood, latent_dim=3))
-    metrics = evaluate(model, tiny, binarization="threshold", **CPU).to_dict()
-    assert set(metrics) == {"mse_per_pixel", "reconstruction_nats", "reconstruction_se", "provenance"}
+    metrics = evaluate(model, tiny, metrics=GROUPS, extractor=len, binarization="threshold", **CPU).to_dict()
+    assert set(metrics) == {"mse_per_pixel", "reconstruction_nats", "reconstruction_se", "active_units", "provenance"}
 
 
 def test_batches_of_unequal_length_weigh_as_they_should(tiny):
@@ -151,7 +151,12 @@ def test_grey_pixels_warn(tiny):
         (lambda tiny: bounds(build(Spec()), tiny, batch_size=-1), "batch_size: given -1"),
         (lambda tiny: bounds(build(Spec()), tiny, binarization="x"), "binarization: given 'x'"),
         (lambda tiny: evaluate(build(Spec(dataset="mnist")), tiny), "images: given"),
-        (lambda tiny: evaluate(build(Spec()), tiny, num_generated=0), "num_generated: given 0"),
+        (
+            lambda tiny: evaluate(build(Spec()), tiny, metrics=["bound"]),
+            "metrics: given 'bound', .*did you mean 'bounds'",
+        ),
+        (lambda tiny: evaluate(build(Spec()), tiny, metrics=["samples"]), "extractor: given None"),
+        (lambda tiny: evaluate(build(Spec()), tiny, extractor=len, num_generated=0), "num_generated: given 0"),
         (
             lambda tiny: evaluate(build(Spec()), tiny, num_generated=5, extractor=len),
             "num_generated: given 5, expected at least 10",

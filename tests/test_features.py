@@ -4,7 +4,14 @@ from torch import nn
 
 from pyro_vae import Images, Spec, Splits, build, evaluate
 from pyro_vae.checks import InputError
-from pyro_vae.evaluation import Features, extract, features, in_domain_classifier
+from pyro_vae.evaluation import (
+    Features,
+    ModuleExtractor,
+    extract,
+    extract_cached,
+    features,
+    in_domain_classifier,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,37 @@ class Flat(nn.Module):
 
     def forward(self, images):
         return Features(images.flatten(1), None)
+
+
+def test_features_of_real_images_are_cached_by_extractor_and_images(digits, tmp_path):
+    calls = []
+
+    class Counting(Flat):
+        def forward(self, images):
+            calls.append(len(images))
+            return super().forward(images)
+
+    first, second = (extract_cached(Counting(), digits.test, cache=tmp_path, device="cpu") for _ in range(2))
+    assert sum(calls) == 359
+    assert torch.equal(first.pool, second.pool)
+    assert second.logits is None
+    extract_cached(Counting(), digits.train, cache=tmp_path, device="cpu")
+    other = Counting()
+    other.name = "pixels@other"
+    extract_cached(other, digits.test, cache=tmp_path, device="cpu")
+    assert sum(calls) == 359 * 2 + 1438
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"damaged")
+    assert torch.equal(extract_cached(Counting(), digits.test, cache=tmp_path, device="cpu").pool, first.pool)
+
+
+def test_any_module_can_be_an_extractor(tiny):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+    extractor = ModuleExtractor(module, "mine", 16)
+    assert extractor.name == f"mine@{features.fingerprint(module)[:8]}"
+    assert extract(extractor, tiny.pixels, device="cpu").pool.shape == (12, 16)
+    with pytest.raises(InputError, match=r"module: given .*\(12, 16\)', expected \(12, 15\)"):
+        extract(ModuleExtractor(module, "mine", 15), tiny.pixels, device="cpu")
 
 
 def test_an_extractor_without_logits_gives_no_inception_score(digits):

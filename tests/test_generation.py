@@ -8,10 +8,12 @@ import torch
 from pyro_vae.checks import InputError
 from pyro_vae.evaluation import (
     Moments,
+    frechet_at_infinity,
     frechet_distance,
     frechet_from_features,
     frechet_from_stats,
     inception_score,
+    kernel_distance_from_features,
 )
 
 
@@ -134,3 +136,136 @@ def test_splits_cover_all_images():
 def test_bad_features_are_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_kernel_distance_is_the_difference_of_moments():
+    """For d = 1 the kernel's expectation is a polynomial in moments: of N(0, 1) and N(m, 1) it is known."""
+    m = 1.0
+    moments_x, moments_y = (1, 0, 1, 0), (1, m, 1 + m**2, 3 * m + m**3)  # E x^k, k = 0 to 3
+    binomial = (1, 3, 3, 1)
+
+    def expectation(a, b):
+        return sum(c * p * q for c, p, q in zip(binomial, a, b, strict=True))
+
+    expected = (
+        expectation(moments_x, moments_x) + expectation(moments_y, moments_y) - 2 * expectation(moments_x, moments_y)
+    )
+    found = kernel_distance_from_features(normal(20_000, 1, 0), normal(20_000, 1, 1) + m, subsets=100, subset_size=1000)
+    assert found.mean == pytest.approx(expected, rel=0.05)
+    assert found.std > 0
+
+
+def test_kernel_distance_is_unbiased_at_small_samples():
+    values = [
+        kernel_distance_from_features(normal(20, 3, 2 * i), normal(20, 3, 2 * i + 1), subsets=1, subset_size=20).mean
+        for i in range(300)
+    ]
+    mean, error = sum(values) / 300, torch.tensor(values).std().item() / 300**0.5
+    assert abs(mean) < 4 * error
+    assert min(values) < 0  # not clipped
+
+
+def test_kernel_distance_by_hand():
+    x, y = normal(4, 2, 0), normal(4, 2, 1)
+
+    def kernel(a, b):
+        return (a @ b / 2 + 1).item() ** 3
+
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs if i != j) / 12
+    expected = within - 2 * sum(kernel(x[i], y[j]) for i, j in pairs) / 16
+    assert kernel_distance_from_features(x, y, subsets=3, subset_size=4).mean == pytest.approx(expected)
+    few = kernel_distance_from_features(x, y, subsets=3, subset_size=1000)
+    assert few.subset_size == 2
+
+
+def test_frechet_at_infinity_takes_the_bias_away():
+    d, n = 10, 4000
+    real = Moments(2, torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))  # N(0, I), exactly
+    found = [frechet_at_infinity(real, normal(n, d, seed), smallest=1000, seed=seed) for seed in range(20)]
+    bias = d / n + d * (d + 1) / (4 * n)
+    assert sum(one.distances[-1] for one in found) / 20 == pytest.approx(bias, rel=0.15)
+    values = torch.tensor([one.value for one in found])
+    assert abs(values.mean().item()) < min(bias / 4, 4 * values.std().item() / 20**0.5)
+    assert len(found[0].sizes) == 15
+    assert (found[0].sizes[0], found[0].sizes[-1]) == (1000, n)
+
+
+def test_frechet_at_infinity_is_the_intercept_of_its_points():
+    found = frechet_at_infinity(Moments.of([normal(300, 3, 0)]), normal(400, 3, 1), points=4)
+    x = torch.tensor([[1, 1 / size] for size in found.sizes], dtype=torch.float64)
+    line = torch.linalg.lstsq(x, torch.tensor(found.distances, dtype=torch.float64)[:, None]).solution.flatten()
+    assert (found.value, found.slope) == pytest.approx(tuple(line.tolist()), rel=1e-6)
+    assert found.sizes == (200, 267, 333, 400)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kernel_distance_from_features(torch.randn(5, 3), torch.randn(5, 2)), "y: given '2 features'"),
+        (
+            lambda: kernel_distance_from_features(torch.randn(5, 3), torch.randn(5, 3), subset_size=1),
+            "subset_size: given 1",
+        ),
+        (lambda: kernel_distance_from_features(torch.randn(5, 3), torch.randn(5, 3), subsets=0), "subsets: given 0"),
+        (lambda: frechet_at_infinity(Moments.of([torch.randn(9, 2)]), torch.randn(9, 2), points=2), "points: given 2"),
+        (
+            lambda: frechet_at_infinity(Moments.of([torch.randn(9, 2)]), torch.randn(9, 2), smallest=9),
+            "smallest: given 9",
+        ),
+    ],
+)
+def test_bad_arguments_of_the_others_are_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def shared_extractor(d=32):
+    """Random features of random images: what both we and the peers are given."""
+    return normal(300, d, 5), normal(280, d, 6) * 1.2 + 0.1
+
+
+def test_agreement_with_torch_fidelity():
+    pytest.importorskip("torch_fidelity", reason="the extra fid is not installed")
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = shared_extractor()
+    statistics = [fid_features_to_statistics(part) for part in (x, y)]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_from_features(x, y) == pytest.approx(expected, rel=1e-6)
+    ours = inception_score(x, splits=1)
+    theirs = isc_features_to_metric(x, splits=1)
+    assert ours.mean == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
+    kid = kid_features_to_metric(
+        x,
+        y,
+        kid_subsets=1,
+        kid_subset_size=280,
+        kid_degree=3,
+        kid_gamma=None,
+        kid_coef0=1,
+        kid_kernel="poly",
+        verbose=False,
+    )["kernel_inception_distance_mean"]
+    # One subset of 280 of each: all of y, and a draw of x that differs from ours by chance.
+    drawn = [kernel_distance_from_features(x, y, subsets=1, subset_size=280, seed=seed).mean for seed in range(20)]
+    assert min(drawn) - 0.05 < kid < max(drawn) + 0.05
+
+
+def test_agreement_with_torchmetrics():
+    torchmetrics = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+
+    class Pixels(torch.nn.Module):
+        num_features = 32
+
+        def forward(self, x):
+            return x.flatten(1)
+
+    x, y = shared_extractor()
+    peer = torchmetrics.FrechetInceptionDistance(feature=Pixels(), normalize=False).set_dtype(torch.float64)
+    peer.inception.num_features = 32
+    for part, real in ((x, True), (y, False)):
+        peer.update(part, real=real)
+    assert frechet_from_features(x, y) == pytest.approx(peer.compute().item(), rel=1e-6)

@@ -1,33 +1,102 @@
 """Judging trained models; nothing here trains one (only `features` trains its own small classifier)."""
 
+from pyro_vae.evaluation.annealing import Annealed, TwoSided, annealed_log_likelihood, two_sided_log_likelihood
 from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
-from pyro_vae.evaluation.features import Classifier, Extractor, Features, extract, in_domain_classifier
+from pyro_vae.evaluation.codes import (
+    ActiveUnits,
+    AggregatePosterior,
+    Probes,
+    active_units,
+    aggregate_posterior,
+    kl_per_dimension,
+    probe_accuracy,
+)
+from pyro_vae.evaluation.disentanglement import (
+    DCI,
+    Gap,
+    dci_from_importance,
+    disentanglement_completeness_informativeness,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
+from pyro_vae.evaluation.divergences import Divergences, divergences
+from pyro_vae.evaluation.features import (
+    Classifier,
+    Extractor,
+    Features,
+    ModuleExtractor,
+    extract,
+    extract_cached,
+    in_domain_classifier,
+)
 from pyro_vae.evaluation.generation import (
+    FrechetAtInfinity,
     InceptionScore,
+    KernelDistance,
     Moments,
+    confidence,
+    frechet_at_infinity,
     frechet_distance,
     frechet_from_features,
     frechet_from_stats,
     inception_score,
+    kernel_distance_from_features,
 )
+from pyro_vae.evaluation.inference_data import to_inference_data
+from pyro_vae.evaluation.likelihood import Evidence, ParetoSmoothed, evidence, log_mean_weight, pareto_smooth
 from pyro_vae.evaluation.metrics import Metrics, evaluate
+from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
 
 __all__ = [
+    "DCI",
+    "ActiveUnits",
+    "AggregatePosterior",
+    "Annealed",
     "Bounds",
     "Classifier",
+    "Divergences",
+    "Evidence",
     "Extractor",
     "Features",
+    "FrechetAtInfinity",
+    "Gap",
     "InceptionScore",
+    "KernelDistance",
     "Metrics",
+    "ModuleExtractor",
     "Moments",
+    "Neighbourhoods",
+    "ParetoSmoothed",
+    "Probes",
+    "TwoSided",
+    "active_units",
+    "aggregate_posterior",
+    "annealed_log_likelihood",
     "bounds",
+    "confidence",
+    "dci_from_importance",
+    "disentanglement_completeness_informativeness",
+    "divergences",
     "evaluate",
+    "evidence",
     "extract",
+    "extract_cached",
+    "frechet_at_infinity",
     "frechet_distance",
     "frechet_from_features",
     "frechet_from_stats",
     "in_domain_classifier",
     "inception_score",
+    "kernel_distance_from_features",
+    "kl_per_dimension",
     "kl_per_image",
+    "log_mean_weight",
     "mse_per_pixel",
+    "mutual_information_gap",
+    "neighbourhoods_from_features",
+    "pareto_smooth",
+    "probe_accuracy",
+    "separated_attribute_predictability",
+    "to_inference_data",
+    "two_sided_log_likelihood",
 ]

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,6 +82,57 @@ def extract(
         parts = [extractor(_unit(part).to(target)) for part in images.split(batch_size)]
     logits = [part.logits.cpu() for part in parts if part.logits is not None]
     return Features(torch.cat([part.pool.cpu() for part in parts]), torch.cat(logits) if logits else None)
+
+
+def extract_cached(
+    extractor: Extractor,
+    images: Images,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    batch_size: int = 500,
+    device: str | torch.device = "auto",
+) -> Features:
+    """The features of a real data set, kept in this user's cache (or in `cache`) for the next time.
+
+    The file is named after the extractor, whose name holds the fingerprint of its weights, and after that of the
+    images: other weights or other images are other files. A damaged file is made anew.
+    """
+    folder = Path(cache) if cache is not None else files.cache_folder() / "features"
+    path = folder / f"{_file_name(extractor.name)}-{images.fingerprint[:16]}.safetensors"
+    try:
+        stored = from_safetensors(path.read_bytes())
+        return Features(stored["pool"], stored.get("logits"))
+    except (OSError, SafetensorError, KeyError):
+        found = extract(extractor, images.pixels, batch_size=batch_size, device=device)
+    tensors = {"pool": found.pool} if found.logits is None else {"pool": found.pool, "logits": found.logits}
+    files.write(path, to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    return found
+
+
+class ModuleExtractor(nn.Module):
+    """Any module as an extractor: it maps floats in [0, 1] to features `(N, d)`, or to a pair of features and logits.
+
+    >>> extractor = ModuleExtractor(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), "random", num_features=16)
+    >>> extract(extractor, torch.rand(3, 1, 8, 8)).pool.shape
+    torch.Size([3, 16])
+    """
+
+    def __init__(self, module: nn.Module, name: str, num_features: int) -> None:
+        super().__init__()
+        checks.positive_integer("num_features", num_features)
+        self.module = module
+        self.num_features = num_features
+        self.name = f"{name}@{fingerprint(module)[:8]}"
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of floats in [0, 1]."""
+        found = self.module(images)
+        pool, logits = found if isinstance(found, tuple) else (found, None)
+        if pool.shape != (len(images), self.num_features):
+            raise checks.fail(
+                "module", f"features of shape {tuple(pool.shape)}", f"({len(images)}, {self.num_features})"
+            )
+        return Features(pool, logits)
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import linregress
 from torch import Tensor
 
 from pyro_vae import checks
@@ -41,7 +42,7 @@ class Moments:
 
     @classmethod
     def _of_batch(cls, features: Tensor) -> Moments:
-        x = _check_features("features", features, least=1)
+        x = check_features("features", features, least=1)
         mean = x.mean(0)
         return cls(len(x), mean, (x - mean).T @ (x - mean))
 
@@ -101,7 +102,7 @@ def frechet_from_features(x: Tensor, y: Tensor) -> float:
     With fewer images than features, the trace comes from the `n x m` matrix of the centred features, and no covariance
     is formed.
     """
-    x, y = _check_features("x", x, least=2), _check_features("y", y, least=2)
+    x, y = check_features("x", x, least=2), check_features("y", y, least=2)
     if x.shape[1] != y.shape[1]:
         raise checks.fail("y", f"{y.shape[1]} features", f"as many as x has, {x.shape[1]}")
     if max(len(x), len(y)) >= x.shape[1]:
@@ -151,7 +152,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Inceptio
     >>> round(inception_score(torch.eye(10).repeat(10, 1) * 100, splits=1).mean, 6)  # sure and balanced
     10.0
     """
-    x = _check_features("logits", logits, least=1)
+    x = check_features("logits", logits, least=1)
     checks.positive_integer("splits", splits)
     if splits > len(x):
         raise checks.fail("splits", splits, f"at most one split an image, of which there are {len(x)}")
@@ -170,7 +171,121 @@ def _score(log_p: Tensor) -> float:
     return kl.mean().exp().item()
 
 
-def _check_features(name: str, features: Tensor, least: int) -> Tensor:
+def confidence(generated_logits: Tensor, real_logits: Tensor) -> float:
+    """Mean top-class probability of a classifier on generated images, over that on real ones; logits `(n, classes)`.
+
+    >>> round(confidence(torch.zeros(3, 2), torch.tensor([[100.0, 0.0]])), 6)  # a coin's toss against certainty
+    0.5
+    """
+    generated, real = (
+        check_features(name, logits, least=1).softmax(1).amax(1).mean().item()
+        for name, logits in (("generated_logits", generated_logits), ("real_logits", real_logits))
+    )
+    return generated / real
+
+
+@dataclass(frozen=True)
+class FrechetAtInfinity:
+    """The line of Frechet distances over 1/N: its `value` at 1/N = 0, the error of that, its slope, and the points."""
+
+    value: float
+    value_se: float
+    slope: float
+    r_squared: float
+    sizes: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def frechet_at_infinity(
+    real: Moments, generated: Tensor, *, points: int = 15, smallest: int | None = None, seed: int = 0
+) -> FrechetAtInfinity:
+    """The Frechet distance extrapolated to infinitely many generated images.
+
+    The bias goes as 1/N, so the distances of subsets of `points` sizes, evenly from `smallest` to all, are regressed on
+    1/N. The images of each subset are drawn anew, but from one sample, so the standard error of the intercept is that
+    of the fit and too small as one of the value.
+
+    Args:
+        real: moments of the real features.
+        generated: features `(n, d)`.
+        points: sizes, at least 3.
+        smallest: the smallest size; 5,000 where there are 10,000 images or more, else half of them.
+        seed: of the subsets.
+
+    Source: Chong and Forsyth, "Effectively unbiased FID and inception score", 2020, https://arxiv.org/abs/1911.07023
+    """
+    x = check_features("generated", generated, least=4)
+    if smallest is None:
+        smallest = 5000 if len(x) >= 10_000 else len(x) // 2
+    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
+        raise checks.fail("points", points, "a whole number of at least 3")
+    if not 2 <= smallest < len(x):
+        raise checks.fail("smallest", smallest, f"a size from 2 to below {len(x)}, the number of images")
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.linspace(smallest, len(x), points).round().long().tolist()
+    distances = []
+    for size in sizes:
+        subset = x[torch.randperm(len(x), generator=generator)[:size]]
+        distances.append(frechet_distance(real, Moments.of([subset])))
+    fit = linregress([1 / size for size in sizes], distances)
+    return FrechetAtInfinity(
+        float(fit.intercept),
+        float(fit.intercept_stderr),
+        float(fit.slope),
+        float(fit.rvalue**2),
+        tuple(sizes),
+        tuple(distances),
+    )
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """`mean` over subsets, possibly below 0, and their `std` (ddof = 0), which is not a standard error of the mean."""
+
+    mean: float
+    std: float
+    subsets: int
+    subset_size: int
+
+
+def kernel_distance_from_features(
+    x: Tensor, y: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> KernelDistance:
+    r"""The squared maximum mean discrepancy with the kernel :math:`(x^\top y / d + 1)^3`, unbiased at any sample size.
+
+    .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{m(m-1)} \sum_{i \ne j} k(y_i, y_j)
+              - \frac{2}{m^2} \sum_{i,j} k(x_i, y_j)
+
+    averaged over `subsets` pairs of subsets of m = `subset_size` images (half of them where there are fewer), drawn
+    without replacement. It is called KID only where the features come from the 2015-12-05 Inception network.
+
+    Source: Binkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
+    """
+    checks.positive_integer("subsets", subsets)
+    x, y = check_features("x", x, least=2), check_features("y", y, least=2)
+    if x.shape[1] != y.shape[1]:
+        raise checks.fail("y", f"{y.shape[1]} features", f"as many as x has, {x.shape[1]}")
+    if isinstance(subset_size, bool) or not isinstance(subset_size, int) or subset_size < 2:
+        raise checks.fail("subset_size", subset_size, "a whole number of at least 2")
+    fewest = min(len(x), len(y))
+    size = subset_size if subset_size <= fewest else max(2, fewest // 2)
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(subsets):
+        a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
+        values.append(_unbiased_mmd(a, b))
+    found = torch.stack(values)
+    return KernelDistance(found.mean().item(), found.std(correction=0).item(), subsets, size)
+
+
+def _unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
+    m, d = x.shape
+    xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (m * (m - 1))
+    return within - 2 * xy.mean()
+
+
+def check_features(name: str, features: Tensor, least: int) -> Tensor:
     """Float64 on the CPU, `(n, d)`, finite."""
     if features.dim() != 2 or len(features) < least:
         raise checks.fail(name, f"shape {tuple(features.shape)}", f"shape (n, d) with n of at least {least}")

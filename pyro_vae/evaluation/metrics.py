@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,41 +14,72 @@ from pyro_vae import __version__, checks
 from pyro_vae.data import Images
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
-from pyro_vae.evaluation.features import Extractor, extract
-from pyro_vae.evaluation.generation import frechet_from_features, inception_score
-from pyro_vae.latent import prior_samples
+from pyro_vae.evaluation.codes import active_units
+from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached
+from pyro_vae.evaluation.generation import (
+    Moments,
+    confidence,
+    frechet_at_infinity,
+    frechet_from_features,
+    inception_score,
+    kernel_distance_from_features,
+)
+from pyro_vae.evaluation.likelihood import evidence
+from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
+from pyro_vae.latent import codes, prior_samples
 from pyro_vae.models import Autoencoder, Model
+from pyro_vae.spec import GROUPS
 
 
-def _metric(label: str, meaning: str, digits: int = 2) -> Any:
-    return field(default=None, metadata={"label": label, "meaning": meaning, "digits": digits})
+def _metric(label: str, meaning: str, digits: int = 2, error: str | None = None) -> Any:
+    return field(default=None, metadata={"label": label, "meaning": meaning, "digits": digits, "error": error})
 
 
 @dataclass(frozen=True)
 class Metrics:
     """What :func:`evaluate` found; a metric that was not computed is None here, and absent in `to_dict()`.
 
-    All are at beta = 1. See :class:`~pyro_vae.evaluation.Bounds` for the definitions of the first group and
-    :func:`~pyro_vae.evaluation.frechet_distance`, :func:`~pyro_vae.evaluation.inception_score` for the second.
+    All are at beta = 1. For the definitions see :class:`~pyro_vae.evaluation.Bounds`,
+    :class:`~pyro_vae.evaluation.Evidence`, and the functions of :mod:`pyro_vae.evaluation.generation`. `..._se` are
+    standard errors over images, `..._std` standard deviations over splits or subsets, `..._floor` and `..._real` what
+    real images score against other real ones.
     """
 
     mse_per_pixel: float | None = _metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", 5)
     mse_per_pixel_sampled: float | None = _metric("MSE per pixel, sampled", "the same, decoding a posterior sample", 5)
     reconstruction_nats: float | None = _metric(
-        "reconstruction", "-E log p(x|z), nats an image; of a density it may be below 0"
+        "reconstruction", "-E log p(x|z), nats an image; of a density it may be below 0", error="reconstruction_se"
     )
     reconstruction_se: float | None = None
-    kl_per_sample: float | None = _metric("KL", "KL(q(z|x) || p(z)), nats an image")
+    kl_per_sample: float | None = _metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se")
     kl_se: float | None = None
-    elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image")
+    elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image", error="elbo_se")
     elbo_se: float | None = None
-    frechet: float | None = _metric(
-        "Frechet distance", "features of samples against those of real images; lower is better"
-    )
+    active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0)
+    nll_nats: float | None = _metric("NLL", "-log p(x) by importance sampling, nats an image", error="nll_se")
+    nll_se: float | None = None
+    nll_smoothed_nats: float | None = _metric("NLL, smoothed", "the same from Pareto-smoothed weights")
+    bits_per_dimension: float | None = _metric("bits per dimension", "NLL over pixels and log 2", 4)
+    pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
+    frechet: float | None = _metric("Frechet distance", "of samples to real images; lower is better")
+    frechet_floor: float | None = _metric("Frechet, floor", "of real training images to the same real images")
+    frechet_infinity: float | None = _metric("Frechet at infinity", "extrapolated to infinitely many samples")
+    kernel_distance: float | None = _metric("kernel distance", "of samples to real images", 4, "kernel_distance_std")
+    kernel_distance_std: float | None = None
+    kernel_distance_floor: float | None = _metric("kernel distance, floor", "of real training images to real images", 4)
     inception_score_mean: float | None = _metric(
-        "classifier score", "of samples, mean over splits; higher is better", 3
+        "classifier score", "of samples; higher is better", 3, "inception_score_std"
     )
     inception_score_std: float | None = None
+    inception_score_overall: float | None = None
+    inception_score_real: float | None = _metric("classifier score, real", "of the real images", 3)
+    confidence: float | None = _metric(
+        "confidence", "mean top-class probability of samples over that of real images", 3
+    )
+    precision: float | None = _metric("precision", "share of samples among real images", 3)
+    recall: float | None = _metric("recall", "share of real images among samples", 3)
+    density: float | None = _metric("density", "real neighbourhoods a sample lies in; about 1 for real ones", 3)
+    coverage: float | None = _metric("coverage", "share of real images with a sample near them", 3)
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -57,35 +89,41 @@ class Metrics:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Label, value with its error, and meaning of each metric, for a table."""
-        errors = {"inception_score_mean": self.inception_score_std, "reconstruction_nats": self.reconstruction_se}
-        errors |= {"kl_per_sample": self.kl_se, "elbo_nats": self.elbo_se}
-        found = []
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if value is None or "label" not in one.metadata:
-                continue
-            digits, error = one.metadata["digits"], errors.get(one.name)
-            text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-            scored = one.name in ("frechet", "inception_score_mean")
-            label, meaning = one.metadata["label"], one.metadata["meaning"]
-            if scored and self.extractor is not None:
-                drawn = self.provenance.get(one.name, {}).get("num_generated")
-                meaning += f" ({self.extractor}, {drawn} samples)"
-                if self.extractor.startswith("inception-2015-12-05@"):  # no other network's scores may have these names
-                    label = {"frechet": "FID", "inception_score_mean": "Inception Score"}[one.name]
-            found.append((label, text, meaning))
-        return found
+        return [
+            self._row(one)
+            for one in dataclasses.fields(self)
+            if "label" in one.metadata and getattr(self, one.name) is not None
+        ]
+
+    def _row(self, one: dataclasses.Field[Any]) -> tuple[str, str, str]:
+        value, label, meaning = getattr(self, one.name), one.metadata["label"], one.metadata["meaning"]
+        error = None if one.metadata["error"] is None else getattr(self, one.metadata["error"])
+        digits = one.metadata["digits"]
+        if isinstance(value, dict):
+            return label, ", ".join(f"{name} {share:.1%}" for name, share in value.items()), meaning
+        text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+        source = self.provenance.get(one.name, {})
+        if one.name == "nll_nats" and "k" in source:
+            meaning += f" (K = {source['k']:,})"
+        if one.name in ("frechet", "inception_score_mean") and "extractor" in source:
+            meaning += f" ({source['extractor']}, {source['num_generated']:,} samples)"
+        if source.get("extractor", "").startswith("inception-2015-12-05@"):  # no other scores may have these names
+            label = label.replace("Frechet", "FID").replace("classifier score", "Inception Score")
+        return label, text, meaning
 
 
 def evaluate(
     model: Model,
     images: Images,
     *,
+    metrics: Sequence[str] | None = None,
     binarization: str = "none",
+    samples: int = 1,
+    k: int = 5000,
     extractor: Extractor | None = None,
     num_generated: int | None = None,
     splits: int = 10,
-    samples: int = 1,
+    train: Images | None = None,
     batch_size: int = 500,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -95,76 +133,124 @@ def evaluate(
 
     Args:
         model: a `VAE` or `Autoencoder`.
-        images: test images; also the reference of the Frechet distance, as they are, before any binarization.
+        images: test images; also the reference of the scores of samples, as they are, before any binarization.
+        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units), `evidence` (NLL, Pareto k) and
+            `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
+            bounds and codes, and samples where there is an extractor. An autoencoder has neither evidence nor samples:
+            they are left out.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        extractor: see :mod:`pyro_vae.evaluation.features`; without one, samples are not scored. An autoencoder has no
-            samples to score.
+        samples: posterior samples an image, for the Monte Carlo parts of the bounds.
+        k: importance samples an image, for the evidence.
+        extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
-        samples: posterior samples an image, for the Monte Carlo parts.
+        train: real training images, for the floors of the scores; as many as there are test images are taken.
         batch_size: images at a time.
         device: `auto` is CUDA where there is one, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
         progress: progress bars, where standard error is a terminal.
 
     >>> from pyro_vae import Spec, build, load_data
-    >>> metrics = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
-    >>> sorted(metrics.to_dict())[:4]
-    ['elbo_nats', 'elbo_se', 'kl_per_sample', 'kl_se']
+    >>> found = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
+    >>> sorted(found.to_dict())[:4]
+    ['active_units', 'elbo_nats', 'elbo_se', 'kl_per_sample']
     """
-    if num_generated is not None:
-        checks.positive_integer("num_generated", num_generated)
-    if extractor is not None and (num_generated or len(images)) < max(splits, 2):
-        raise checks.fail(
-            "num_generated", num_generated or len(images), f"at least {max(splits, 2)}, one image a split"
-        )
-    measured = bounds(
-        model,
-        images,
-        binarization=binarization,
-        samples=samples,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        progress=progress,
+    chosen = (
+        list(metrics) if metrics is not None else ["bounds", "codes", *(["samples"] if extractor is not None else [])]
     )
-    values = {name: value for name, value in dataclasses.asdict(measured).items() if name in _NAMES}
+    for group in chosen:
+        checks.one_of("metrics", group, GROUPS)
+    if "samples" in chosen:
+        if extractor is None:
+            raise checks.fail("extractor", None, "a feature extractor, by which samples are judged")
+        if num_generated is not None:
+            checks.positive_integer("num_generated", num_generated)
+        if (num_generated or len(images)) < max(splits, 10):
+            raise checks.fail("num_generated", num_generated or len(images), f"at least {max(splits, 10)}")
+    if isinstance(model, Autoencoder):
+        chosen = [group for group in chosen if group not in ("evidence", "samples")]
+    target = choose_device(device)
     source: dict[str, Any] = {
         "images": images.name,
         "images_sha256": images.fingerprint,
         "n": len(images),
         "seed": seed,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "device": choose_device(device).type,
+        "device": target.type,
         "pyro_vae": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    of_bounds = {
-        "binarization": binarization,
-        "likelihood": type(model.likelihood).__name__,
-        "samples": samples,
-    } | source
-    if measured.kl_is_exact is not None:
-        of_bounds["kl_is_exact"] = measured.kl_is_exact
-    provenance = {name: of_bounds for name, value in values.items() if value is not None}
-    if extractor is not None and not isinstance(model, Autoencoder):
-        drawn = prior_samples(model, num_generated or len(images), batch_size=batch_size, device=device, seed=seed)
-        # 256 grey levels, as the real images have.
-        generated = extract(
-            extractor, (drawn * 255).round().clamp(0, 255).to(torch.uint8), batch_size=batch_size, device=device
+    likelihood = {"likelihood": type(model.likelihood).__name__, "binarization": binarization}
+    values: dict[str, Any] = {}
+    provenance: dict[str, dict[str, Any]] = {}
+
+    def add(found: dict[str, Any], more: dict[str, Any]) -> None:
+        found = {name: value for name, value in found.items() if value is not None}
+        values.update(found)
+        provenance.update(dict.fromkeys(found, more | source))
+
+    if "bounds" in chosen:
+        measured = bounds(
+            model,
+            images,
+            binarization=binarization,
+            samples=samples,
+            batch_size=batch_size,
+            device=target,
+            seed=seed,
+            progress=progress,
         )
-        real = extract(extractor, images.pixels, batch_size=batch_size, device=device)
-        scores = {"frechet": frechet_from_features(real.pool, generated.pool)}
-        if generated.logits is not None:
-            score = inception_score(generated.logits, splits, seed)
-            scores |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
-        provenance |= {
-            name: {"extractor": extractor.name, "num_generated": len(drawn), "splits": splits} | source
-            for name in scores
+        found = {name: value for name, value in dataclasses.asdict(measured).items() if name in _NAMES}
+        add(found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
+    if "codes" in chosen and len(images) > 1:
+        units = active_units(codes(model, images, batch_size=batch_size, device=target))
+        add({"active_units": units.count}, {"threshold": units.threshold})
+    if "evidence" in chosen:
+        estimate = evidence(model, images, k=k, binarization=binarization, device=target, seed=seed, progress=progress)
+        found = {
+            name: getattr(estimate, name) for name in ("nll_nats", "nll_se", "nll_smoothed_nats", "bits_per_dimension")
         }
-        values |= scores | {"extractor": extractor.name}
+        shares = None if estimate.pareto is None else {"pareto_k": estimate.pareto.shares()}
+        add(found | (shares or {}), likelihood | {"k": k})
+    if "samples" in chosen and extractor is not None:
+        drawn = prior_samples(model, num_generated or len(images), batch_size=batch_size, device=target, seed=seed)
+        # 256 grey levels, as the real images have.
+        pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
+        generated = extract(extractor, pixels, batch_size=batch_size, device=target)
+        real = extract_cached(extractor, images, batch_size=batch_size, device=target)
+        other = None
+        if train is not None:
+            other = extract_cached(extractor, train.take(slice(0, len(images))), batch_size=batch_size, device=target)
+        scores = _scores(generated, real, other, splits, seed)
+        add(scores, {"extractor": extractor.name, "num_generated": len(drawn), "splits": splits})
+        values["extractor"] = extractor.name
     return Metrics(**values, provenance=provenance)
+
+
+def _scores(generated: Features, real: Features, train: Features | None, splits: int, seed: int) -> dict[str, Any]:
+    kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
+    near = neighbourhoods_from_features(real.pool, generated.pool)
+    found: dict[str, Any] = {
+        "frechet": frechet_from_features(real.pool, generated.pool),
+        "kernel_distance": kernel.mean,
+        "kernel_distance_std": kernel.std,
+        "precision": near.precision,
+        "recall": near.recall,
+        "density": near.density,
+        "coverage": near.coverage,
+    }
+    if len(generated.pool) > 2 * generated.pool.shape[1]:  # with fewer images the bias is no line in 1/N
+        found["frechet_infinity"] = frechet_at_infinity(Moments.of([real.pool]), generated.pool, seed=seed).value
+    if generated.logits is not None and real.logits is not None:
+        score = inception_score(generated.logits, splits, seed)
+        found |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
+        found |= {"inception_score_overall": score.overall, "confidence": confidence(generated.logits, real.logits)}
+        found["inception_score_real"] = inception_score(real.logits, splits, seed).mean
+    if train is not None:
+        found["frechet_floor"] = frechet_from_features(real.pool, train.pool)
+        found["kernel_distance_floor"] = kernel_distance_from_features(real.pool, train.pool, seed=seed).mean
+    return found
 
 
 _NAMES = {one.name for one in dataclasses.fields(Metrics)}

@@ -10,7 +10,7 @@ from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
-__all__ = ["VAE", "Autoencoder", "Model", "build"]
+__all__ = ["VAE", "Autoencoder", "Model", "build", "with_prior"]
 
 Model = VAE | Autoencoder
 
@@ -37,6 +37,13 @@ def build(spec: Spec) -> Model:
         torch.default_generator.manual_seed(spec.seed)
         model: Model = _vae(spec, shape) if spec.model == "vae" else _autoencoder(spec, shape)
     model.spec = spec
+    return model
+
+
+def with_prior(model: Model) -> VAE:
+    """`model`, where it has a prior; an autoencoder has none, so no samples and no evidence."""
+    if isinstance(model, Autoencoder):
+        raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
     return model
 
 

@@ -32,12 +32,12 @@ def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDi
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients inside; each part in its own mode again outside."""
+def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """In evaluation mode, and without gradients unless wanted, inside; each part in its own mode again outside."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(not gradients):
             yield
     finally:
         for module, training in modes:

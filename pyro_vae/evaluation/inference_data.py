@@ -1,0 +1,116 @@
+"""A trained VAE as ArviZ sees one: draws from the posterior of each image, predictions, and diagnostics."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.data import Images, binarize
+from pyro_vae.device import choose_device
+from pyro_vae.evaluation.likelihood import pareto_smooth, weighted_draws
+from pyro_vae.generators import own_generators
+from pyro_vae.models import VAE, Model, with_prior
+from pyro_vae.models.images import check_fits, evaluating
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+
+
+def to_inference_data(
+    model: Model,
+    images: Images,
+    *,
+    draws: int = 500,
+    k: int = 2000,
+    binarization: str = "none",
+    decoded_at_once: int = 4000,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> InferenceData:
+    """ArviZ groups for a handful of images.
+
+    - `posterior`: `z` `(chain, draw, image, latent)`, drawn from q(z|x) and resampled by the Pareto-smoothed weights,
+      so that it follows the exact posterior p(z|x) as far as Pareto k allows.
+    - `log_likelihood`: `log_p_x` `(chain, draw, image)`, log p(x|z) of the whole image, nats.
+    - `posterior_predictive`: `x` `(chain, draw, image, channel, row, column)`, drawn from p(x|z): draws x images x
+      pixels numbers, so take few images.
+    - `observed_data`: `x`, as the likelihood saw it.
+    - `constant_data`: `label`, `pareto_k` (-inf where the guide is exact) and `log_evidence` of each image.
+
+    The draws are independent, not a Markov chain: R-hat and a chain's effective sample size say nothing here. Trust
+    Pareto k: `az.plot_khat(data.constant_data.pareto_k)`.
+
+    Args:
+        model: a `VAE`.
+        images: the images, as many as memory allows.
+        draws: resampled draws an image.
+        k: importance samples an image that they are drawn from, at least 25.
+        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        decoded_at_once: codes in one pass of the decoder.
+        device: `auto` is CUDA where there is one, else the CPU.
+        seed: of all draws. The global generators are as before afterwards.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its 1.0 on import
+        import arviz
+
+    checks.positive_integer("draws", draws)
+    checks.positive_integer("k", k)
+    vae = with_prior(model)
+    target = choose_device(device)
+    model.to(target)
+    fixed = binarize(images, "static" if binarization == "dynamic" else binarization)
+    check_fits(model, fixed)
+    parts: list[tuple[Tensor, ...]] = []
+    with own_generators(target, seed), evaluating(model):
+        for x in fixed.as_float().to(target).split(1):
+            parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
+    z, log_likelihood, predicted, pareto_k, log_evidence = (
+        torch.cat(column, dim=-1) for column in zip(*parts, strict=True)
+    )
+    z, predicted = z.movedim(-1, 1), predicted.movedim(-1, 1)
+    labels = {} if images.labels is None else {"label": images.labels.numpy()}
+    image = ["image"]
+    pixel = ["channel", "row", "column"]
+    n, d = z.shape[1:]
+    coords = {"image": np.arange(n), "latent": np.arange(d)}
+    coords |= {name: np.arange(size) for name, size in zip(pixel, images.shape, strict=True)}
+    return arviz.from_dict(
+        posterior={"z": z.numpy()[None]},
+        log_likelihood={"log_p_x": log_likelihood.numpy()[None]},
+        posterior_predictive={"x": predicted.numpy()[None]},
+        observed_data={"x": fixed.as_float().numpy()},
+        constant_data=labels | {"pareto_k": pareto_k.numpy(), "log_evidence": log_evidence.numpy()},
+        coords=coords,
+        dims={
+            "z": ["image", "latent"],
+            "x": image + pixel,
+            "log_p_x": image,
+            "label": image,
+            "pareto_k": image,
+            "log_evidence": image,
+        },
+        save_warmup=False,
+    )
+
+
+def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
+    """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, k and log p(x) `(1,)`."""
+    z, weights = weighted_draws(model, x, k, decoded_at_once)
+    smoothed = pareto_smooth(weights)
+    chosen = z[smoothed.log_weights[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
+    p_x = [model.decode(part) for part in chosen.split(decoded_at_once)]
+    log_likelihood = torch.cat([p.log_prob(x).cpu() for p in p_x])
+    predicted = torch.cat([p.sample().cpu() for p in p_x])
+    return (
+        chosen.cpu()[..., None],
+        log_likelihood[:, None],
+        predicted[..., None],
+        smoothed.pareto_k,
+        smoothed.log_likelihood,
+    )

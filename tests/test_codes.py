@@ -1,0 +1,90 @@
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import active_units, aggregate_posterior, kl_per_dimension, kl_per_image, probe_accuracy
+
+
+def normal(loc, scale=1.0):
+    return dist.Normal(loc, torch.as_tensor(scale).expand(loc.shape)).to_event(1)
+
+
+def test_active_units_use_the_population_variance():
+    means = torch.tensor([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])  # variances 0.009025, 0.011025, 0
+    found = active_units(means)
+    assert found.count == 1
+    torch.testing.assert_close(
+        found.variances, torch.tensor([0.009025, 0.011025, 0], dtype=torch.float64), rtol=1e-5, atol=1e-9
+    )
+
+
+def test_kl_per_dimension_adds_up():
+    q, p = normal(torch.randn(20, 4), 0.3), normal(torch.zeros(4))
+    assert kl_per_dimension(q, p).sum().item() == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), rel=1e-5)
+
+
+def test_aggregate_moments_are_those_of_the_mixture():
+    means = torch.randn(5000, 3) @ torch.tensor([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 0.1]])
+    found = aggregate_posterior(normal(means[:200], 0.5), normal(torch.zeros(3)))
+    z = (means[:200, None] + 0.5 * torch.randn(200, 2000, 3)).reshape(-1, 3)
+    torch.testing.assert_close(found.mean.float(), z.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(found.covariance.float(), z.T.cov(), atol=0.03, rtol=0)
+
+
+def test_identical_codes_carry_no_information():
+    found = aggregate_posterior(normal(torch.ones(100, 2), 1.0), normal(torch.zeros(2)))
+    assert found.mutual_information_nats == pytest.approx(0, abs=1e-9)
+    assert found.marginal_kl_nats == pytest.approx(1.0, abs=5 * found.marginal_kl_se)
+
+
+def test_codes_far_apart_carry_log_n():
+    found = aggregate_posterior(normal(torch.arange(50.0)[:, None] * 100), normal(torch.zeros(1)))
+    assert found.mutual_information_nats == pytest.approx(math.log(50), rel=1e-6)
+
+
+def test_the_decomposition_adds_up_to_the_average_kl():
+    torch.manual_seed(0)
+    q, p = normal(torch.randn(300, 2), 0.4), normal(torch.zeros(2))
+    found = aggregate_posterior(q, p, chunk=37)
+    assert found.average_kl_nats == pytest.approx(found.mutual_information_nats + found.marginal_kl_nats)
+    assert found.average_kl_nats == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), abs=0.2)
+    # Standard error by repetition.
+    values = torch.tensor([aggregate_posterior(q, p, seed=seed).mutual_information_nats for seed in range(30)])
+    assert values.std().item() <= found.mutual_information_se * 1.3
+
+
+def test_probes_read_what_is_there_and_nothing_else():
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 4
+    codes = torch.nn.functional.one_hot(labels, 4).float() * 50 + torch.randn(400, 4)
+    found = probe_accuracy(codes[:300], labels[:300], codes[300:], labels[300:])
+    assert (found.linear, found.nearest) == (1.0, 1.0)
+    noise = probe_accuracy(torch.randn(300, 4), labels[:300], torch.randn(100, 4), labels[300:])
+    assert max(noise.linear, noise.nearest) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: active_units(torch.zeros(1, 3)), "means: given .*at least 2"),
+        (lambda: active_units(torch.zeros(4, 3), threshold=0), "threshold: given 0"),
+        (
+            lambda: kl_per_dimension(dist.MultivariateNormal(torch.zeros(2), torch.eye(2)), normal(torch.zeros(2))),
+            "q: given",
+        ),
+        (
+            lambda: aggregate_posterior(normal(torch.zeros(2)), normal(torch.zeros(2))),
+            "a diagonal normal over N images",
+        ),
+        (
+            lambda: probe_accuracy(torch.zeros(20, 2), torch.zeros(3), torch.zeros(2, 2), torch.zeros(2)),
+            "labels: given",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

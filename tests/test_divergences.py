@@ -1,0 +1,83 @@
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import divergences
+
+
+def test_counted_supports_are_exact():
+    p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])
+    m = (p + q) / 2
+    expected = 0.5 * (math.log(0.5 / 0.375) + 0.5 * math.log(0.25 / 0.375) + 0.5 * math.log(0.5 / 0.25))
+    found = divergences(dist.Categorical(p), dist.Categorical(q))
+    assert found.jensen_shannon == pytest.approx(expected, rel=1e-5)
+    assert found.kl_pq == pytest.approx(math.log(2), rel=1e-5)
+    assert found.kl_qp > 3  # p leaves out what q does: infinite, but for torch's floor under probabilities
+    assert (found.kl_pq_se, found.jensen_shannon_se) == (0, 0)
+    assert m.sum() == 1
+
+
+def test_normals_by_quadrature():
+    p, q = dist.Normal(0.0, 1.0), dist.Normal(1.5, 0.5)
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    log_p, log_q = p.log_prob(grid), q.log_prob(grid)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    halves = [torch.trapezoid(one.exp() * (one - log_m), grid).item() / 2 for one in (log_p, log_q)]
+    found = divergences(p, q, samples=100_000)
+    assert found.jensen_shannon == pytest.approx(sum(halves), abs=4 * found.jensen_shannon_se)
+    assert found.kl_pq == pytest.approx(kl_divergence(p, q).item())
+    assert found.kl_pq_se == 0
+    assert found.kl_pq != pytest.approx(found.kl_qp)
+
+
+def test_where_there_is_no_closed_form_the_error_is_told():
+    p = dist.TransformedDistribution(dist.Normal(torch.zeros(1), 1.0).to_event(1), [dist.transforms.Planar(1)])
+    q = dist.Normal(torch.zeros(1), 2.0).to_event(1)
+    found = divergences(
+        q, dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.zeros(2, 1), 1.0).to_event(1))
+    )
+    assert found.kl_pq_se > 0
+    # A mixture of two equal normals is that normal.
+    assert found.kl_pq == pytest.approx(
+        kl_divergence(dist.Normal(0.0, 2.0), dist.Normal(0.0, 1.0)).item(), abs=4 * found.kl_pq_se
+    )
+    assert p.event_shape == (1,)
+
+
+def test_symmetric_bounded_and_zero_for_equals():
+    p, q = dist.Normal(0.0, 1.0), dist.Normal(40.0, 1.0)
+    assert divergences(p, q).jensen_shannon == pytest.approx(math.log(2), rel=1e-6)
+    assert divergences(p, p).jensen_shannon == 0
+    one, other = divergences(p, dist.Normal(1.0, 1.0)), divergences(dist.Normal(1.0, 1.0), p)
+    assert one.jensen_shannon == pytest.approx(other.jensen_shannon, abs=4 * one.jensen_shannon_se)
+    assert (one.kl_pq, one.kl_qp) == pytest.approx((other.kl_qp, other.kl_pq))
+
+
+def test_the_standard_error_is_that_of_repetition():
+    p, q = dist.Normal(0.0, 1.0), dist.Normal(1.0, 2.0)
+    found = [divergences(p, q, samples=500, seed=seed) for seed in range(60)]
+    scatter = torch.tensor([one.jensen_shannon for one in found]).std().item()
+    assert scatter == pytest.approx(sum(one.jensen_shannon_se for one in found) / 60, rel=0.35)
+
+
+def test_the_generators_stay_as_they_were():
+    state = torch.get_rng_state()
+    divergences(dist.Normal(0.0, 1.0), dist.Normal(1.0, 1.0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "message"),
+    [
+        (dist.Normal(torch.zeros(2), 1.0), dist.Normal(0.0, 1.0), "p: given 'batch shape"),
+        (dist.Normal(0.0, 1.0), dist.Normal(torch.zeros(2), 1.0).to_event(1), "q: given 'event shape"),
+        (dist.Categorical(torch.ones(2)), dist.Categorical(torch.ones(3)), "q: given 'another support'"),
+    ],
+)
+def test_bad_input_is_named(p, q, message):
+    with pytest.raises(InputError, match=message):
+        divergences(p, q)

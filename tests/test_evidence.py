@@ -1,0 +1,264 @@
+"""The evidence of a linear-Gaussian model, which is known, and Pareto k of known tails."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from pyro.distributions import MultivariateNormal
+from test_models import linear_gaussian
+from torch import nn
+
+from pyro_vae import Autoencoder, Images, Spec, build, likelihoods, networks
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import (
+    annealed_log_likelihood,
+    bounds,
+    evidence,
+    log_mean_weight,
+    pareto_smooth,
+    to_inference_data,
+    two_sided_log_likelihood,
+)
+from pyro_vae.evaluation.likelihood import weighted_draws
+
+CPU = {"device": "cpu"}
+
+
+def random_images(n):
+    generator = torch.Generator().manual_seed(0)
+    return Images(torch.randint(0, 256, (n, 1, 2, 2), dtype=torch.uint8, generator=generator), name="random")
+
+
+def mismatched():
+    """The linear-Gaussian model with a guide that is a little off, everywhere alike."""
+    vae, truth = linear_gaussian()
+    with torch.no_grad():
+        vae.encoder[1].bias += torch.tensor([0.3, -0.2, 0.4, 0.4])
+    return vae, truth
+
+
+class Exact(nn.Module):
+    """The exact posterior with full covariance, for any weights W: N((W'W + cI)^-1 W'(x - b), c (W'W + cI)^-1)."""
+
+    def __init__(self, decoder, c):
+        super().__init__()
+        w, b = decoder[0].weight.detach(), decoder[0].bias.detach()
+        precision = w.T @ w + c * torch.eye(w.shape[1])
+        self.gain, self.offset, self.covariance = torch.linalg.solve(precision, w.T), b, c * torch.linalg.inv(precision)
+        self.latent_dim = w.shape[1]
+
+    def forward(self, x):
+        return MultivariateNormal((x - self.offset) @ self.gain.T, self.covariance)
+
+
+def test_an_exact_full_covariance_guide_has_constant_weights_and_the_evidence_at_k_1():
+    vae, _ = linear_gaussian(c=0.2)
+    with torch.no_grad():
+        vae.decoder[0].weight.copy_(torch.randn(4, 2))  # columns that are not orthogonal: no diagonal guide is exact
+    w, b = vae.decoder[0].weight.detach(), vae.decoder[0].bias.detach()
+    truth = MultivariateNormal(b, w @ w.T + 0.2 * torch.eye(4))
+    vae.encoder, vae.posterior = nn.Flatten(), Exact(vae.decoder, 0.2)
+    images = random_images(30)
+    expected = truth.log_prob(images.as_float().flatten(1)).double()
+    one = evidence(vae, images, k=1, **CPU)
+    torch.testing.assert_close(one.log_likelihood, expected, rtol=1e-4, atol=1e-4)
+    assert one.pareto is None
+    many = evidence(vae, images, k=100, **CPU)
+    assert bool(many.pareto.exact.all())
+    assert many.pareto.pareto_k.tolist() == [-math.inf] * 30
+    assert many.pareto.shares() == {"good": 1.0, "ok": 0.0, "bad": 0.0, "very bad": 0.0}
+    torch.testing.assert_close(
+        many.pareto.effective_samples, torch.full((30,), 100.0, dtype=torch.float64), rtol=1e-3, atol=0
+    )
+    assert many.nll_smoothed_nats == pytest.approx(many.nll_nats, abs=1e-4)
+
+
+def test_a_mismatched_guide_still_finds_the_evidence_and_the_elbo_stays_below():
+    vae, truth = mismatched()
+    images = random_images(40)
+    expected = truth.log_prob(images.as_float().flatten(1)).mean().item()
+    found = evidence(vae, images, k=4000, **CPU)
+    assert -found.nll_nats == pytest.approx(expected, abs=0.01)
+    assert -found.nll_smoothed_nats == pytest.approx(expected, abs=0.01)
+    elbo = bounds(vae, images, samples=500, **CPU).elbo_nats
+    assert elbo < expected - 0.05
+
+
+def test_the_bound_rises_with_k_and_its_gap_is_var_w_over_2k():
+    vae, truth = mismatched()
+    x = random_images(1).as_float()
+    with torch.no_grad():
+        _, weights = weighted_draws(vae, x, 600_000, 4000)
+    log_p = truth.log_prob(x.flatten(1)).item()
+    gaps = {}
+    for k in (1, 5, 25, 50, 100):
+        gaps[k] = log_p - log_mean_weight(weights.reshape(k, -1)).mean().item()
+    values = list(gaps.values())
+    assert values == sorted(values, reverse=True)
+    assert all(value > 0 for value in values)
+    relative_variance = (weights - log_p).exp().var().item()
+    assert 2 * 50 * gaps[50] == pytest.approx(relative_variance, rel=0.25)
+    assert 2 * 100 * gaps[100] == pytest.approx(relative_variance, rel=0.25)
+
+
+@pytest.mark.parametrize(("k", "decoded_at_once"), [(30, 7), (30, 1), (29, 4000), (101, 64)])
+def test_counts_are_exact_when_nothing_divides(k, decoded_at_once):
+    vae, _ = mismatched()
+    with torch.no_grad():
+        z, weights = weighted_draws(vae, random_images(3).as_float(), k, decoded_at_once)
+    assert z.shape == (k, 3, 2)
+    assert weights.shape == (k, 3)
+    found = evidence(vae, random_images(53), k=k, decoded_at_once=decoded_at_once, **CPU)
+    assert found.log_likelihood.shape == found.pareto.pareto_k.shape == (53,)
+    assert found.pareto.log_weights.shape == (k, 53)
+
+
+def test_chunks_change_the_noise_only():
+    vae, _ = mismatched()
+    results = [evidence(vae, random_images(20), k=2000, decoded_at_once=size, **CPU).nll_nats for size in (4000, 333)]
+    assert results[0] == pytest.approx(results[1], abs=0.02)
+
+
+def test_beta_of_training_has_no_say(tiny):
+    found = [
+        evidence(build(Spec(latent_dim=2, beta=beta)), tiny, k=10, binarization="threshold", **CPU)
+        for beta in (1.0, 9.0)
+    ]
+    assert found[0].nll_nats == found[1].nll_nats
+
+
+def test_the_standard_error_and_bits_per_dimension():
+    vae, _ = mismatched()
+    found = evidence(vae, random_images(200), k=50, **CPU)
+    assert found.nll_se == pytest.approx(found.log_likelihood.std().item() / 200**0.5)
+    assert found.bits_per_dimension == pytest.approx(found.nll_nats / 4 / math.log(2))
+    assert (found.n, found.k, found.binarization) == (200, 50, "none")
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0])
+def test_pareto_k_of_known_tails(k):
+    """log w = k Exp(1) has the tail k exactly; a flipped sign gives about -1.6 instead."""
+    weights = k * torch.distributions.Exponential(torch.ones(4000, 40, dtype=torch.float64)).sample()
+    found = pareto_smooth(weights).pareto_k
+    assert found.mean().item() == pytest.approx(k, abs=4 * 0.1 / 40**0.5 + 0.02)
+
+
+def test_pareto_k_of_a_narrow_proposal():
+    """p = N(0, 1) by q = N(0, s^2) with s < 1 has k = 1 - s^2."""
+    s = 0.6
+    z = s * torch.randn(20_000, 20, dtype=torch.float64)
+    log_weights = -z.square() / 2 + z.square() / (2 * s**2) + math.log(s)
+    assert pareto_smooth(log_weights).pareto_k.mean().item() == pytest.approx(1 - s**2, abs=0.1)
+
+
+def test_the_threshold_and_the_bands():
+    assert pareto_smooth(torch.randn(1000, 2)).threshold == pytest.approx(2 / 3)
+    assert pareto_smooth(torch.randn(5000, 2)).threshold == 0.7
+    tails = torch.tensor([0.1, 0.6, 0.85, 2.5], dtype=torch.float64).repeat_interleave(50)
+    weights = tails * torch.distributions.Exponential(torch.ones(20_000, 200, dtype=torch.float64)).sample()
+    shares = pareto_smooth(weights).shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert [round(shares[name], 1) for name in ("good", "ok", "bad", "very bad")] == pytest.approx([0.25] * 4, abs=0.11)
+
+
+def test_effective_samples():
+    uneven = torch.cat([torch.full((50, 1), 0.0), torch.full((50, 1), -1000.0)]) + torch.randn(100, 1) * 1e-3
+    assert pareto_smooth(uneven).effective_samples.item() == pytest.approx(50, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: log_mean_weight(torch.tensor([[math.nan]])), "log_weights: given 'NaN or infinity'"),
+        (lambda: pareto_smooth(torch.full((30, 2), -math.inf)), "log_weights: given 'NaN or infinity'"),
+        (lambda: pareto_smooth(torch.randn(24, 2)), "24 samples', expected at least 25"),
+        (lambda: log_mean_weight(torch.randn(3)), r"shape \(K, N\)"),
+        (lambda: evidence(mismatched()[0], random_images(2), k=0), "k: given 0"),
+        (lambda: evidence(mismatched()[0], random_images(2), decoded_at_once=0), "decoded_at_once: given 0"),
+        (lambda: evidence(deterministic(), random_images(2)), "a deterministic autoencoder has none"),
+        (lambda: to_inference_data(mismatched()[0], random_images(2), draws=0), "draws: given 0"),
+        (
+            lambda: annealed_log_likelihood(mismatched()[0], random_images(1).as_float(), temperatures=0),
+            "temperatures: given 0",
+        ),
+        (lambda: two_sided_log_likelihood(deterministic(), 2), "a deterministic autoencoder has none"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def deterministic():
+    encoder, decoder = networks.mlp_encoder((1, 2, 2), 2), networks.mlp_decoder(2, (1, 2, 2))
+    return Autoencoder(encoder, decoder, likelihoods.Gaussian())
+
+
+def test_annealing_finds_the_evidence_without_the_guide():
+    vae, truth = linear_gaussian()
+    with torch.no_grad():
+        vae.encoder[1].bias += 5  # a guide that is far off
+    x = random_images(10).as_float()
+    found = annealed_log_likelihood(vae, x, temperatures=200, chains=16, **CPU)
+    torch.testing.assert_close(found.log_likelihood, truth.log_prob(x.flatten(1)).double(), atol=0.3, rtol=0)
+    assert 0.3 < found.acceptance < 1
+
+
+def test_two_sided_bounds_hold_the_truth_between_them():
+    vae, _ = linear_gaussian()
+    coarse = two_sided_log_likelihood(vae, 20, temperatures=10, chains=2, **CPU)
+    fine = two_sided_log_likelihood(vae, 20, temperatures=300, chains=8, **CPU)
+    assert fine.lower <= fine.upper + 0.02
+    assert abs(fine.gap) < coarse.gap
+    assert fine.gap < 0.1
+
+
+def test_annealing_leaves_the_model_and_the_generators_as_they_were():
+    vae, _ = linear_gaussian()
+    state = torch.get_rng_state()
+    annealed_log_likelihood(vae, random_images(2).as_float(), temperatures=5, **CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vae.training
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+@pytest.fixture(scope="module")
+def inference_data():
+    vae, _ = mismatched()
+    return to_inference_data(vae, random_images(4), draws=300, k=1000, **CPU)
+
+
+def test_inference_data_has_named_dimensions(inference_data):
+    assert dict(inference_data.posterior.z.sizes) == {"chain": 1, "draw": 300, "image": 4, "latent": 2}
+    assert dict(inference_data.log_likelihood.log_p_x.sizes) == {"chain": 1, "draw": 300, "image": 4}
+    assert inference_data.posterior_predictive.x.dims == ("chain", "draw", "image", "channel", "row", "column")
+    assert dict(inference_data.observed_data.x.sizes) == {"image": 4, "channel": 1, "row": 2, "column": 2}
+    assert inference_data.constant_data.pareto_k.dims == ("image",)
+
+
+def test_resampled_draws_follow_the_exact_posterior(inference_data):
+    vae, _ = linear_gaussian()
+    with torch.no_grad():
+        exact = vae.encode(random_images(4).as_float())
+    z = torch.from_numpy(inference_data.posterior.z.values[0])
+    error = exact.stddev / 300**0.5
+    assert bool(((z.mean(0) - exact.mean).abs() < 5 * error).all())
+    torch.testing.assert_close(z.std(0), exact.stddev, rtol=0.25, atol=0)
+
+
+def test_arviz_takes_it(inference_data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz as az
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        summary = az.summary(inference_data, var_names=["z"], kind="stats")
+        assert len(summary) == 8
+        az.plot_khat(inference_data.constant_data.pareto_k)
+        az.plot_ppc(inference_data, num_pp_samples=20)
+        az.plot_pair(inference_data, var_names=["z"], coords={"image": 0})
+        import matplotlib.pyplot as plt
+
+        plt.close("all")

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from pyro_vae.checks import InputError
+from pyro_vae.evaluation import neighbourhoods_from_features
+
+
+def normal(n, d, seed):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def by_definition(real, generated, k):
+    between = torch.cdist(real.double(), generated.double())
+    reach_real = torch.cdist(real.double(), real.double()).sort(1).values[:, k]
+    reach_generated = torch.cdist(generated.double(), generated.double()).sort(1).values[:, k]
+    inside = between < reach_real[:, None]
+    return (
+        inside.any(0).double().mean().item(),
+        (between < reach_generated[None]).any(1).double().mean().item(),
+        inside.double().sum(0).mean().item() / k,
+        (between.min(1).values < reach_real).double().mean().item(),
+    )
+
+
+@pytest.mark.parametrize("chunk", [1000, 7])
+def test_definition_in_any_chunks(chunk):
+    real, generated = normal(60, 4, 0), normal(50, 4, 1) * 0.8
+    found = neighbourhoods_from_features(real, generated, k=3, chunk=chunk)
+    expected = by_definition(real, generated, 3)
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
+    assert (found.k, found.n, found.m) == (3, 60, 50)
+
+
+def test_equal_distributions_score_as_published():
+    """Naeem et al.: two samples of N(0, I), here in the dimension where chance overlap is known to be high."""
+    found = neighbourhoods_from_features(normal(2000, 64, 0), normal(2000, 64, 1), k=5)
+    assert found.density == pytest.approx(1, abs=0.08)
+    assert found.coverage == pytest.approx(0.97, abs=0.03)
+    assert found.precision == pytest.approx(found.recall, abs=0.03)
+
+
+def test_mode_collapse_lowers_recall_and_coverage_not_precision():
+    real = torch.cat([normal(200, 2, 0), normal(200, 2, 1) + 100])
+    collapsed = normal(400, 2, 2)
+    found = neighbourhoods_from_features(real, collapsed)
+    assert found.precision > 0.9
+    assert found.recall < 0.6
+    assert found.coverage < 0.6
+    swapped = neighbourhoods_from_features(collapsed, real)
+    assert swapped.recall > 0.9
+    assert swapped.precision < 0.6
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: neighbourhoods_from_features(normal(5, 2, 0), normal(9, 2, 1)), "real: given .*at least 6"),
+        (lambda: neighbourhoods_from_features(normal(9, 2, 0), normal(9, 3, 1)), "generated: given '3 features'"),
+        (lambda: neighbourhoods_from_features(normal(9, 2, 0), normal(9, 2, 1), k=0), "k: given 0"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
