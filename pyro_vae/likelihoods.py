@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pyro_vae import checks
 
@@ -23,6 +24,12 @@ class _BernoulliOfGrey(dist.Bernoulli):
     """A Bernoulli that also scores grey levels, by the cross-entropy; values outside [0, 1] stay errors."""
 
     support = constraints.unit_interval
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        # x l - log(1 + exp(l)): torch's own takes three times as many passes over the pixels.
+        return value * self.logits - functional.softplus(self.logits)
 
 
 class Bernoulli(nn.Module):

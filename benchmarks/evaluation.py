@@ -1,0 +1,153 @@
+"""Times the estimators, beside the bare decoder and beside torchmetrics and torch-fidelity on the same features.
+
+    python benchmarks/evaluation.py [--peers]
+
+Prints a Markdown table and writes evaluation.json. With --peers it needs torch-fidelity and torchmetrics.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pyro_vae import Images, Spec, build, files
+from pyro_vae.evaluation import Moments, evidence, frechet_distance, inception_score, kernel_distance_from_features
+from pyro_vae.study import environment
+
+
+def seconds(call: Callable[[], object], repeats: int = 3) -> float:
+    """Median wall-clock seconds."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def evidence_row(n: int, k: int) -> dict:
+    """K importance samples of n 28x28 images by the MLP 784-400-20, beside its decoder's matrix products alone."""
+    model = build(Spec(dataset="mnist", latent_dim=20)).eval()
+    pixels = torch.randint(0, 2, (n, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8) * 255
+    images = Images(pixels, name="random")
+    weights = [layer.weight.detach() for layer in model.decoder if isinstance(layer, torch.nn.Linear)]
+    z, hidden = torch.randn(4000, 20), torch.randn(4000, 400)
+
+    def products() -> None:
+        for _ in range(n * k // 4000):
+            torch.mm(z, weights[0].T)
+            torch.mm(hidden, weights[1].T)
+
+    evidence(model, images.take(slice(0, 50)), k=100, device="cpu")  # imports ArviZ
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours = seconds(lambda: evidence(model, images, k=k, device="cpu"), repeats=1)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bare = seconds(products, repeats=1)
+    return {
+        "images": n,
+        "k": k,
+        "evidence_seconds": ours,
+        "decoder_products_seconds": bare,
+        "ratio": ours / bare,
+        "peak_memory_mib": after / 1024,
+        "peak_memory_added_mib": (after - before) / 1024,
+    }
+
+
+def scores_rows(peers: bool) -> list[dict]:
+    """Scores of 10,000 against 10,000 features of 2048 dimensions, and of 1008 logits."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(2048, 2048, generator=generator) / 2048**0.5
+    x, y = (torch.randn(10_000, 2048, generator=generator) @ mixing for _ in range(2))
+    y = y * 1.05 + 0.02
+    logits = torch.randn(10_000, 1008, generator=generator)
+    rows = []
+
+    def row(what: str, who: str, call: Callable[[], float], repeats: int = 3) -> None:
+        value = call()
+        rows.append({"score": what, "by": who, "value": value, "seconds": seconds(call, repeats)})
+        print(rows[-1], flush=True)
+
+    row("frechet", "pyro_vae", lambda: frechet_distance(Moments.of(x.split(500)), Moments.of(y.split(500))))
+    row("kernel", "pyro_vae", lambda: kernel_distance_from_features(x, y).mean, 1)
+    row("inception score", "pyro_vae", lambda: inception_score(logits).mean)
+    if peers:
+        _peer_rows(row, x, y, logits)
+    return rows
+
+
+def _peer_rows(row: Callable[..., None], x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.inception import InceptionScore
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class AsIs(torch.nn.Module):
+        num_features = 2048
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features
+
+    def fidelity_frechet() -> float:
+        statistics_of = [fid_features_to_statistics(part) for part in (x, y)]
+        return fid_statistics_to_metric(*statistics_of, verbose=False)["frechet_inception_distance"]
+
+    def torchmetrics_of(kind: type, **options: object) -> Callable[[], float]:
+        def call() -> float:
+            metric = kind(feature=AsIs(), **options)
+            for part in x.split(500):
+                metric.update(part, real=True)
+            for part in y.split(500):
+                metric.update(part, real=False)
+            found = metric.compute()
+            return (found[0] if isinstance(found, tuple) else found).item()
+
+        return call
+
+    def torchmetrics_score() -> float:
+        metric = InceptionScore(feature=AsIs())
+        metric.update(logits)
+        return metric.compute()[0].item()
+
+    kernel = {"kid_subsets": 100, "kid_subset_size": 1000, "kid_degree": 3, "kid_gamma": None, "kid_coef0": 1}
+    row("frechet", "torch-fidelity", fidelity_frechet)
+    row("frechet", "torchmetrics", torchmetrics_of(FrechetInceptionDistance), 1)
+    row(
+        "kernel",
+        "torch-fidelity",
+        lambda: kid_features_to_metric(x, y, kid_kernel="poly", verbose=False, **kernel)[
+            "kernel_inception_distance_mean"
+        ],
+        1,
+    )
+    row("kernel", "torchmetrics", torchmetrics_of(KernelInceptionDistance, subsets=100, subset_size=1000), 1)
+    row("inception score", "torch-fidelity", lambda: isc_features_to_metric(logits)["inception_score_mean"])
+    row("inception score", "torchmetrics", torchmetrics_score)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true", help="also time torch-fidelity and torchmetrics")
+    parser.add_argument("--k", type=int, default=5000)
+    parser.add_argument("--n", type=int, default=1000)
+    arguments = parser.parse_args()
+    found = {
+        "environment": environment("cpu"),
+        "evidence": evidence_row(arguments.n, arguments.k),
+        "scores": scores_rows(arguments.peers),
+    }
+    files.write_json(Path(__file__).with_suffix(".json"), found)
+    print(found["evidence"])
+    print("| score | by | value | seconds |\n|---|---|---|---|")
+    for one in found["scores"]:
+        print(f"| {one['score']} | {one['by']} | {one['value']:.6g} | {one['seconds']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
