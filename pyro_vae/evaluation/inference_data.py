@@ -28,7 +28,7 @@ def to_inference_data(
     draws: int = 500,
     k: int = 2000,
     binarization: str = "none",
-    decoded_at_once: int = 4000,
+    decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
 ) -> InferenceData:

@@ -155,7 +155,7 @@ def evidence(
     *,
     k: int = 5000,
     binarization: str = "none",
-    decoded_at_once: int = 4000,
+    decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
     progress: bool = False,
