@@ -32,19 +32,22 @@ class Moments:
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> Moments:
         """The moments of features `(n, d)` that come in any number of batches."""
-        total = None
+        count, mean, scatter = 0, torch.empty(0), torch.empty(0)
         for features in batches:
-            one = cls._of_batch(features)
-            total = one if total is None else total.merge(one)
-        if total is None:
+            x = check_features("features", features, least=1)
+            if count == 0:
+                mean, scatter = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
+            if x.shape[1] != len(mean):
+                raise checks.fail("features", f"{x.shape[1]} features", f"{len(mean)}, as in the batches before")
+            delta = x.mean(0) - mean
+            centred = x - x.mean(0)
+            # In place: for 2048 features the matrix is what costs.
+            scatter.addmm_(centred.T, centred).addr_(delta, delta, alpha=count * len(x) / (count + len(x)))
+            count += len(x)
+            mean = mean + delta * (len(x) / count)
+        if count == 0:
             raise checks.fail("features", "no batches", "at least one batch of features of shape (n, d)")
-        return total
-
-    @classmethod
-    def _of_batch(cls, features: Tensor) -> Moments:
-        x = check_features("features", features, least=1)
-        mean = x.mean(0)
-        return cls(len(x), mean, (x - mean).T @ (x - mean))
+        return cls(count, mean, scatter)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both samples together."""
@@ -121,7 +124,10 @@ def _combine(difference: Tensor, trace_x: Tensor, trace_y: Tensor, nuclear: Tens
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """L with L L^T = covariance; eigenvalues below 0 are rounding errors."""
+    """L with L L^T = covariance: Cholesky's, else by eigenvalues, of which those below 0 are rounding errors."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return factor
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt()
 
