@@ -53,21 +53,31 @@ def main() -> None:
 
 
 def table(results: dict) -> str:
-    """Markdown: one row a run."""
-    lines = [
-        "| run | reconstruction | KL | with β KL | 784 MSE + β KL (sampled) | Frechet | score |",
+    """Markdown: two tables, one row a run."""
+    losses = [
+        "| run | reconstruction | KL | reconstruction + β KL | 784 MSE + β KL, mean (sampled) | ELBO |",
+        "|---|---|---|---|---|---|",
+    ]
+    scores = [
+        "| run | -log p(x) | Pareto k good + ok | active units | Frechet (floor) | score (real) | precision, recall |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
-        metrics = result["metrics"]
-        score = f"{metrics['inception_score_mean']:.2f} ± {metrics['inception_score_std']:.2f}"
-        squared = f"{result['squared_error_loss']:.2f} ({result['squared_error_loss_sampled']:.2f})"
-        lines.append(
-            f"| {name} | {metrics['reconstruction_nats']:.2f} ± {metrics['reconstruction_se']:.2f} "
-            f"| {metrics['kl_per_sample']:.2f} ± {metrics['kl_se']:.2f} | {result['loss']:.2f} | {squared} "
-            f"| {metrics['frechet']:.1f} | {score} |"
+        m = result["metrics"]
+        losses.append(
+            f"| {name} | {m['reconstruction_nats']:.2f} ± {m['reconstruction_se']:.2f} "
+            f"| {m['kl_per_sample']:.2f} ± {m['kl_se']:.2f} | {result['loss']:.2f} "
+            f"| {result['squared_error_loss']:.2f} ({result['squared_error_loss_sampled']:.2f}) "
+            f"| {m['elbo_nats']:.2f} ± {m['elbo_se']:.2f} |"
         )
-    return "\n".join(lines)
+        trusted = m["pareto_k"]["good"] + m["pareto_k"]["ok"]
+        scores.append(
+            f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {trusted:.1%} | {m['active_units']} "
+            f"| {m['frechet']:.1f} ({m['frechet_floor']:.1f}) "
+            f"| {m['inception_score_mean']:.2f} ± {m['inception_score_std']:.2f} ({m['inception_score_real']:.2f}) "
+            f"| {m['precision']:.2f}, {m['recall']:.2f} |"
+        )
+    return "\n".join([*losses, "", *scores])
 
 
 if __name__ == "__main__":

@@ -156,6 +156,15 @@ def evaluate(
         GROUPS
     ),
     k: Annotated[int, typer.Option(help="importance samples an image", parser=_whole_number, metavar="INTEGER")] = 5000,
+    evidence_images: Annotated[
+        int | None,
+        typer.Option(
+            help="take only the first so many test images for the evidence; all by default",
+            parser=_whole_number,
+            metavar="INTEGER",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[
         int | None,
         typer.Option(
@@ -185,6 +194,8 @@ def evaluate(
     one_of("--extractor", extractor, ("classifier", "inception-2015-12-05", "inception-torchvision", "none"))
     if k < 1:
         raise fail("--k", k, "a whole number of at least 1")
+    if evidence_images is not None and evidence_images < 1:
+        raise fail("--evidence-images", evidence_images, "a whole number of at least 1")
     if n is not None and n < 10:
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
 
@@ -206,6 +217,7 @@ def evaluate(
             metrics=[name],
             binarization=spec.binarization,
             k=k,
+            evidence_images=evidence_images,
             extractor=judge,
             num_generated=n,
             train=images.train,

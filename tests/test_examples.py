@@ -4,6 +4,8 @@ import re
 import runpy
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -13,11 +15,14 @@ EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the libraries that an example shows
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_makes_figures(path, capsys):
+    matplotlib.use("Agg")
     torch.manual_seed(0)
     names = runpy.run_path(str(path))
     assert any(isinstance(value, Figure) for value in names.values())
+    matplotlib.pyplot.close("all")
 
 
 @pytest.mark.parametrize("block", BLOCKS)

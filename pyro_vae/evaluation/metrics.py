@@ -104,7 +104,7 @@ class Metrics:
         text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
         source = self.provenance.get(one.name, {})
         if one.name == "nll_nats" and "k" in source:
-            meaning += f" (K = {source['k']:,})"
+            meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
         if one.name in ("frechet", "inception_score_mean") and "extractor" in source:
             meaning += f" ({source['extractor']}, {source['num_generated']:,} samples)"
         if source.get("extractor", "").startswith("inception-2015-12-05@"):  # no other scores may have these names
@@ -120,6 +120,7 @@ def evaluate(
     binarization: str = "none",
     samples: int = 1,
     k: int = 5000,
+    evidence_images: int | None = None,
     extractor: Extractor | None = None,
     num_generated: int | None = None,
     splits: int = 10,
@@ -141,6 +142,7 @@ def evaluate(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         samples: posterior samples an image, for the Monte Carlo parts of the bounds.
         k: importance samples an image, for the evidence.
+        evidence_images: take only the first so many images for the evidence, which is the dearest of all.
         extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
@@ -160,6 +162,9 @@ def evaluate(
     )
     for group in chosen:
         checks.one_of("metrics", group, GROUPS)
+    checks.positive_integer("k", k)
+    if evidence_images is not None:
+        checks.positive_integer("evidence_images", evidence_images)
     if "samples" in chosen:
         if extractor is None:
             raise checks.fail("extractor", None, "a feature extractor, by which samples are judged")
@@ -207,12 +212,13 @@ def evaluate(
         units = active_units(codes(model, images, batch_size=batch_size, device=target))
         add({"active_units": units.count}, {"threshold": units.threshold})
     if "evidence" in chosen:
-        estimate = evidence(model, images, k=k, binarization=binarization, device=target, seed=seed, progress=progress)
+        few = images if evidence_images is None else images.take(slice(0, evidence_images))
+        estimate = evidence(model, few, k=k, binarization=binarization, device=target, seed=seed, progress=progress)
         found = {
             name: getattr(estimate, name) for name in ("nll_nats", "nll_se", "nll_smoothed_nats", "bits_per_dimension")
         }
         shares = None if estimate.pareto is None else {"pareto_k": estimate.pareto.shares()}
-        add(found | (shares or {}), likelihood | {"k": k})
+        add(found | (shares or {}), likelihood | {"k": k, "n": len(few)})
     if "samples" in chosen and extractor is not None:
         drawn = prior_samples(model, num_generated or len(images), batch_size=batch_size, device=target, seed=seed)
         # 256 grey levels, as the real images have.
