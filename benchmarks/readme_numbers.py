@@ -70,11 +70,12 @@ def table(results: dict) -> str:
             f"| {result['squared_error_loss']:.2f} ({result['squared_error_loss_sampled']:.2f}) "
             f"| {m['elbo_nats']:.2f} ± {m['elbo_se']:.2f} |"
         )
+        real, score = m["real_scores"], f"{m['inception_score_mean']:.2f} ± {m['inception_score_std']:.2f}"
         trusted = m["pareto_k"]["good"] + m["pareto_k"]["ok"]
         scores.append(
             f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {trusted:.1%} | {m['active_units']} "
-            f"| {m['frechet']:.1f} ({m['frechet_floor']:.1f}) "
-            f"| {m['inception_score_mean']:.2f} ± {m['inception_score_std']:.2f} ({m['inception_score_real']:.2f}) "
+            f"| {m['frechet']:.1f} ({real['frechet']:.1f}) "
+            f"| {score} ({real['inception_score_mean']:.2f}) "
             f"| {m['precision']:.2f}, {m['recall']:.2f} |"
         )
     return "\n".join([*losses, "", *scores])

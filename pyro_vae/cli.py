@@ -159,7 +159,7 @@ def evaluate(
     evidence_images: Annotated[
         int | None,
         typer.Option(
-            help="take only the first so many test images for the evidence; all by default",
+            help="take so many test images, at random, for the evidence; all by default",
             parser=_whole_number,
             metavar="INTEGER",
             show_default=False,
@@ -208,8 +208,16 @@ def evaluate(
     judge = None
     if "samples" in chosen and extractor != "none" and spec.model != "autoencoder":
         judge = features.by_name(extractor, images, weights=weights, device=device)
+    if spec.model == "autoencoder":
+        chosen = [name for name in chosen if name in ("bounds", "codes")]
     if judge is None:
         chosen = [name for name in chosen if name != "samples"]
+    if not chosen:
+        raise fail(
+            "--metrics",
+            metrics,
+            "a group that this model has: samples need an extractor, and a prior; so does evidence",
+        )
     for name in chosen:
         found = evaluate_model(
             model,
@@ -318,7 +326,7 @@ def _run(arguments: list[str] | None) -> int:
         code = _INTERRUPTED
     if code != _INTERRUPTED:
         return code
-    return _report("stopped; `pyro-vae train --resume --out RUN` goes on with a training from its last epoch", 1)
+    return _report("stopped; what was done is kept, and a training goes on with `pyro-vae train --resume --out RUN`", 1)
 
 
 def _report(text: str, code: int) -> int:

@@ -110,6 +110,17 @@ class Images:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.take(order[count:].sort().values), self.take(order[:count].sort().values)
 
+    def draw(self, n: int, seed: int = 0) -> Images:
+        """n of the images at random (all where there are fewer), the same ones for the same seed.
+
+        Sets from folders are sorted by class, so the first n would be of one class.
+        """
+        checks.positive_integer("n", n)
+        if n >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.take(order[:n].sort().values)
+
     def as_float(self) -> Tensor:
         """All pixels as float32 in [0, 1], shape `(N, C, H, W)`."""
         return to_unit(self.pixels)
@@ -342,6 +353,11 @@ def _read_image(path: Path) -> np.ndarray:
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise checks.fail("dataset", str(path), f"a readable image ({error})") from error
+
+
+def fixed_binarization(how: str) -> str:
+    """What evaluation makes of `dynamic`: one draw of each image, the same for all models, which is `static`."""
+    return "static" if how == "dynamic" else how
 
 
 def binarize(images: Images, how: str, seed: int = 0) -> Images:

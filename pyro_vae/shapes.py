@@ -42,7 +42,7 @@ def shapes(n: int, size: int = 32, seed: int = 0) -> Shapes:
         raise checks.fail("size", size, "a whole number of at least 16")
     generator = torch.Generator().manual_seed(seed)
     factors = torch.stack([torch.randint(0, levels, (n,), generator=generator) for levels in _LEVELS], 1)
-    pixels = torch.cat([_draw(part, size) for part in factors.split(512)])
+    pixels = torch.cat([_draw(part, size) for part in factors.split(max(1, 512 * 32**2 // size**2))])
     return Shapes(Images(pixels, factors[:, 0].clone(), "shapes", SHAPES), factors)
 
 

@@ -101,11 +101,16 @@ def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
-    """Adds results to `metrics.json`, newer ones over older ones of the same name, atomically."""
-    stored = read_metrics(folder)
-    found = metrics.to_dict()
-    provenance = stored.get("provenance", {}) | found["provenance"]
-    return files.write_json(Path(folder) / "metrics.json", stored | found | {"provenance": provenance})
+    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically."""
+    stored, found = read_metrics(folder), metrics.to_dict()
+    sources = stored.pop("provenance", {})
+    groups = {one.get("group") for one in found["provenance"].values()}
+    for name in [name for name, one in sources.items() if one.get("group") in groups]:
+        stored.pop(name, None)  # of an earlier evaluation, with other settings
+        del sources[name]
+    return files.write_json(
+        Path(folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
+    )
 
 
 def training_split(spec: Spec, train: Images) -> tuple[Images, Images | None]:

@@ -64,9 +64,26 @@ def test_evaluate_adds_scores_of_samples(trained, capsys):
     assert main(["evaluate", str(trained), "--n", "100", "--k", "50", "--device", "cpu"]) == 0
     after = json.loads((trained / "metrics.json").read_text())
     assert {"frechet", "inception_score_mean", "inception_score_std", "extractor"} <= set(after) - set(before)
-    assert {"nll_nats", "nll_se", "pareto_k", "frechet_floor", "precision"} <= set(after) - set(before)
+    assert {"nll_nats", "nll_se", "pareto_k", "real_scores", "precision"} <= set(after) - set(before)
     assert after["active_units"] == before["active_units"]
     assert after["provenance"]["nll_nats"]["k"] == 50
+    arguments = [
+        "evaluate",
+        str(trained),
+        "--metrics",
+        "evidence",
+        "--k",
+        "5",
+        "--evidence-images",
+        "20",
+        "--device",
+        "cpu",
+    ]
+    assert main(arguments) == 0
+    again = json.loads((trained / "metrics.json").read_text())
+    assert "pareto_k" not in again  # which needs more samples: the one of before is not of these
+    assert (again["provenance"]["nll_nats"]["k"], again["provenance"]["nll_nats"]["n"]) == (5, 20)
+    assert again["frechet"] == after["frechet"]
     assert after["mse_per_pixel"] == before["mse_per_pixel"]
     out = capsys.readouterr().out
     assert after["extractor"] in " ".join(out.split())
@@ -147,6 +164,7 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*TRAIN, "--model", "autoencoder", "--epochs", "1", "--out", str(folder)]) == 0
     assert main(["evaluate", str(folder), "--extractor", "none"]) == 0
+    assert main(["evaluate", str(folder), "--metrics", "evidence"]) == 2
     assert not (folder / "figures" / "samples.png").exists()
     capsys.readouterr()
     assert main(["sample", str(folder), "--out", str(tmp_path / "a.png")]) == 2
@@ -184,6 +202,11 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         (["evaluate", "RUN", "--metrics", "bounds,evidense"], "metrics: given 'evidense', .*did you mean 'evidence'"),
         (["evaluate", "RUN", "--metrics", ","], "metrics: given ','"),
         (["evaluate", "RUN", "--k", "0"], "--k: given 0"),
+        (
+            ["evaluate", "RUN", "--metrics", "samples", "--extractor", "none"],
+            "--metrics: given 'samples', expected a group",
+        ),
+        (["evaluate", "RUN", "--evidence-images", "0"], "--evidence-images: given 0"),
         (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
         (
             ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],

@@ -12,6 +12,10 @@ def normal(loc, scale=1.0):
     return dist.Normal(loc, torch.as_tensor(scale).expand(loc.shape)).to_event(1)
 
 
+def laplace():
+    return dist.Laplace(torch.zeros(5, 2), 1.0).to_event(1)
+
+
 def test_active_units_use_the_population_variance():
     means = torch.tensor([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])  # variances 0.009025, 0.011025, 0
     found = active_units(means)
@@ -37,7 +41,7 @@ def test_aggregate_moments_are_those_of_the_mixture():
 def test_identical_codes_carry_no_information():
     found = aggregate_posterior(normal(torch.ones(100, 2), 1.0), normal(torch.zeros(2)))
     assert found.mutual_information_nats == pytest.approx(0, abs=1e-9)
-    assert found.marginal_kl_nats == pytest.approx(1.0, abs=5 * found.marginal_kl_se)
+    assert found.marginal_kl_nats == pytest.approx(1.0, abs=1e-6)
 
 
 def test_codes_far_apart_carry_log_n():
@@ -45,15 +49,21 @@ def test_codes_far_apart_carry_log_n():
     assert found.mutual_information_nats == pytest.approx(math.log(50), rel=1e-6)
 
 
-def test_the_decomposition_adds_up_to_the_average_kl():
+def test_the_decomposition_adds_up_to_the_exact_average_kl():
     torch.manual_seed(0)
     q, p = normal(torch.randn(300, 2), 0.4), normal(torch.zeros(2))
-    found = aggregate_posterior(q, p, chunk=37)
+    found = aggregate_posterior(q, p)
     assert found.average_kl_nats == pytest.approx(found.mutual_information_nats + found.marginal_kl_nats)
-    assert found.average_kl_nats == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), abs=0.2)
-    # Standard error by repetition.
-    values = torch.tensor([aggregate_posterior(q, p, seed=seed).mutual_information_nats for seed in range(30)])
-    assert values.std().item() <= found.mutual_information_se * 1.3
+    assert found.average_kl_nats == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), rel=1e-6)
+
+
+def test_the_monte_carlo_error_is_that_of_repetition():
+    torch.manual_seed(0)
+    q, p = normal(3 * torch.randn(200, 2), 0.4), normal(torch.zeros(2))
+    found = [aggregate_posterior(q, p, seed=seed) for seed in range(60)]
+    claimed = sum(one.monte_carlo_se for one in found) / 60
+    for name in ("mutual_information_nats", "marginal_kl_nats"):
+        assert torch.tensor([getattr(one, name) for one in found]).std().item() == pytest.approx(claimed, rel=0.35)
 
 
 def test_probes_read_what_is_there_and_nothing_else():
@@ -77,7 +87,7 @@ def test_probes_read_what_is_there_and_nothing_else():
         ),
         (
             lambda: aggregate_posterior(normal(torch.zeros(2)), normal(torch.zeros(2))),
-            "a diagonal normal over N images",
+            "q: given .batch shape",
         ),
         (
             lambda: probe_accuracy(torch.zeros(20, 2), torch.zeros(3), torch.zeros(2, 2), torch.zeros(2)),

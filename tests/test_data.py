@@ -273,6 +273,15 @@ def test_split_is_a_partition_fixed_by_the_seed(tiny):
     )
 
 
+def test_a_draw_is_of_all_classes_and_fixed_by_the_seed(digits):
+    by_class = digits.train.take(digits.train.labels.argsort())
+    drawn = by_class.draw(200)
+    assert len(drawn) == 200
+    assert len(drawn.labels.unique()) == 10
+    assert drawn.fingerprint == by_class.draw(200).fingerprint != by_class.draw(200, seed=1).fingerprint
+    assert by_class.draw(5000) is by_class
+
+
 def test_binarizations():
     grey = Images(torch.full((400, 1, 8, 8), 64, dtype=torch.uint8))
     static = binarize(grey, "static", seed=1)

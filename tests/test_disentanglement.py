@@ -12,6 +12,8 @@ from pyro_vae.evaluation import (
 )
 
 RNG = np.random.default_rng(0)
+RARE = np.zeros((1500, 1), dtype=int)  # whose one 1 falls among the test codes
+RARE[np.random.default_rng(0).permutation(1500)[0]] = 1
 FACTORS = RNG.integers(0, 5, (1500, 3))
 SCORES = {
     "MIG": lambda codes, factors: mutual_information_gap(codes, factors).score,
@@ -86,7 +88,13 @@ def test_the_order_of_codes_and_factors_does_not_matter():
         (lambda: mutual_information_gap(np.zeros(5), FACTORS), "codes: given"),
         (lambda: mutual_information_gap(np.full((1500, 2), np.nan), FACTORS), "codes: given"),
         (lambda: mutual_information_gap(np.zeros((9, 2)), FACTORS), "factors: given"),
-        (lambda: mutual_information_gap(np.zeros((1500, 2)), np.ones((1500, 2))), "a constant factor 0"),
+        (lambda: mutual_information_gap(np.zeros((1500, 2)), np.ones((1500, 2), int)), "a constant factor 0"),
+        (
+            lambda: mutual_information_gap(FACTORS, FACTORS.astype(float)),
+            "factors: given 'float64', expected whole numbers, or",
+        ),
+        (lambda: mutual_information_gap(FACTORS, np.full((1500, 1), np.nan), continuous=True), "factors: given 'NaN"),
+        (lambda: separated_attribute_predictability(FACTORS, RARE), "constant on the training codes"),
         (lambda: mutual_information_gap(np.zeros((1500, 2)), FACTORS, bins=0), "bins: given 0"),
         (lambda: separated_attribute_predictability(FACTORS, FACTORS, test_share=1), "test_share: given 1"),
         (lambda: dci_from_importance(np.array([[-1.0]])), "importance: given"),

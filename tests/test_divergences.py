@@ -16,7 +16,7 @@ def test_counted_supports_are_exact():
     found = divergences(dist.Categorical(p), dist.Categorical(q))
     assert found.jensen_shannon == pytest.approx(expected, rel=1e-5)
     assert found.kl_pq == pytest.approx(math.log(2), rel=1e-5)
-    assert found.kl_qp > 3  # p leaves out what q does: infinite, but for torch's floor under probabilities
+    assert found.kl_qp == math.inf  # p leaves out what q does
     assert (found.kl_pq_se, found.jensen_shannon_se) == (0, 0)
     assert m.sum() == 1
 
@@ -46,6 +46,16 @@ def test_where_there_is_no_closed_form_the_error_is_told():
         kl_divergence(dist.Normal(0.0, 2.0), dist.Normal(0.0, 1.0)).item(), abs=4 * found.kl_pq_se
     )
     assert p.event_shape == (1,)
+
+
+def test_supports_that_differ():
+    """The case that Jensen-Shannon is for: the other two are infinite."""
+    found = divergences(dist.Uniform(0.0, 1.0), dist.Uniform(0.5, 1.5), samples=40_000)
+    assert (found.kl_pq, found.kl_qp) == (math.inf, math.inf)
+    assert found.jensen_shannon == pytest.approx(math.log(2) / 2, abs=4 * found.jensen_shannon_se)
+    found = divergences(dist.Exponential(1.0), dist.Normal(0.0, 1.0))
+    assert found.kl_pq < math.inf
+    assert found.kl_qp == math.inf
 
 
 def test_symmetric_bounded_and_zero_for_equals():

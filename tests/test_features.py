@@ -65,9 +65,22 @@ def test_scores_carry_their_extractor(digits, cache):
     )
     found = metrics.to_dict()
     assert found["extractor"] == classifier.name
+    assert found["provenance"]["frechet"]["extractor_accuracy"] == classifier.accuracy
     assert found["provenance"]["frechet"]["num_generated"] == 200
     assert found["frechet"] > 10  # an untrained model
     assert 1 <= found["inception_score_mean"] < 4
+
+
+def test_scores_of_real_images_are_of_as_many_and_of_all_classes(digits, cache):
+    """A floor at another sample size is none, and sets from folders are sorted by class."""
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    by_class = digits.train.take(digits.train.labels.argsort())
+    options = {"metrics": ["samples"], "extractor": classifier, "device": "cpu"}
+    found = {n: evaluate(build(Spec()), digits.test, train=by_class, num_generated=n, **options) for n in (60, 300)}
+    assert found[60].real_scores["frechet"] > 1.5 * found[300].real_scores["frechet"]
+    assert found[300].real_scores["inception_score_mean"] > 8
+    assert found[300].provenance["real_scores"]["num_real"] == 300
+    assert "(real" in {label: value for label, value, _ in found[300].rows()}["Frechet distance"]
 
 
 class Flat(nn.Module):
@@ -104,7 +117,13 @@ def test_features_of_real_images_are_cached_by_extractor_and_images(digits, tmp_
 def test_any_module_can_be_an_extractor(tiny):
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
     extractor = ModuleExtractor(module, "mine", 16)
-    assert extractor.name == f"mine@{features.fingerprint(module)[:8]}"
+    before = extractor.name
+    assert before == f"mine-16@{features.fingerprint(module)[:8]}"
+    with torch.no_grad():
+        module[1].weight.mul_(2)
+    assert extractor.name != before  # so no cache of the old weights is read
+    pools = [ModuleExtractor(nn.Sequential(nn.AvgPool2d(size), nn.Flatten()), "pool", 1).name for size in (2, 4)]
+    assert pools[0] != pools[1]  # without any weights
     assert extract(extractor, tiny.pixels, device="cpu").pool.shape == (12, 16)
     with pytest.raises(InputError, match=r"module: given .*\(12, 16\)', expected \(12, 15\)"):
         extract(ModuleExtractor(module, "mine", 15), tiny.pixels, device="cpu")

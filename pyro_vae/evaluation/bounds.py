@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pyro_vae import checks
-from pyro_vae.data import Images, binarize
+from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
@@ -111,7 +111,7 @@ def bounds(
     checks.positive_integer("batch_size", batch_size)
     target = choose_device(device)
     model.to(target)
-    fixed = binarize(images, "static" if binarization == "dynamic" else binarization)
+    fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
     per_image: dict[str, list[Tensor]] = {}

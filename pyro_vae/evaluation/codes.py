@@ -46,77 +46,80 @@ def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Te
     >>> kl_per_dimension(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
     tensor([0.0000, 0.5000], dtype=torch.float64)
     """
-    if not all(isinstance(one, torch.distributions.Independent) for one in (q, p)):
-        raise checks.fail(
-            "q", type(q).__name__, "a distribution whose dimensions are independent, such as a diagonal normal"
-        )
+    for name, one in (("q", q), ("p", p)):
+        if not isinstance(one, torch.distributions.Independent):
+            raise checks.fail(name, type(one).__name__, "a distribution of independent dimensions")
     values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().double()
     return values.reshape(-1, values.shape[-1]).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
 class AggregatePosterior:
-    """The mean of q(z|x) over images: its moments, and the split of the average KL, in nats with standard errors.
+    """The mean of q(z|x) over n images: its moments, and the split of the average KL, in nats.
 
-    `average_kl_nats = mutual_information_nats + marginal_kl_nats`. The mutual information of index and code is at most
-    log N.
+    `average_kl_nats = mutual_information_nats + marginal_kl_nats`. The first is exact; `monte_carlo_se` is the error of
+    the other two, given the images. The mutual information of index and code is at most log n.
     """
 
     mean: Tensor
     covariance: Tensor
     average_kl_nats: float
     mutual_information_nats: float
-    mutual_information_se: float
     marginal_kl_nats: float
-    marginal_kl_se: float
+    monte_carlo_se: float
     n: int
 
 
 def aggregate_posterior(
-    q: dist.TorchDistribution, p: dist.TorchDistribution, *, seed: int = 0, chunk: int = 256
+    q: dist.TorchDistribution, p: dist.TorchDistribution, *, samples: int = 4, seed: int = 0
 ) -> AggregatePosterior:
     r"""How the codes of a whole set lie under the prior.
 
-    .. math:: \frac1N \sum_n \mathrm{KL}(q(z|x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z))
+    .. math:: \frac1N \sum_n \mathrm{KL}(q(z|x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z)),
+              \qquad q(z) = \frac1N \sum_n q(z|x_n)
 
-    with :math:`q(z) = \frac1N \sum_n q(z|x_n)` exactly and the expectations by one sample an image, so the cost is N
-    squared. The moments are exact.
+    The information is by `samples` codes of each image under the whole mixture, so the cost is `samples` N squared; the
+    moments and the left side are exact.
 
     Args:
         q: q(z|x) of N images, a diagonal normal with batch shape `(N,)`.
-        p: the prior.
+        p: the prior, a diagonal normal.
+        samples: codes of each image, at least 2.
         seed: of the samples.
-        chunk: samples at a time.
 
     Source: Hoffman and Johnson, "ELBO surgery", 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
-    if not isinstance(q, torch.distributions.Independent) or len(q.batch_shape) != 1:
-        raise checks.fail(
-            "q",
-            type(q).__name__,
-            "a diagonal normal over N images; codes of a flow can be scored under their own image only",
-        )
-    n = q.batch_shape[0]
-    means, variances = q.mean.detach().double(), q.variance.detach().double()
+    for name, one in (("q", q), ("p", p)):
+        base = getattr(one, "base_dist", None)
+        if not isinstance(one, torch.distributions.Independent) or not isinstance(base, torch.distributions.Normal):
+            raise checks.fail(
+                name, type(base or one).__name__, "a diagonal normal; a flow scores only codes of its own"
+            )
+    if len(q.batch_shape) != 1:
+        raise checks.fail("q", f"batch shape {tuple(q.batch_shape)}", "that of N images, (N,)")
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+        raise checks.fail("samples", samples, "a whole number of at least 2, for a standard error")
+    n, d = q.batch_shape[0], q.event_shape[0]
+    means, deviations = q.mean.detach().cpu().double(), q.stddev.detach().cpu().double()
     centred = means - means.mean(0)
-    covariance = centred.T @ centred / n + variances.mean(0).diag()
-    noise = torch.randn(means.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
-        means.device
-    )
-    z = means + variances.sqrt() * noise
-    wide = dist.Normal(means, variances.sqrt()).to_event(1)
-    own = wide.log_prob(z)
-    marginal = torch.cat([wide.log_prob(part[:, None]).logsumexp(1) for part in z.split(chunk)]) - math.log(n)
-    prior = p.log_prob(z.to(q.mean.dtype)).detach().double()
-    information, marginal_kl = own - marginal, marginal - prior
+    covariance = centred.T @ centred / n + deviations.square().mean(0).diag()
+    wide = dist.Normal(means, deviations).to_event(1)
+    generator = torch.Generator().manual_seed(seed)
+    draws = []
+    for _ in range(samples):
+        z = means + deviations * torch.randn(n, d, generator=generator, dtype=torch.float64)
+        mixture = [wide.log_prob(part[:, None]).logsumexp(1) for part in z.split(max(1, 4_000_000 // (n * d)))]
+        draws.append(wide.log_prob(z) - torch.cat(mixture) + math.log(n))
+    information = torch.stack(draws)
+    average_kl = torch.distributions.kl_divergence(q, p).detach().double().mean().item()
+    found = information.mean().item()
     return AggregatePosterior(
-        mean=means.mean(0).cpu(),
-        covariance=covariance.cpu(),
-        average_kl_nats=(own - prior).mean().item(),
-        mutual_information_nats=information.mean().item(),
-        mutual_information_se=information.std().item() / n**0.5,
-        marginal_kl_nats=marginal_kl.mean().item(),
-        marginal_kl_se=marginal_kl.std().item() / n**0.5,
+        mean=means.mean(0),
+        covariance=covariance,
+        average_kl_nats=average_kl,
+        mutual_information_nats=found,
+        marginal_kl_nats=average_kl - found,
+        monte_carlo_se=(information.var(0).sum() / samples).sqrt().item() / n,
         n=n,
     )
 
@@ -145,6 +148,10 @@ def probe_accuracy(codes: Tensor, labels: Tensor, test_codes: Tensor, test_label
     for name, values, wanted in (("labels", labels, x), ("test_labels", test_labels, x_test)):
         if values.shape != (len(wanted),):
             raise checks.fail(name, tuple(values.shape), f"one label a code, shape ({len(wanted)},)")
+    if x.shape[1] != x_test.shape[1]:
+        raise checks.fail("test_codes", f"{x_test.shape[1]} dimensions", f"{x.shape[1]}, as codes have")
+    if len(labels.unique()) < 2:
+        raise checks.fail("labels", "one class", "at least two classes")
     accuracy = []
     for classifier in (LogisticRegression(max_iter=1000), KNeighborsClassifier(k)):
         pipeline = make_pipeline(StandardScaler(), classifier).fit(x, labels.numpy())

@@ -36,7 +36,7 @@ def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, *, bins: int 
     >>> round(mutual_information_gap(factors.astype(float), factors).score, 1)
     1.0
     """
-    codes, factors = _check(codes, factors)
+    codes, factors = _check(codes, factors, continuous)
     checks.positive_integer("bins", bins)
     if continuous:
         factors = np.stack([_binned(column, bins) for column in factors.T], 1)
@@ -56,11 +56,16 @@ def separated_attribute_predictability(
     Source: Kumar et al., "Variational inference of disentangled latent concepts", 2018,
     https://arxiv.org/abs/1711.00848
     """
-    codes, factors = _check(codes, factors)
+    codes, factors = _check(codes, factors, continuous)
     if continuous:
         matrix = np.array([[_squared_correlation(code, factor) for factor in factors.T] for code in codes.T])
         return _gap(matrix)
     train, test = _split(len(codes), test_share, seed)
+    for index, column in enumerate(factors[train].T):
+        if len(np.unique(column)) < 2:
+            raise checks.fail(
+                "factors", f"a factor {index} constant on the training codes", "values that are less rare"
+            )
     matrix = np.zeros((codes.shape[1], factors.shape[1]))
     for i, code in enumerate(codes.T):
         for j, factor in enumerate(factors.T):
@@ -88,8 +93,13 @@ def disentanglement_completeness_informativeness(
     Source: Eastwood and Williams, "A framework for the quantitative evaluation of disentangled representations", 2018,
     https://openreview.net/forum?id=By-7dz-AZ
     """
-    codes, factors = _check(codes, factors)
+    codes, factors = _check(codes, factors, continuous)
     train, test = _split(len(codes), test_share, seed)
+    for index, column in enumerate(factors[train].T):
+        if len(np.unique(column)) < 2:
+            raise checks.fail(
+                "factors", f"a factor {index} constant on the training codes", "values that are less rare"
+            )
     kind = GradientBoostingRegressor if continuous else GradientBoostingClassifier
     importance, accuracy = [], []
     for factor in factors.T:
@@ -147,12 +157,16 @@ def _split(n: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return order[count:], order[:count]
 
 
-def _check(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(codes: np.ndarray, factors: np.ndarray, continuous: bool) -> tuple[np.ndarray, np.ndarray]:
     codes, factors = np.asarray(codes, dtype=np.float64), np.asarray(factors)
     if codes.ndim != 2 or codes.size == 0 or not np.isfinite(codes).all():
         raise checks.fail("codes", codes.shape, "finite numbers of shape (N, d)")
     if factors.ndim != 2 or len(factors) != len(codes):
         raise checks.fail("factors", factors.shape, f"shape (N, f) with N = {len(codes)}, as codes have")
+    if not continuous and not np.issubdtype(factors.dtype, np.integer):
+        raise checks.fail("factors", factors.dtype.name, "whole numbers, or continuous=True")
+    if not np.isfinite(factors).all():
+        raise checks.fail("factors", "NaN or infinity", "finite numbers")
     for index, column in enumerate(factors.T):
         if len(np.unique(column)) < 2:
             raise checks.fail(

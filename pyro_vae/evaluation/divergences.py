@@ -16,7 +16,7 @@ from pyro_vae.generators import own_generators
 
 @dataclass(frozen=True)
 class Divergences:
-    """In nats; a standard error of 0 means that the value is exact."""
+    """In nats; infinite where one support exceeds the other. A standard error of 0 means that the value is exact."""
 
     kl_pq: float
     kl_pq_se: float
@@ -50,6 +50,9 @@ def divergences(
     1.0
     """
     checks.positive_integer("samples", samples)
+    if samples < 2:
+        raise checks.fail("samples", samples, "at least 2, for a standard error")
+    checks.seed("seed", seed)
     for name, one in (("p", p), ("q", q)):
         if one.batch_shape:
             raise checks.fail(name, f"batch shape {tuple(one.batch_shape)}", "one distribution, without batch shape")
@@ -59,7 +62,8 @@ def divergences(
         return _by_enumeration(p, q)
     with own_generators(torch.device("cpu"), seed), torch.no_grad():
         from_p, from_q = p.sample((samples,)), q.sample((samples,))
-        ratio_p, ratio_q = _log_ratio(p, q, from_p), _log_ratio(q, p, from_q)
+        ratio_p = _log_prob(p, from_p) - _log_prob(q, from_p)
+        ratio_q = _log_prob(q, from_q) - _log_prob(p, from_q)
         # log p/m = log 2 - log(1 + q/p)
         js_p, js_q = (math.log(2) - torch.nn.functional.softplus(-ratio) for ratio in (ratio_p, ratio_q))
     kl_pq, kl_pq_se = _kl(p, q, ratio_p)
@@ -73,22 +77,35 @@ def _by_enumeration(p: dist.TorchDistribution, q: dist.TorchDistribution) -> Div
         support = p.enumerate_support()
         if support.shape != q.enumerate_support().shape or not bool((support == q.enumerate_support()).all()):
             raise checks.fail("q", "another support", "the support of p")
-        log_p, log_q = p.log_prob(support).double(), q.log_prob(support).double()
-        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        pairs = ((log_p, log_q), (log_q, log_p), (log_p, log_m), (log_q, log_m))
-        pq, qp, pm, qm = (torch.where(a.exp() > 0, a.exp() * (a - b), 0.0).sum().item() for a, b in pairs)
+        mass_p, mass_q = (_mass(one, support) for one in (p, q))
+        mean = (mass_p + mass_q) / 2
+        pq, qp, pm, qm = (
+            torch.where(a > 0, a * (a / b).log(), 0.0).sum().item()
+            for a, b in ((mass_p, mass_q), (mass_q, mass_p), (mass_p, mean), (mass_q, mean))
+        )
     return Divergences(pq, 0.0, qp, 0.0, (pm + qm) / 2, 0.0, len(support))
 
 
-def _log_ratio(p: dist.TorchDistribution, q: dist.TorchDistribution, x: Tensor) -> Tensor:
-    return (p.log_prob(x) - q.log_prob(x)).double()
+def _mass(p: dist.TorchDistribution, support: Tensor) -> Tensor:
+    """Probabilities; torch keeps its own an epsilon away from 0, which is taken back here."""
+    mass = p.log_prob(support).exp()
+    return torch.where(mass <= 2 * torch.finfo(mass.dtype).eps, 0.0, mass).double()
+
+
+def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
+    """log p(x), which is -inf outside the support."""
+    inside = p.support.check(x)  # type: ignore[union-attr]
+    wide = inside.reshape(*inside.shape, *(1 for _ in range(x.dim() - inside.dim())))
+    value = p.log_prob(torch.where(wide, x, p.sample().expand_as(x))).double()
+    return torch.where(inside, value, -math.inf)
 
 
 def _kl(p: dist.TorchDistribution, q: dist.TorchDistribution, ratio: Tensor) -> tuple[float, float]:
     try:
         return kl_divergence(p, q).item(), 0.0
     except NotImplementedError:
-        return ratio.mean().item(), _standard_error(ratio)
+        found = ratio.mean().item()
+        return (found, _standard_error(ratio)) if math.isfinite(found) else (math.inf, 0.0)
 
 
 def _standard_error(values: Tensor) -> float:

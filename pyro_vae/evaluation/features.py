@@ -92,7 +92,7 @@ def extract_cached(
     batch_size: int = 500,
     device: str | torch.device = "auto",
 ) -> Features:
-    """The features of a real data set, kept in this user's cache (or in `cache`) for the next time.
+    """Features of a real data set, kept in this user's cache (or in `cache`) for the next time.
 
     The file is named after the extractor, whose name holds the fingerprint of its weights, and after that of the
     images: other weights or other images are other files. A damaged file is made anew.
@@ -122,7 +122,12 @@ class ModuleExtractor(nn.Module):
         checks.positive_integer("num_features", num_features)
         self.module = module
         self.num_features = num_features
-        self.name = f"{name}@{fingerprint(module)[:8]}"
+        self.label = name
+
+    @property
+    def name(self) -> str:
+        """The name given, the size of the features, and the first 8 digits of the fingerprint."""
+        return f"{self.label}-{self.num_features}@{fingerprint(self.module)[:8]}"
 
     def forward(self, images: Tensor) -> Features:
         """Features of floats in [0, 1]."""
@@ -140,11 +145,11 @@ def _unit(images: Tensor) -> Tensor:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the names and values of a module's parameters and buffers."""
-    digest = hashlib.sha256()
+    """SHA-256 over what a module prints, and over the names, types, shapes and values of all that it holds."""
+    digest = hashlib.sha256(repr(module).encode())
     for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

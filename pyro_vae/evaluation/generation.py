@@ -51,6 +51,8 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both samples together."""
+        if self.mean.shape != other.mean.shape:
+            raise checks.fail("other", f"{len(other.mean)} features", f"{len(self.mean)}, as here")
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
@@ -93,6 +95,10 @@ def frechet_from_stats(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, cov
             raise checks.fail(
                 name, tuple(covariance.shape), f"(d, d) for means of shape (d,), here {tuple(mean_x.shape)}"
             )
+        if not bool(covariance.isfinite().all()) or not torch.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9):
+            raise checks.fail(name, "NaN, infinity or no symmetry", "a finite symmetric matrix")
+    if not bool((mean_x + mean_y).isfinite().all()):
+        raise checks.fail("mean_x", "NaN or infinity in a mean", "finite numbers")
     # Tr (S_x S_y)^(1/2) is the nuclear norm of L_x^T L_y for S = L L^T: no matrix square root, no complex numbers, no
     # jitter.
     nuclear = torch.linalg.svdvals(_factor(covariance_x).T @ _factor(covariance_y)).sum()
@@ -129,6 +135,8 @@ def _factor(covariance: Tensor) -> Tensor:
     if not failed:
         return factor
     values, vectors = torch.linalg.eigh(covariance)
+    if values[0] < -1e-6 * values[-1].clamp(min=0) - 1e-12:
+        raise checks.fail("covariance", f"an eigenvalue of {values[0]:.3g}", "a matrix without negative eigenvalues")
     return vectors * values.clamp(min=0).sqrt()
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
-from pyro_vae.data import Images, binarize
+from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import choose_device
-from pyro_vae.evaluation.likelihood import pareto_smooth, weighted_draws
+from pyro_vae.evaluation.likelihood import log_mean_weight, smooth_log_weights, weighted_draws
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_fits, evaluating
@@ -64,7 +64,7 @@ def to_inference_data(
     vae = with_prior(model)
     target = choose_device(device)
     model.to(target)
-    fixed = binarize(images, "static" if binarization == "dynamic" else binarization)
+    fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     parts: list[tuple[Tensor, ...]] = []
     with own_generators(target, seed), evaluating(model):
@@ -102,15 +102,10 @@ def to_inference_data(
 def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
     """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, k and log p(x) `(1,)`."""
     z, weights = weighted_draws(model, x, k, decoded_at_once)
-    smoothed = pareto_smooth(weights)
-    chosen = z[smoothed.log_weights[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
+    smoothed, pareto_k, _ = smooth_log_weights(weights)
+    chosen = z[smoothed[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
     p_x = [model.decode(part) for part in chosen.split(decoded_at_once)]
     log_likelihood = torch.cat([p.log_prob(x).cpu() for p in p_x])
     predicted = torch.cat([p.sample().cpu() for p in p_x])
-    return (
-        chosen.cpu()[..., None],
-        log_likelihood[:, None],
-        predicted[..., None],
-        smoothed.pareto_k,
-        smoothed.log_likelihood,
-    )
+    log_evidence = log_mean_weight(smoothed)
+    return chosen.cpu()[..., None], log_likelihood[:, None], predicted[..., None], pareto_k, log_evidence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import warnings
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae import checks
-from pyro_vae.data import Images, binarize
+from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
@@ -43,9 +42,8 @@ def log_mean_weight(log_weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ParetoSmoothed:
-    """Pareto-smoothed importance sampling of N images, each field but the first `(N,)`.
+    """Pareto-smoothed importance sampling of N images, each field `(N,)`.
 
-    - `log_weights`: smoothed, not normalized, `(K, N)`.
     - `pareto_k`: shape of the tail of the weights; -inf where the weights are all equal (the guide is the exact
       posterior) and nothing is to be smoothed.
     - `log_likelihood`: log of the mean smoothed weight, nats.
@@ -54,7 +52,6 @@ class ParetoSmoothed:
     - `threshold`: min(1 - 1 / log10 K, 0.7): above it the estimate is not to be believed at this K.
     """
 
-    log_weights: Tensor
     pareto_k: Tensor
     log_likelihood: Tensor
     effective_samples: Tensor
@@ -81,6 +78,20 @@ def pareto_smooth(log_weights: Tensor) -> ParetoSmoothed:
     >>> 0.8 < pareto_smooth(tail).pareto_k.mean().item() < 1.0
     True
     """
+    smoothed, pareto_k, exact = smooth_log_weights(log_weights)
+    k = len(smoothed)
+    normalized = smoothed - smoothed.logsumexp(0)
+    return ParetoSmoothed(
+        pareto_k=pareto_k,
+        log_likelihood=smoothed.logsumexp(0) - math.log(k),
+        effective_samples=(-(2 * normalized).logsumexp(0)).exp(),
+        exact=exact,
+        threshold=min(1 - 1 / math.log10(k), 0.7),
+    )
+
+
+def smooth_log_weights(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed log-weights `(K, N)`, Pareto k `(N,)`, and whether the weights are all equal `(N,)`."""
     log_weights = _check_weights(log_weights)
     k, n = log_weights.shape
     if k < 25:
@@ -91,19 +102,10 @@ def pareto_smooth(log_weights: Tensor) -> ParetoSmoothed:
     pareto_k = torch.full((n,), -math.inf, dtype=torch.float64)
     smoothed = log_weights.clone()
     if not bool(exact.all()):
-        rows = np.ascontiguousarray(log_weights[:, ~exact].T.numpy())
-        found, tail = _psislw(rows)
+        found, tail = _psislw(np.ascontiguousarray(log_weights[:, ~exact].T.numpy()))
         smoothed[:, ~exact] = torch.from_numpy(found).T
         pareto_k[~exact] = torch.from_numpy(tail)
-    normalized = smoothed - smoothed.logsumexp(0)
-    return ParetoSmoothed(
-        log_weights=smoothed,
-        pareto_k=pareto_k,
-        log_likelihood=smoothed.logsumexp(0) - math.log(k),
-        effective_samples=(-(2 * normalized).logsumexp(0)).exp(),
-        exact=exact,
-        threshold=min(1 - 1 / math.log10(k), 0.7),
-    )
+    return smoothed, pareto_k, exact
 
 
 def _psislw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +146,7 @@ class Evidence:
     likelihood: str
     binarization: str
     nll_nats: float
-    nll_se: float
+    nll_se: float | None
     bits_per_dimension: float
     log_likelihood: Tensor
     pareto: ParetoSmoothed | None
@@ -189,7 +191,7 @@ def evidence(
     vae = with_prior(model)
     target = choose_device(device)
     model.to(target)
-    fixed = binarize(images, "static" if binarization == "dynamic" else binarization)
+    fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
     block = min(len(fixed), 50, decoded_at_once)
@@ -199,9 +201,8 @@ def evidence(
     estimates: list[Tensor] = []
     smoothed: list[ParetoSmoothed] = []
     with own_generators(target, seed), evaluating(model), bar:
-        for index, x in enumerate(batches(resident(fixed.pixels, target), block, target)):
-            # Checking every distribution takes a tenth of the time; the first block is checked as the user has it set.
-            with contextlib.nullcontext() if index == 0 else pyro.validation_enabled(False):
+        for x in batches(resident(fixed.pixels, target), block, target):
+            with pyro.validation_enabled(False):  # a tenth of the time; numbers that are lost show in the weights
                 _, log_weights = weighted_draws(vae, x, k, decoded_at_once)
             estimates.append(log_mean_weight(log_weights))
             if k >= 25:
@@ -215,9 +216,9 @@ def evidence(
         n=n,
         k=k,
         likelihood=type(model.likelihood).__name__,
-        binarization=binarization,
+        binarization=fixed_binarization(binarization),
         nll_nats=nll,
-        nll_se=log_likelihood.std().item() / n**0.5 if n > 1 else 0.0,
+        nll_se=log_likelihood.std().item() / n**0.5 if n > 1 else None,
         bits_per_dimension=nll / (dimensions * math.log(2)),
         log_likelihood=log_likelihood,
         pareto=pareto,

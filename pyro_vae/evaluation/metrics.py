@@ -6,12 +6,13 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from pyro_vae import __version__, checks
-from pyro_vae.data import Images
+from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.codes import active_units
@@ -62,24 +63,20 @@ class Metrics:
     bits_per_dimension: float | None = _metric("bits per dimension", "NLL over pixels and log 2", 4)
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
     frechet: float | None = _metric("Frechet distance", "of samples to real images; lower is better")
-    frechet_floor: float | None = _metric("Frechet, floor", "of real training images to the same real images")
     frechet_infinity: float | None = _metric("Frechet at infinity", "extrapolated to infinitely many samples")
-    kernel_distance: float | None = _metric("kernel distance", "of samples to real images", 4, "kernel_distance_std")
+    kernel_distance: float | None = _metric("kernel distance", "of samples to real images; lower is better", 4)
     kernel_distance_std: float | None = None
-    kernel_distance_floor: float | None = _metric("kernel distance, floor", "of real training images to real images", 4)
     inception_score_mean: float | None = _metric(
-        "classifier score", "of samples; higher is better", 3, "inception_score_std"
+        "classifier score", "of samples, ± deviation over splits; higher is better", 3, "inception_score_std"
     )
     inception_score_std: float | None = None
     inception_score_overall: float | None = None
-    inception_score_real: float | None = _metric("classifier score, real", "of the real images", 3)
-    confidence: float | None = _metric(
-        "confidence", "mean top-class probability of samples over that of real images", 3
-    )
+    confidence: float | None = _metric("confidence", "mean top-class probability over that of real images", 3)
     precision: float | None = _metric("precision", "share of samples among real images", 3)
     recall: float | None = _metric("recall", "share of real images among samples", 3)
-    density: float | None = _metric("density", "real neighbourhoods a sample lies in; about 1 for real ones", 3)
+    density: float | None = _metric("density", "real neighbourhoods a sample lies in", 3)
     coverage: float | None = _metric("coverage", "share of real images with a sample near them", 3)
+    real_scores: dict[str, float] | None = None
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -102,6 +99,8 @@ class Metrics:
         if isinstance(value, dict):
             return label, ", ".join(f"{name} {share:.1%}" for name, share in value.items()), meaning
         text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+        if self.real_scores is not None and one.name in self.real_scores:
+            text += f" (real {self.real_scores[one.name]:.{digits}f})"
         source = self.provenance.get(one.name, {})
         if one.name == "nll_nats" and "k" in source:
             meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
@@ -142,11 +141,11 @@ def evaluate(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         samples: posterior samples an image, for the Monte Carlo parts of the bounds.
         k: importance samples an image, for the evidence.
-        evidence_images: take only the first so many images for the evidence, which is the dearest of all.
+        evidence_images: take so many of the images, at random, for the evidence, which is the dearest of all.
         extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
-        train: real training images, for the floors of the scores; as many as there are test images are taken.
+        train: real training images, of which as many as are generated are scored in the samples' place.
         batch_size: images at a time.
         device: `auto` is CUDA where there is one, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
@@ -173,6 +172,10 @@ def evaluate(
         if (num_generated or len(images)) < max(splits, 10):
             raise checks.fail("num_generated", num_generated or len(images), f"at least {max(splits, 10)}")
     if isinstance(model, Autoencoder):
+        if not {"bounds", "codes"} & set(chosen):
+            raise checks.fail(
+                "metrics", ",".join(chosen), "bounds or codes: an autoencoder has neither evidence nor samples"
+            )
         chosen = [group for group in chosen if group not in ("evidence", "samples")]
     target = choose_device(device)
     source: dict[str, Any] = {
@@ -182,18 +185,19 @@ def evaluate(
         "seed": seed,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": target.type,
-        "pyro_vae": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "versions": {"pyro_vae": __version__}
+        | {name: version(name) for name in _PACKAGES}
+        | {"python": platform.python_version()},
     }
-    likelihood = {"likelihood": type(model.likelihood).__name__, "binarization": binarization}
+    # The binarization that the numbers are of, which is not always that of training.
+    likelihood = {"likelihood": type(model.likelihood).__name__, "binarization": fixed_binarization(binarization)}
     values: dict[str, Any] = {}
     provenance: dict[str, dict[str, Any]] = {}
 
-    def add(found: dict[str, Any], more: dict[str, Any]) -> None:
+    def add(group: str, found: dict[str, Any], more: dict[str, Any]) -> None:
         found = {name: value for name, value in found.items() if value is not None}
         values.update(found)
-        provenance.update(dict.fromkeys(found, more | source))
+        provenance.update(dict.fromkeys(found, source | {"group": group} | more))
 
     if "bounds" in chosen:
         measured = bounds(
@@ -207,34 +211,36 @@ def evaluate(
             progress=progress,
         )
         found = {name: value for name, value in dataclasses.asdict(measured).items() if name in _NAMES}
-        add(found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
+        add("bounds", found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
     if "codes" in chosen and len(images) > 1:
-        units = active_units(codes(model, images, batch_size=batch_size, device=target))
-        add({"active_units": units.count}, {"threshold": units.threshold})
+        seen = binarize(images, fixed_binarization(binarization))
+        units = active_units(codes(model, seen, batch_size=batch_size, device=target))
+        add("codes", {"active_units": units.count}, likelihood | {"threshold": units.threshold})
     if "evidence" in chosen:
-        few = images if evidence_images is None else images.take(slice(0, evidence_images))
+        few = images if evidence_images is None else images.draw(evidence_images)
         estimate = evidence(model, few, k=k, binarization=binarization, device=target, seed=seed, progress=progress)
-        found = {
-            name: getattr(estimate, name) for name in ("nll_nats", "nll_se", "nll_smoothed_nats", "bits_per_dimension")
-        }
-        shares = None if estimate.pareto is None else {"pareto_k": estimate.pareto.shares()}
-        add(found | (shares or {}), likelihood | {"k": k, "n": len(few)})
+        found = {name: value for name, value in vars(estimate).items() if name in _NAMES}
+        found["pareto_k"] = None if estimate.pareto is None else estimate.pareto.shares()
+        add("evidence", found, likelihood | {"k": k, "n": len(few), "images_sha256": few.fingerprint})
     if "samples" in chosen and extractor is not None:
-        drawn = prior_samples(model, num_generated or len(images), batch_size=batch_size, device=target, seed=seed)
+        count = num_generated or len(images)
+        drawn = prior_samples(model, count, batch_size=batch_size, device=target, seed=seed)
         # 256 grey levels, as the real images have.
         pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
-        generated = extract(extractor, pixels, batch_size=batch_size, device=target)
         real = extract_cached(extractor, images, batch_size=batch_size, device=target)
-        other = None
+        found = _scores(extract(extractor, pixels, batch_size=batch_size, device=target), real, splits, seed)
+        more = {"extractor": extractor.name, "num_generated": count, "splits": splits, "neighbours": 5}
         if train is not None:
-            other = extract_cached(extractor, train.take(slice(0, len(images))), batch_size=batch_size, device=target)
-        scores = _scores(generated, real, other, splits, seed)
-        add(scores, {"extractor": extractor.name, "num_generated": len(drawn), "splits": splits})
-        values["extractor"] = extractor.name
+            others = train.draw(count)  # a score depends on how many images it is of
+            of_train = extract_cached(extractor, others, batch_size=batch_size, device=target)
+            found["real_scores"] = _scores(of_train, real, splits, seed)
+            more |= {"num_real": len(others), "real_sha256": others.fingerprint}
+        more |= {"kernel_subsets": 100, "extractor_accuracy": getattr(extractor, "accuracy", None)}
+        add("samples", found | {"extractor": extractor.name}, more)
     return Metrics(**values, provenance=provenance)
 
 
-def _scores(generated: Features, real: Features, train: Features | None, splits: int, seed: int) -> dict[str, Any]:
+def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
     kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
     near = neighbourhoods_from_features(real.pool, generated.pool)
     found: dict[str, Any] = {
@@ -252,11 +258,8 @@ def _scores(generated: Features, real: Features, train: Features | None, splits:
         score = inception_score(generated.logits, splits, seed)
         found |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
         found |= {"inception_score_overall": score.overall, "confidence": confidence(generated.logits, real.logits)}
-        found["inception_score_real"] = inception_score(real.logits, splits, seed).mean
-    if train is not None:
-        found["frechet_floor"] = frechet_from_features(real.pool, train.pool)
-        found["kernel_distance_floor"] = kernel_distance_from_features(real.pool, train.pool, seed=seed).mean
     return found
 
 
+_PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy", "scipy", "scikit-learn")
 _NAMES = {one.name for one in dataclasses.fields(Metrics)}
