@@ -61,7 +61,8 @@ def test_train_fills_a_run_folder(trained):
 
 def test_evaluate_adds_scores_of_samples(trained, capsys):
     before = json.loads((trained / "metrics.json").read_text())
-    assert main(["evaluate", str(trained), "--n", "100", "--k", "50", "--device", "cpu"]) == 0
+    groups = "bounds,codes,evidence,samples"
+    assert main(["evaluate", str(trained), "--metrics", groups, "--n", "100", "--k", "50", "--device", "cpu"]) == 0
     after = json.loads((trained / "metrics.json").read_text())
     assert {"frechet", "inception_score_mean", "inception_score_std", "extractor"} <= set(after) - set(before)
     assert {"nll_nats", "nll_se", "pareto_k", "real_scores", "precision"} <= set(after) - set(before)
