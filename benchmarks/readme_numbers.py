@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder of torchvision's data folders")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # document 004 has them, and the README says so
+    warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # its document has them, and the README says so
     results = {}
     for name, spec in SPECS.items():
         model, history, images = run(spec, arguments.out / name, data_root=arguments.data_root, resume=True)
