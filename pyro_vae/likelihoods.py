@@ -28,7 +28,7 @@ class _BernoulliOfGrey(dist.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # x l - log(1 + exp(l)): torch's own takes three times as many passes over the pixels.
+        # x l - log(1 + exp(l)), in fewer passes over the pixels than torch's own.
         return torch.addcmul(functional.softplus(self.logits).neg_(), value, self.logits)
 
 

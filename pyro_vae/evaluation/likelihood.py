@@ -202,7 +202,7 @@ def evidence(
     smoothed: list[ParetoSmoothed] = []
     with own_generators(target, seed), evaluating(model), bar:
         for x in batches(resident(fixed.pixels, target), block, target):
-            with pyro.validation_enabled(False):  # a tenth of the time; numbers that are lost show in the weights
+            with pyro.validation_enabled(False):  # numbers that are lost show in the weights
                 _, log_weights = weighted_draws(vae, x, k, decoded_at_once)
             estimates.append(log_mean_weight(log_weights))
             if k >= 25:
