@@ -15,12 +15,14 @@ from pyro_vae import Spec, evaluate, files
 from pyro_vae.evaluation import features
 from pyro_vae.study import environment, run
 
-GROUPS = ("bounds", "codes", "samples")
+GROUPS = ("bounds", "codes", "samples", "evidence")
+K, EVIDENCE_IMAGES = 1000, 1000
 CONV = {"network": "conv", "epochs": 25, "validation_fraction": 0.0}
 FASHION = {"dataset": "fashion-mnist", "likelihood": "gaussian", "latent_dim": 32, "hidden": (256,), **CONV}
 SPECS = {
     "mnist-d2": Spec(dataset="mnist", latent_dim=2, hidden=(256, 256), **CONV),
     "mnist-d16": Spec(dataset="mnist", latent_dim=16, hidden=(256,), **CONV),
+    "mnist-binary": Spec(dataset="mnist", latent_dim=16, hidden=(256,), binarization="dynamic", **CONV),
     "fashion-beta1": Spec(**FASHION),
     "fashion-beta0.25": Spec(beta=0.25, **FASHION),
     "fashion-flow4": Spec(posterior="planar", flow_layers=4, **FASHION),
@@ -38,11 +40,24 @@ def main() -> None:
     for name, spec in SPECS.items():
         model, history, images = run(spec, arguments.out / name, data_root=arguments.data_root, resume=True)
         classifier = features.by_name("classifier", images)
-        metrics = evaluate(model, images.test, metrics=GROUPS, extractor=classifier, train=images.train, progress=True)
+        metrics = evaluate(
+            model,
+            images.test,
+            metrics=GROUPS,
+            binarization=spec.binarization,
+            k=K,
+            evidence_images=EVIDENCE_IMAGES,
+            partial=arguments.out / name / "evidence.partial.safetensors",
+            extractor=classifier,
+            train=images.train,
+            progress=True,
+        )
+        found = metrics.to_dict()
+        found["provenance"] = {source["group"]: source for source in found["provenance"].values()}
         pixels, beta_kl = images.test.pixels[0].numel(), spec.beta * metrics.kl_per_sample
         results[name] = {
             "spec": spec.to_dict(),
-            "metrics": metrics.to_dict(),
+            "metrics": found,
             "loss": metrics.reconstruction_nats + beta_kl,
             "squared_error_loss": pixels * metrics.mse_per_pixel + beta_kl,
             "squared_error_loss_sampled": pixels * metrics.mse_per_pixel_sampled + beta_kl,
@@ -64,6 +79,10 @@ def table(results: dict) -> str:
         "| run | active units | Frechet distance (real) | classifier score (real) | precision, recall |",
         "|---|---|---|---|---|",
     ]
+    evidence = [
+        "| run | NLL | NLL, smoothed | bits per dimension | Pareto k: good, ok, bad, very bad |",
+        "|---|---|---|---|---|",
+    ]
     for name, result in results.items():
         m = result["metrics"]
         losses.append(
@@ -79,7 +98,11 @@ def table(results: dict) -> str:
             f"| {score} ({real['inception_score_mean']:.2f}) "
             f"| {m['precision']:.2f}, {m['recall']:.2f} |"
         )
-    return "\n".join([*losses, "", *scores])
+        evidence.append(
+            f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {m['nll_smoothed_nats']:.2f} "
+            f"| {m['bits_per_dimension']:.4f} | {', '.join(f'{share:.1%}' for share in m['pareto_k'].values())} |"
+        )
+    return "\n".join([*losses, "", *scores, "", *evidence])
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ def evaluate(
             metrics,
             "a group that this model has: samples need an extractor, and a prior; so does evidence",
         )
+    partial = run / "evidence.partial.safetensors"
     for name in chosen:
         found = evaluate_model(
             model,
@@ -226,6 +227,7 @@ def evaluate(
             binarization=spec.binarization,
             k=k,
             evidence_images=evidence_images,
+            partial=partial,
             extractor=judge,
             num_generated=n,
             train=images.train,
@@ -234,6 +236,8 @@ def evaluate(
             progress=True,
         )
         study.add_metrics(run, found)
+        if name == "evidence":
+            partial.unlink(missing_ok=True)
         _print_metrics(found, f"{run}, {name} of {len(images.test):,} test images")
 
 

@@ -33,6 +33,29 @@ def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | 
         return torch.cat([location(model.encode(x)).cpu() for x in batches(pixels, batch_size, target)])
 
 
+def posterior_means(
+    model: Model,
+    images: Images,
+    *,
+    draws: int = 32,
+    batch_size: int = 500,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Tensor:
+    """The mean of `draws` codes from q(z|x) for each image, `(N, d)`: what to take where q's mean is not known.
+
+    A deterministic autoencoder has one code for each image, and that is it.
+    """
+    checks.positive_integer("draws", draws)
+    checks.seed("seed", seed)
+    target = choose_device(device)
+    model.to(target)
+    check_fits(model, images)
+    with own_generators(target, seed), evaluating(model):
+        chunks = batches(resident(images.pixels, target), batch_size, target)
+        return torch.cat([model.encode(x).sample((draws,)).mean(0).cpu() for x in chunks])
+
+
 def prior_samples(
     model: Model, n: int, *, batch_size: int = 500, device: str | torch.device = "auto", seed: int = 0
 ) -> Tensor:

@@ -13,7 +13,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pyro_vae import checks
 
@@ -28,8 +27,11 @@ class _BernoulliOfGrey(dist.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # x l - log(1 + exp(l)), in fewer passes over the pixels than torch's own.
-        return torch.addcmul(functional.softplus(self.logits).neg_(), value, self.logits)
+        # x l - log(1 + exp(l)) = (x - 1/2) l - |l|/2 + log sigmoid|l|: smooth at 0, exact at both ends, and without
+        # log1p, whose CPU kernel takes ten times as long as log's.
+        logits = self.logits
+        size = logits.abs()
+        return torch.addcmul(size.sigmoid().log().sub_(size, alpha=0.5), value - 0.5, logits)
 
 
 class Bernoulli(nn.Module):

@@ -25,6 +25,18 @@ def test_active_units_use_the_population_variance():
     )
 
 
+def test_estimated_means_do_not_count_the_noise_of_their_draws():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(4000, 3, generator=generator) * torch.tensor([0.0, 0.5, 0.05])
+    one, other = (truth + 0.2 * torch.randn(4000, 3, generator=generator) for _ in range(2))
+    assert active_units(one).count == 3  # the noise alone has the variance 0.04
+    found = active_units(one, others=other)
+    assert found.count == 1
+    torch.testing.assert_close(
+        found.variances, torch.tensor([0.0, 0.25, 0.0025], dtype=torch.float64), atol=0.01, rtol=0.1
+    )
+
+
 def test_kl_per_dimension_adds_up():
     q, p = normal(torch.randn(20, 4), 0.3), normal(torch.zeros(4))
     assert kl_per_dimension(q, p).sum().item() == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), rel=1e-5)
@@ -81,6 +93,7 @@ def test_probes_read_what_is_there_and_nothing_else():
     [
         (lambda: active_units(torch.zeros(1, 3)), "means: given .*at least 2"),
         (lambda: active_units(torch.zeros(4, 3), threshold=0), "threshold: given 0"),
+        (lambda: active_units(torch.zeros(4, 3), others=torch.zeros(5, 3)), "others: given .*that of means"),
         (
             lambda: kl_per_dimension(dist.MultivariateNormal(torch.zeros(2), torch.eye(2)), normal(torch.zeros(2))),
             "q: given",

@@ -114,6 +114,33 @@ def test_counts_are_exact_when_nothing_divides(k, decoded_at_once):
     assert found.log_likelihood.shape == found.pareto.pareto_k.shape == (53,)
 
 
+def test_an_interrupted_evidence_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    vae, _ = mismatched()
+    images, partial = random_images(130), tmp_path / "partial.safetensors"  # three blocks
+    whole = evidence(vae, images, k=30, **CPU)
+    calls = []
+
+    def stop_at_the_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return weighted_draws(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pyro_vae.evaluation.likelihood.weighted_draws", stop_at_the_third)
+        evidence(vae, images, k=30, partial=partial, **CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_vae.evaluation.likelihood.weighted_draws", stop_at_the_third)
+        again = evidence(vae, images, k=30, partial=partial, **CPU)
+    assert len(calls) == 4  # the third block alone was left
+    assert again.log_likelihood.tolist() == whole.log_likelihood.tolist()
+    assert again.pareto.pareto_k.tolist() == whole.pareto.pareto_k.tolist()
+    other = evidence(vae, images, k=30, seed=1, partial=partial, **CPU)  # other settings: nothing is taken over
+    assert other.log_likelihood.tolist() == evidence(vae, images, k=30, seed=1, **CPU).log_likelihood.tolist()
+    partial.write_bytes(b"damaged")
+    assert evidence(vae, images, k=30, partial=partial, **CPU).nll_nats == whole.nll_nats
+
+
 def test_chunks_change_the_noise_only():
     vae, _ = mismatched()
     results = [evidence(vae, random_images(20), k=2000, decoded_at_once=size, **CPU).nll_nats for size in (4000, 333)]

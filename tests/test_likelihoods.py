@@ -16,6 +16,18 @@ def test_bernoulli_is_minus_the_cross_entropy_summed_over_pixels():
         torch.testing.assert_close(likelihoods.Bernoulli()(LOGITS).log_prob(x), expected)
 
 
+@pytest.mark.parametrize("logit", [-100.0, -20.0, -1e-3, 0.0, 0.7, 20.0, 100.0])
+def test_bernoulli_and_its_gradient_at_every_logit(logit):
+    """d/dl log p(x) = x - sigmoid(l), at the kink of |l| too."""
+    for x in (0.0, 0.3, 1.0):
+        logits = torch.tensor(logit).reshape(1, 1, 1).requires_grad_()
+        found = likelihoods.Bernoulli()(logits).log_prob(torch.full((1, 1, 1), x))
+        exact = x * logit - max(logit, 0) - math.log1p(math.exp(-abs(logit)))
+        assert found.item() == pytest.approx(exact, rel=1e-6, abs=1e-7)
+        (gradient,) = torch.autograd.grad(found, logits)
+        assert gradient.item() == pytest.approx(x - 1 / (1 + math.exp(-logit)), rel=1e-6, abs=1e-7)
+
+
 def test_bernoulli_refuses_values_outside_the_unit_interval():
     with pytest.raises(ValueError, match="within the support"):
         likelihoods.Bernoulli()(LOGITS).log_prob(torch.full((3, 1, 2, 2), 2.0))

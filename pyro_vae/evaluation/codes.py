@@ -22,12 +22,14 @@ class ActiveUnits:
     threshold: float
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> ActiveUnits:
+def active_units(means: Tensor, threshold: float = 0.01, others: Tensor | None = None) -> ActiveUnits:
     r"""The latent dimensions that tell images apart: :math:`\mathrm{Var}_x\, \mathbb E_{q(z|x)} z_i > 0.01` (ddof = 0).
 
     Args:
         means: posterior means, `(N, d)`.
         threshold: what counts as active.
+        others: where the means are only estimated, from draws: estimates from other draws, `(N, d)`. The covariance of
+            the two over images is then the variance of the means, without that of the draws.
 
     Source: Burda et al., 2016, https://arxiv.org/abs/1509.00519
 
@@ -35,7 +37,11 @@ def active_units(means: Tensor, threshold: float = 0.01) -> ActiveUnits:
     1
     """
     checks.positive("threshold", threshold)
-    variances = check_features("means", means, least=2).var(0, correction=0)
+    a = check_features("means", means, least=2)
+    b = a if others is None else check_features("others", others, least=2)
+    if b.shape != a.shape:
+        raise checks.fail("others", f"shape {tuple(b.shape)}", f"that of means, {tuple(a.shape)}")
+    variances = ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
     return ActiveUnits(int((variances > threshold).sum()), variances, threshold)
 
 

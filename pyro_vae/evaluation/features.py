@@ -169,15 +169,11 @@ class Classifier(nn.Module):
         channels, height, width = image_shape
         if min(height, width) < 4:
             raise checks.fail("images", image_shape, "at least 4x4 pixels, for two poolings")
+        units = 64 * (height // 4) * (width // 4)
         self.body = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(
-                nn.Flatten(),
-                nn.Dropout(0.25),
-                nn.Linear(64 * (height // 4) * (width // 4), self.num_features),
-                nn.ReLU(),
-            ),
+            *(nn.Conv2d(channels, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Dropout(0.25), nn.Linear(units, self.num_features), nn.ReLU()),
         )
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.num_features, num_classes))
         self.dataset = dataset
@@ -224,7 +220,7 @@ def in_domain_classifier(
         classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name)
     if not _read_cached(classifier, path):
         _train_classifier(classifier, train, choose_device(device), progress)
-        classifier.eval().to("cpu")
+        classifier.eval().to(device="cpu", memory_format=torch.contiguous_format)
         logits = extract(classifier, test.pixels, device="cpu").logits
         classifier.accuracy = (logits.argmax(1) == test.labels.cpu()).double().mean().item()  # type: ignore[union-attr]
         files.write(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
@@ -243,13 +239,13 @@ def _read_cached(classifier: Classifier, path: Path) -> bool:
 
 
 def _train_classifier(classifier: Classifier, train: Images, device: torch.device, progress: bool) -> None:
-    # About 600,000 images in all, and for small sets at most 60 passes.
-    epochs = min(60, max(1, round(600_000 / len(train))))
+    # About 420,000 images in all, and for small sets at most 60 passes.
+    epochs = min(60, max(1, round(420_000 / len(train))))
     batch_size = 128 if len(train) > 10_000 else 32
     steps = epochs * -(-len(train) // batch_size)
-    classifier.to(device).train()
+    classifier.to(device=device, memory_format=torch.channels_last).train()  # twice as fast on a CPU
     optimizer = torch.optim.Adam(classifier.parameters(), weight_decay=1e-5, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     pixels, labels = resident(train.pixels, device), train.labels.to(device)  # type: ignore[union-attr]
     bar = tqdm(
         total=steps, desc=f"classifier of {train.name}", unit="step", leave=False, disable=None if progress else True
@@ -261,7 +257,8 @@ def _train_classifier(classifier: Classifier, train: Images, device: torch.devic
             targets = labels[order.to(labels.device)].split(batch_size)
             for x, y in zip(batches(pixels[order], batch_size, device), targets, strict=True):
                 optimizer.zero_grad()
-                functional.cross_entropy(classifier(x).logits, y).backward()
+                logits = classifier(x.contiguous(memory_format=torch.channels_last)).logits
+                functional.cross_entropy(logits, y).backward()
                 optimizer.step()
                 schedule.step()
                 bar.update()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import math
+import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyro
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae import checks
+from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.evaluation.features import fingerprint
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
@@ -86,7 +91,7 @@ def pareto_smooth(log_weights: Tensor) -> ParetoSmoothed:
         log_likelihood=smoothed.logsumexp(0) - math.log(k),
         effective_samples=(-(2 * normalized).logsumexp(0)).exp(),
         exact=exact,
-        threshold=min(1 - 1 / math.log10(k), 0.7),
+        threshold=_threshold(k),
     )
 
 
@@ -162,6 +167,7 @@ def evidence(
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
+    partial: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Evidence:
     """Importance-sampled log-likelihood of `images` under `model`, with q(z|x) as the proposal.
@@ -175,6 +181,8 @@ def evidence(
             noise.
         device: `auto` is CUDA where there is one, else the CPU.
         seed: of the samples. The global generators are as before afterwards.
+        partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
+            goes on from there, to the same result. It stays until you remove it.
         progress: a progress bar, where standard error is a terminal.
 
     Raises:
@@ -195,21 +203,34 @@ def evidence(
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
     block = min(len(fixed), 50, decoded_at_once)
+    settings = f"{fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"
+    done = {} if partial is None else _read_partial(partial, settings)
+    parts = [done] if done else []
+    start = len(done["raw"]) if done else 0
+    # Noise of its own for each block of images, wherever an interruption fell.
+    seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
     bar = tqdm(
-        total=len(fixed), desc=f"log p(x), K = {k}", unit="image", leave=False, disable=None if progress else True
+        total=len(fixed),
+        initial=start,
+        desc=f"log p(x), K = {k}",
+        unit="image",
+        leave=False,
+        disable=None if progress else True,
     )
-    estimates: list[Tensor] = []
-    smoothed: list[ParetoSmoothed] = []
-    with own_generators(target, seed), evaluating(model), bar:
-        for x in batches(resident(fixed.pixels, target), block, target):
-            with pyro.validation_enabled(False):  # numbers that are lost show in the weights
+    with evaluating(model), bar:
+        rest = batches(resident(fixed.pixels[start:], target), block, target) if start < len(fixed) else ()
+        for x, block_seed in zip(rest, seeds[start // block :], strict=True):
+            # Validation is off: numbers that are lost show in the weights.
+            with own_generators(target, block_seed), pyro.validation_enabled(False):
                 _, log_weights = weighted_draws(vae, x, k, decoded_at_once)
-            estimates.append(log_mean_weight(log_weights))
-            if k >= 25:
-                smoothed.append(pareto_smooth(log_weights))
+            parts.append(_estimates(log_weights))
+            if partial is not None:
+                parts = [_together(parts)]
+                files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
             bar.update(len(x))
-    log_likelihood = torch.cat(estimates)
-    pareto = _together(smoothed) if smoothed else None
+    columns = _together(parts)
+    log_likelihood = columns.pop("raw")
+    pareto = ParetoSmoothed(**columns, threshold=_threshold(k)) if columns else None
     n, dimensions = len(fixed), fixed.pixels[0].numel()
     nll = -log_likelihood.mean().item()
     return Evidence(
@@ -243,10 +264,36 @@ def weighted_draws(model: VAE, x: Tensor, k: int, decoded_at_once: int) -> tuple
     return torch.cat(codes), torch.cat(rows)
 
 
-def _together(parts: list[ParetoSmoothed]) -> ParetoSmoothed:
+def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
+    """The raw estimate of each image, and the fields of `ParetoSmoothed` where there are samples enough."""
+    found = {"raw": log_mean_weight(log_weights)}
+    if len(log_weights) >= 25:
+        smoothed = pareto_smooth(log_weights)
+        found |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
+    return found
+
+
+def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Those of several blocks of images as one."""
-    names = [one.name for one in dataclasses.fields(ParetoSmoothed) if one.name != "threshold"]
-    return ParetoSmoothed(
-        **{name: torch.cat([getattr(part, name) for part in parts], dim=-1) for name in names},
-        threshold=parts[0].threshold,
-    )
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_partial(path: str | os.PathLike[str], settings: str) -> dict[str, Tensor]:
+    """What an interrupted call under the same settings left; else nothing, as of a damaged file."""
+    if not Path(path).is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("settings") != _digest(settings):
+                return {}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _digest(settings: str) -> str:
+    return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def _threshold(k: int) -> float:
+    return min(1 - 1 / math.log10(k), 0.7)

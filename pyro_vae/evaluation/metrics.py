@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pyro_vae import __version__, checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
-from pyro_vae.evaluation.codes import active_units
+from pyro_vae.evaluation.codes import ActiveUnits, active_units
 from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached
 from pyro_vae.evaluation.generation import (
     Moments,
@@ -27,8 +28,9 @@ from pyro_vae.evaluation.generation import (
 )
 from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
-from pyro_vae.latent import codes, prior_samples
+from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.images import evaluating
 from pyro_vae.spec import GROUPS
 
 
@@ -64,6 +66,7 @@ class Metrics:
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
     frechet: float | None = _metric("Frechet distance", "of samples to real images; lower is better")
     frechet_infinity: float | None = _metric("Frechet at infinity", "extrapolated to infinitely many samples")
+    frechet_infinity_fit: dict[str, Any] | None = None
     kernel_distance: float | None = _metric("kernel distance", "of samples to real images; lower is better", 4)
     kernel_distance_std: float | None = None
     inception_score_mean: float | None = _metric(
@@ -76,7 +79,7 @@ class Metrics:
     recall: float | None = _metric("recall", "share of real images among samples", 3)
     density: float | None = _metric("density", "real neighbourhoods a sample lies in", 3)
     coverage: float | None = _metric("coverage", "share of real images with a sample near them", 3)
-    real_scores: dict[str, float] | None = None
+    real_scores: dict[str, Any] | None = None
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -120,6 +123,7 @@ def evaluate(
     samples: int = 1,
     k: int = 5000,
     evidence_images: int | None = None,
+    partial: str | os.PathLike[str] | None = None,
     extractor: Extractor | None = None,
     num_generated: int | None = None,
     splits: int = 10,
@@ -142,6 +146,7 @@ def evaluate(
         samples: posterior samples an image, for the Monte Carlo parts of the bounds.
         k: importance samples an image, for the evidence.
         evidence_images: take so many of the images, at random, for the evidence, which is the dearest of all.
+        partial: a file in which the evidence keeps what is done, to go on after an interruption.
         extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
@@ -214,11 +219,20 @@ def evaluate(
         add("bounds", found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
     if "codes" in chosen and len(images) > 1:
         seen = binarize(images, fixed_binarization(binarization))
-        units = active_units(codes(model, seen, batch_size=batch_size, device=target))
+        units = _active_units(model, seen, batch_size, target, seed)
         add("codes", {"active_units": units.count}, likelihood | {"threshold": units.threshold})
     if "evidence" in chosen:
         few = images if evidence_images is None else images.draw(evidence_images)
-        estimate = evidence(model, few, k=k, binarization=binarization, device=target, seed=seed, progress=progress)
+        estimate = evidence(
+            model,
+            few,
+            k=k,
+            binarization=binarization,
+            device=target,
+            seed=seed,
+            partial=partial,
+            progress=progress,
+        )
         found = {name: value for name, value in vars(estimate).items() if name in _NAMES}
         found["pareto_k"] = None if estimate.pareto is None else estimate.pareto.shares()
         add("evidence", found, likelihood | {"k": k, "n": len(few), "images_sha256": few.fingerprint})
@@ -240,6 +254,16 @@ def evaluate(
     return Metrics(**values, provenance=provenance)
 
 
+def _active_units(model: Model, images: Images, batch_size: int, device: torch.device, seed: int) -> ActiveUnits:
+    try_out = images.take(slice(0, 1)).as_float().to(next(model.parameters()))
+    with evaluating(model):
+        mean_is_known = not isinstance(model.encode(try_out), torch.distributions.TransformedDistribution)
+    if mean_is_known:
+        return active_units(codes(model, images, batch_size=batch_size, device=device))
+    one, other = (posterior_means(model, images, batch_size=batch_size, device=device, seed=seed + i) for i in (0, 1))
+    return active_units(one, others=other)
+
+
 def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
     kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
     near = neighbourhoods_from_features(real.pool, generated.pool)
@@ -253,7 +277,14 @@ def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict
         "coverage": near.coverage,
     }
     if len(generated.pool) > 2 * generated.pool.shape[1]:  # with fewer images the bias is no line in 1/N
-        found["frechet_infinity"] = frechet_at_infinity(Moments.of([real.pool]), generated.pool, seed=seed).value
+        line = frechet_at_infinity(Moments.of([real.pool]), generated.pool, seed=seed)
+        found["frechet_infinity"] = line.value
+        found["frechet_infinity_fit"] = {
+            "slope": line.slope,
+            "value_se": line.value_se,
+            "r_squared": line.r_squared,
+            "sizes": list(line.sizes),
+        }
     if generated.logits is not None and real.logits is not None:
         score = inception_score(generated.logits, splits, seed)
         found |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
