@@ -220,7 +220,7 @@ def in_domain_classifier(
         classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name)
     if not _read_cached(classifier, path):
         _train_classifier(classifier, train, choose_device(device), progress)
-        classifier.eval().to(device="cpu", memory_format=torch.contiguous_format)
+        classifier.eval().cpu().to(memory_format=torch.contiguous_format)
         logits = extract(classifier, test.pixels, device="cpu").logits
         classifier.accuracy = (logits.argmax(1) == test.labels.cpu()).double().mean().item()  # type: ignore[union-attr]
         files.write(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
@@ -243,7 +243,7 @@ def _train_classifier(classifier: Classifier, train: Images, device: torch.devic
     epochs = min(60, max(1, round(420_000 / len(train))))
     batch_size = 128 if len(train) > 10_000 else 32
     steps = epochs * -(-len(train) // batch_size)
-    classifier.to(device=device, memory_format=torch.channels_last).train()  # twice as fast on a CPU
+    classifier.to(device).to(memory_format=torch.channels_last).train()  # twice as fast on a CPU
     optimizer = torch.optim.Adam(classifier.parameters(), weight_decay=1e-5, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     pixels, labels = resident(train.pixels, device), train.labels.to(device)  # type: ignore[union-attr]
