@@ -1,0 +1,111 @@
+"""How a captured graph is run: as it is, compiled by Inductor, or replayed as a CUDA graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+BACKENDS = ("off", "capture", "inductor", "cudagraph")
+
+Run = Callable[..., Sequence[Tensor]]
+
+_PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.baddbmm.default,
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.convolution_backward.default,
+}
+
+
+class NotCompilable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
+    """Why a graph can't be compiled here, in one line."""
+
+
+def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+    """Compiled to machine code. Draws are still torch's own, so they do not change.
+
+    Raises:
+        NotCompilable: there is no compiler on this machine, or it fails.
+    """
+    try:
+        import torch._inductor as compiler
+
+        with torch.no_grad():
+            return compiler.compile(copy.deepcopy(graph), list(inputs), options={"fallback_random": True})
+    except Exception as error:
+        raise NotCompilable(" ".join(str(error).split())[:300]) from error
+
+
+def cuda_graph(run: Run, inputs: Sequence[Tensor], replaced: Sequence[int]) -> Run:
+    """The kernels of `run`, recorded once and launched together.
+
+    Args:
+        run: what to record.
+        inputs: its arguments. The graph reads them where they lie now, so all stay live but those in `replaced`,
+            which are copied into place at each call.
+        replaced: positions of arguments that are other tensors each time.
+    """
+    static = [one.clone() if index in set(replaced) else one for index, one in enumerate(inputs)]
+    generators = torch.cuda.get_rng_state()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(side):
+        for _ in range(3):  # so that libraries are set up before the recording
+            run(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        outputs = run(*static)
+    torch.cuda.set_rng_state(generators)
+
+    def replay(*given: Tensor) -> Sequence[Tensor]:
+        for index in replaced:
+            static[index].copy_(given[index])
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose matrix products and convolutions take bfloat16 and give float32; all else stays as it is."""
+    copied = copy.deepcopy(graph)
+    halves: dict[fx.Node, fx.Node] = {}
+
+    def half(value: Any) -> Any:
+        if not isinstance(value, fx.Node) or value.meta["val"].dtype != torch.float32:
+            return value
+        if value not in halves:
+            with copied.graph.inserting_after(value):
+                halves[value] = copied.graph.call_function(
+                    torch.ops.aten._to_copy.default, (value,), {"dtype": torch.bfloat16}
+                )
+        return halves[value]
+
+    for node in list(copied.graph.nodes):
+        if node.target not in _PRODUCTS:
+            continue
+        users = list(node.users)
+        node.args = tuple(half(argument) for argument in node.args)
+        if node.target is torch.ops.aten.convolution_backward.default:
+            for user in users:  # each takes one of its outputs
+                _single(copied, user)
+        else:
+            _single(copied, node)
+    copied.recompile()
+    return copied
+
+
+def _single(graph: fx.GraphModule, node: fx.Node) -> None:
+    users = list(node.users)
+    with graph.graph.inserting_after(node):
+        single = graph.graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": torch.float32})
+        single.meta = dict(node.meta)
+    for user in users:
+        user.replace_input_with(node, single)

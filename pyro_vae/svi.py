@@ -1,0 +1,312 @@
+"""`CompiledSVI`: Pyro's SVI, with the step captured below Python and replayed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_vae import backends, checks
+from pyro_vae.capture import Captured, NotCapturable, capture, gradients_set_aside
+from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.watching import watch
+
+CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
+INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
+CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
+MOST_SIGNATURES = 16
+FLOATS_BEFORE_LIVE = 3
+
+Signature = tuple[Any, ...]
+
+
+@dataclass
+class _Replay:
+    """A captured loss, and in a step its gradients; `run` takes the parameters, the inputs, and what is live."""
+
+    run: backends.Run
+    captured: Captured
+    params: dict[str, Tensor]
+    calls: int = 0
+    settled: bool = False  # nothing faster is to be tried
+
+    def params_are_the_same(self) -> bool:
+        store = pyro.get_param_store()._params
+        return all(store.get(name) is param for name, param in self.params.items())
+
+
+class CompiledSVI:
+    r"""`pyro.infer.SVI` for static programs, with no Python in its step.
+
+    The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks, and then
+    captures it: the handlers, the distributions and autograd are run once more, and what they computed is kept as a
+    graph of tensor operations, which all later calls replay. Draws come from torch's generators in the same order, so
+    that under the same seed the losses are Pyro's.
+
+    - Tensors among the arguments stay live; so do those that the model uses otherwise, such as buffers. Integers,
+      strings and other plain values are part of the signature: another value is another capture. So are plain
+      attributes of the model, the guide and their modules, and variables of the functions, `training` among them. A
+      float that keeps changing becomes a live tensor.
+    - A program that can't be captured (it branches on values of tensors, reads them back, or enumerates) runs eagerly,
+      and says why once. Python values that it takes from elsewhere and that do not change between two captures, such as
+      a counter inside a list, are not seen to change later.
+    - A loss that is not finite raises FloatingPointError with the number of the step: at once in :meth:`step`,
+      within 200 steps in :meth:`step_tensor`.
+
+    Not re-entrant, and not for several threads at a time: it works on the parameters in place, as Pyro's does. While it
+    captures, Pyro's validation is off in all threads.
+
+    Args:
+        model, guide: Pyro programs of the same arguments.
+        optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
+            wrappers, with or without a scheduler. The last two become one optimizer over all parameters.
+        loss: one of Pyro's objectives.
+        compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
+            machine code, which takes some 10 s once for each signature; `cudagraph`: the graph as one CUDA graph;
+            `auto`: `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 steps of a signature.
+        precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in
+            fp32.
+
+    Example, of a program that is no VAE:
+
+    >>> import pyro.distributions as dist
+    >>> def model(x):
+    ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+    >>> guide = pyro.infer.autoguide.AutoNormal(model)
+    >>> svi = CompiledSVI(model, guide, torch.optim.Adam)
+    >>> losses = [svi.step(torch.ones(50)) for _ in range(20)]
+    >>> svi.signatures
+    1
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: Any,
+        loss: ELBO | None = None,
+        *,
+        compile: str = "auto",
+        precision: str = "fp32",
+    ) -> None:
+        checks.one_of("compile", compile, ("auto", *backends.BACKENDS))
+        checks.one_of("precision", precision, ("fp32", "bf16"))
+        loss = Trace_ELBO() if loss is None else loss
+        if not isinstance(loss, ELBO):
+            raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects")
+        self.model, self.guide = model, guide
+        self.loss: Any = loss
+        self.optimizer = SharedOptimizer(optim)
+        self.compile, self.precision = compile, precision
+        self.num_steps = 0
+        self._replays: dict[Signature, _Replay | None] = {}  # None: this one runs eagerly
+        self._ready = False
+        self._watched = watch(model, guide, loss)
+        self._floats: dict[int, set[float]] = {}
+        self._unchecked: list[Tensor] = []
+        self._said: set[str] = set()
+        if compile != "off" and type(loss) not in CAPTURED_LOSSES:
+            names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
+            self._say(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
+            self.compile = "off"
+
+    @property
+    def signatures(self) -> int:
+        """How many signatures were captured."""
+        return sum(replay is not None for replay in self._replays.values())
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """One gradient step; the estimate of the loss before it."""
+        loss = self.step_tensor(*args, **kwargs).item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.num_steps}")
+        self._unchecked.clear()
+        return loss
+
+    def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The same, without waiting for the device; the loss stays there."""
+        self.num_steps += 1
+        replay, inputs = self._replay("step", args, kwargs)
+        if replay is None:
+            loss = self._eager_step(args, kwargs)
+        else:
+            with torch.no_grad():
+                loss, *gradients = replay.run(*replay.params.values(), *inputs, *replay.captured.live)
+            for param, gradient in zip(replay.params.values(), gradients, strict=True):
+                param.grad = gradient
+            self.optimizer.step(list(replay.params.values()))
+        self._unchecked.append(loss)
+        if len(self._unchecked) >= CHECKED_EVERY:
+            self.check_finite()
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """An estimate of the loss, without a step."""
+        return self.evaluate_tensor(*args, **kwargs).item()
+
+    def evaluate_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The same, without waiting for the device."""
+        replay, inputs = self._replay("evaluate", args, kwargs)
+        with torch.no_grad():
+            if replay is None:
+                return torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs))
+            return replay.run(*replay.params.values(), *inputs, *replay.captured.live)[0]
+
+    def check_finite(self) -> None:
+        """Waits for the device, and raises FloatingPointError where a loss since the last check was not finite."""
+        if not self._unchecked:
+            return
+        losses = torch.stack([loss.detach().cpu().double() for loss in self._unchecked])
+        self._unchecked.clear()
+        bad = (~losses.isfinite()).nonzero().flatten()
+        if len(bad):
+            first = int(bad[0])
+            step = self.num_steps - len(losses) + 1 + first
+            raise FloatingPointError(f"the loss is {losses[first].item()} at step {step}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state. The parameters are in Pyro's store, or in your modules."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same."""
+        self.optimizer.load_state_dict(state)
+
+    # --- what Pyro does -----------------------------------------------------------------------------------------
+
+    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        with poutine.trace(param_only=True) as found:
+            loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        self.optimizer.step(list(_params(found.trace).values()))
+        return torch.as_tensor(loss)
+
+    # --- capturing ----------------------------------------------------------------------------------------------
+
+    def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Replay | None, list[Tensor]]:
+        """What is captured for these arguments, and those that it takes; None where the call is to run eagerly."""
+        if self.compile == "off" or torch.is_inference_mode_enabled():
+            return None, []
+        leaves, tree = pytree.tree_flatten((args, kwargs))
+        leaves = [self._live_float(index, leaf) for index, leaf in enumerate(leaves)]
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        signature = (kind, tree, *(_kind_of(leaf) for leaf in leaves), self._watched())
+        replay = self._replays.get(signature)
+        if replay is not None and replay.params_are_the_same():
+            return self._faster(replay, inputs), inputs
+        if replay is None and (signature in self._replays or not self._ready):
+            self._ready = True  # by this very call, which is Pyro's: it checks all, and makes the parameters
+            return None, []
+        if len(self._replays) >= MOST_SIGNATURES and signature not in self._replays:
+            self._say(f"more than {MOST_SIGNATURES} signatures; the further ones are not captured")
+            return None, []
+        self._replays[signature] = None
+        try:
+            self._replays[signature] = self._capture(kind, args, kwargs, leaves, inputs, tree)
+        except NotCapturable as reason:
+            self._say(str(reason))
+        return self._replays[signature], inputs
+
+    def _capture(
+        self, kind: str, args: Any, kwargs: Any, leaves: list[Any], inputs: list[Tensor], tree: Any
+    ) -> _Replay:
+        params = self._checked_params(args, kwargs)
+        places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+        def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+            given = list(leaves)
+            for index, tensor in zip(places, tensors[len(params) :], strict=True):
+                given[index] = tensor
+            args, kwargs = pytree.tree_unflatten(given, tree)
+            if kind == "evaluate":
+                with torch.no_grad():
+                    return (torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs)),)
+            with gradients_set_aside(list(params.values())):
+                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+                return (torch.as_tensor(loss), *(param.grad for param in params.values()))
+
+        store = dict(pyro.get_param_store()._params)
+        try:
+            captured = capture(
+                estimate, [*params.values(), *inputs], [*params.values(), *(_other_values(one) for one in inputs)]
+            )
+        finally:
+            changed = {
+                name: value for name, value in pyro.get_param_store()._params.items() if store.get(name) is not value
+            }
+            pyro.get_param_store()._params.update(store)
+        if changed:
+            raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
+        if self.precision == "bf16":
+            captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
+        return _Replay(captured.graph.forward, captured, params)
+
+    def _checked_params(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
+        """The parameters of the program, from one estimate with Pyro's own checks that leaves no other trace."""
+        devices = {param.device for param in pyro.get_param_store()._params.values() if param.is_cuda}
+        with torch.random.fork_rng(devices=list(devices)), poutine.trace(param_only=True) as found, torch.no_grad():
+            self.loss.loss(self.model, self.guide, *args, **kwargs)
+        return _params(found.trace)
+
+    def _faster(self, replay: _Replay, inputs: list[Tensor]) -> _Replay:
+        """The same, compiled where it is time for that."""
+        replay.calls += 1
+        if replay.settled or (self.compile == "auto" and replay.calls <= INDUCTOR_AFTER):
+            return replay
+        replay.settled = True
+        if self.compile == "capture":
+            return replay
+        given = [*replay.params.values(), *inputs, *replay.captured.live]
+        try:
+            replay.run = backends.inductor(replay.captured.graph, given)
+        except backends.NotCompilable as reason:
+            self._say(f"the captured step is not compiled: {reason}")
+        return replay
+
+    def _live_float(self, index: int, leaf: Any) -> Any:
+        """A float that keeps changing, as a tensor; the others, and the first values of this one, as they are."""
+        if not isinstance(leaf, float):
+            return leaf
+        seen = self._floats.setdefault(index, set())
+        if len(seen) <= FLOATS_BEFORE_LIVE:
+            seen.add(leaf)
+        return torch.tensor(leaf, dtype=torch.float64) if len(seen) > FLOATS_BEFORE_LIVE else leaf
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
+
+
+def _params(trace: Any) -> dict[str, Tensor]:
+    """The unconstrained parameters that a traced estimate used, each once."""
+    found = {
+        id(site["value"].unconstrained()): (name, site["value"].unconstrained()) for name, site in trace.nodes.items()
+    }
+    return {name: param for name, param in found.values() if param.requires_grad}
+
+
+def _kind_of(leaf: Any) -> Any:
+    """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
+    if leaf is None or isinstance(leaf, (bool, int, float, str)):
+        return type(leaf), leaf
+    return id(leaf)
+
+
+def _other_values(tensor: Tensor) -> Tensor:
+    """Each second row twice: values that the program may see as well, but other ones."""
+    if tensor.dim() == 0 or len(tensor) < 2:
+        return tensor
+    return tensor[torch.arange(len(tensor), device=tensor.device) // 2 * 2]
