@@ -2,7 +2,7 @@
 
     python benchmarks/readme_numbers.py --data-root DATA --out RUNS
 
-Rows that are done are not trained again; one that was stopped goes on. All six took 81 minutes of training on two
+Rows that are done are not trained again; one that was stopped goes on. The first six took 81 minutes of training on two
 cores that were doing other work as well.
 """
 

@@ -51,8 +51,9 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], replaced: Sequence[int]) -> R
             which are copied into place at each call.
         replaced: positions of arguments that are other tensors each time.
     """
-    static = [one.clone() if index in set(replaced) else one for index, one in enumerate(inputs)]
-    generators = torch.cuda.get_rng_state()
+    static = [one.clone() if index in replaced else one for index, one in enumerate(inputs)]
+    before = [one.detach().clone() for one in static]
+    generator = torch.cuda.get_rng_state()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(side):
@@ -62,13 +63,16 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], replaced: Sequence[int]) -> R
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
         outputs = run(*static)
-    torch.cuda.set_rng_state(generators)
+    torch.cuda.set_rng_state(generator)
+    with torch.no_grad():
+        for one, value in zip(static, before, strict=True):  # what the step adds to in place
+            one.detach().copy_(value)
 
     def replay(*given: Tensor) -> Sequence[Tensor]:
         for index in replaced:
             static[index].copy_(given[index])
         graph.replay()
-        return outputs
+        return outputs[0].clone(), *outputs[1:]  # the loss outlives the next replay
 
     return replay
 

@@ -77,7 +77,7 @@ def _trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphMo
             return function(*tensors)
 
     devices = {tensor.device for tensor in inputs if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), _Restoring(), pyro.validation_enabled(False):
+    with torch.random.fork_rng(devices=list(devices)), Restoring(), pyro.validation_enabled(False):
         try:
             return make_fx(without_host)(*inputs)
         except Exception as error:
@@ -119,6 +119,10 @@ def _tidy(graph: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+        elif node.target is torch.ops.aten.native_batch_norm.default and node.args[3] is not None:
+            node.target = (
+                torch.ops.aten._native_batch_norm_legit.default
+            )  # the same, in a schema that tells what it writes
     graph.graph.eliminate_dead_code(is_impure_node=_has_effects)
     graph.recompile()
     return graph
@@ -132,7 +136,7 @@ def _has_effects(node: fx.Node) -> bool:
     return node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-class _Restoring(TorchDispatchMode):
+class Restoring(TorchDispatchMode):
     """Tensors that are written to in place get their values back at the end."""
 
     def __init__(self) -> None:
@@ -140,9 +144,11 @@ class _Restoring(TorchDispatchMode):
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.is_mutable:
+        running_statistics = func is torch.ops.aten.native_batch_norm.default  # its schema does not say that it writes
+        if func._schema.is_mutable or running_statistics:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 written = argument.alias_info is not None and argument.alias_info.is_write
+                written |= running_statistics and argument.name.startswith("running")
                 if written and isinstance(value, Tensor) and id(value) not in self.before:
                     with _disable_current_modes():  # not to be captured
                         self.before[id(value)] = (value, value.clone())

@@ -18,7 +18,6 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
-from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.spec import OBJECTIVES
@@ -63,19 +62,17 @@ class Losses(NamedTuple):
 class Terms:
     """The two parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
 
-    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `log_likelihood` and `kl` each time it makes its
-    traces: the parts come with the step, at no second pass through the networks, and stay on the device.
+    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `totals`, log p(x|z) and KL, each time it makes
+    its traces: the parts come with the step, at no second pass through the networks, and stay on the device. A
+    captured step adds to them as well, because it is one tensor that is added to in place.
     """
 
-    log_likelihood: Tensor | float
-    kl: Tensor | float
-
-    def __init__(self) -> None:
-        self.reset()
+    def __init__(self, device: torch.device) -> None:
+        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def reset(self) -> None:
         """Back to nothing."""
-        self.log_likelihood = self.kl = 0.0
+        self.totals.zero_()
 
     def watch(self, elbo: ELBO) -> ELBO:
         """A copy of `elbo` that reports here."""
@@ -91,18 +88,22 @@ class Terms:
 
     def per_image(self, total_loss: float, count: int) -> Losses:
         """What was added since the reset, over `count` images; here alone the device is waited for."""
-        return Losses(total_loss / count, -float(self.log_likelihood) / count, float(self.kl) / count)
+        log_likelihood, kl = self.totals.tolist()
+        return Losses(total_loss / count, -log_likelihood / count, kl / count)
 
     @torch.no_grad()
     def _add(self, model_trace: Any, guide_trace: Any, particles: int) -> None:
+        parts = torch.zeros_like(self.totals).unbind()
+        log_likelihood, kl = parts
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
                 continue
             log_p = site["unscaled_log_prob"].sum() / particles
             if site["is_observed"]:
-                self.log_likelihood = self.log_likelihood + log_p
+                log_likelihood = log_likelihood + log_p
             else:
-                self.kl = self.kl + guide_trace.nodes[name]["unscaled_log_prob"].sum() / particles - log_p
+                kl = kl + guide_trace.nodes[name]["unscaled_log_prob"].sum() / particles - log_p
+        self.totals.add_(torch.stack([log_likelihood, kl]))
 
 
 def beta_at(step: int, beta: float, warmup_steps: int) -> float:

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae import backends, checks
-from pyro_vae.capture import Captured, NotCapturable, capture, gradients_set_aside
+from pyro_vae.capture import Captured, NotCapturable, Restoring, capture, gradients_set_aside
 from pyro_vae.optimizers import SharedOptimizer
-from pyro_vae.watching import watch
+from pyro_vae.watching import PLAIN, watch
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
+FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
 CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
 MOST_SIGNATURES = 16
 FLOATS_BEFORE_LIVE = 3
@@ -44,6 +45,14 @@ class _Replay:
         return all(store.get(name) is param for name, param in self.params.items())
 
 
+class NotFiniteError(FloatingPointError):
+    """The loss of a step is NaN or infinite."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(f"the loss is {loss} at step {step}")
+        self.loss, self.step = loss, step
+
+
 class CompiledSVI:
     r"""`pyro.infer.SVI` for static programs, with no Python in its step.
 
@@ -59,8 +68,8 @@ class CompiledSVI:
     - A program that can't be captured (it branches on values of tensors, reads them back, or enumerates) runs eagerly,
       and says why once. Python values that it takes from elsewhere and that do not change between two captures, such as
       a counter inside a list, are not seen to change later.
-    - A loss that is not finite raises FloatingPointError with the number of the step: at once in :meth:`step`,
-      within 200 steps in :meth:`step_tensor`.
+    - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
+      once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
 
     Not re-entrant, and not for several threads at a time: it works on the parameters in place, as Pyro's does. While it
     captures, Pyro's validation is off in all threads.
@@ -71,8 +80,9 @@ class CompiledSVI:
             wrappers, with or without a scheduler. The last two become one optimizer over all parameters.
         loss: one of Pyro's objectives.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
-            machine code, which takes some 10 s once for each signature; `cudagraph`: the graph as one CUDA graph;
-            `auto`: `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 steps of a signature.
+            machine code, which takes some 10 s for the first signature, and for others after 1,000 calls of each;
+            `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
+            `inductor` after 5,000 calls of a signature.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in
             fp32.
 
@@ -102,6 +112,8 @@ class CompiledSVI:
     ) -> None:
         checks.one_of("compile", compile, ("auto", *backends.BACKENDS))
         checks.one_of("precision", precision, ("fp32", "bf16"))
+        if compile == "cudagraph" and not torch.cuda.is_available():
+            raise checks.fail("compile", compile, "another backend, where there is no CUDA device")
         loss = Trace_ELBO() if loss is None else loss
         if not isinstance(loss, ELBO):
             raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects")
@@ -111,7 +123,7 @@ class CompiledSVI:
         self.compile, self.precision = compile, precision
         self.num_steps = 0
         self._replays: dict[Signature, _Replay | None] = {}  # None: this one runs eagerly
-        self._ready = False
+        self.ready = False
         self._watched = watch(model, guide, loss)
         self._floats: dict[int, set[float]] = {}
         self._unchecked: list[Tensor] = []
@@ -130,7 +142,7 @@ class CompiledSVI:
         """One gradient step; the estimate of the loss before it."""
         loss = self.step_tensor(*args, **kwargs).item()
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {self.num_steps}")
+            raise NotFiniteError(loss, self.num_steps)
         self._unchecked.clear()
         return loss
 
@@ -164,7 +176,7 @@ class CompiledSVI:
             return replay.run(*replay.params.values(), *inputs, *replay.captured.live)[0]
 
     def check_finite(self) -> None:
-        """Waits for the device, and raises FloatingPointError where a loss since the last check was not finite."""
+        """Waits for the device, and raises :class:`NotFiniteError` where a loss since the last check was not finite."""
         if not self._unchecked:
             return
         losses = torch.stack([loss.detach().cpu().double() for loss in self._unchecked])
@@ -173,7 +185,7 @@ class CompiledSVI:
         if len(bad):
             first = int(bad[0])
             step = self.num_steps - len(losses) + 1 + first
-            raise FloatingPointError(f"the loss is {losses[first].item()} at step {step}")
+            raise NotFiniteError(losses[first].item(), step)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state. The parameters are in Pyro's store, or in your modules."""
@@ -198,23 +210,28 @@ class CompiledSVI:
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
         leaves, tree = pytree.tree_flatten((args, kwargs))
-        leaves = [self._live_float(index, leaf) for index, leaf in enumerate(leaves)]
+        other = next((leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))), None)
+        if other is not None:
+            self._say(f"runs eagerly: an argument is a {type(other).__name__}, neither a tensor nor a plain value")
+            return None, []
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
+        leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         signature = (kind, tree, *(_kind_of(leaf) for leaf in leaves), self._watched())
         replay = self._replays.get(signature)
         if replay is not None and replay.params_are_the_same():
             return self._faster(replay, inputs), inputs
-        if replay is None and (signature in self._replays or not self._ready):
-            self._ready = True  # by this very call, which is Pyro's: it checks all, and makes the parameters
+        if replay is None and (signature in self._replays or not self.ready):
+            self.ready = True  # by this very call, which is Pyro's: it checks all, and makes the parameters
             return None, []
         if len(self._replays) >= MOST_SIGNATURES and signature not in self._replays:
-            self._say(f"more than {MOST_SIGNATURES} signatures; the further ones are not captured")
+            self._say(f"more than {MOST_SIGNATURES} signatures; the further ones run eagerly")
             return None, []
         self._replays[signature] = None
         try:
             self._replays[signature] = self._capture(kind, args, kwargs, leaves, inputs, tree)
         except NotCapturable as reason:
-            self._say(str(reason))
+            self._say(f"runs eagerly: {reason}")
         return self._replays[signature], inputs
 
     def _capture(
@@ -254,33 +271,48 @@ class CompiledSVI:
     def _checked_params(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
         """The parameters of the program, from one estimate with Pyro's own checks that leaves no other trace."""
         devices = {param.device for param in pyro.get_param_store()._params.values() if param.is_cuda}
-        with torch.random.fork_rng(devices=list(devices)), poutine.trace(param_only=True) as found, torch.no_grad():
+        with (
+            torch.random.fork_rng(devices=list(devices)),
+            Restoring(),
+            torch.no_grad(),
+            poutine.trace(param_only=True) as found,
+        ):
             self.loss.loss(self.model, self.guide, *args, **kwargs)
         return _params(found.trace)
 
     def _faster(self, replay: _Replay, inputs: list[Tensor]) -> _Replay:
-        """The same, compiled where it is time for that."""
+        """The same, in a faster form where it is time for that."""
         replay.calls += 1
-        if replay.settled or (self.compile == "auto" and replay.calls <= INDUCTOR_AFTER):
-            return replay
-        replay.settled = True
-        if self.compile == "capture":
+        if replay.settled or self.compile == "capture":
             return replay
         given = [*replay.params.values(), *inputs, *replay.captured.live]
-        try:
-            replay.run = backends.inductor(replay.captured.graph, given)
-        except backends.NotCompilable as reason:
-            self._say(f"the captured step is not compiled: {reason}")
+        on_cuda = given[0].is_cuda if given else False
+        first = not any(one is not None and one.settled for one in self._replays.values())
+        if self.compile == "auto":
+            wanted = on_cuda or replay.calls > INDUCTOR_AFTER
+        else:  # a compilation for each short last batch would not pay
+            wanted = first or replay.calls > FURTHER_AFTER
+        if not wanted:
+            return replay
+        replay.settled = True
+        if self.compile == "inductor" or not on_cuda:
+            try:
+                replay.run = backends.inductor(replay.captured.graph, given)
+            except backends.NotCompilable as reason:
+                self._say(f"the captured step is not compiled: {reason}")
+        if on_cuda and self.compile != "inductor":
+            start = len(replay.params)
+            replay.run = backends.cuda_graph(replay.run, given, range(start, start + len(inputs)))
         return replay
 
-    def _live_float(self, index: int, leaf: Any) -> Any:
+    def _live_float(self, index: int, leaf: Any, device: torch.device | None) -> Any:
         """A float that keeps changing, as a tensor; the others, and the first values of this one, as they are."""
         if not isinstance(leaf, float):
             return leaf
         seen = self._floats.setdefault(index, set())
         if len(seen) <= FLOATS_BEFORE_LIVE:
             seen.add(leaf)
-        return torch.tensor(leaf, dtype=torch.float64) if len(seen) > FLOATS_BEFORE_LIVE else leaf
+        return torch.tensor(leaf, dtype=torch.float64, device=device) if len(seen) > FLOATS_BEFORE_LIVE else leaf
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -300,9 +332,7 @@ def _kind_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
-    if leaf is None or isinstance(leaf, (bool, int, float, str)):
-        return type(leaf), leaf
-    return id(leaf)
+    return type(leaf), leaf
 
 
 def _other_values(tensor: Tensor) -> Tensor:

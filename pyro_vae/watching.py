@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_PLAIN = (bool, int, float, str, type(None))
-_LEAVES = (*_PLAIN, Tensor)
+PLAIN = (bool, int, float, str, type(None))
+_LEAVES = (*PLAIN, Tensor)
 _FOREIGN = ("builtins", "pyro", "torch", "numpy")
 
 
@@ -72,4 +72,4 @@ def _variables(value: Any) -> list[Callable[[], Any]]:
 
 
 def _mark(value: Any) -> Any:
-    return value if isinstance(value, _PLAIN) else id(value)
+    return value if isinstance(value, PLAIN) else id(value)

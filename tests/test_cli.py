@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from pyro.infer import SVI
 
 from pyro_vae import __version__, demo, files
 from pyro_vae.cli import main
 from pyro_vae.evaluation import metrics
 from pyro_vae.spec import SPEC_FIELDS
+from pyro_vae.svi import CompiledSVI
 
 TRAIN = [
     "train",
@@ -125,7 +125,7 @@ def test_resume_goes_on_with_more_epochs(trained, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, trained):
     folder = str(tmp_path / "run")
-    original, calls = SVI.step, []
+    original, calls = CompiledSVI.step_tensor, []
 
     def signalled(self, *args, **kwargs):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, 
 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(SVI, "step", signalled)
+        patch.setattr(CompiledSVI, "step_tensor", signalled)
         assert main([*TRAIN, "--epochs", "2", "--out", folder, "--quiet"]) == 1
     assert signal.getsignal(signal.SIGTERM) is handler
     assert capsys.readouterr().err.splitlines()[-1].startswith("pyro-vae: stopped; ")

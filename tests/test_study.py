@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pyro.infer import SVI
 
 from pyro_vae import Metrics, Spec
 from pyro_vae.checks import InputError
 from pyro_vae.spec import read_spec
 from pyro_vae.study import add_metrics, open_model, open_run, read_metrics, run
+from pyro_vae.svi import CompiledSVI
 
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, binarization="threshold")
 QUIET = {"progress": False, "device": "cpu"}
@@ -34,7 +34,7 @@ def test_a_run_folder_holds_everything_about_the_run(tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     whole = run(SPEC, tmp_path / "whole", **QUIET)[0]
-    original, calls = SVI.step, []
+    original, calls = CompiledSVI.step_tensor, []
 
     def killed(self, *args, **kwargs):
         calls.append(1)
@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SVI, "step", killed)
+        patch.setattr(CompiledSVI, "step_tensor", killed)
         run(SPEC, tmp_path / "killed", **QUIET)
     with pytest.raises(InputError, match=r"a finished run, with weights\.safetensors; `train --resume` goes on"):
         open_model(tmp_path / "killed")
@@ -69,7 +69,7 @@ def test_nothing_of_a_shorter_training_outlives_it(tmp_path, monkeypatch):
     run(SPEC, tmp_path, resume=True, **QUIET)
     assert read_metrics(tmp_path) == {"frechet": 1.0, "provenance": {}}  # the same weights
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SVI, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(CompiledSVI, "step_tensor", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(replace(SPEC, epochs=4), tmp_path, resume=True, **QUIET)
     with pytest.raises(InputError, match="a finished run"):
         open_run(tmp_path)
