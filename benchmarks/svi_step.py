@@ -1,0 +1,261 @@
+"""Times one SVI step of the reference VAE, ours beside its peers', in one run.
+
+    python benchmarks/svi_step.py --data-root DATA [--device cuda] [--epochs 3]
+
+MLP 784-400-20, tanh, Bernoulli, batch 128, binarized MNIST; and the convolutional VAE of d = 16. A row is the median
+over epochs of the mean time of a step, with what belongs to it: shuffling, gathering and converting the batch, the
+loss, its gradients, and Adam. All rows take turns, epoch by epoch. Peers that are not installed are left out, and
+named. Prints a Markdown table and writes svi_step.json, or svi_step_cuda.json.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_vae import Spec, build, files, load_data
+from pyro_vae.data import binarize
+from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.study import environment
+from pyro_vae.svi import CompiledSVI
+
+BATCH, HIDDEN, LATENT = 128, 400, 20
+Epoch = Callable[[], float]  # runs one epoch, returns its loss per image
+
+
+def pyro_stock(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
+    """As Pyro's VAE example: DataLoader, pyro.optim.Adam, SVI."""
+    vae = vae_of(conv).to(device)
+    loader = DataLoader(TensorDataset(pixels.float() / 255), batch_size=BATCH, shuffle=True)
+    svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+
+    def epoch() -> float:
+        return sum(svi.step(x.to(device)) for (x,) in loader) / len(pixels)
+
+    return epoch
+
+
+class HandWritten(nn.Module):
+    """What one would write without a library."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, log_variance = self.encoder(x).chunk(2, -1)
+        z = loc + torch.randn_like(loc) * (log_variance / 2).exp()
+        cross_entropy = functional.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
+        return cross_entropy - 0.5 * (1 + log_variance - loc.square() - log_variance.exp()).sum()
+
+
+def hand_written(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
+    """PyTorch on resident uint8 images, with fused Adam."""
+    vae = vae_of(conv)
+    module = HandWritten(vae.encoder, vae.decoder).to(device)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+    pixels = pixels.to(device)
+
+    def epoch() -> float:
+        total = torch.zeros((), device=device)
+        for index in torch.randperm(len(pixels), device=device).split(BATCH):
+            loss = module(pixels[index].float() / 255)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        return total.item() / len(pixels)
+
+    return epoch
+
+
+def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.device, bool], Epoch]:
+    """What `fit` does in an epoch."""
+
+    def make(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
+        vae = vae_of(conv).to(device)
+        optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+        svi = CompiledSVI(vae.model, vae.guide, optimizer, compile=compile, precision=precision)
+        on_device = resident(pixels, device)
+
+        def epoch() -> float:
+            losses = [svi.step_tensor(x) for x in batches(on_device, BATCH, device, shuffle=True)]
+            svi.check_finite()
+            return torch.stack(losses).double().sum().item() / len(pixels)
+
+        epoch.svi = svi
+        return epoch
+
+    return make
+
+
+def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
+    """NumPyro with the epoch in one fori_loop."""
+    import jax
+    import numpyro
+    import numpyro.distributions as dist
+    from jax import numpy as jnp
+    from numpyro.infer import SVI, Trace_ELBO
+
+    data = jnp.asarray(pixels.numpy().reshape(len(pixels), -1))
+    full, rest = divmod(len(data), BATCH)
+
+    def dense(name: str, inputs: int, outputs: int) -> Callable:
+        def start(scale: float) -> Callable:
+            bound = 1 / math.sqrt(inputs)
+            return lambda key: jax.random.uniform(key, scale, minval=-bound, maxval=bound)
+
+        weight = numpyro.param(f"{name}.weight", start((inputs, outputs)))
+        bias = numpyro.param(f"{name}.bias", start((outputs,)))
+        return lambda x: x @ weight + bias
+
+    def model(x):
+        first, second = dense("decoder.0", LATENT, HIDDEN), dense("decoder.2", HIDDEN, 784)
+        with numpyro.plate("data", x.shape[0]):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(LATENT), 1).to_event(1))
+            numpyro.sample("x", dist.Bernoulli(logits=second(jnp.tanh(first(z)))).to_event(1), obs=x)
+
+    def guide(x):
+        first, second = dense("encoder.0", 784, HIDDEN), dense("encoder.2", HIDDEN, 2 * LATENT)
+        loc, log_variance = jnp.split(second(jnp.tanh(first(x))), 2, axis=-1)
+        with numpyro.plate("data", x.shape[0]):
+            numpyro.sample("z", dist.Normal(loc, jnp.exp(log_variance / 2)).to_event(1))
+
+    svi = SVI(model, guide, numpyro.optim.Adam(1e-3), Trace_ELBO())
+    state = svi.init(jax.random.PRNGKey(0), data[:BATCH].astype(jnp.float32) / 255)
+
+    @jax.jit
+    def run(state, key):
+        order = jax.random.permutation(key, len(data))
+
+        def body(i, carry):
+            state, total = carry
+            index = jax.lax.dynamic_slice_in_dim(order, i * BATCH, BATCH)
+            state, loss = svi.update(state, data[index].astype(jnp.float32) / 255)
+            return state, total + loss
+
+        state, total = jax.lax.fori_loop(0, full, body, (state, 0.0))
+        if rest:
+            state, loss = svi.update(state, data[order[full * BATCH :]].astype(jnp.float32) / 255)
+            total = total + loss
+        return state, total
+
+    kept = [state, jax.random.PRNGKey(1)]
+
+    def epoch() -> float:
+        key, kept[1] = jax.random.split(kept[1])
+        kept[0], total = run(kept[0], key)
+        return float(total) / len(data)
+
+    return epoch
+
+
+def vae_of(conv: bool) -> nn.Module:
+    pyro.clear_param_store()
+    network = {"network": "conv", "latent_dim": 16, "hidden": (256,)} if conv else {"latent_dim": LATENT}
+    return build(Spec(dataset="mnist", image_shape=(1, 28, 28), **network))
+
+
+ROWS = {
+    "Pyro, stock loop": pyro_stock,
+    "hand-written PyTorch, fused Adam": hand_written,
+    "NumPyro, fori_loop": numpyro_loop,
+    "pyro_vae, off": ours("off"),
+    "pyro_vae, capture": ours("capture"),
+    "pyro_vae, inductor": ours("inductor"),
+    "pyro_vae, bf16 inductor": ours("inductor", "bf16"),
+    "pyro_vae, cudagraph": ours("cudagraph"),
+}
+CONV_ROWS = ("Pyro, stock loop", "hand-written PyTorch, fused Adam", "pyro_vae, capture", "pyro_vae, inductor")
+
+
+def measure(names: list[str], pixels: Tensor, device: torch.device, conv: bool, epochs: int) -> list[dict]:
+    """One dictionary a row; the first epoch of each, with its compilation, is reported apart."""
+    steps = math.ceil(len(pixels) / BATCH)
+    running, first, stores = {}, {}, {}  # the parameters of all rows have the same names
+    for name in names:
+        pyro.clear_param_store()
+        try:
+            running[name] = ROWS[name](pixels, device, conv)
+        except ImportError as error:
+            print(f"{name}: left out ({error})", flush=True)
+            continue
+        stores[name] = {"params": {}, "constraints": {}}
+        first[name] = timed(running[name], device, stores[name])[0]
+        print(f"{name}: first epoch {first[name]:.1f} s", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    losses: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(epochs):
+        for name, epoch in running.items():
+            taken, loss = timed(epoch, device, stores[name])
+            seconds[name].append(taken)
+            losses[name].append(loss)
+    return [
+        {
+            "who": name,
+            "ms_per_step": 1000 * statistics.median(seconds[name]) / steps,
+            "first_epoch_seconds": first[name],
+            "loss_nats": losses[name][-1],
+            "epochs": epochs + 1,
+            "signatures": getattr(getattr(running[name], "svi", None), "signatures", None),
+        }
+        for name in running
+    ]
+
+
+def timed(epoch: Epoch, device: torch.device, store: dict) -> tuple[float, float]:
+    with pyro.get_param_store().scope(store):
+        started = time.perf_counter()
+        loss = epoch()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started, loss
+
+
+def table(rows: list[dict]) -> Iterator[str]:
+    """Markdown, with the time of each over those of the peers."""
+    times = {row["who"]: row["ms_per_step"] for row in rows}
+    peers = [name for name in times if not name.startswith("pyro_vae")]
+    over = " | ".join(f"over {name.split(',')[0]}" for name in peers)
+    yield f"| step | ms | {over} | first epoch, s | loss, nats |"
+    yield "|---|---|" + "---|" * (len(peers) + 2)
+    for row in rows:
+        ratios = " | ".join(f"{row['ms_per_step'] / times[name]:.2f}" for name in peers)
+        last = f"{row['first_epoch_seconds']:.1f} | {row['loss_nats']:.2f}"
+        yield f"| {row['who']} | {row['ms_per_step']:.2f} | {ratios} | {last} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of torchvision's data folders")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each row")
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--conv-images", type=int, default=12_800)
+    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    pixels = binarize(load_data("mnist", arguments.data_root).train, "static").pixels
+    names = [name for name in ROWS if arguments.rows in name and ("cudagraph" in name) <= (device.type == "cuda")]
+    found = {"environment": environment(arguments.device)}
+    for kind, few in (("mlp", arguments.images), ("conv", arguments.conv_images)):
+        conv = kind == "conv"
+        wanted = [name for name in names if not conv or name in CONV_ROWS]
+        if few and wanted:
+            found[kind] = measure(wanted, pixels[:few], device, conv, arguments.epochs)
+            print("\n".join(table(found[kind])), flush=True)
+    if not arguments.rows:
+        name = "svi_step.json" if device.type == "cpu" else "svi_step_cuda.json"
+        files.write_json(Path(__file__).with_name(name), found)
+
+
+if __name__ == "__main__":
+    main()
