@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 # Written once this checkout is installed in that environment.
 READY := $(ENV)/.pyro_vae-$(firstword $(shell echo '$(CURDIR)' | cksum))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 demo: $(READY)
 	rm -rf demo
@@ -28,6 +28,10 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
+	$(BIN)/python benchmarks/svi_step.py --data-root $(DATA)
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -172,7 +172,7 @@ class CompiledSVI:
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
             if replay is None:
-                return torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs))
+                return torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs), dtype=torch.float64)
             return replay.run(*replay.params.values(), *inputs, *replay.captured.live)[0]
 
     def check_finite(self) -> None:
@@ -201,7 +201,7 @@ class CompiledSVI:
         with poutine.trace(param_only=True) as found:
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         self.optimizer.step(list(_params(found.trace).values()))
-        return torch.as_tensor(loss)
+        return torch.as_tensor(loss, dtype=torch.float64)
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
@@ -213,6 +213,9 @@ class CompiledSVI:
         other = next((leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))), None)
         if other is not None:
             self._say(f"runs eagerly: an argument is a {type(other).__name__}, neither a tensor nor a plain value")
+            return None, []
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+            self._say("runs eagerly: an argument requires gradients")
             return None, []
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
@@ -254,9 +257,10 @@ class CompiledSVI:
 
         store = dict(pyro.get_param_store()._params)
         try:
-            captured = capture(
-                estimate, [*params.values(), *inputs], [*params.values(), *(_other_values(one) for one in inputs)]
-            )
+            # Copies, so that an argument given twice, or one that the program also holds, is not taken for one thing.
+            given = [one.clone() for one in inputs]
+            other = [_other_values(one) for one in inputs]
+            captured = capture(estimate, [*params.values(), *given], [*params.values(), *other])
         finally:
             changed = {
                 name: value for name, value in pyro.get_param_store()._params.items() if store.get(name) is not value
@@ -331,12 +335,12 @@ def _params(trace: Any) -> dict[str, Tensor]:
 def _kind_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     return type(leaf), leaf
 
 
 def _other_values(tensor: Tensor) -> Tensor:
     """Each second row twice: values that the program may see as well, but other ones."""
     if tensor.dim() == 0 or len(tensor) < 2:
-        return tensor
+        return tensor.clone()
     return tensor[torch.arange(len(tensor), device=tensor.device) // 2 * 2]

@@ -274,6 +274,31 @@ def test_torch_optimizers_as_class_factory_and_instance():
 # --- what stays live ----------------------------------------------------------------------------------------------
 
 
+def test_an_argument_given_twice_or_held_by_the_program_is_not_taken_for_one_thing():
+    held = torch.ones(4)
+
+    def model(x, y):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        pyro.sample("x", dist.Normal(loc + x + 10 * y + 100 * held, 1.0).to_event(1), obs=torch.zeros(4))
+
+    def guide(x, y):
+        pass
+
+    for first in ((held, held), (torch.ones(4).expand(2, 4).T[:, 0], held)):
+        pyro.clear_param_store()
+        svi = CompiledSVI(model, guide, lambda groups: torch.optim.SGD(groups, lr=0.0))
+        eager = CompiledSVI(model, guide, lambda groups: torch.optim.SGD(groups, lr=0.0), compile="off")
+        for arguments in (first, first, (torch.full((4,), 2.0), torch.full((4,), 3.0)), (torch.zeros(8)[::2], held)):
+            assert svi.step(*arguments) == pytest.approx(eager.step(*arguments))
+        assert svi.signatures >= 2
+
+
+def test_an_argument_that_requires_gradients_runs_eagerly():
+    svi = CompiledSVI(regression, AutoNormal(regression), torch.optim.Adam)
+    with pytest.warns(UserWarning, match="requires gradients"):
+        svi.step(X, Y.clone().requires_grad_())
+
+
 def test_buffers_data_attributes_and_training_mode_stay_live():
     class Program:
         def __init__(self):
