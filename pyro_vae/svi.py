@@ -126,7 +126,7 @@ class CompiledSVI:
         self.ready = False
         self._watched = watch(model, guide, loss)
         self._floats: dict[int, set[float]] = {}
-        self._unchecked: list[Tensor] = []
+        self._unchecked: list[tuple[int, Tensor]] = []
         self._said: set[str] = set()
         if compile != "off" and type(loss) not in CAPTURED_LOSSES:
             names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
@@ -158,7 +158,7 @@ class CompiledSVI:
             for param, gradient in zip(replay.params.values(), gradients, strict=True):
                 param.grad = gradient
             self.optimizer.step(list(replay.params.values()))
-        self._unchecked.append(loss)
+        self._unchecked.append((self.num_steps, loss))
         if len(self._unchecked) >= CHECKED_EVERY:
             self.check_finite()
         return loss
@@ -179,13 +179,12 @@ class CompiledSVI:
         """Waits for the device, and raises :class:`NotFiniteError` where a loss since the last check was not finite."""
         if not self._unchecked:
             return
-        losses = torch.stack([loss.detach().cpu().double() for loss in self._unchecked])
+        steps = [step for step, _ in self._unchecked]
+        losses = torch.stack([loss.detach().double() for _, loss in self._unchecked]).tolist()
         self._unchecked.clear()
-        bad = (~losses.isfinite()).nonzero().flatten()
-        if len(bad):
-            first = int(bad[0])
-            step = self.num_steps - len(losses) + 1 + first
-            raise NotFiniteError(losses[first].item(), step)
+        for step, loss in zip(steps, losses, strict=True):
+            if not math.isfinite(loss):
+                raise NotFiniteError(loss, step)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state. The parameters are in Pyro's store, or in your modules."""

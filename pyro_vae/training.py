@@ -74,8 +74,8 @@ class History:
         files.write(path, buffer.getvalue())
 
 
-# Steps from which on the compiler's time is earned back, on a CPU.
-WORTH_COMPILING = 15_000
+# Steps from which on the seconds of a capture, and those of the compiler on a CPU, are earned back.
+WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000
 
 
 def fit(
@@ -117,8 +117,8 @@ def fit(
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
         device: `auto` is CUDA where there is one, else the CPU.
         compile: how the step runs: `off`, `capture`, `inductor` or `cudagraph`, as in
-            :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `cudagraph` on CUDA; on a CPU `inductor` for 15,000 steps
-            or more, else `capture`, which costs a second and gives the same numbers as `off`.
+            :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps; then `cudagraph` on CUDA, and on a
+            CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of the captured step.
         seed: of the order of the images and of all noise. The global generators are as before afterwards.
         checkpoint: a folder, in which the state is kept after each epoch (and before the first).
@@ -184,7 +184,9 @@ def fit(
     steps_per_epoch = math.ceil(len(train) / batch_size)
     dynamic = binarization == "dynamic"
     backend = compile
-    if compile == "auto":
+    if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING:
+        backend = "off"
+    elif compile == "auto":
         on_cpu = "inductor" if epochs * steps_per_epoch >= WORTH_COMPILING else "capture"
         backend = "cudagraph" if target.type == "cuda" else on_cpu
 
@@ -278,10 +280,14 @@ def _register(svi: CompiledSVI, pixels: Tensor, device: torch.device, beta: floa
 def _where_it_failed(svi: CompiledSVI, where: Callable[[int], str]) -> Iterator[None]:
     """Tells epoch and step of a number that is lost; `where` names a step by its number."""
     try:
-        yield
+        try:
+            yield
+        except ValueError:  # the validation of distributions meets a NaN, perhaps one of an earlier step
+            svi.check_finite()
+            raise
     except NotFiniteError as error:
         raise FloatingPointError(f"the loss is {error.loss} at {where(error.step)}; try a smaller lr") from error
-    except ValueError as error:  # the validation of distributions meets a NaN before the loss does
+    except ValueError as error:
         if isinstance(error, InputError) or not re.search("satisfy the constraint|within the support", str(error)):
             raise
         reason = str(error).splitlines()[0][:160]

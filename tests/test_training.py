@@ -68,10 +68,10 @@ def test_one_epoch_is_plain_svi_with_one_optimizer(tiny):
 
 
 @pytest.mark.parametrize("options", [{}, {"beta": 2.0, "beta_warmup": 3}, {"objective": "iwae", "particles": 3}])
-@pytest.mark.parametrize("posterior", ["normal", "planar"])
-def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior):
+@pytest.mark.parametrize(("posterior", "compile"), [("normal", "off"), ("normal", "capture"), ("planar", "off")])
+def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior, compile):
     spec = dataclasses.replace(SPEC, posterior=posterior)
-    options = QUIET | {"binarization": "dynamic", "validation": tiny} | options
+    options = QUIET | {"binarization": "dynamic", "validation": tiny, "compile": compile} | options
     whole, interrupted = build(spec), build(spec)
     expected = fit(whole, tiny, epochs=4, **options)
     fit(interrupted, tiny, epochs=2, checkpoint=tmp_path, **options)
