@@ -172,7 +172,7 @@ class CompiledSVI:
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
             if replay is None:
-                return torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs), dtype=torch.float64)
+                return _as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs), args, kwargs)
             return replay.run(*replay.params.values(), *inputs, *replay.captured.live)[0]
 
     def check_finite(self) -> None:
@@ -200,7 +200,7 @@ class CompiledSVI:
         with poutine.trace(param_only=True) as found:
             loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
         self.optimizer.step(list(_params(found.trace).values()))
-        return torch.as_tensor(loss, dtype=torch.float64)
+        return _as_tensor(loss, args, kwargs)
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
@@ -321,6 +321,12 @@ class CompiledSVI:
         if text not in self._said:
             self._said.add(text)
             warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
+
+
+def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
+    """Pyro's number, where the captured losses are: on the device of the arguments."""
+    device = next((leaf.device for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)), None)
+    return torch.as_tensor(loss, dtype=torch.float64, device=device)
 
 
 def _params(trace: Any) -> dict[str, Tensor]:
