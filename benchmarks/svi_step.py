@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import Spec, build, files, load_data
 from pyro_vae.data import binarize
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import choose_device, gather, resident, shuffled
 from pyro_vae.study import environment
 from pyro_vae.svi import CompiledSVI
 
@@ -83,11 +83,15 @@ def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.devic
     def make(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
         vae = vae_of(conv).to(device)
         optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
-        svi = CompiledSVI(vae.model, vae.guide, optimizer, compile=compile, precision=precision)
         on_device = resident(pixels, device)
 
+        def batch(places: Tensor) -> tuple[Tensor]:
+            return (gather(on_device, places, device),)
+
+        svi = CompiledSVI(vae.model, vae.guide, optimizer, prepare=batch, compile=compile, precision=precision)
+
         def epoch() -> float:
-            losses = [svi.step_tensor(x) for x in batches(on_device, BATCH, device, shuffle=True)]
+            losses = [svi.step_tensor(places) for places in shuffled(on_device, BATCH)]
             svi.check_finite()
             return torch.stack(losses).double().sum().item() / len(pixels)
 

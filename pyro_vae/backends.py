@@ -27,16 +27,16 @@ _PRODUCTS = {
 
 # oneDNN's product under a name of our own: Inductor knows the other one, and takes it with constant weights only.
 _library = torch.library.Library("pyro_vae", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 
 
 @torch.library.impl(_library, "linear", "CPU")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "")
 
 
 @torch.library.impl(_library, "linear", "Meta")
-def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
@@ -76,33 +76,56 @@ def _onednn_is_faster() -> bool:
 
 
 def _products_by_onednn(graph: fx.GraphModule) -> None:
+    """In float32; products in bfloat16 are oneDNN's anyway."""
+    aten = torch.ops.aten
     for node in list(graph.graph.nodes):
-        if node.target not in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default) or node.kwargs:
+        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
-        bias, left, right = (None, *node.args) if node.target is torch.ops.aten.mm.default else node.args
-        if bias is not None and bias.meta["val"].dim() != 1:
+        bias, left, right = (None, *node.args) if node.target is aten.mm.default else node.args
+        if node.meta["val"].dtype != torch.float32 or (bias is not None and bias.meta["val"].dim() != 1):
             continue
         with graph.graph.inserting_before(node):
-            transposed = graph.graph.call_function(torch.ops.aten.t.default, (right,))
+            transposed = graph.graph.call_function(aten.t.default, (right,))
             transposed.meta["val"] = right.meta["val"].t()
-            product = graph.graph.call_function(torch.ops.pyro_vae.linear.default, (left, transposed, bias))
+            factors = [_contiguous(graph, factor) for factor in (left, transposed)]
+            result, activation = _activation_of(node)
+            product = graph.graph.call_function(torch.ops.pyro_vae.linear.default, (*factors, bias, activation))
         product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
+        result.replace_all_uses_with(product)
+        if result is not node:
+            graph.graph.erase_node(result)
         graph.graph.erase_node(node)
     graph.recompile()
 
 
-def cuda_graph(run: Run, inputs: Sequence[Tensor], replaced: Sequence[int]) -> Run:
+def _contiguous(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Copied in the graph, where Inductor fuses it with what made the matrix; oneDNN's product would copy it later."""
+    if node.meta["val"].is_contiguous():
+        return node
+    copied = graph.graph.call_function(
+        torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+    )
+    copied.meta["val"] = node.meta["val"].contiguous()
+    return copied
+
+
+def _activation_of(node: fx.Node) -> tuple[fx.Node, str]:
+    """The activation that alone uses this product, and its name; or the product itself, and `none`."""
+    names = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
+    user = next(iter(node.users), node)
+    return (user, names[user.target]) if len(node.users) == 1 and user.target in names else (node, "none")
+
+
+def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> Run:
     """The kernels of `run`, recorded once and launched together.
 
     Args:
-        run: what to record.
-        inputs: its arguments. The graph reads them where they lie now, so all stay live but those in `replaced`,
-            which are copied into place at each call.
-        replaced: positions of arguments that are other tensors each time.
+        run: what to record. All tensors that it uses beside its arguments are read, and written, where they lie now.
+        inputs: its arguments, which are copied into place at each call.
+        written: what it may write to, and what is to be as before after the recording.
     """
-    static = [one.clone() if index in replaced else one for index, one in enumerate(inputs)]
-    before = [one.detach().clone() for one in static]
+    static = [one.clone() for one in inputs]
+    before = [one.detach().clone() for one in written]
     generator = torch.cuda.get_rng_state()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -115,12 +138,12 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], replaced: Sequence[int]) -> R
         outputs = run(*static)
     torch.cuda.set_rng_state(generator)
     with torch.no_grad():
-        for one, value in zip(static, before, strict=True):  # what the step adds to in place
+        for one, value in zip(written, before, strict=True):
             one.detach().copy_(value)
 
     def replay(*given: Tensor) -> Sequence[Tensor]:
-        for index in replaced:
-            static[index].copy_(given[index])
+        for one, value in zip(static, given, strict=True):
+            one.copy_(value)
         graph.replay()
         return outputs[0].clone(), *outputs[1:]  # the loss outlives the next replay
 

@@ -50,12 +50,22 @@ def batches(
     The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
     The pixels stay uint8 until here; they are gathered where they lie.
     """
-    order = torch.randperm(len(pixels), device=pixels.device) if shuffle else None
-    for start in range(0, len(pixels), batch_size):
-        stop = start + batch_size
-        batch = pixels[start:stop] if order is None else pixels[order[start:stop]]
-        x = to_unit(batch.to(device))
-        yield x.bernoulli() if dynamic else x
+    places = (
+        shuffled(pixels, batch_size) if shuffle else torch.arange(len(pixels), device=pixels.device).split(batch_size)
+    )
+    for index in places:
+        yield gather(pixels, index, device, dynamic=dynamic)
+
+
+def shuffled(pixels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The places of all images, batch by batch in a random order, where the pixels are."""
+    return torch.randperm(len(pixels), device=pixels.device).split(batch_size)
+
+
+def gather(pixels: Tensor, index: Tensor, device: torch.device, *, dynamic: bool = False) -> Tensor:
+    """The float32 batch of the images at these places; `dynamic` draws each pixel."""
+    x = to_unit(pixels[index].to(device))
+    return x.bernoulli() if dynamic else x
 
 
 def to_unit(pixels: Tensor) -> Tensor:

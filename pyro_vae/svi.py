@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -17,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_vae import backends, checks
 from pyro_vae.capture import Captured, NotCapturable, Restoring, capture, gradients_set_aside
-from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.optimizers import FusedAdam, SharedOptimizer
 from pyro_vae.watching import PLAIN, watch
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
@@ -30,19 +29,53 @@ FLOATS_BEFORE_LIVE = 3
 Signature = tuple[Any, ...]
 
 
-@dataclass
 class _Replay:
-    """A captured loss, and in a step its gradients; `run` takes the parameters, the inputs, and what is live."""
+    """A captured loss, and in a step its gradients and the step of the optimizer.
 
-    run: backends.Run
-    captured: Captured
-    params: dict[str, Tensor]
-    calls: int = 0
-    settled: bool = False  # nothing faster is to be tried
+    `graph` takes the parameters, the inputs, and what is live, and gives the loss and the gradients.
+    """
+
+    def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
+        self.captured, self.params, self.optimizer = captured, params, optimizer
+        self.graph: backends.Run = captured.graph.forward
+        self.recorded: backends.Run | None = None  # the whole step as a CUDA graph
+        self.calls = 0
+        self.settled = False  # nothing faster is to be tried
+        self._tensors = tuple(params.values())
+        self._adam: FusedAdam | None = None
 
     def params_are_the_same(self) -> bool:
         store = pyro.get_param_store()._params
         return all(store.get(name) is param for name, param in self.params.items())
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The loss, after which the step is done."""
+        if self.optimizer is not None:
+            if self._adam is None or not self._adam.is_current():
+                self._adam = self.optimizer.fused_adam(self._tensors)
+                if self.recorded is not None and self._adam is not None:
+                    self.record(inputs)
+            if self._adam is not None:
+                self._adam.refresh()
+        loss, *gradients = (self.recorded or self._run)(*inputs)
+        if self.optimizer is not None and self._adam is None:
+            for param, gradient in zip(self._tensors, gradients, strict=True):
+                param.grad = gradient
+            self.optimizer.step(self._tensors)
+        return loss
+
+    def record(self, inputs: Sequence[Tensor]) -> None:
+        """From now on the step is one CUDA graph, with the optimizer in it where that is one kernel."""
+        written = [*self._tensors, *self.captured.live, *(self._adam.written() if self._adam else ())]
+        self.recorded = backends.cuda_graph(self._run, inputs, written)
+
+    def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """The loss, with the gradients where they have not been used yet."""
+        outputs = self.graph(*self._tensors, *inputs, *self.captured.live)
+        if self._adam is None:
+            return outputs
+        self._adam(outputs[1:])
+        return outputs[:1]
 
 
 class NotFiniteError(FloatingPointError):
@@ -79,6 +112,8 @@ class CompiledSVI:
         optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
             wrappers, with or without a scheduler. The last two become one optimizer over all parameters.
         loss: one of Pyro's objectives.
+        prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
+            of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
             machine code, which takes some 10 s for the first signature, and for others after 1,000 calls of each;
             `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
@@ -107,6 +142,7 @@ class CompiledSVI:
         optim: Any,
         loss: ELBO | None = None,
         *,
+        prepare: Callable[..., tuple[Any, ...]] | None = None,
         compile: str = "auto",
         precision: str = "fp32",
     ) -> None:
@@ -117,14 +153,14 @@ class CompiledSVI:
         loss = Trace_ELBO() if loss is None else loss
         if not isinstance(loss, ELBO):
             raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects")
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.prepare = model, guide, prepare
         self.loss: Any = loss
         self.optimizer = SharedOptimizer(optim)
         self.compile, self.precision = compile, precision
         self.num_steps = 0
         self._replays: dict[Signature, _Replay | None] = {}  # None: this one runs eagerly
         self.ready = False
-        self._watched = watch(model, guide, loss)
+        self._watched = watch(model, guide, loss, prepare)
         self._floats: dict[int, set[float]] = {}
         self._unchecked: list[tuple[int, Tensor]] = []
         self._said: set[str] = set()
@@ -154,10 +190,7 @@ class CompiledSVI:
             loss = self._eager_step(args, kwargs)
         else:
             with torch.no_grad():
-                loss, *gradients = replay.run(*replay.params.values(), *inputs, *replay.captured.live)
-            for param, gradient in zip(replay.params.values(), gradients, strict=True):
-                param.grad = gradient
-            self.optimizer.step(list(replay.params.values()))
+                loss = replay(inputs)
         self._unchecked.append((self.num_steps, loss))
         if len(self._unchecked) >= CHECKED_EVERY:
             self.check_finite()
@@ -172,8 +205,8 @@ class CompiledSVI:
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
             if replay is None:
-                return _as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs), args, kwargs)
-            return replay.run(*replay.params.values(), *inputs, *replay.captured.live)[0]
+                return _as_tensor(self._estimate(self.loss.loss, args, kwargs), args, kwargs)
+            return replay(inputs)
 
     def check_finite(self) -> None:
         """Waits for the device, and raises :class:`NotFiniteError` where a loss since the last check was not finite."""
@@ -198,9 +231,14 @@ class CompiledSVI:
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         with poutine.trace(param_only=True) as found:
-            loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            loss = self._estimate(self.loss.loss_and_grads, args, kwargs)
         self.optimizer.step(list(_params(found.trace).values()))
         return _as_tensor(loss, args, kwargs)
+
+    def _estimate(self, objective: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.prepare is not None:
+            args, kwargs = self.prepare(*args, **kwargs), {}
+        return objective(self.model, self.guide, *args, **kwargs)
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
@@ -249,9 +287,9 @@ class CompiledSVI:
             args, kwargs = pytree.tree_unflatten(given, tree)
             if kind == "evaluate":
                 with torch.no_grad():
-                    return (torch.as_tensor(self.loss.loss(self.model, self.guide, *args, **kwargs)),)
+                    return (torch.as_tensor(self._estimate(self.loss.loss, args, kwargs)),)
             with gradients_set_aside(list(params.values())):
-                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+                loss = self._estimate(self.loss.loss_and_grads, args, kwargs)
                 return (torch.as_tensor(loss), *(param.grad for param in params.values()))
 
         store = dict(pyro.get_param_store()._params)
@@ -269,7 +307,7 @@ class CompiledSVI:
             raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
         if self.precision == "bf16":
             captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
-        return _Replay(captured.graph.forward, captured, params)
+        return _Replay(captured, params, self.optimizer if kind == "step" else None)
 
     def _checked_params(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
         """The parameters of the program, from one estimate with Pyro's own checks that leaves no other trace."""
@@ -280,7 +318,7 @@ class CompiledSVI:
             torch.no_grad(),
             poutine.trace(param_only=True) as found,
         ):
-            self.loss.loss(self.model, self.guide, *args, **kwargs)
+            self._estimate(self.loss.loss, args, kwargs)
         return _params(found.trace)
 
     def _faster(self, replay: _Replay, inputs: list[Tensor]) -> _Replay:
@@ -300,12 +338,11 @@ class CompiledSVI:
         replay.settled = True
         if self.compile == "inductor" or not on_cuda:
             try:
-                replay.run = backends.inductor(replay.captured.graph, given)
+                replay.graph = backends.inductor(replay.captured.graph, given)
             except backends.NotCompilable as reason:
                 self._say(f"the captured step is not compiled: {reason}")
         if on_cuda and self.compile != "inductor":
-            start = len(replay.params)
-            replay.run = backends.cuda_graph(replay.run, given, range(start, start + len(inputs)))
+            replay.record(inputs)
         return replay
 
     def _live_float(self, index: int, leaf: Any, device: torch.device | None) -> Any:

@@ -25,7 +25,7 @@ from pyro_vae import checkpoints, checks, files
 from pyro_vae.backends import BACKENDS
 from pyro_vae.checks import InputError
 from pyro_vae.data import Images, binarize
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import batches, choose_device, gather, resident, shuffled
 from pyro_vae.generators import generator_states, own_generators, set_generator_states
 from pyro_vae.models import Model
 from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
@@ -218,7 +218,22 @@ def fit(
         elif checkpoint is not None:
             checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         terms = Terms(target)
-        svi = CompiledSVI(model.model, model.guide, optimizer, terms.watch(elbo), compile=backend, precision=precision)
+        gathered = partial(gather, train_pixels, device=target, dynamic=dynamic)
+        on_device = train_pixels.device == target  # else they stream from the host
+
+        def batch(images: Tensor, beta: Any) -> tuple[Tensor, Any]:
+            """Training images come by their places, so that the step gathers them; other images come as they are."""
+            return images if images.is_floating_point() else gathered(images), beta
+
+        svi = CompiledSVI(
+            model.model,
+            model.guide,
+            optimizer,
+            terms.watch(elbo),
+            prepare=batch,
+            compile=backend,
+            precision=precision,
+        )
         with evaluating(model, gradients=True):
             _register(svi, train_pixels[:1], target, beta)
         first_step = len(history) * steps_per_epoch
@@ -234,11 +249,11 @@ def fit(
                 started = time.perf_counter()
                 terms.reset()
                 losses = []
-                for index, x in enumerate(batches(train_pixels, batch_size, target, shuffle=True, dynamic=dynamic)):
+                for index, places in enumerate(shuffled(train_pixels, batch_size)):
                     if isinstance(beta_now, Tensor):
                         step = (number - 1) * steps_per_epoch + index
                         beta_now.fill_(beta_at(step, beta, beta_warmup * steps_per_epoch))
-                    losses.append(svi.step_tensor(x, beta_now))
+                    losses.append(svi.step_tensor(places if on_device else gathered(places), beta_now))
                     bar.update()
                 svi.check_finite()
                 seconds = time.perf_counter() - started
