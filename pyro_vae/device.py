@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.parallel import ALONE, Peers
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -43,17 +44,26 @@ def resident(pixels: Tensor, device: torch.device, free_bytes: int | None = None
 
 
 def batches(
-    pixels: Tensor, batch_size: int, device: torch.device, *, shuffle: bool = False, dynamic: bool = False
+    pixels: Tensor,
+    batch_size: int,
+    device: torch.device,
+    *,
+    shuffle: bool = False,
+    dynamic: bool = False,
+    peers: Peers = ALONE,
 ) -> Iterator[Tensor]:
     """Float32 batches in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
 
     The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
-    The pixels stay uint8 until here; they are gathered where they lie.
+    The pixels stay uint8 until here; they are gathered where they lie. Among several processes, each takes its part of
+    each batch, in the order of the first; a part may be empty.
     """
     order = torch.randperm(len(pixels), device=pixels.device) if shuffle else None
+    if order is not None:
+        peers.broadcast([order])
     for start in range(0, len(pixels), batch_size):
         stop = start + batch_size
-        batch = pixels[start:stop] if order is None else pixels[order[start:stop]]
+        batch = peers.part(pixels[start:stop]) if order is None else pixels[peers.part(order[start:stop])]
         x = to_unit(batch.to(device))
         yield x.bernoulli() if dynamic else x
 

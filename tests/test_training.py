@@ -306,6 +306,8 @@ def test_an_elbo_of_pyros_may_be_given(tiny):
         ({"binarization": "grey"}, "binarization: given 'grey'"),
         ({"device": "tpu9"}, "device: given 'tpu9'"),
         ({"compile": "fast"}, "compile: given 'fast'"),
+        ({"precision": "fp16"}, "precision: given 'fp16'"),
+        ({"precision": "bf16", "compile": "off"}, "precision: given 'bf16', expected fp32 where compile is off"),
         ({"seed": -1}, "seed: given -1"),
         ({"resume": True}, "checkpoint: given None, expected the folder to resume from"),
     ],
