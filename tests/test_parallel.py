@@ -38,7 +38,7 @@ RUNS = {
     ),
     "vae": (VAE, 1438, {"epochs": 3, "lr": 0.01, "binarization": "threshold"}),
 }
-RESUMED = {"epochs": 4, "batch_size": 50, "lr": 0.01, "binarization": "dynamic"}
+RESUMED = {"epochs": 4, "batch_size": 51, "lr": 0.01, "binarization": "dynamic"}
 TRAIN = ["train", "--dataset", "digits", "--hidden", "16", "--latent-dim", "2", "--device", "cpu"]
 TRAIN_AUTOENCODER = [*TRAIN, "--model", "autoencoder", "--binarization", "threshold", "--batch-size", "300"]
 
@@ -83,7 +83,23 @@ def train_several(folder: Path) -> None:
         model = build(VAE)
         fit(model, images(120), **(RESUMED | {"epochs": epochs}), checkpoint=keep, resume=resume, **QUIET)
         found[name] = {"weights": model.state_dict()}
+    found["drawn"] = drawn()
     torch.save(found, folder / f"{peers().rank}.pt")
+
+
+def drawn() -> torch.Tensor:
+    """What dynamic binarization makes, in this process, of an image that both have."""
+    seen, original = [], CompiledSVI.step_tensor
+
+    def step(self, x, *args):
+        seen.append(x)
+        return original(self, x, *args)
+
+    CompiledSVI.step_tensor = step
+    twice = images(2).take(torch.tensor([0, 0]))
+    fit(build(VAE), twice, epochs=2, binarization="dynamic", batch_size=2, **QUIET)
+    CompiledSVI.step_tensor = original
+    return torch.cat(seen)
 
 
 def train_and_fail(how: str, arguments: list[str]) -> int:
@@ -150,6 +166,12 @@ def test_with_noise_the_losses_are_as_good(of_both, alone):
     for epoch, expected in zip(of_both[0]["vae"]["epochs"], alone["vae"]["epochs"], strict=True):
         assert epoch["train_loss_nats"] == pytest.approx(expected["train_loss_nats"], rel=0.01)
         assert epoch["train_kl_nats"] == pytest.approx(expected["train_kl_nats"], rel=0.15)
+
+
+def test_noise_is_of_ones_own_in_each_process_and_epoch(of_both):
+    images_drawn = torch.cat([found["drawn"] for found in of_both]).flatten(1)
+    assert len(images_drawn) == 4
+    assert len(images_drawn.unique(dim=0)) == 4
 
 
 def test_resuming_is_bit_identical(of_both):
@@ -234,7 +256,7 @@ def test_parts_are_all_rows_once():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_noise_is_of_ones_own():
+def test_seeds_of_noise_are_all_different():
     seeds = {Peers(rank, 4).seed(seed, epoch) for rank in range(4) for seed in range(3) for epoch in range(5)}
     assert len(seeds) == 4 * 3 * 5
 
