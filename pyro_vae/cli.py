@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from pyro_vae import __version__
+from pyro_vae import __version__, parallel
 from pyro_vae.checks import InputError, fail, one_of
 from pyro_vae.spec import DATASETS, GROUPS, SPEC_FIELDS, Spec, check_dataset, read_spec
 
@@ -124,15 +124,25 @@ def train(
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
 ) -> None:
-    """Train one model into a run folder; the options below define it."""
+    """Train one model into a run folder; the options below define it. torchrun makes several processes one training."""
     values = Spec.parse(given)
-    spec = _resumed_spec(out, values) if resume else Spec(**values)  # checked before torch is imported
-    check_dataset(spec.dataset)
+    if not resume:
+        check_dataset(Spec(**values).dataset)  # checked before torch is imported
+    with parallel.joined(device) as here:
+        if resume:
+            spec = Spec.from_dict(here.from_first(lambda: _resumed_spec(out, values).to_dict()))
+        else:
+            spec = Spec(**values)
+        check_dataset(spec.dataset)
 
-    from pyro_vae import plots, study
-    from pyro_vae.evaluation import evaluate as evaluate_model
+        from pyro_vae import plots, study
+        from pyro_vae.evaluation import evaluate as evaluate_model
 
-    model, history, images = study.run(spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet)
+        model, history, images = study.run(
+            spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet
+        )
+    if here.rank > 0:
+        return  # what remains is the first one's
     metrics = evaluate_model(
         model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet
     )
@@ -324,7 +334,7 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         reason = f"{error.filename or 'file'}: {error.strerror or error}"
         return _report(f"{reason}; expected a place that can be read and written, with room", 2)
-    except FloatingPointError as error:
+    except (FloatingPointError, parallel.PeerStoppedError) as error:
         return _report(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -334,7 +344,8 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _report(text: str, code: int) -> int:
-    print(f"pyro-vae: {text}", file=sys.stderr)
+    if parallel.first_to_fail():  # of several processes, one speaks
+        print(f"pyro-vae: {text}", file=sys.stderr)
     return code
 
 
@@ -344,7 +355,7 @@ def _terminated(*_: Any) -> None:
 
 def _show_once(shown: set[str]) -> Callable[..., None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in shown:
+        if str(message) not in shown and parallel.peers().rank == 0:
             print(f"pyro-vae: note: {message}", file=sys.stderr)
         shown.add(str(message))
 

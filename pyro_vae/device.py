@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.parallel import ALONE, Peers
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -43,28 +44,35 @@ def resident(pixels: Tensor, device: torch.device, free_bytes: int | None = None
 
 
 def batches(
-    pixels: Tensor, batch_size: int, device: torch.device, *, shuffle: bool = False, dynamic: bool = False
+    pixels: Tensor,
+    batch_size: int,
+    device: torch.device,
+    *,
+    shuffle: bool = False,
+    dynamic: bool = False,
+    peers: Peers = ALONE,
 ) -> Iterator[Tensor]:
     """Float32 batches in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
 
     The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
-    The pixels stay uint8 until here; they are gathered where they lie.
+    The pixels stay uint8 until here; they are gathered where they lie. Among several processes, each takes its part of
+    each batch, in the order of the first; a part may be empty.
     """
-    places = (
-        shuffled(pixels, batch_size) if shuffle else torch.arange(len(pixels), device=pixels.device).split(batch_size)
-    )
-    for index in places:
-        yield gather(pixels, index, device, dynamic=dynamic)
+    every = torch.arange(len(pixels), device=pixels.device)
+    for places in shuffled(pixels, batch_size, peers) if shuffle else every.split(batch_size):
+        yield gather(pixels, places if shuffle else peers.part(places), device, dynamic=dynamic)
 
 
-def shuffled(pixels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """The places of all images, batch by batch in a random order, where the pixels are."""
-    return torch.randperm(len(pixels), device=pixels.device).split(batch_size)
+def shuffled(pixels: Tensor, batch_size: int, peers: Peers = ALONE) -> Iterator[Tensor]:
+    """The places of all images, batch by batch in a random order, where the pixels are; of each this process's part."""
+    order = torch.randperm(len(pixels), device=pixels.device)
+    peers.broadcast([order])
+    return map(peers.part, order.split(batch_size))
 
 
-def gather(pixels: Tensor, index: Tensor, device: torch.device, *, dynamic: bool = False) -> Tensor:
+def gather(pixels: Tensor, places: Tensor, device: torch.device, *, dynamic: bool = False) -> Tensor:
     """The float32 batch of the images at these places; `dynamic` draws each pixel."""
-    x = to_unit(pixels[index].to(device))
+    x = to_unit(pixels[places].to(device))
     return x.bernoulli() if dynamic else x
 
 

@@ -17,11 +17,16 @@ def own_generators(device: torch.device, seed: int) -> Iterator[None]:
     ...     inside = torch.rand(2)
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        seed_generators(device, seed)
         yield
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """The default generators of the CPU and of `device` start from `seed`."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learne
 PRIORS = ("standard-normal",)
 POSTERIORS = ("normal", "planar", "conditional-planar")
 OBJECTIVES = ("elbo", "mean-field", "iwae")
+COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
+PRECISIONS = ("fp32", "bf16")
 GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
 
 
@@ -65,6 +67,8 @@ class Spec:
     batch_size: int = _field(128, "images per step")
     lr: float = _field(1e-3, "learning rate of Adam")
     seed: int = _field(0, "seed of the split, the initial weights, the order of images and the noise")
+    compile: str = _field("auto", f"how a step runs: {', '.join(COMPILERS)}")
+    precision: str = _field("fp32", f"of the matrix products of training: {', '.join(PRECISIONS)}")
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "hidden", "channels"):  # JSON has lists only
@@ -103,6 +107,10 @@ class Spec:
         checks.positive_integer("batch_size", self.batch_size)
         checks.positive("lr", self.lr)
         checks.seed("seed", self.seed)
+        checks.one_of("compile", self.compile, COMPILERS)
+        checks.one_of("precision", self.precision, PRECISIONS)
+        if self.precision == "bf16" and self.compile == "off":
+            raise checks.fail("precision", self.precision, "fp32 where compile is off")
         if self.objective == "mean-field" and self.posterior != "normal" and self.model == "vae":
             raise checks.fail(
                 "objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL"

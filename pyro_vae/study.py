@@ -17,6 +17,7 @@ from pyro_vae.data import Images, Splits, load_data
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation import Metrics
 from pyro_vae.models import Model, build
+from pyro_vae.parallel import joined
 from pyro_vae.spec import Spec, read_spec
 from pyro_vae.training import History, fit
 
@@ -34,7 +35,7 @@ def run(
 
     The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
-    raise the number of epochs.
+    raise the number of epochs. Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
 
     Raises:
         InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
@@ -43,36 +44,45 @@ def run(
     folder = Path(folder)
     images = load_data(spec.dataset, data_root)
     spec = _with_shape(spec, images)
-    _check_folder(folder, spec, resume)
-    model = build(spec)
-    train, validation = training_split(spec, images.train)
-    surroundings = environment(device) | {"images": images.train.fingerprint}
+    with joined(device) as here:
+        if here.rank == 0:
+            _check_folder(folder, spec, resume)
+        model = build(spec)
+        train, validation = training_split(spec, images.train)
+        if here.rank == 0:
+            _begin(folder, spec, environment(device) | {"images": images.train.fingerprint, "processes": here.size})
+        history = fit(
+            model,
+            train,
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            lr=spec.lr,
+            beta=spec.beta,
+            beta_warmup=spec.beta_warmup,
+            objective=spec.objective,
+            particles=spec.particles,
+            validation=validation,
+            binarization=spec.binarization,
+            device=device,
+            compile=spec.compile,
+            precision=spec.precision,
+            seed=spec.seed,
+            checkpoint=folder / "checkpoint",
+            resume=resume,
+            progress=progress,
+        )
+        if here.rank == 0:
+            history.to_csv(folder / "history.csv")
+            save(model, folder / WEIGHTS)
+    return model, history, images
+
+
+def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
     if read_spec(folder) != spec or not (folder / WEIGHTS).is_file():
         for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
             (folder / name).unlink(missing_ok=True)
     files.write(folder / "spec.json", spec.to_json() + "\n")
     files.write_json(folder / "environment.json", surroundings)
-    history = fit(
-        model,
-        train,
-        epochs=spec.epochs,
-        batch_size=spec.batch_size,
-        lr=spec.lr,
-        beta=spec.beta,
-        beta_warmup=spec.beta_warmup,
-        objective=spec.objective,
-        particles=spec.particles,
-        validation=validation,
-        binarization=spec.binarization,
-        device=device,
-        seed=spec.seed,
-        checkpoint=folder / "checkpoint",
-        resume=resume,
-        progress=progress,
-    )
-    history.to_csv(folder / "history.csv")
-    save(model, folder / WEIGHTS)
-    return model, history, images
 
 
 def open_model(folder: str | os.PathLike[str]) -> Model:
@@ -164,7 +174,7 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
         return
-    before, now = (replace(one, epochs=1).to_dict() for one in (stored, spec))
+    before, now = (replace(one, epochs=1, compile="auto").to_dict() for one in (stored, spec))
     for name in before:
         if before[name] != now[name]:
             raise checks.fail(

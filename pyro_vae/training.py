@@ -21,16 +21,18 @@ from pyro.infer import ELBO
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae import checkpoints, checks, files
+from pyro_vae import checkpoints, checks, files, parallel
 from pyro_vae.backends import BACKENDS
 from pyro_vae.checks import InputError
 from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, choose_device, gather, resident, shuffled
-from pyro_vae.generators import generator_states, own_generators, set_generator_states
+from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
 from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
+from pyro_vae.parallel import Peers
+from pyro_vae.spec import PRECISIONS
 from pyro_vae.svi import CompiledSVI, NotFiniteError
 
 
@@ -101,12 +103,19 @@ def fit(
 ) -> History:
     r"""Trains a model/guide pair by stochastic variational inference with Adam.
 
+    Under `torchrun`, or inside a process group of PyTorch's, all processes are one training: each takes its part of
+    each batch, draws the noise of its own part, and steps by the sum of all gradients. So all hold the same weights,
+    and these are, up to rounding, those of one process where no noise is drawn; where there is noise it is other noise
+    of the same distribution. The first process alone reads and writes the checkpoint, whose training may go on with
+    another number of processes. The loss must be a sum over images: a latent variable outside the plate of the images
+    would be counted once a process.
+
     Args:
         model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays
             there.
         images: the training images.
         epochs: passes over them, those before a resume counted in.
-        batch_size: images a step; the last batch of an epoch may be shorter.
+        batch_size: images a step, of all processes together; the last batch of an epoch may be shorter.
         lr: Adam's learning rate.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.
@@ -115,7 +124,7 @@ def fit(
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA where there is one, else the CPU; of several processes, each takes a GPU of its own.
         compile: how the step runs: `off`, `capture`, `inductor` or `cudagraph`, as in
             :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps; then `cudagraph` on CUDA, and on a
             CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
@@ -130,8 +139,9 @@ def fit(
 
     Raises:
         InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
-        FloatingPointError: the loss or a weight is not finite. The message names epoch and step; the last checkpoint is
-            good.
+        FloatingPointError: the loss or a weight is not finite. The message names epoch and step (of several processes
+            perhaps the step after, where another process spoke first); the last checkpoint is good.
+        PeerStoppedError: another process of the training stopped.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> model = build(Spec(latent_dim=2))
@@ -146,21 +156,31 @@ def fit(
     checks.non_negative_integer("beta_warmup", beta_warmup)
     checks.seed("seed", seed)
     checks.one_of("compile", compile, ("auto", *BACKENDS))
+    checks.one_of("precision", precision, PRECISIONS)
+    if precision == "bf16" and compile == "off":
+        raise checks.fail(
+            "precision", precision, "fp32 where compile is off: only a captured step has bfloat16 products"
+        )
     elbo = objective_by_name(objective, particles) if isinstance(objective, str) else objective
     if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
         names = ", ".join(kind.__name__ for kind in TRACED)
         raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
     if resume and checkpoint is None:
         raise checks.fail("checkpoint", None, "the folder to resume from")
+    here = parallel.peers()
+    if here.rank > 0:
+        checkpoint = None  # the first process keeps it
     if checkpoint is not None and not resume and checkpoints.read_checkpoint(checkpoint) is not None:
         raise checks.fail("checkpoint", str(checkpoint), "a folder without one; resume=True goes on with it")
-    target = choose_device(device)
+    target = parallel.own_device(choose_device(device))
+    parallel.refuse_batch_norm(model, here)
     train = binarize(images, binarization)
     held_out = None if validation is None else binarize(validation, binarization)
     for part in (train, held_out):
         if part is not None:
             check_fits(model, part)
-    warn_of_grey(model, train, binarization)
+    if here.rank == 0:
+        warn_of_grey(model, train, binarization)
 
     settings = {
         "model": _description(model),
@@ -177,6 +197,7 @@ def fit(
     }
     model.to(target).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    here.add_gradients_up(optimizer)
     optimizer.zero_grad()  # an interrupted step may have left gradients
     history: list[Epoch] = []
     train_pixels = resident(train.pixels, target)
@@ -184,7 +205,7 @@ def fit(
     steps_per_epoch = math.ceil(len(train) / batch_size)
     dynamic = binarization == "dynamic"
     backend = compile
-    if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING:
+    if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING and precision == "fp32":
         backend = "off"
     elif compile == "auto":
         on_cpu = "inductor" if epochs * steps_per_epoch >= WORTH_COMPILING else "capture"
@@ -200,8 +221,8 @@ def fit(
             "generators": generator_states(target),
         }
 
-    with own_generators(target, seed), pyro.get_param_store().scope():
-        stored = checkpoints.read_checkpoint(checkpoint) if resume and checkpoint is not None else None
+    with parallel.joined(target), own_generators(target, seed), pyro.get_param_store().scope():
+        stored = here.from_first(partial(_stored, checkpoint)) if resume else None
         if stored is not None:
             checkpoints.same_settings(stored["settings"], settings)
             history += [Epoch(**epoch) for epoch in stored["epochs"]]
@@ -217,6 +238,7 @@ def fit(
                 backend = stored.get("backend", "off")
         elif checkpoint is not None:
             checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
+        here.broadcast(list(model.state_dict().values()))
         terms = Terms(target)
         gathered = partial(gather, train_pixels, device=target, dynamic=dynamic)
         on_device = train_pixels.device == target  # else they stream from the host
@@ -242,22 +264,28 @@ def fit(
             epoch, index = divmod(first_step + step - 1, steps_per_epoch)
             return f"epoch {epoch + 1}, step {index + 1}"
 
-        bar = tqdm(total=epochs * steps_per_epoch, initial=first_step, unit="step", disable=None if progress else True)
+        hidden = None if progress and here.rank == 0 else True
+        bar = tqdm(total=epochs * steps_per_epoch, initial=first_step, unit="step", disable=hidden)
         beta_now = torch.tensor(beta, dtype=torch.float64, device=target) if beta_warmup else beta
         with bar, _where_it_failed(svi, name_of):
             for number in range(len(history) + 1, epochs + 1):
                 started = time.perf_counter()
                 terms.reset()
                 losses = []
-                for index, places in enumerate(shuffled(train_pixels, batch_size)):
+                if here.rank > 0:  # noise of its own; where the first stands is in the checkpoint
+                    seed_generators(target, here.seed(seed, number))
+                for index, places in enumerate(shuffled(train_pixels, batch_size, here)):
                     if isinstance(beta_now, Tensor):
                         step = (number - 1) * steps_per_epoch + index
                         beta_now.fill_(beta_at(step, beta, beta_warmup * steps_per_epoch))
-                    losses.append(svi.step_tensor(places if on_device else gathered(places), beta_now))
+                    if len(places):
+                        losses.append(svi.step_tensor(places if on_device else gathered(places), beta_now))
+                    else:
+                        losses.append(_step_of_the_others(svi, optimizer, places))
                     bar.update()
                 svi.check_finite()
                 seconds = time.perf_counter() - started
-                train_losses = terms.per_image(_total(losses), len(train))
+                train_losses = _over_all(here, terms, losses, len(train))
                 _check_weights(model, number)
                 held_out_losses = None
                 if held_out_pixels is not None:
@@ -266,10 +294,10 @@ def fit(
                     # `svi` takes no gradients here.
                     with evaluating(model, gradients=True), _where_it_failed(svi, partial(str.format, validation_of)):
                         losses = [
-                            svi.evaluate_tensor(x, beta_now)
-                            for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic)
+                            svi.evaluate_tensor(x, beta_now) if len(x) else x.sum()
+                            for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic, peers=here)
                         ]
-                    held_out_losses = terms.per_image(_total(losses), len(held_out_pixels))
+                    held_out_losses = _over_all(here, terms, losses, len(held_out_pixels))
                     if not math.isfinite(held_out_losses.loss):
                         raise FloatingPointError(
                             f"the loss is {held_out_losses.loss} at {validation_of}; try a smaller lr"
@@ -310,15 +338,34 @@ def _where_it_failed(svi: CompiledSVI, where: Callable[[int], str]) -> Iterator[
         raise FloatingPointError(f"not a number, or out of range, at {place}; try a smaller lr ({reason})") from error
 
 
-def _total(losses: list[Tensor]) -> float:
-    return torch.stack(losses).double().sum().item()
+def _stored(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    return None if checkpoint is None else checkpoints.read_checkpoint(checkpoint)
+
+
+def _step_of_the_others(svi: CompiledSVI, optimizer: torch.optim.Optimizer, nothing: Tensor) -> Tensor:
+    """The step of a process that has no images of this batch: by the other processes' gradients alone."""
+    svi.num_steps += 1
+    optimizer.step()
+    optimizer.zero_grad()
+    return nothing.sum().double()
+
+
+def _over_all(here: Peers, terms: Terms, losses: list[Tensor], count: int) -> Losses:
+    """Means over `count` images, those of all processes."""
+    total = torch.stack(losses).double().sum()
+    here.add_up([total, terms.totals])
+    return terms.per_image(total.item(), count)
+
+
+# Fields of a spec with which a training may go on as others.
+HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")
 
 
 def _description(model: Model) -> dict[str, Any] | str:
     """What a checkpoint must have in common with the model that goes on from it, beside the shapes of its weights."""
     if model.spec is None:
         return repr(model)
-    return {name: value for name, value in model.spec.to_dict().items() if name not in ("epochs", "dataset")}
+    return {name: value for name, value in model.spec.to_dict().items() if name not in HOW_LONG_AND_HOW}
 
 
 def _attributes(elbo: ELBO) -> str:

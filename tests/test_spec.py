@@ -74,6 +74,9 @@ def test_every_field_has_help():
         ({"batch_size": -1}, "batch_size: given -1"),
         ({"lr": float("inf")}, "lr: given inf"),
         ({"seed": -1}, "seed: given -1"),
+        ({"compile": "jit"}, "compile: given 'jit'"),
+        ({"precision": "fp16"}, "precision: given 'fp16'"),
+        ({"precision": "bf16", "compile": "off"}, "precision: given 'bf16', expected fp32 where compile is off"),
     ],
 )
 def test_bad_fields_are_named(fields, message):

@@ -63,6 +63,18 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert read_spec(tmp_path).epochs == 3
 
 
+def test_a_run_of_before_there_were_backends_goes_on_with_any(tmp_path):
+    run(SPEC, tmp_path, **QUIET)
+    stored = json.loads((tmp_path / "spec.json").read_text())
+    del stored["compile"], stored["precision"]
+    (tmp_path / "spec.json").write_text(json.dumps(stored))
+    assert read_spec(tmp_path).compile == "auto"
+    longer = replace(read_spec(tmp_path), epochs=3, compile="capture")
+    assert len(run(longer, tmp_path, resume=True, **QUIET)[1].epochs) == 3
+    with pytest.raises(InputError, match="precision = 'fp32', not 'bf16'"):
+        run(replace(longer, precision="bf16"), tmp_path, resume=True, **QUIET)
+
+
 def test_nothing_of_a_shorter_training_outlives_it(tmp_path, monkeypatch):
     run(SPEC, tmp_path, **QUIET)
     add_metrics(tmp_path, Metrics(frechet=1.0))

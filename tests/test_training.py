@@ -12,11 +12,13 @@ from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
 from torch import nn
 
 from pyro_vae import History, Spec, build, evaluate, fit, latent
+from pyro_vae.backends import BACKENDS
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.device import batches
 from pyro_vae.objectives import Terms, beta_at, objective
 from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.spec import COMPILERS
 from pyro_vae.svi import CompiledSVI
 
 SPEC = Spec(latent_dim=2, hidden=(16,))
@@ -278,6 +280,20 @@ def test_warmup_is_linear_in_steps():
     assert beta_at(3, 0.0, 10) == 0.0
 
 
+def test_bfloat16_is_never_left_out_silently(tiny):
+    """Also where a capture would not be worth its time."""
+    models = {precision: build(SPEC) for precision in ("fp32", "bf16")}
+    for precision, model in models.items():
+        fit(model, tiny, epochs=2, precision=precision, binarization="threshold", **QUIET)
+    for first, second in zip(*(model.parameters() for model in models.values()), strict=True):
+        torch.testing.assert_close(first, second, rtol=0.1, atol=0.02)
+    assert not same(*(weights(model) for model in models.values()))
+
+
+def test_a_spec_knows_the_backends():
+    assert ("auto", *BACKENDS) == COMPILERS
+
+
 def test_warmup_reaches_the_step(tiny):
     history = fit(build(SPEC), tiny, epochs=3, beta=2.0, beta_warmup=2, binarization="threshold", **QUIET)
     assert history.column("beta") == [1.0, 2.0, 2.0]
@@ -306,6 +322,8 @@ def test_an_elbo_of_pyros_may_be_given(tiny):
         ({"binarization": "grey"}, "binarization: given 'grey'"),
         ({"device": "tpu9"}, "device: given 'tpu9'"),
         ({"compile": "fast"}, "compile: given 'fast'"),
+        ({"precision": "fp16"}, "precision: given 'fp16'"),
+        ({"precision": "bf16", "compile": "off"}, "precision: given 'bf16', expected fp32 where compile is off"),
         ({"seed": -1}, "seed: given -1"),
         ({"resume": True}, "checkpoint: given None, expected the folder to resume from"),
     ],
