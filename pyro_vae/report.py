@@ -192,7 +192,8 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "metrics": [],
         "extractor": "",
         "files": [one for one in ("results.csv", "results.md") if (folder / one).is_file()],
-        "unfinished": [one for one in entries if one["status"] != "done"],
+        "failed": [one for one in entries if one["error"] or one["status"] == "failed"],
+        "waiting": [one["name"] for one in entries if one["status"] == "pending" and not one["error"]],
         "claims": [_claim(one) for one in study.get("claims") or []],
         "curves": _curves(lines),
         "several_seeds": any(len(one["runs"]) > 1 for one in entries),
@@ -216,7 +217,7 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
         training = (study.get("seconds") or {}).get("training")
         of_models = training if isinstance(training, dict) else study.get("seconds") or {}
         found = of_models.get(entry["name"])
-        seconds = float(found) if _is_number(found) else 0.0
+        seconds = float(found) if isinstance(found, int | float) else 0.0
     return {
         "name": entry["name"],
         "spec": spec,
@@ -339,11 +340,13 @@ def _differences(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fields in which the models differ, a row a model, and those that all share."""
     names = dict.fromkeys(name for entry in entries for name in entry["spec"])
     texts = {name: [_text(entry["spec"].get(name)) for entry in entries] for name in names}
-    fields = [name for name in names if len(set(texts[name])) > 1]
+    if any(len(entry["seeds"]) > 1 for entry in entries):
+        texts.pop("seed", None)  # only the first of several, which have a column of their own
+    fields = [name for name in texts if len(set(texts[name])) > 1]
     return {
         "fields": fields,
         "rows": [[texts[name][index] for name in fields] for index in range(len(entries))],
-        "shared": [(name, texts[name][0]) for name in names if name not in fields],
+        "shared": [(name, several[0]) for name, several in texts.items() if name not in fields],
     }
 
 
@@ -379,7 +382,8 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "metrics": _metric_rows(scores),
         "extractor": str(scores.get("extractor") or ""),
         "files": [],
-        "unfinished": [] if status == "done" else [entry],
+        "failed": [] if status == "done" else [entry],
+        "waiting": [],
         "claims": [],
         "curves": _curves([("training", "train", history), ("validation", "validation", history)]),
         "several_seeds": False,
@@ -443,6 +447,7 @@ def _curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> 
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     styles = [
         (_COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]) for index in range(len(lines))
@@ -467,7 +472,7 @@ def _curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> 
             continue
         axes.set_xlabel("epoch")
         axes.set_ylabel("nats per image")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         buffer = io.BytesIO()
@@ -483,7 +488,8 @@ def _curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> 
 
 def _figures(folder: Path, wanted: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
     """The pictures as data URLs, shrunk until the page is small enough, and the names of those that can't be read."""
-    pictures, missing = [], []
+    pictures: list[dict[str, Any]] = []
+    missing: list[str] = []
     for file, title, caption, alt in wanted:
         path = _inside(folder, file, "figure")
         try:
@@ -586,15 +592,18 @@ def _inside(folder: Path, name: object, argument: str) -> Path:
     return path
 
 
+_KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
+
+
 def _check(value: Any, argument: str, kinds: Mapping[str, type], *, optional: bool = False) -> bool:
+    """A JSON object whose fields are of these kinds; `optional` ones may be absent."""
     if not isinstance(value, dict):
         raise checks.fail(argument, value, "an object")
     for name, kind in kinds.items():
         if optional and value.get(name) is None:
             continue
         if not isinstance(value.get(name), kind):
-            words = {list: "a list", dict: "an object", str: "a text"}
-            raise checks.fail(f"{argument}: {name}", value.get(name), words[kind])
+            raise checks.fail(f"{argument}: {name}", value.get(name), _KINDS[kind])
     return True
 
 
