@@ -111,7 +111,7 @@ MODELS = [
         "two",
         SMALL,
         [{"reconstruction_nats": 131.0, "kl_per_sample": 6.0, "elbo_nats": -137.0, "frechet": 30.0}],
-        {"published": {"reconstruction_nats": 137.0, "frechet": 60.0}},
+        {"published": {"reconstruction_nats": 137.0, "kl_per_sample": 5.5, "frechet": 60.0}},
     ),
     (
         "ten",
@@ -125,8 +125,8 @@ MODELS = [
 
 @pytest.fixture
 def study(tmp_path):
-    folder = write_study(tmp_path / "study", MODELS)
-    return Page(report(folder))
+    claims = [{"claim": "More is better", "verdict": "holds", "evidence": "see above"}]
+    return Page(report(write_study(tmp_path / "study", MODELS, claims=claims)))
 
 
 def test_what_a_study_says(study):
@@ -134,6 +134,7 @@ def test_what_a_study_says(study):
     assert lang["lang"] == "en"
     assert [one["text"] for one in study.all("h1")] == ["A small study"]
     assert study.row("two")["reconstruction"] == "131.00published 137.00difference −6.00"
+    assert study.row("two")["KL"] == "6.00published 5.50difference +0.50"
     assert study.row("ten")["KL"] == "20.00"
     assert study.row("other")["KL"] == "–"
     commands = [one["text"] for one in study.all("pre")]
@@ -265,17 +266,21 @@ def test_figures_have_their_captions_and_alternatives(tmp_path):
         {"file": "figures/a.png", "title": "Samples", "caption": "Decoded draws.", "alt": "Rows of digits"},
         {"file": "figures/gone.png", "title": "Gone"},
         {"file": "figures/text.png", "title": "Text"},
+        {"file": "figures/half.png", "title": "Half"},
     ]
     folder = write_study(tmp_path / "study", MODELS, figures=figures)
     (folder / "figures").mkdir()
     (folder / "figures" / "a.png").write_bytes(picture())
     (folder / "figures" / "text.png").write_text("no picture")
+    (folder / "figures" / "half.png").write_bytes(picture(100, seed=0)[:5000])
     page = Page(report(folder))
     (image,) = page.all("img", alt="Rows of digits")
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == picture()
     assert (image["width"], image["height"]) == ("20", "20")
     assert "Samples. Decoded draws." in [one["text"] for one in page.all("figcaption")]
-    assert "Not there, or no picture: figures/gone.png, figures/text.png" in [one["text"] for one in page.all("p")]
+    assert "Not there, or no picture: figures/gone.png, figures/text.png, figures/half.png" in [
+        one["text"] for one in page.all("p")
+    ]
 
 
 def test_large_figures_are_shrunk(tmp_path):
