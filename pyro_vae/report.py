@@ -7,104 +7,21 @@ import csv
 import dataclasses
 import datetime
 import hashlib
-import io
 import json
 import math
 import os
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro_vae import __version__, checks, files
+from pyro_vae.metric_words import METRICS, Metric
+from pyro_vae.report_figures import curves, figures, inside
 from pyro_vae.spec import SPEC_FIELDS
 
 MAX_BYTES = 10_000_000  # of the page
-_IMAGE_BYTES = 9_000_000  # of them for the figures, in base64
-
-# Okabe and Ito's palette without its yellow, safe for colour-blind readers; then again with other dashes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#8C6D00", "#000000", "#999999")
-_DASHES = ("none", "6 3", "2 2", "8 2 2 2")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a number of `metrics.json` is shown.
-
-    Args:
-        label: above its column.
-        meaning: one line on what it is.
-        better: `low`, `high`, or empty where neither is.
-        alike: the fields of `Spec` that two models must share for this number to tell which is better.
-        digits: after the point.
-        error: the metric that holds its standard error or deviation.
-        comparable: whether a published number is of the same quantity. Scores by another network's features are not.
-    """
-
-    label: str
-    meaning: str
-    better: str = ""
-    alike: tuple[str, ...] = ("dataset", "image_shape")
-    digits: int = 2
-    error: str = ""
-    comparable: bool = True
-
-
-_DENSITY = ("dataset", "image_shape", "binarization", "likelihood", "variance")
-_LOSS = (*_DENSITY, "model", "beta")
-
-METRICS = {
-    "loss_nats": Metric("loss", "reconstruction + beta KL, nats an image", "low", _LOSS),
-    "squared_error_loss": Metric(
-        "squared error + KL", "summed squared error of the decoded mean + beta KL", "low", (*_LOSS[:2], *_LOSS[-2:])
-    ),
-    "mse_per_pixel": Metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", "low", digits=5),
-    "mse_per_pixel_sampled": Metric("MSE per pixel, sampled", "the same, decoding a posterior sample", "low", digits=5),
-    "reconstruction_nats": Metric(
-        "reconstruction",
-        "-E log p(x|z), nats an image; of a density it may be below 0",
-        "low",
-        _DENSITY,
-        error="reconstruction_se",
-    ),
-    "kl_per_sample": Metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se"),
-    "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
-    "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
-    "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),
-    "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
-    "bits_per_dimension": Metric("bits per dimension", "NLL over pixels and log 2", "low", _DENSITY, 4),
-    "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
-    "frechet": Metric("Frechet distance", "of samples to real images; lower is better", "low", comparable=False),
-    "frechet_infinity": Metric(
-        "Frechet at infinity", "extrapolated to infinitely many samples", "low", comparable=False
-    ),
-    "kernel_distance": Metric(
-        "kernel distance",
-        "of samples to real images; lower is better",
-        "low",
-        digits=4,
-        error="kernel_distance_std",
-        comparable=False,
-    ),
-    "inception_score_mean": Metric(
-        "classifier score",
-        "of samples, ± deviation over splits; higher is better",
-        "high",
-        digits=3,
-        error="inception_score_std",
-        comparable=False,
-    ),
-    "inception_score_std": Metric(
-        "classifier score, sd", "standard deviation over splits of the samples", digits=3, comparable=False
-    ),
-    "confidence": Metric("confidence", "mean top-class probability over that of real images", digits=3),
-    "precision": Metric("precision", "share of samples among real images", "high", digits=3),
-    "recall": Metric("recall", "share of real images among samples", "high", digits=3),
-    "density": Metric("density", "real neighbourhoods a sample lies in", "high", digits=3),
-    "coverage": Metric("coverage", "share of real images with a sample near them", "high", digits=3),
-}
 
 _RUN_FIGURES = {
     "reconstructions": ("Reconstructions", "Rows of test images, each above its reconstruction."),
@@ -195,9 +112,9 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "failed": [one for one in entries if one["error"] or one["status"] == "failed"],
         "waiting": [one["name"] for one in entries if one["status"] == "pending" and not one["error"]],
         "claims": [_claim(one) for one in study.get("claims") or []],
-        "curves": _curves(lines),
+        "curves": curves(lines),
         "several_seeds": any(len(one["runs"]) > 1 for one in entries),
-        **_figures(folder, wanted),
+        **figures(folder, wanted),
         "differences": _differences(entries),
         "entries": entries,
         "environment": environment,
@@ -211,7 +128,7 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
     _check(entry, "entry", {"name": str})
     _check(entry, f"entry {entry['name']}", {"spec": dict, "published": dict, "runs": list}, optional=True)
     spec = entry.get("spec") or {}
-    runs = [run for run in (_inside(folder, one, "run") for one in entry.get("runs") or []) if run.is_dir()]
+    runs = [run for run in (inside(folder, one, "run") for one in entry.get("runs") or []) if run.is_dir()]
     seconds = sum(_seconds(_history(run / "history.csv")) for run in runs)
     if not seconds:
         training = (study.get("seconds") or {}).get("training")
@@ -385,9 +302,9 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "failed": [] if status == "done" else [entry],
         "waiting": [],
         "claims": [],
-        "curves": _curves([("training", "train", history), ("validation", "validation", history)]),
+        "curves": curves([("training", "train", history), ("validation", "validation", history)]),
         "several_seeds": False,
-        **_figures(folder, wanted),
+        **figures(folder, wanted),
         "differences": _differences([entry]),
         "entries": [entry],
         "environment": _optional_json(folder / "environment.json"),
@@ -437,110 +354,6 @@ def _train_command(spec: Mapping[str, Any], out: str = "RUN") -> str:
     return shlex.join(["pyro-vae", "train", *options, "--out", out])
 
 
-# --- curves and figures ----------------------------------------------------------------------------------------------
-
-
-def _curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> dict[str, Any]:
-    """Loss, reconstruction and KL over the epochs, an SVG each, and a legend of all.
-
-    Each line has a name, the part of the images it is of (`train` or `validation`), and its history.
-    """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    styles = [
-        (_COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]) for index in range(len(lines))
-    ]
-    drawn: set[str] = set()
-    panels = []
-    for part, label in (("loss", "Loss"), ("reconstruction", "Reconstruction"), ("kl", "KL")):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        for (name, split, history), (colour, dashes) in zip(lines, styles, strict=True):
-            points = [
-                (row["epoch"], row[column])
-                for row in history
-                if "epoch" in row and (column := f"{split}_{part}_nats") in row
-            ]
-            if points:
-                pattern = "-" if dashes == "none" else (0, tuple(float(one) for one in dashes.split()))
-                marker = "o" if len(points) < 3 else None
-                axes.plot(*zip(*points, strict=True), color=colour, linestyle=pattern, linewidth=1.8, marker=marker)
-                drawn.add(name)
-        if not axes.lines:
-            continue
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("nats per image")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        buffer = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-        panels.append({"title": label, "source": _data_url("svg+xml", buffer.getvalue())})
-    legend = [
-        {"name": name, "colour": colour, "dashes": dashes}
-        for (name, _, _), (colour, dashes) in zip(lines, styles, strict=True)
-        if name in drawn
-    ]
-    return {"panels": panels, "legend": legend}
-
-
-def _figures(folder: Path, wanted: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
-    """The pictures as data URLs, shrunk until the page is small enough, and the names of those that can't be read."""
-    pictures: list[dict[str, Any]] = []
-    missing: list[str] = []
-    for file, title, caption, alt in wanted:
-        path = _inside(folder, file, "figure")
-        try:
-            content = path.read_bytes()
-            kind, size = _picture(content)
-        except (OSError, ValueError):
-            missing.append(file)
-            continue
-        pictures.append(
-            {"title": title, "caption": caption, "alt": alt or title, "content": content, "kind": kind, "size": size}
-        )
-    side = 1600.0
-    while sum(len(one["content"]) for one in pictures) * 4 / 3 > _IMAGE_BYTES and side > 50:
-        for one in pictures:
-            one |= _shrunk(one, round(side))
-        side *= 0.7
-    for one in pictures:
-        one["source"] = _data_url(one["kind"], one.pop("content"))
-    return {"figures": pictures, "missing_figures": missing}
-
-
-def _picture(content: bytes) -> tuple[str, tuple[int, int]]:
-    """Kind and size of an image file; ValueError where it is none that browsers show."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-            image.verify()
-            return str(image.format).lower(), image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _shrunk(picture: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """The picture at most `side` pixels wide and high, as WebP; as it was where that is smaller."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(picture["content"])) as image:
-        smaller = image.convert("RGBA" if image.mode in ("LA", "P", "PA", "RGBA") else "RGB")
-    smaller.thumbnail((side, side))
-    buffer = io.BytesIO()
-    smaller.save(buffer, "WEBP", quality=85)
-    if buffer.tell() >= len(picture["content"]):
-        return dict(picture)
-    return {"content": buffer.getvalue(), "kind": "webp", "size": smaller.size}
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -582,14 +395,6 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     """The finite numbers of a row; empty cells, and what is no number, are absent."""
     numbers = {name: float(text) for name, text in row.items() if text}
     return {name: number for name, number in numbers.items() if math.isfinite(number)}
-
-
-def _inside(folder: Path, name: object, argument: str) -> Path:
-    """A path of the folder's own: a page must not show a file from elsewhere."""
-    path = (folder / str(name)).resolve()
-    if not isinstance(name, str) or not path.is_relative_to(folder.resolve()):
-        raise checks.fail(argument, name, "a path inside the folder")
-    return path
 
 
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
