@@ -269,6 +269,20 @@ def sample(
     typer.echo(f"{n} samples: {out}")
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="study folder or run folder", metavar="DIR")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; report.html in the folder by default", show_default=False)
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a study or a run."""
+    from pyro_vae.report import report as write_report
+
+    path = write_report(folder, out)
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 @data_app.command("list")
 def data_list(data_root: DataRoot = None) -> None:
     """List the named data sets, and whether they are here."""

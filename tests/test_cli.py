@@ -269,7 +269,7 @@ def test_every_field_of_the_spec_is_an_option(capsys):
 
 
 def test_help_version_and_lists(capsys):
-    for arguments in (["--help"], ["-h"], ["demo", "--help"], ["evaluate", "-h"], ["data", "--help"]):
+    for arguments in (["--help"], ["-h"], ["demo", "--help"], ["evaluate", "-h"], ["report", "-h"], ["data", "--help"]):
         assert main(arguments) == 0
         assert "Usage" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -297,6 +297,8 @@ def test_help_and_bad_options_need_no_torch():
         ["train", "--help"],
         ["train", "--out", "x", "--beta", "-1"],
         ["data", "fetch", "x"],
+        ["report", "--help"],
+        ["report", "x"],
         ["--version"],
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)

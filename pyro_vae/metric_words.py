@@ -1,0 +1,83 @@
+"""What each number of `metrics.json` is called, and when a lower or higher one is better. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number of `metrics.json` is shown.
+
+    Args:
+        label: above its column.
+        meaning: one line on what it is.
+        better: `low`, `high`, or empty where neither is.
+        alike: the fields of `Spec` that two models must share for this number to tell which is better.
+        digits: after the point.
+        error: the metric that holds its standard error or deviation.
+        comparable: whether a published number is of the same quantity. Scores by another network's features are not.
+    """
+
+    label: str
+    meaning: str
+    better: str = ""
+    alike: tuple[str, ...] = ("dataset", "image_shape")
+    digits: int = 2
+    error: str = ""
+    comparable: bool = True
+
+
+_DENSITY = ("dataset", "image_shape", "binarization", "likelihood", "variance")
+_LOSS = (*_DENSITY, "model", "beta")
+
+METRICS = {
+    "loss_nats": Metric("loss", "reconstruction + beta KL, nats an image", "low", _LOSS),
+    "squared_error_loss": Metric(
+        "squared error + KL", "summed squared error of the decoded mean + beta KL", "low", (*_LOSS[:2], *_LOSS[-2:])
+    ),
+    "mse_per_pixel": Metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", "low", digits=5),
+    "mse_per_pixel_sampled": Metric("MSE per pixel, sampled", "the same, decoding a posterior sample", "low", digits=5),
+    "reconstruction_nats": Metric(
+        "reconstruction",
+        "-E log p(x|z), nats an image; of a density it may be below 0",
+        "low",
+        _DENSITY,
+        error="reconstruction_se",
+    ),
+    "kl_per_sample": Metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se"),
+    "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
+    "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
+    "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),
+    "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
+    "bits_per_dimension": Metric("bits per dimension", "NLL over pixels and log 2", "low", _DENSITY, 4),
+    "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
+    "frechet": Metric("Frechet distance", "of samples to real images; lower is better", "low", comparable=False),
+    "frechet_infinity": Metric(
+        "Frechet at infinity", "extrapolated to infinitely many samples", "low", comparable=False
+    ),
+    "kernel_distance": Metric(
+        "kernel distance",
+        "of samples to real images; lower is better",
+        "low",
+        digits=4,
+        error="kernel_distance_std",
+        comparable=False,
+    ),
+    "inception_score_mean": Metric(
+        "classifier score",
+        "of samples, ± deviation over splits; higher is better",
+        "high",
+        digits=3,
+        error="inception_score_std",
+        comparable=False,
+    ),
+    "inception_score_std": Metric(
+        "classifier score, sd", "standard deviation over splits of the samples", digits=3, comparable=False
+    ),
+    "confidence": Metric("confidence", "mean top-class probability over that of real images", digits=3),
+    "precision": Metric("precision", "share of samples among real images", "high", digits=3),
+    "recall": Metric("recall", "share of real images among samples", "high", digits=3),
+    "density": Metric("density", "real neighbourhoods a sample lies in", "high", digits=3),
+    "coverage": Metric("coverage", "share of real images with a sample near them", "high", digits=3),
+}
