@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae import checks, files, latent
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, safe for colour-blind readers (its yellow darkened, to be seen on white), and three more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")
+LineStyle = Literal["-", "--", "-.", ":"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
@@ -43,11 +46,11 @@ def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     return sheet
 
 
-def _show(axes: object, sheet: Tensor) -> None:
-    axes.imshow(sheet.clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")  # type: ignore[attr-defined]
-    axes.set_xticks([])  # type: ignore[attr-defined]
-    axes.set_yticks([])  # type: ignore[attr-defined]
-    axes.spines[:].set_visible(False)  # type: ignore[attr-defined]
+def _show(axes: Axes, sheet: Tensor) -> None:
+    axes.imshow(sheet.clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
 
 
 def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
@@ -84,46 +87,153 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", c
     return figure
 
 
+def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), title: str = "") -> Figure:
+    """Named rows of images, each `(N, C, H, W)` in [0, 1] with the same N, under each other."""
+    figure = _figure(*_size_of_rows(rows, bool(column_names)))
+    _rows(figure.add_subplot(), rows, column_names)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def image_rows_and_curves(
+    rows: Mapping[str, Tensor],
+    panels: Sequence[Panel],
+    column_names: Sequence[str] = (),
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """:func:`image_rows` over :func:`curve_panels`, these in one row."""
+    height = _size_of_rows(rows, bool(column_names))[1]
+    figure = _figure(9.0, height + 3.2)
+    above, below = figure.subfigures(2, 1, height_ratios=[height, 3.2], squeeze=False)[:, 0]
+    _rows(above.add_subplot(), rows, column_names)
+    _curves(below, [below.add_subplot(1, len(panels), index + 1) for index in range(len(panels))], panels, log)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float, float]:
+    """Width and height in inches."""
+    n, _, height, width = next(iter(rows.values())).shape
+    side = min(0.75, 7.5 / n)
+    return side * n + 0.2 + 0.08 * max(map(len, rows)), side * len(rows) * height / width + 0.35 + 0.25 * column_names
+
+
+def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
+    n, _, height, width = next(iter(rows.values())).shape
+    for name, images in rows.items():
+        if len(images) != n:
+            raise checks.fail(f"row {name!r}", f"{len(images)} images", f"{n}, as in the first row")
+    _show(axes, tile(torch.cat(list(rows.values())), n))
+    axes.set_yticks([(height - 1) / 2 + row * (height + 1) for row in range(len(rows))], list(rows), fontsize=9)
+    if column_names:
+        axes.xaxis.tick_top()
+        axes.set_xticks([(width - 1) / 2 + column * (width + 1) for column in range(n)], column_names, fontsize=9)
+    axes.tick_params(length=0)
+
+
+def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
+    """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
+    n, _, height, width = next(iter(panels.values())).shape
+    ratio = -(-n // tiles) * height / (tiles * width)
+    figure, grid = _panels(len(panels), columns, ratio, 0.3)
+    for axes, (name, images) in zip(grid, panels.items(), strict=True):
+        _show(axes, tile(images, tiles))
+        axes.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _panels(n: int, columns: int, ratio: float, extra: float, width: float = 10.0) -> tuple[Figure, list[Axes]]:
+    """n axes in rows of `columns`, each about `ratio` times as high as wide, and `extra` inches for what is around."""
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    side = min(4.5, width / columns)
+    figure = _figure(side * columns, rows * (side * ratio + extra) + 0.4)
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
+
+
 def latent_scatter(
     plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Codes in the plane, by class where labels are given; each class has its own colour and marker."""
     figure = _figure(7.0, 5.6)
-    axes = figure.add_subplot()
-    points = plane.codes.numpy()
-    size = max(4.0, min(24.0, 12000 / len(points)))
-    if labels is None:
-        axes.scatter(points[:, 0], points[:, 1], s=size, c=COLOURS[0], alpha=0.5, linewidths=0)
-    else:
-        present = labels.unique().tolist()
-        styles = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
-        for label, (colour, marker) in styles.items():
-            chosen = points[(labels == label).numpy()]
-            axes.scatter(chosen[:, 0], chosen[:, 1], s=size, c=colour, marker=marker, alpha=0.6, linewidths=0)
-        handles = [
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker=marker,
-                color=colour,
-                label=class_names[label] if class_names else str(label),
-            )
-            for label, (colour, marker) in styles.items()
-        ]
-        figure.legend(handles=handles, loc="outside right center", title="class", fontsize=9)
-    axes.set_xlabel(plane.axes[0])
-    axes.set_ylabel(plane.axes[1])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(title, fontsize=11)
+    _scatter(figure.add_subplot(), plane, labels, max(4.0, min(24.0, 12000 / len(plane.codes))))
+    _class_legend(figure, labels, class_names)
+    figure.axes[0].set_title(title, fontsize=11)
     return figure
+
+
+def latent_panels(
+    planes: Mapping[str, latent.Plane],
+    labels: Tensor | None = None,
+    class_names: Sequence[str] = (),
+    columns: int = 3,
+    title: str = "",
+) -> Figure:
+    """Codes of the same images in several planes, side by side, as in :func:`latent_scatter`."""
+    figure, grid = _panels(len(planes), columns, 1.0, 0.3)
+    n = len(next(iter(planes.values())).codes)
+    size = max(2.0, min(16.0, 12000 / n / min(len(planes), columns)))
+    for axes, (name, plane) in zip(grid, planes.items(), strict=True):
+        _scatter(axes, plane, labels, size)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=8)
+    _class_legend(figure, labels, class_names)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
+    """Colour and marker of each class that is there."""
+    present = labels.unique().tolist()
+    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
+
+
+def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float) -> None:
+    everything = [(slice(None), COLOURS[0], "o")]
+    classes = everything if labels is None else [(labels == label, *look) for label, look in _styles(labels).items()]
+    for chosen, colour, marker in classes:
+        first, second = plane.codes[chosen].T.numpy()
+        axes.scatter(first, second, s=size, c=colour, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
+    axes.set_xlabel(plane.axes[0], fontsize=9)
+    axes.set_ylabel(plane.axes[1], fontsize=9)
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str]) -> None:
+    if labels is None:
+        return
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, label=class_names[label] if class_names else label)
+        for label, (colour, marker) in _styles(labels).items()
+    ]
+    figure.legend(handles=handles, loc="outside right center", title="class", fontsize=9)
 
 
 def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: str = "") -> Figure:
     """The grid `(size, size, C, H, W)` that :func:`pyro_vae.latent.manifold` decodes; arguments as there."""
+    figure = _figure(7.0, 7.0 * images.shape[3] / images.shape[4])
+    _manifold(figure.add_subplot(), images, spacing, limit)
+    figure.axes[0].set_title(title, fontsize=11)
+    return figure
+
+
+def manifold_panels(
+    grids: Mapping[str, Tensor], spacing: str = "even", limit: float = 3.0, columns: int = 2, title: str = ""
+) -> Figure:
+    """Several of what :func:`manifold` shows, side by side."""
+    height, width = next(iter(grids.values())).shape[3:]
+    figure, axes = _panels(len(grids), columns, height / width, 0.3, width=12.0)
+    for one, (name, images) in zip(axes, grids.items(), strict=True):
+        _manifold(one, images, spacing, limit)
+        one.set_title(name, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _manifold(axes: Axes, images: Tensor, spacing: str, limit: float) -> None:
     size, _, _, height, width = images.shape
-    figure = _figure(7.0, 7.0 * height / width)
-    axes = figure.add_subplot()
     _show(axes, tile(images.flatten(0, 1), size, gap=0))
     places = [0.5 * width, size * width / 2, (size - 0.5) * width]
     if spacing == "even":
@@ -134,31 +244,162 @@ def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: s
     axes.set_yticks([place * height / width - 0.5 for place in places], ticks[::-1])
     axes.set_xlabel(label.replace("{}", "1"))
     axes.set_ylabel(label.replace("{}", "2"))
+
+
+class Curve(NamedTuple):
+    """One line of a panel: curves of the same name have the same colour."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dashed: bool = False
+
+
+class Panel(NamedTuple):
+    """The curves of one pair of axes, and what the axes are; `level` names a line across, at 1."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Sequence[Curve]
+    level: str = ""
+
+
+def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
+    """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
+    figure, grid = _panels(len(panels), columns, 0.62, 0.4, width=9.0)
+    _curves(figure, grid, panels, log)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel], log: bool) -> None:
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    for axes, panel in zip(grid, panels, strict=True):
+        for curve in panel.curves:
+            colour, style = _line_style(names.index(curve.name))
+            marker = "o" if len(curve.x) < 12 else None
+            style = "--" if curve.dashed else style
+            axes.plot(curve.x, curve.y, linestyle=style, color=colour, marker=marker, markersize=3.5, linewidth=1.5)
+        if panel.level:
+            axes.axhline(1, color="#555555", linewidth=1, linestyle=":")
+            axes.text(0.99, 1, panel.level, transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="bottom")
+        axes.set_xlabel(panel.xlabel, fontsize=9)
+        axes.set_ylabel(panel.ylabel, fontsize=9)
+        axes.set_title(panel.title, fontsize=10)
+        if log:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+    handles = [_handle(name, *_line_style(index)) for index, name in enumerate(names)] if names != [""] else []
+    if any(curve.dashed for panel in panels for curve in panel.curves):
+        colour = "#555555" if handles else COLOURS[0]
+        handles += [_handle("training", colour, "-"), _handle("validation", colour, "--")]
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+
+
+def _line_style(index: int) -> tuple[str, LineStyle]:
+    styles: tuple[LineStyle, ...] = ("-", "-.", ":")
+    return COLOURS[index % len(COLOURS)], styles[index // len(COLOURS) % 3]
+
+
+def _handle(name: str, colour: str, style: LineStyle) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=style, label=name)
+
+
+def learning_curves(histories: History | Mapping[str, History], title: str = "", weighted: bool = True) -> Figure:
+    r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
+
+    The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
+    :math:`\beta = 1`. It says little where the reconstruction has a constant in it, as a Gaussian likelihood's has.
+
+    Args:
+        histories: of one training, or of several by name. Training is solid, validation dashed.
+        title: of the figure.
+        weighted: the KL with its weight beta, in the share.
+    """
+    named = histories if isinstance(histories, Mapping) else {"": histories}
+    parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
+    for name, history in named.items():
+        epochs, betas = history.column("epoch"), history.column("beta")
+        for split in ("train", "validation"):
+            columns = {part: history.column(f"{split}_{part}_nats") for part in ("loss", "reconstruction", "kl")}
+            if None in columns["loss"]:
+                continue
+            columns["share"] = [
+                _share(r, kl, beta if weighted else 1.0)
+                for r, kl, beta in zip(columns["reconstruction"], columns["kl"], betas, strict=True)
+            ]
+            for part, values in columns.items():
+                parts[part].append(Curve(name, epochs, values, split == "validation"))
+    share = r"$\beta$ KL / (reconstruction + $\beta$ KL)" if weighted else "KL / (reconstruction + KL)"
+    return curve_panels(
+        [
+            Panel("loss", "epoch", "nats per image", parts["loss"]),
+            Panel("reconstruction", "epoch", "nats per image", parts["reconstruction"]),
+            Panel("KL", "epoch", "nats per image", parts["kl"]),
+            Panel("share of the KL", "epoch", share, parts["share"]),
+        ],
+        title=title,
+    )
+
+
+def _share(reconstruction: float, kl: float, beta: float) -> float:
+    total = reconstruction + beta * kl
+    return beta * kl / total if total else float("nan")
+
+
+def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
+    """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
+    slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
+    figure = _figure(6.5, 5.4)
+    axes = figure.add_subplot()
+    for point, image, name in zip(points.tolist(), projected.tolist(), names, strict=True):
+        axes.plot(*zip(point, image, strict=True), color="#999999", linestyle=":", linewidth=1.2)
+        axes.annotate(name, point, xytext=(6, 6), textcoords="offset points", fontsize=10)
+    axes.axline(tuple(projected[0].tolist()), slope=slope, color=COLOURS[1], label="first principal component")
+    axes.plot(*points.T, marker="o", linestyle="", color=COLOURS[0], label="points")
+    axes.plot(*projected.T, marker="s", linestyle="", color=COLOURS[5], label="decoded")
+    axes.set_xlabel("$x_1$")
+    axes.set_ylabel("$x_2$")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
     axes.set_title(title, fontsize=11)
     return figure
 
 
-def learning_curves(history: History, title: str = "") -> Figure:
-    """Loss, reconstruction and KL, in nats an image, over the epochs: training solid, validation dashed."""
-    figure = _figure(9.0, 3.2)
-    epochs = history.column("epoch")
-    for axes, (part, label) in zip(
-        figure.subplots(1, 3), (("loss", "loss"), ("reconstruction", "reconstruction"), ("kl", "KL")), strict=True
-    ):
-        for split, style, colour in (("train", "-", COLOURS[0]), ("validation", "--", COLOURS[5])):
-            values = history.column(f"{split}_{part}_nats")
-            if None not in values:
-                marker = "o" if len(epochs) < 3 else None
-                axes.plot(
-                    epochs, values, style, color=colour, marker=marker, label="training" if split == "train" else split
-                )
-        axes.set_xlabel("epoch")
-        axes.set_title(label, fontsize=10)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("nats per image")
-    figure.axes[0].legend(fontsize=9, frameon=False)
+class Density(NamedTuple):
+    """A density `values` `(len(second), len(first))` over a grid, its mean, and one draw from it."""
+
+    first: Tensor
+    second: Tensor
+    values: Tensor
+    mean: Tensor
+    draw: Tensor
+
+
+def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
+    """Densities in the plane, each with its mean and a draw from it."""
+    figure, grid = _panels(len(densities), columns, 0.95, 0.3)
+    for axes, (name, one) in zip(grid, densities.items(), strict=True):
+        filled = axes.pcolormesh(one.first, one.second, one.values, cmap="cividis", shading="nearest", rasterized=True)
+        figure.colorbar(filled, ax=axes, label="q(z|x)", shrink=0.8)
+        peak = one.values.max().item()
+        if one.values.unique().numel() > 2:
+            levels = [peak * share for share in (0.05, 0.2, 0.5, 0.8)]
+            axes.contour(one.first, one.second, one.values, levels=levels, colors="white", linewidths=0.7)
+        axes.plot(*one.mean, marker="+", color="white", markersize=11, markeredgewidth=2, linestyle="", label="mean")
+        axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
+        axes.set_xlabel("$z_1$")
+        axes.set_ylabel("$z_2$")
+        axes.set_title(name, fontsize=10)
+        axes.set_aspect("equal", adjustable="box")
+        axes.legend(fontsize=8, loc="upper right", facecolor="#888888", labelcolor="white")
     figure.suptitle(title, fontsize=11)
     return figure
 
