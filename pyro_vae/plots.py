@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from torch import Tensor
 
 from pyro_vae import checks, files, latent
@@ -136,7 +139,8 @@ def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: 
     """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
     n, _, height, width = next(iter(panels.values())).shape
     ratio = -(-n // tiles) * height / (tiles * width)
-    figure, grid = _panels(len(panels), columns, ratio, 0.3)
+    figure, grid = _panels(len(panels), columns, ratio, around=0.05)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     for axes, (name, images) in zip(grid, panels.items(), strict=True):
         _show(axes, tile(images, tiles))
         axes.set_title(name, fontsize=9)
@@ -144,12 +148,14 @@ def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: 
     return figure
 
 
-def _panels(n: int, columns: int, ratio: float, extra: float, width: float = 10.0) -> tuple[Figure, list[Axes]]:
-    """n axes in rows of `columns`, each about `ratio` times as high as wide, and `extra` inches for what is around."""
+def _panels(
+    n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """n axes in rows of `columns`, each `ratio` times as high as wide, with `around` inches for their labels."""
     columns = min(n, columns)
     rows = -(-n // columns)
-    side = min(4.5, width / columns)
-    figure = _figure(side * columns, rows * (side * ratio + extra) + 0.4)
+    side = min(5.0, (width - legend) / columns)
+    figure = _figure(side * columns + legend, rows * ((side - around) * ratio + 0.25 + 0.8 * around) + 0.25)
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
 
 
@@ -172,9 +178,9 @@ def latent_panels(
     title: str = "",
 ) -> Figure:
     """Codes of the same images in several planes, side by side, as in :func:`latent_scatter`."""
-    figure, grid = _panels(len(planes), columns, 1.0, 0.3)
+    figure, grid = _panels(len(planes), columns, 1.0, legend=0.0 if labels is None else 1.2)
     n = len(next(iter(planes.values())).codes)
-    size = max(2.0, min(16.0, 12000 / n / min(len(planes), columns)))
+    size = max(2.5, min(16.0, 12000 / n / min(len(planes), columns)))
     for axes, (name, plane) in zip(grid, planes.items(), strict=True):
         _scatter(axes, plane, labels, size)
         axes.set_title(name, fontsize=9)
@@ -190,12 +196,20 @@ def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
     return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
 
 
+def _groups(labels: Tensor | None, size: float) -> list[tuple[Tensor | slice, str | list[str], str]]:
+    """Which points to draw together, their colours and their marker."""
+    if labels is None:
+        return [(slice(None), COLOURS[0], "o")]
+    styles = _styles(labels)
+    if size < 8:  # too small to tell shapes; as they come, so that no class covers the others
+        return [(slice(None), [styles[label][0] for label in labels.tolist()], "o")]
+    return [(labels == label, *style) for label, style in styles.items()]
+
+
 def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float) -> None:
-    everything = [(slice(None), COLOURS[0], "o")]
-    classes = everything if labels is None else [(labels == label, *look) for label, look in _styles(labels).items()]
-    for chosen, colour, marker in classes:
+    for chosen, colours, marker in _groups(labels, size):
         first, second = plane.codes[chosen].T.numpy()
-        axes.scatter(first, second, s=size, c=colour, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
+        axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_xlabel(plane.axes[0], fontsize=9)
     axes.set_ylabel(plane.axes[1], fontsize=9)
     axes.set_aspect("equal", adjustable="datalim")
@@ -224,7 +238,7 @@ def manifold_panels(
 ) -> Figure:
     """Several of what :func:`manifold` shows, side by side."""
     height, width = next(iter(grids.values())).shape[3:]
-    figure, axes = _panels(len(grids), columns, height / width, 0.3, width=12.0)
+    figure, axes = _panels(len(grids), columns, height / width)
     for one, (name, images) in zip(axes, grids.items(), strict=True):
         _manifold(one, images, spacing, limit)
         one.set_title(name, fontsize=10)
@@ -267,7 +281,7 @@ class Panel(NamedTuple):
 
 def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
     """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
-    figure, grid = _panels(len(panels), columns, 0.62, 0.4, width=9.0)
+    figure, grid = _panels(len(panels), columns, 0.68, width=9.5, legend=1.0)
     _curves(figure, grid, panels, log)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -289,6 +303,9 @@ def _curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel], l
         axes.set_title(panel.title, fontsize=10)
         if log:
             axes.set_xscale("log")
+            places = sorted({x for curve in panel.curves for x in curve.x})
+            axes.set_xticks(places, [f"{place:.3g}" for place in places])
+            axes.set_xticks([], minor=True)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
@@ -356,7 +373,7 @@ def _share(reconstruction: float, kl: float, beta: float) -> float:
 def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
     """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
     slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
-    figure = _figure(6.5, 5.4)
+    figure = _figure(6.5, 5.2)
     axes = figure.add_subplot()
     for point, image, name in zip(points.tolist(), projected.tolist(), names, strict=True):
         axes.plot(*zip(point, image, strict=True), color="#999999", linestyle=":", linewidth=1.2)
@@ -366,7 +383,8 @@ def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: 
     axes.plot(*projected.T, marker="s", linestyle="", color=COLOURS[5], label="decoded")
     axes.set_xlabel("$x_1$")
     axes.set_ylabel("$x_2$")
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
+    axes.margins(0.15)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     axes.set_title(title, fontsize=11)
@@ -385,14 +403,15 @@ class Density(NamedTuple):
 
 def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
     """Densities in the plane, each with its mean and a draw from it."""
-    figure, grid = _panels(len(densities), columns, 0.95, 0.3)
-    for axes, (name, one) in zip(grid, densities.items(), strict=True):
-        filled = axes.pcolormesh(one.first, one.second, one.values, cmap="cividis", shading="nearest", rasterized=True)
-        figure.colorbar(filled, ax=axes, label="q(z|x)", shrink=0.8)
+    figure, panels = _panels(len(densities), columns, 0.8)
+    for axes, (name, one) in zip(panels, densities.items(), strict=True):
+        grid = (one.first.numpy(), one.second.numpy(), one.values.numpy())
+        filled = axes.pcolormesh(*grid, cmap="cividis", shading="nearest", rasterized=True)
+        figure.colorbar(filled, ax=axes, label="q(z|x)", fraction=0.05, pad=0.03)
         peak = one.values.max().item()
         if one.values.unique().numel() > 2:
             levels = [peak * share for share in (0.05, 0.2, 0.5, 0.8)]
-            axes.contour(one.first, one.second, one.values, levels=levels, colors="white", linewidths=0.7)
+            axes.contour(*grid, levels=levels, colors="white", linewidths=0.7)
         axes.plot(*one.mean, marker="+", color="white", markersize=11, markeredgewidth=2, linestyle="", label="mean")
         axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
         axes.set_xlabel("$z_1$")
@@ -409,7 +428,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     formats = figure.canvas.get_supported_filetypes()
     suffix = Path(path).suffix.removeprefix(".").lower()
     checks.one_of("picture format", suffix, formats)
-    return files.write(path, lambda temporary: figure.savefig(temporary, dpi=150, format=suffix))
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=suffix)
+    return files.write(path, _with_palette(content.getvalue()) if suffix == "png" else content.getvalue())
+
+
+def _with_palette(png: bytes) -> bytes:
+    """The same picture with 256 colours, in about a third of the bytes, where no pixel is seen to change."""
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    small = whole.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    if np.abs(np.asarray(whole, int) - np.asarray(small.convert("RGB"), int)).max() > 24:  # of 256 levels
+        return png
+    content = io.BytesIO()
+    small.save(content, "png", optimize=True)
+    return content.getvalue()
 
 
 def save_run_figures(

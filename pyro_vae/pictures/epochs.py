@@ -115,7 +115,7 @@ def confidence_by_epoch(
     """:func:`confidences` over the epochs: above 1, the classifier is surer than of real images."""
     found = confidences(runs, images, classifier=classifier, epochs=epochs, n=n, seed=seed)
     panels = []
-    for title, part in (("samples from the prior", "samples"), ("reconstructions", "reconstructions")):
+    for title, part in (("reconstructions", "reconstructions"), ("samples from the prior", "samples")):
         curves = []
         for name in runs:
             points = {one.epoch: getattr(one, part) for one in found if one.name == name}

@@ -52,13 +52,16 @@ def random_codes(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> F
     Those from a standard normal are what a VAE is trained for, and an autoencoder is not; those from a normal with mean
     and covariance of the test codes lie where the codes do, so that they are fair to both.
     """
+    if len(images) < 2:
+        raise checks.fail("images", len(images), "at least 2 images, whose codes have a covariance")
     rows = {}
     for name, model in models_of(runs, images).items():
         z = latent.codes(model, images, device=device_of(model))
         noise = torch.randn(n, z.shape[1], generator=torch.Generator().manual_seed(seed))
         rows[f"{name}: N(0, I)"] = latent.decode_codes(model, noise)
-        factor = torch.linalg.cholesky(torch.cov(z.T.double()).reshape(z.shape[1], -1) + 1e-9 * torch.eye(z.shape[1]))
-        rows[f"{name}: like its codes"] = latent.decode_codes(model, z.mean(0) + noise @ factor.float().T)
+        variances, directions = torch.linalg.eigh(z.T.double().cov().reshape(z.shape[1], -1))
+        spread = (directions * variances.clamp_min(0).sqrt()).float()
+        rows[f"{name}: like its codes"] = latent.decode_codes(model, z.mean(0) + noise @ spread.T)
     return plots.image_rows(rows, (), f"{images.name}: random codes, decoded")
 
 
@@ -76,7 +79,8 @@ def samples_around(
 
 def decoded_many_times(runs: Runs, images: Images, *, index: int = 0, n: int = 25, seed: int = 0) -> Figure:
     """One image (top left), and reconstructions from n - 1 draws of its q(z|x)."""
-    checks.positive_integer("n", n)
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise checks.fail("n", n, "a whole number of at least 2: the original and one reconstruction")
     shown = images.take(at(images, index))
     panels = {}
     for name, model in models_of(runs, images).items():
@@ -99,7 +103,7 @@ def interpolations(
     for name, model in models_of(runs, images).items():
         rows[name] = torch.cat([start[None], latent.interpolate(model, start, end, steps), end[None]])
     weights = [f"{step / max(1, steps - 1):.2g}" for step in range(steps)]
-    title = f"{images.name}: along the line between the codes of two images"
+    title = f"{images.name}: on the line between the codes of two images, by the weight of the second"
     return plots.image_rows(rows, ["original", *weights, "original"], title)
 
 
