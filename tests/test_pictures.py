@@ -17,7 +17,6 @@ from pyro_vae.checks import InputError
 from pyro_vae.evaluation.features import ModuleExtractor
 from pyro_vae.pictures import Fitted
 from pyro_vae.pictures.images import sharpness
-from pyro_vae.study import run
 
 
 class Identity(nn.Module):
@@ -210,10 +209,11 @@ def test_colour_images_keep_their_colours():
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_opened_with_its_history_and_its_snapshots(tmp_path):
-    spec = small(validation_fraction=0.0)
-    model, history, _ = run(spec, tmp_path / "run", progress=False, device="cpu")
-    early = build(replace(spec, seed=1))
+def test_a_run_is_opened_with_its_history_and_its_snapshots(tmp_path, test_images):
+    model, early = build(small()), build(small(seed=1))
+    history = fit(model, test_images, epochs=2, validation=test_images, progress=False, device="cpu")
+    save(model, tmp_path / "run" / "weights.safetensors")
+    history.to_csv(tmp_path / "run" / "history.csv")
     save(early, tmp_path / "run" / "snapshots" / "epoch-00001.safetensors")
     (tmp_path / "run" / "snapshots" / "notes.txt").write_text("not a snapshot")
     opened = pictures.open_run(tmp_path / "run")

@@ -2,6 +2,12 @@
 
 Each function takes an ordered mapping from the name to show to the :class:`Fitted` run, and the images to look at. What
 is drawn at random comes from `seed`; models of as many latent dimensions get the same noise.
+
+>>> from pyro_vae import Spec, build, load_data
+>>> runs = {"untrained": Fitted(build(Spec(latent_dim=2)))}
+>>> figure = reconstructions(runs, load_data("digits").test, per_class=1)
+>>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+['original', 'untrained']
 """
 
 from pyro_vae.pictures.codes import (

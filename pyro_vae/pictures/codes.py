@@ -85,7 +85,7 @@ def linear_autoencoders(runs: Runs, images: Images, *, train: Images | None = No
     """Linear autoencoders against the principal components of `train`, or of `images` where it is not given.
 
     Above, the components, and the nearest direction that each decoder has; below, the angles between the two spaces and
-    the squared error of reconstructions, which for PCA is the least that is possible.
+    the squared error of reconstructions; on `train`, that of PCA is the least that a linear map can have.
     """
     models = models_of(runs, images)
     source = train or images
@@ -106,7 +106,7 @@ def linear_autoencoders(runs: Runs, images: Images, *, train: Images | None = No
     centred = x.flatten(1).double() - torch.from_numpy(pca.mean_)
     left = [(centred - centred @ components[:d].T @ components[:d]).square().mean().item() for d in dimensions]
     panels = [
-        plots.Panel("angles to the components", "number of the angle", "degrees", angles),
+        plots.Panel("angles to the components", "angle, from the smallest on", "degrees", angles),
         plots.Panel(
             "error", "latent dimensions", "squared error per pixel", [plots.Curve("PCA", dimensions, left), *errors]
         ),

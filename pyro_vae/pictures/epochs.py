@@ -30,7 +30,7 @@ def training_curves(runs: Runs, images: Images | None = None, *, weighted: bool 
 
 
 def latent_spaces_by_epoch(
-    runs: Runs, images: Images, *, epochs: Sequence[int] = EPOCHS, n: int = 5000, seed: int = 0
+    runs: Runs, images: Images, *, epochs: Sequence[int] = EPOCHS, n: int = 3000, seed: int = 0
 ) -> Figure:
     """:func:`latent_spaces`, a row for each run and a column for each epoch."""
     shown = images.draw(n, seed)

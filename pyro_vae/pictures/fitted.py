@@ -73,6 +73,7 @@ def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 
 def check_runs(runs: Runs) -> None:
+    """There is something to show."""
     if not runs:
         raise checks.fail("runs", list(runs), "at least one run")
 
@@ -97,12 +98,14 @@ def choose(images: Images, n: int, per_class: int | None, seed: int) -> Images:
 
 
 def labels_of(images: Images, argument: str, given: object) -> Tensor:
+    """The labels, which `argument` asks for."""
     if images.labels is None:
         raise checks.fail(argument, given, f"images with labels, which {images.name} lacks")
     return images.labels.cpu()
 
 
 def classes_of(images: Images) -> list[str]:
+    """The name of the class of each image."""
     labels = labels_of(images, "images", images.name).tolist()
     return [images.class_names[label] if images.class_names else str(label) for label in labels]
 
@@ -118,32 +121,39 @@ def two_of(images: Images, seed: int) -> tuple[int, int]:
 
 
 def at(images: Images, index: int) -> slice:
+    """Where one image is, for :meth:`Images.take`."""
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(images):
         raise checks.fail("index", index, f"a whole number from 0 to {len(images) - 1}")
     return slice(index, index + 1)
 
 
 def device_of(model: Model) -> torch.device:
+    """Where its weights are."""
     return next(model.parameters()).device
 
 
 def reconstruct(model: Model, images: Images) -> Tensor:
+    """The means of p(x|z) at the codes of all images, `(N, C, H, W)`."""
     return latent.decode_codes(model, latent.codes(model, images, device=device_of(model)))
 
 
 def sample(model: Model, n: int, seed: int) -> Tensor:
+    """Decoded samples from the prior, `(n, C, H, W)`."""
     return latent.prior_samples(model, n, device=device_of(model), seed=seed)
 
 
 def plane(model: Model, images: Images) -> latent.Plane:
+    """The codes of the images in two dimensions."""
     return latent.to_plane(latent.codes(model, images, device=device_of(model)))
 
 
 def latent_dim(model: Model, images: Images) -> int:
+    """d, as an image is encoded."""
     return latent.codes(model, images.take(slice(0, 1)), device=device_of(model)).shape[1]
 
 
 def two_dimensional(name: str, model: Model, images: Images) -> None:
+    """d is 2."""
     dimensions = latent_dim(model, images)
     if dimensions != 2:
         raise checks.fail("runs", f"{name} of {dimensions} latent dimensions", "models with a 2-d latent space")
