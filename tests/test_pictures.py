@@ -363,6 +363,8 @@ def test_density_is_that_of_the_posterior(test_images):
     with torch.no_grad():
         q = one.model.encode(test_images.take(slice(3, 4)).as_float())
     np.testing.assert_allclose(mean, q.mean[0], rtol=1e-5)
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    np.testing.assert_allclose((corners[row, column] + corners[row + 1, column + 1]) / 2, mean, atol=0.02)
     assert q.log_prob(torch.tensor(draw[None]).float()).exp().item() > 0.01 * values.max()
     assert values.max() == pytest.approx(q.log_prob(q.mean).exp().item(), rel=0.01)
 
@@ -446,6 +448,8 @@ def test_confidences_are_ratios_of_mean_top_class_probabilities(trained, test_im
     assert found[4].samples == pytest.approx(top(samples) / top(shown), rel=1e-5)
     panels = pictures.confidence_by_epoch(trained, test_images, classifier=classifier).axes
     assert [len(axes.lines) for axes in panels] == [3 + 1, 2 + 1]  # and the line of the real images
+    whole = pictures.confidences(trained, test_images, classifier=classifier)
+    assert panels[1].lines[1].get_xydata().tolist() == [[one.epoch, one.samples] for one in whole[4:]]
 
 
 # --- principal components and likelihoods ---------------------------------------------------------------------------
@@ -489,6 +493,11 @@ def test_linear_autoencoders_beside_pca(digits):
     torch.testing.assert_close(rows[18:], rows[:8], atol=1e-5, rtol=0)
     assert [len(line.get_xdata()) for line in figure.axes[1].lines] == [3, 5]
     assert max(abs(line.get_ydata()).max() for line in figure.axes[1].lines) < 1e-3
+    tilted = columns.clone()
+    tilted[:, 4] = np.cos(0.3) * columns[:, 4] + np.sin(0.3) * principal(digits.train, 6)[0][:, 5]
+    runs["tilted"] = Fitted(linear(tilted.float(), mean.float()))
+    line = pictures.linear_autoencoders(runs, digits.test, train=digits.train).axes[1].lines[2]
+    assert line.get_xydata()[-1].tolist() == pytest.approx([5, np.degrees(0.3)], abs=1e-3)
     least, *ours = figure.axes[2].lines
     assert least.get_xdata().tolist() == [3, 5]
     assert [line.get_ydata()[0] for line in ours] == pytest.approx(least.get_ydata().tolist(), rel=1e-4)
