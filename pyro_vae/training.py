@@ -75,6 +75,20 @@ class History:
         writer.writerows(dataclasses.asdict(epoch) for epoch in self.epochs)
         files.write(path, buffer.getvalue())
 
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> History:
+        """Reads what :meth:`to_csv` wrote."""
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                return cls(tuple(_epoch_from_text(row) for row in csv.DictReader(file)))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise checks.fail("history", str(path), f"a history.csv that a training wrote ({error})") from error
+
+
+def _epoch_from_text(row: dict[str, str]) -> Epoch:
+    numbers: dict[str, Any] = {name: float(text) if text else None for name, text in row.items() if name != "epoch"}
+    return Epoch(epoch=int(row["epoch"]), **numbers)
+
 
 # Steps from which on the seconds of a capture, and those of the compiler on a CPU, are earned back.
 WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000

@@ -1,12 +1,15 @@
 import io
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pyro_vae import History, Spec, build, fit, latent, plots
 from pyro_vae.checks import InputError
+from pyro_vae.plots.frame import with_palette
 
 
 def test_tiles_are_in_reading_order_with_white_between():
@@ -64,7 +67,54 @@ def test_scatter_has_a_colour_and_a_marker_for_each_class(tiny):
 
 def test_curves_show_what_there_is(tiny):
     history = fit(build(Spec(latent_dim=2)), tiny, epochs=1, binarization="threshold", progress=False, device="cpu")
-    assert [len(axes.lines) for axes in plots.learning_curves(history).axes] == [1, 1, 1]
+    assert [len(axes.lines) for axes in plots.learning_curves(history).axes] == [1] * 4
+
+
+def test_pictures_are_saved_small_and_look_the_same(tmp_path):
+    grey = plots.image_grid(torch.rand(100, 1, 28, 28), "noise")
+    points = latent.Plane(torch.randn(3000, 2), ("$z_1$", "$z_2$"))
+    scatter = plots.latent_scatter(points, torch.arange(3000) % 10)
+    for figure, tolerance in ((grey, 0), (scatter, 24)):
+        whole = io.BytesIO()
+        figure.savefig(whole, dpi=150, format="png")
+        small = with_palette(whole.getvalue())
+        assert len(small) < 0.75 * len(whole.getvalue())
+        before, after = (np.asarray(Image.open(one).convert("RGB"), int) for one in (whole, io.BytesIO(small)))
+        assert np.abs(before - after).max() <= tolerance
+        with Image.open(plots.save_figure(figure, tmp_path / "small.png")) as saved:
+            assert saved.mode == "P"
+
+
+def test_pictures_of_many_colours_are_saved_as_they_are(tmp_path):
+    figure = plots.image_grid(torch.rand(100, 3, 28, 28), "noise")
+    with Image.open(plots.save_figure(figure, tmp_path / "colours.png")) as saved:
+        assert len(np.unique(np.asarray(saved.convert("RGB")).reshape(-1, 3), axis=0)) > 50_000
+
+
+def test_other_formats_are_written(tmp_path):
+    figure = plots.image_grid(torch.rand(4, 1, 4, 4))
+    assert plots.save_figure(figure, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert plots.save_figure(figure, tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_long_titles_are_wrapped():
+    title = "an image, encoded once and decoded from so many draws that its title is long " * 2
+    figure = plots.image_panels({"one": torch.rand(4, 1, 8, 8)}, 3, 2, title)
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
+def test_many_lines_differ_in_colour_or_style():
+    curves = [plots.Curve(str(index), [1, 2], [index, index]) for index in range(14)]
+    lines = plots.curve_panels([plots.Panel("panel", "epoch", "nats", curves)]).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14
+
+
+def test_rows_must_be_as_long_as_each_other():
+    with pytest.raises(InputError, match="row 'short': given '2 images', expected 3"):
+        plots.image_rows({"long": torch.rand(3, 1, 8, 8), "short": torch.rand(2, 1, 8, 8)})
 
 
 def test_bad_input_is_named(tmp_path):

@@ -1,0 +1,40 @@
+"""Arrays -> matplotlib `Figure`. Only the functions called `save_...` write files; nothing here shows one."""
+
+from pyro_vae.plots.codes import Density, density_panels, latent_panels, latent_scatter, projections
+from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves
+from pyro_vae.plots.frame import COLOURS, MARKERS, save_figure
+from pyro_vae.plots.images import (
+    image_grid,
+    image_panels,
+    image_rows,
+    image_rows_and_curves,
+    manifold,
+    manifold_panels,
+    reconstructions,
+    tile,
+)
+from pyro_vae.plots.run import save_run_figures
+
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "Curve",
+    "Density",
+    "Panel",
+    "curve_panels",
+    "density_panels",
+    "image_grid",
+    "image_panels",
+    "image_rows",
+    "image_rows_and_curves",
+    "latent_panels",
+    "latent_scatter",
+    "learning_curves",
+    "manifold",
+    "manifold_panels",
+    "projections",
+    "reconstructions",
+    "save_figure",
+    "save_run_figures",
+    "tile",
+]

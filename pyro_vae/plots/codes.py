@@ -1,0 +1,134 @@
+"""Points and densities in the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from pyro_vae import latent
+from pyro_vae.plots.frame import COLOURS, MARKERS, new_figure, new_panels, set_title
+
+
+def latent_scatter(
+    plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Codes in the plane, by class where labels are given; each class has its own colour and marker."""
+    figure = new_figure(7.0, 5.6)
+    _scatter(figure.add_subplot(), plane, labels, max(4.0, min(24.0, 12000 / len(plane.codes))))
+    _class_legend(figure, labels, class_names)
+    figure.axes[0].set_title(title, fontsize=11)
+    return figure
+
+
+def latent_panels(
+    planes: Mapping[str, latent.Plane],
+    labels: Tensor | None = None,
+    class_names: Sequence[str] = (),
+    columns: int = 3,
+    title: str = "",
+) -> Figure:
+    """Codes of the same images in several planes, side by side, as in :func:`latent_scatter`."""
+    figure, grid = new_panels(len(planes), columns, 1.0, legend=0.0 if labels is None else 1.2)
+    n = len(next(iter(planes.values())).codes)
+    size = max(2.5, min(16.0, 12000 / n / min(len(planes), columns)))
+    for axes, (name, plane) in zip(grid, planes.items(), strict=True):
+        _scatter(axes, plane, labels, size)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.locator_params(nbins=5)
+    _class_legend(figure, labels, class_names)
+    set_title(figure, title)
+    return figure
+
+
+def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
+    """Colour and marker of each class that is there."""
+    present = labels.unique().tolist()
+    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
+
+
+def _groups(labels: Tensor | None, size: float) -> list[tuple[Tensor | slice, str | list[str], str]]:
+    """Which points to draw together, their colours and their marker."""
+    if labels is None:
+        return [(slice(None), COLOURS[0], "o")]
+    styles = _styles(labels)
+    if size < 8:  # too small to tell shapes; as they come, so that no class covers the others
+        return [(slice(None), [styles[label][0] for label in labels.tolist()], "o")]
+    return [(labels == label, *style) for label, style in styles.items()]
+
+
+def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float) -> None:
+    for chosen, colours, marker in _groups(labels, size):
+        first, second = plane.codes[chosen].T.numpy()
+        axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
+    axes.set_xlabel(plane.axes[0], fontsize=9)
+    axes.set_ylabel(plane.axes[1], fontsize=9)
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str]) -> None:
+    if labels is None:
+        return
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, label=class_names[label] if class_names else label)
+        for label, (colour, marker) in _styles(labels).items()
+    ]
+    figure.legend(handles=handles, loc="outside right center", title="class", fontsize=9)
+
+
+class Density(NamedTuple):
+    """A density `values` `(len(second), len(first))` over a grid, its mean, and one draw from it."""
+
+    first: Tensor
+    second: Tensor
+    values: Tensor
+    mean: Tensor
+    draw: Tensor
+
+
+def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
+    """Densities in the plane, each with its mean and a draw from it."""
+    figure, panels = new_panels(len(densities), columns, 0.8)
+    for axes, (name, one) in zip(panels, densities.items(), strict=True):
+        grid = (one.first.numpy(), one.second.numpy(), one.values.numpy())
+        filled = axes.pcolormesh(*grid, cmap="cividis", shading="nearest", rasterized=True)
+        figure.colorbar(filled, ax=axes, label="q(z|x)", fraction=0.05, pad=0.03)
+        peak = one.values.max().item()
+        if one.values.unique().numel() > 2:
+            levels = [peak * share for share in (0.05, 0.2, 0.5, 0.8)]
+            axes.contour(*grid, levels=levels, colors="white", linewidths=0.7)
+        axes.plot(*one.mean, marker="+", color="white", markersize=11, markeredgewidth=2, linestyle="", label="mean")
+        axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
+        axes.set_xlabel("$z_1$")
+        axes.set_ylabel("$z_2$")
+        axes.set_title(name, fontsize=10)
+        axes.set_aspect("equal", adjustable="box")
+        axes.legend(fontsize=8, loc="upper right", facecolor="#888888", labelcolor="white")
+    set_title(figure, title)
+    return figure
+
+
+def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
+    """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
+    slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
+    figure = new_figure(6.5, 5.2)
+    axes = figure.add_subplot()
+    for point, image, name in zip(points.tolist(), projected.tolist(), names, strict=True):
+        axes.plot(*zip(point, image, strict=True), color="#999999", linestyle=":", linewidth=1.2)
+        axes.annotate(name, point, xytext=(6, 6), textcoords="offset points", fontsize=10)
+    axes.axline(tuple(projected[0].tolist()), slope=slope, color=COLOURS[1], label="first principal component")
+    axes.plot(*points.T, marker="o", linestyle="", color=COLOURS[0], label="points")
+    axes.plot(*projected.T, marker="s", linestyle="", color=COLOURS[5], label="decoded")
+    axes.set_xlabel("$x_1$")
+    axes.set_ylabel("$x_2$")
+    axes.set_aspect("equal", adjustable="box")
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    axes.set_title(title, fontsize=11)
+    return figure

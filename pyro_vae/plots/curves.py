@@ -1,0 +1,128 @@
+"""Curves, those of a training among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.plots.frame import COLOURS, new_panels, set_title
+
+if TYPE_CHECKING:
+    from pyro_vae.training import History
+
+LineStyle = Literal["-", "--", "-.", ":"]
+
+
+class Curve(NamedTuple):
+    """One line of a panel: curves of the same name have the same colour."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dashed: bool = False
+
+
+class Panel(NamedTuple):
+    """The curves of one pair of axes, and what the axes are; `level` names a line across, at 1."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Sequence[Curve]
+    level: str = ""
+
+
+def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
+    """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
+    figure, grid = new_panels(len(panels), columns, 0.68, width=9.5, legend=1.0)
+    draw_curves(figure, grid, panels, log)
+    set_title(figure, title)
+    return figure
+
+
+def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel], log: bool) -> None:
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    for axes, panel in zip(grid, panels, strict=True):
+        for curve in panel.curves:
+            colour, style = _line_style(names.index(curve.name))
+            marker = "o" if len(curve.x) < 12 else None
+            style = "--" if curve.dashed else style
+            axes.plot(curve.x, curve.y, linestyle=style, color=colour, marker=marker, markersize=3.5, linewidth=1.5)
+        if panel.level:
+            axes.axhline(1, color="#555555", linewidth=1, linestyle=":")
+            axes.text(0.99, 1, panel.level, transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="bottom")
+        axes.set_xlabel(panel.xlabel, fontsize=9)
+        axes.set_ylabel(panel.ylabel, fontsize=9)
+        axes.set_title(panel.title, fontsize=10)
+        if log:
+            axes.set_xscale("log")
+            places = sorted({x for curve in panel.curves for x in curve.x})
+            axes.set_xticks(places, [f"{place:.3g}" for place in places])
+            axes.set_xticks([], minor=True)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+    handles = [_handle(name, *_line_style(index)) for index, name in enumerate(names)] if names != [""] else []
+    if any(curve.dashed for panel in panels for curve in panel.curves):
+        colour = "#555555" if handles else COLOURS[0]
+        handles += [_handle("training", colour, "-"), _handle("validation", colour, "--")]
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+
+
+def _line_style(index: int) -> tuple[str, LineStyle]:
+    styles: tuple[LineStyle, ...] = ("-", "-.", ":")
+    return COLOURS[index % len(COLOURS)], styles[index // len(COLOURS) % 3]
+
+
+def _handle(name: str, colour: str, style: LineStyle) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=style, label=name)
+
+
+def learning_curves(histories: History | Mapping[str, History], title: str = "", weighted: bool = True) -> Figure:
+    r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
+
+    The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
+    :math:`\beta = 1`. It says little where the reconstruction has a constant in it, as a Gaussian likelihood's has.
+
+    Args:
+        histories: of one training, or of several by name. Training is solid, validation dashed.
+        title: of the figure.
+        weighted: the KL with its weight beta, in the share.
+    """
+    named = histories if isinstance(histories, Mapping) else {"": histories}
+    parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
+    for name, history in named.items():
+        epochs, betas = history.column("epoch"), history.column("beta")
+        for split in ("train", "validation"):
+            columns = {part: history.column(f"{split}_{part}_nats") for part in ("loss", "reconstruction", "kl")}
+            if None in columns["loss"]:
+                continue
+            columns["share"] = [
+                _share(r, kl, beta if weighted else 1.0)
+                for r, kl, beta in zip(columns["reconstruction"], columns["kl"], betas, strict=True)
+            ]
+            for part, values in columns.items():
+                parts[part].append(Curve(name, epochs, values, split == "validation"))
+    share = r"$\beta$ KL / (reconstruction + $\beta$ KL)" if weighted else "KL / (reconstruction + KL)"
+    return curve_panels(
+        [
+            Panel("loss", "epoch", "nats per image", parts["loss"]),
+            Panel("reconstruction", "epoch", "nats per image", parts["reconstruction"]),
+            Panel("KL", "epoch", "nats per image", parts["kl"]),
+            Panel("share of the KL", "epoch", share, parts["share"]),
+        ],
+        title=title,
+    )
+
+
+def _share(reconstruction: float, kl: float, beta: float) -> float:
+    total = reconstruction + beta * kl
+    return beta * kl / total if total else float("nan")

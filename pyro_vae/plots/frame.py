@@ -1,0 +1,63 @@
+"""What all figures share: colours, sizes, titles, and how they are saved."""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pyro_vae import checks, files
+
+# Okabe and Ito's palette, safe for colour-blind readers (its yellow darkened, to be seen on white), and three more.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Over the whole figure, in as many lines as its width asks for."""
+    figure.suptitle("\n".join(textwrap.wrap(title, int(12 * figure.get_figwidth()))), fontsize=11)
+
+
+def new_panels(
+    n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """n axes in rows of `columns`, each `ratio` times as high as wide, with `around` inches for their labels."""
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    side = min(5.0, (width - legend) / columns)
+    figure = new_figure(side * columns + legend, rows * ((side - around) * ratio + 0.25 + 0.8 * around) + 0.25)
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure to a picture file, atomically; the suffix chooses the format."""
+    formats = figure.canvas.get_supported_filetypes()
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    checks.one_of("picture format", suffix, formats)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=suffix)
+    return files.write(path, with_palette(content.getvalue()) if suffix == "png" else content.getvalue())
+
+
+def with_palette(png: bytes) -> bytes:
+    """The same picture with 256 colours, in about a third of the bytes, where no pixel is seen to change."""
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    small = whole.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    if np.abs(np.asarray(whole, int) - np.asarray(small.convert("RGB"), int)).max() > 24:  # of 256 levels
+        return png
+    content = io.BytesIO()
+    small.save(content, "png", optimize=True)
+    return content.getvalue()

@@ -1,0 +1,159 @@
+"""Images, and rows, sheets and grids of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.plots.curves import Panel, draw_curves
+from pyro_vae.plots.frame import new_figure, new_panels, set_title
+
+
+def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
+    """Images `(N, C, H, W)` in rows of `columns`, white between them: `(height, width, C)`."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = torch.ones(rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    for index, image in enumerate(images.cpu()):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
+    return sheet
+
+
+def _show(axes: Axes, sheet: Tensor) -> None:
+    axes.imshow(sheet.clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
+    """Images `(N, C, H, W)` in [0, 1], as square as it goes."""
+    columns = columns or max(1, round(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    height, width = images.shape[2:]
+    side = min(7.0, 0.9 * columns)
+    figure = new_figure(side, side * rows * height / (columns * width) + 0.4)
+    axes = figure.add_subplot()
+    _show(axes, tile(images, columns))
+    axes.set_title(title, fontsize=11)
+    return figure
+
+
+def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", columns: int = 10) -> Figure:
+    """Originals over their reconstructions, both `(N, C, H, W)` in [0, 1], in pairs of rows."""
+    if originals.shape != reconstructed.shape:
+        raise checks.fail(
+            "reconstructed", tuple(reconstructed.shape), f"the shape of the originals, {tuple(originals.shape)}"
+        )
+    columns = min(columns, len(originals))
+    pairs = [
+        tile(torch.cat(pair), len(pair[0]))
+        for pair in zip(originals.split(columns), reconstructed.split(columns), strict=True)
+    ]
+    height, width = originals.shape[2:]
+    figure = new_figure(0.75 * columns + 1.1, len(pairs) * (1.5 * height / width + 0.15) + 0.4)
+    for axes, sheet in zip(figure.subplots(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
+        _show(axes, sheet)
+        axes.set_yticks([height / 2, 1.5 * height + 1], ["original", "reconstruction"], fontsize=9)
+        axes.tick_params(length=0)
+    set_title(figure, title)
+    return figure
+
+
+def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), title: str = "") -> Figure:
+    """Named rows of images, each `(N, C, H, W)` in [0, 1] with the same N, under each other."""
+    figure = new_figure(*_size_of_rows(rows, bool(column_names)))
+    _rows(figure.add_subplot(), rows, column_names)
+    set_title(figure, title)
+    return figure
+
+
+def image_rows_and_curves(
+    rows: Mapping[str, Tensor],
+    panels: Sequence[Panel],
+    column_names: Sequence[str] = (),
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """:func:`image_rows` over :func:`curve_panels`, these in one row."""
+    height = _size_of_rows(rows, bool(column_names))[1]
+    figure = new_figure(9.0, height + 3.2)
+    above, below = figure.subfigures(2, 1, height_ratios=[height, 3.2], squeeze=False)[:, 0]
+    _rows(above.add_subplot(), rows, column_names)
+    draw_curves(below, [below.add_subplot(1, len(panels), index + 1) for index in range(len(panels))], panels, log)
+    set_title(figure, title)
+    return figure
+
+
+def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float, float]:
+    """Width and height in inches."""
+    n, _, height, width = next(iter(rows.values())).shape
+    side = min(0.75, 7.5 / n)
+    return side * n + 0.2 + 0.08 * max(map(len, rows)), side * len(rows) * height / width + 0.35 + 0.25 * column_names
+
+
+def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
+    n, _, height, width = next(iter(rows.values())).shape
+    for name, images in rows.items():
+        if len(images) != n:
+            raise checks.fail(f"row {name!r}", f"{len(images)} images", f"{n}, as in the first row")
+    _show(axes, tile(torch.cat(list(rows.values())), n))
+    axes.set_yticks([(height - 1) / 2 + row * (height + 1) for row in range(len(rows))], list(rows), fontsize=9)
+    if column_names:
+        axes.xaxis.tick_top()
+        axes.set_xticks([(width - 1) / 2 + column * (width + 1) for column in range(n)], column_names, fontsize=9)
+    axes.tick_params(length=0)
+
+
+def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
+    """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
+    n, _, height, width = next(iter(panels.values())).shape
+    ratio = -(-n // tiles) * height / (tiles * width)
+    figure, grid = new_panels(len(panels), columns, ratio, around=0.05)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
+    for axes, (name, images) in zip(grid, panels.items(), strict=True):
+        _show(axes, tile(images, tiles))
+        axes.set_title(name, fontsize=9)
+    set_title(figure, title)
+    return figure
+
+
+def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: str = "") -> Figure:
+    """The grid `(size, size, C, H, W)` that :func:`pyro_vae.latent.manifold` decodes; arguments as there."""
+    figure = new_figure(7.0, 7.0 * images.shape[3] / images.shape[4])
+    _manifold(figure.add_subplot(), images, spacing, limit)
+    figure.axes[0].set_title(title, fontsize=11)
+    return figure
+
+
+def manifold_panels(
+    grids: Mapping[str, Tensor], spacing: str = "even", limit: float = 3.0, columns: int = 2, title: str = ""
+) -> Figure:
+    """Several of what :func:`manifold` shows, side by side."""
+    height, width = next(iter(grids.values())).shape[3:]
+    figure, axes = new_panels(len(grids), columns, height / width)
+    for one, (name, images) in zip(axes, grids.items(), strict=True):
+        _manifold(one, images, spacing, limit)
+        one.set_title(name, fontsize=10)
+    set_title(figure, title)
+    return figure
+
+
+def _manifold(axes: Axes, images: Tensor, spacing: str, limit: float) -> None:
+    size, _, _, height, width = images.shape
+    _show(axes, tile(images.flatten(0, 1), size, gap=0))
+    places = [0.5 * width, size * width / 2, (size - 0.5) * width]
+    if spacing == "even":
+        ticks, label = [f"{-limit:g}", "0", f"{limit:g}"], "$z_{}$"
+    else:
+        ticks, label = [f"{0.5 / size:.3g}", "0.5", f"{1 - 0.5 / size:.3g}"], r"quantile of $z_{}$ under the prior"
+    axes.set_xticks([place - 0.5 for place in places], ticks)
+    axes.set_yticks([place * height / width - 0.5 for place in places], ticks[::-1])
+    axes.set_xlabel(label.replace("{}", "1"))
+    axes.set_ylabel(label.replace("{}", "2"))
