@@ -4,15 +4,17 @@
 
 MLP 784-400-20, tanh, Bernoulli, batch 128, binarized MNIST; and the convolutional VAE of d = 16. A row is the median
 over epochs of the mean time of a step, with what belongs to it: shuffling, gathering and converting the batch, the
-loss, its gradients, and Adam. All rows take turns, epoch by epoch. Peers that are not installed are left out, and
-named. Prints a Markdown table and writes svi_step.json, or svi_step_cuda.json.
+loss, its gradients, and Adam. All rows take turns, epoch by epoch, each in a process of its own. Peers that are not
+installed are left out, and named. Prints a Markdown table and writes svi_step.json, or svi_step_cuda.json.
 """
 
 import argparse
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyro
@@ -181,47 +183,80 @@ ROWS = {
 CONV_ROWS = ("Pyro, stock loop", "hand-written PyTorch, fused Adam", "pyro_vae, capture", "pyro_vae, inductor")
 
 
-def measure(names: list[str], pixels: Tensor, device: torch.device, conv: bool, epochs: int) -> list[dict]:
-    """One dictionary a row; the first epoch of each, with its compilation, is reported apart."""
-    steps = math.ceil(len(pixels) / BATCH)
-    running, first, stores = {}, {}, {}  # the parameters of all rows have the same names
-    for name in names:
-        pyro.clear_param_store()
+class Row:
+    """A row of the table in a process of its own, where the waiting threads of the others don't slow it."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, conv: bool) -> None:
+        processes = multiprocessing.get_context("spawn")
+        self.name, (self.connection, end) = name, processes.Pipe()
+        self.process = processes.Process(target=serve, args=(end, name, arguments, conv), daemon=True)
+        self.process.start()
+        end.close()
+
+    def epoch(self) -> tuple[float, float, int | None]:
+        """Its seconds, the loss after it in nats per image, and how many signatures have been captured."""
+        self.connection.send("epoch")
+        answer = self.connection.recv()
+        if isinstance(answer, ImportError):
+            raise answer
+        return answer
+
+
+def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv: bool) -> None:
+    """Runs epochs of a row, one for each request."""
+    device = choose_device(arguments.device)
+    epoch = None
+    while connection.recv():
         try:
-            running[name] = ROWS[name](pixels, device, conv)
+            epoch = epoch or ROWS[name](pixels_of(arguments, conv), device, conv)
         except ImportError as error:
-            print(f"{name}: left out ({error})", flush=True)
-            continue
-        stores[name] = {"params": {}, "constraints": {}}
-        first[name] = timed(running[name], device, stores[name])[0]
-        print(f"{name}: first epoch {first[name]:.1f} s", flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in running}
-    losses: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(epochs):
-        for name, epoch in running.items():
-            taken, loss = timed(epoch, device, stores[name])
-            seconds[name].append(taken)
-            losses[name].append(loss)
-    return [
-        {
-            "who": name,
-            "ms_per_step": 1000 * statistics.median(seconds[name]) / steps,
-            "first_epoch_seconds": first[name],
-            "loss_nats": losses[name][-1],
-            "epochs": epochs + 1,
-            "signatures": getattr(getattr(running[name], "svi", None), "signatures", None),
-        }
-        for name in running
-    ]
-
-
-def timed(epoch: Epoch, device: torch.device, store: dict) -> tuple[float, float]:
-    with pyro.get_param_store().scope(store):
+            return connection.send(error)
         started = time.perf_counter()
         loss = epoch()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started, loss
+        signatures = epoch.svi.signatures if hasattr(epoch, "svi") else None
+        connection.send((time.perf_counter() - started, loss, signatures))
+    return None
+
+
+def pixels_of(arguments: argparse.Namespace, conv: bool) -> Tensor:
+    few = arguments.conv_images if conv else arguments.images
+    return binarize(load_data("mnist", arguments.data_root).train, "static").pixels[:few]
+
+
+def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list[dict]:
+    """One dictionary a row; the first epoch of each, with its compilation, is reported apart."""
+    steps = math.ceil((arguments.conv_images if conv else arguments.images) / BATCH)
+    rows, first = [], {}
+    for name in names:
+        row = Row(name, arguments, conv)
+        try:
+            first[name] = row.epoch()[0]
+        except ImportError as error:
+            print(f"{name}: left out ({error})", flush=True)
+            continue
+        rows.append(row)
+        print(f"{name}: first epoch {first[name]:.1f} s", flush=True)
+    found = {row.name: [] for row in rows}
+    for _ in range(arguments.epochs):
+        for row in rows:
+            found[row.name].append(row.epoch())
+    for row in rows:
+        row.connection.send("")
+        row.process.join()
+    return [
+        {
+            "who": name,
+            "ms_per_step": 1000 * statistics.median(seconds for seconds, _, _ in epochs) / steps,
+            "ms_per_step_of_epochs": [1000 * seconds / steps for seconds, _, _ in epochs],
+            "first_epoch_seconds": first[name],
+            "loss_nats": epochs[-1][1],
+            "epochs": len(epochs) + 1,
+            "signatures": epochs[-1][2],
+        }
+        for name, epochs in found.items()
+    ]
 
 
 def table(rows: list[dict]) -> Iterator[str]:
@@ -247,14 +282,13 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    pixels = binarize(load_data("mnist", arguments.data_root).train, "static").pixels
     names = [name for name in ROWS if arguments.rows in name and ("cudagraph" in name) <= (device.type == "cuda")]
     found = {"environment": environment(arguments.device)}
     for kind, few in (("mlp", arguments.images), ("conv", arguments.conv_images)):
         conv = kind == "conv"
         wanted = [name for name in names if not conv or name in CONV_ROWS]
         if few and wanted:
-            found[kind] = measure(wanted, pixels[:few], device, conv, arguments.epochs)
+            found[kind] = measure(wanted, arguments, conv)
             print("\n".join(table(found[kind])), flush=True)
     if not arguments.rows:
         name = "svi_step.json" if device.type == "cpu" else "svi_step_cuda.json"

@@ -1,0 +1,104 @@
+"""How the captured step grows: time with the images, memory with the steps, and what a capture costs.
+
+    python benchmarks/svi_growth.py --data-root DATA [--device cuda] [--steps 10000]
+
+MLP 784-400-20 on MNIST, as in svi_step.py. Writes svi_growth.json, or svi_growth_cuda.json, and prints it.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from svi_step import BATCH, vae_of
+from torch import Tensor
+
+from pyro_vae import files, load_data
+from pyro_vae.device import choose_device, gather, shuffled
+from pyro_vae.study import environment
+from pyro_vae.svi import CompiledSVI
+
+
+def stepper(pixels: Tensor, device: torch.device, compile: str) -> CompiledSVI:
+    vae = vae_of(conv=False).to(device)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    return CompiledSVI(
+        vae.model, vae.guide, optimizer, prepare=lambda places: (gather(pixels, places, device),), compile=compile
+    )
+
+
+def epoch(svi: CompiledSVI, pixels: Tensor) -> float:
+    started = time.perf_counter()
+    for places in shuffled(pixels, BATCH):
+        svi.step_tensor(places)
+    svi.check_finite()
+    return time.perf_counter() - started
+
+
+def resident_mib() -> float:
+    """Memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * 4096 / 2**20
+
+
+def seconds_by_images(pixels: Tensor, device: torch.device) -> dict[str, float]:
+    """Median of three epochs each, after one that captures; sizes take turns."""
+    svis = {count: stepper(pixels[:count], device, "capture") for count in (7_680, 15_360, 30_720)}
+    found: dict[int, list[float]] = {count: [] for count in svis}
+    for turn in range(4):
+        for count, svi in svis.items():
+            seconds = epoch(svi, pixels[:count])
+            if turn:
+                found[count].append(seconds)
+    return {str(count): statistics.median(seconds) for count, seconds in found.items()}
+
+
+def memory_by_steps(pixels: Tensor, device: torch.device, steps: int) -> tuple[dict[str, float], int]:
+    """MiB after each tenth of the steps, with short last batches, and the number of signatures."""
+    svi = stepper(pixels, device, "capture")
+    found: dict[str, float] = {}
+    while svi.num_steps < steps:
+        for places in shuffled(pixels[: 10 * BATCH + 40], BATCH):
+            svi.step_tensor(places)
+            if svi.num_steps % (steps // 10) == 0:
+                on_device = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else resident_mib()
+                found[str(svi.num_steps)] = round(on_device, 1)
+    return found, svi.signatures
+
+
+def capture_seconds(pixels: Tensor, device: torch.device, compile: str) -> float:
+    """What the second step, the one that is captured, takes."""
+    svi = stepper(pixels, device, compile)
+    places = torch.arange(BATCH, device=device)
+    svi.step(places)
+    started = time.perf_counter()
+    svi.step(places)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of torchvision's data folders")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=10_000)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    pixels = load_data("mnist", arguments.data_root).train.pixels.to(device)
+    memory, signatures = memory_by_steps(pixels, device, arguments.steps)
+    backends = ("capture", "inductor", *(("cudagraph",) if device.type == "cuda" else ()))
+    found = {
+        "environment": environment(arguments.device),
+        "capture_seconds": {name: capture_seconds(pixels, device, name) for name in backends},
+        "memory_mib_after_steps": memory,
+        "signatures": signatures,
+        "seconds_per_epoch_by_images": seconds_by_images(pixels, device),
+    }
+    name = "svi_growth.json" if device.type == "cpu" else "svi_growth_cuda.json"
+    files.write_json(Path(__file__).with_name(name), found)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
