@@ -16,7 +16,7 @@ import torch
 
 from pyro_vae import Images, Spec, build, files
 from pyro_vae.evaluation import Moments, evidence, frechet_distance, inception_score, kernel_distance_from_features
-from pyro_vae.study import environment
+from pyro_vae.run_folder import environment
 
 
 def seconds(call: Callable[[], object], repeats: int = 3) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyro_vae import Spec, evaluate, files
 from pyro_vae.evaluation import features
-from pyro_vae.study import environment, run
+from pyro_vae.run_folder import environment, run
 
 GROUPS = ("bounds", "codes", "samples", "evidence")
 K, EVIDENCE_IMAGES = 1000, 1000

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae import files, load_data
 from pyro_vae.device import choose_device, gather, shuffled
-from pyro_vae.study import environment
+from pyro_vae.run_folder import environment
 from pyro_vae.svi import CompiledSVI
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_vae import Spec, build, files, load_data
 from pyro_vae.data import binarize
 from pyro_vae.device import choose_device, gather, resident, shuffled
-from pyro_vae.study import environment
+from pyro_vae.run_folder import environment
 from pyro_vae.svi import CompiledSVI
 
 BATCH, HIDDEN, LATENT = 128, 400, 20

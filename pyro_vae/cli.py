@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import signal
 import sys
 import threading
@@ -135,10 +136,10 @@ def train(
             spec = Spec(**values)
         check_dataset(spec.dataset)
 
-        from pyro_vae import plots, study
+        from pyro_vae import plots, run_folder
         from pyro_vae.evaluation import evaluate as evaluate_model
 
-        model, history, images = study.run(
+        model, history, images = run_folder.run(
             spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet
         )
     if here.rank > 0:
@@ -146,10 +147,99 @@ def train(
     metrics = evaluate_model(
         model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet
     )
-    study.add_metrics(out, metrics)
+    run_folder.add_metrics(out, metrics)
     plots.save_run_figures(model, images.test, history, out / "figures")
     if not quiet:
         _print_metrics(metrics, f"{out}, test images")
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str | None, typer.Argument(help="name of a study, or a .py or .toml file of your own", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="study folder to make, or to go on with", show_default=False)] = None,
+    list_studies: Annotated[
+        bool, typer.Option("--list", help="list the studies, and the time that each takes")
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option(help="instead of the study's", parser=_whole_number, metavar="INTEGER")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="trainings of each model: mean and sd", parser=_whole_number, metavar="INTEGER")
+    ] = 1,
+    only: Annotated[list[str] | None, typer.Option(help="train this model only; may be repeated")] = None,
+    dataset: Annotated[str | None, typer.Option(help="instead of the study's", show_default=False)] = None,
+    jobs: Annotated[
+        int, typer.Option(help="models trained at the same time", parser=_whole_number, metavar="INTEGER")
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="of each; by default the cores divided among the jobs. The same number gives the same bits",
+            parser=_whole_number,
+            metavar="INTEGER",
+            show_default=False,
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
+) -> None:
+    """Train and judge all models of a study; called again, it goes on where it was stopped."""
+    from pyro_vae import studies
+
+    if list_studies:
+        _list_studies()
+        return
+    if name is None:
+        raise fail(
+            "study", None, f"one of {', '.join(studies.NAMES)}, FILE.py or FILE.toml; --list tells what they are"
+        )
+    chosen = studies.named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
+    if out is None:
+        raise fail("--out", None, "a folder for the study")
+    for entry in chosen.entries:
+        check_dataset(entry.spec.dataset)
+
+    from pyro_vae.study import run_study
+
+    changes = {"epochs": epochs, "seeds": seeds if seeds > 1 else None, "dataset": dataset}
+    given = [f"--{option}={value}" for option, value in changes.items() if value is not None]
+    command = shlex.join(
+        ["pyro-vae", "study", name, "--out", str(out), *given, *(f"--only={one}" for one in only or ())]
+    )
+    try:
+        stored = run_study(
+            chosen,
+            out,
+            seeds=seeds,
+            only=only or (),
+            data_root=data_root,
+            device=device,
+            jobs=jobs,
+            threads=threads,
+            command=command,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        typer.echo("pyro-vae: stopped; what was done is kept, and the same command goes on with it", err=True)
+        raise typer.Exit(1) from None
+    if not quiet:
+        typer.echo((out / "results.md").read_text(encoding="utf-8"))
+    for entry in stored["entries"]:
+        if entry["status"] in ("failed", "skipped"):
+            typer.echo(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}", err=True)
+    if any(entry["status"] == "failed" for entry in stored["entries"]):
+        raise typer.Exit(1)
+
+
+def _list_studies() -> None:
+    from pyro_vae import studies
+
+    for name in studies.NAMES:
+        one = studies.named(name)
+        typer.echo(f"{name:12} {one.title}: {len(one.entries)} models; {one.cost}")
 
 
 def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
@@ -209,12 +299,12 @@ def evaluate(
     if n is not None and n < 10:
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
 
-    from pyro_vae import study
+    from pyro_vae import run_folder
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation import features
 
-    model, spec, images = study.open_run(run, data_root)
-    study.read_metrics(run)  # a damaged file is noticed before the work, not after it
+    model, spec, images = run_folder.open_run(run, data_root)
+    run_folder.read_metrics(run)  # a damaged file is noticed before the work, not after it
     judge = None
     if "samples" in chosen and extractor != "none" and spec.model != "autoencoder":
         judge = features.by_name(extractor, images, weights=weights, device=device)
@@ -245,7 +335,7 @@ def evaluate(
             seed=seed,
             progress=True,
         )
-        study.add_metrics(run, found)
+        run_folder.add_metrics(run, found)
         if name == "evidence":
             partial.unlink(missing_ok=True)
         _print_metrics(found, f"{run}, {name} of {len(images.test):,} test images")
@@ -262,9 +352,9 @@ def sample(
     if n < 1:
         raise fail("--n", n, "a whole number of at least 1")
 
-    from pyro_vae import latent, plots, study
+    from pyro_vae import latent, plots, run_folder
 
-    model = study.open_model(run)
+    model = run_folder.open_model(run)
     plots.save_figure(plots.image_grid(latent.prior_samples(model, n, seed=seed), f"Samples of {run.name}"), out)
     typer.echo(f"{n} samples: {out}")
 

@@ -109,6 +109,7 @@ class Gaussian(nn.Module):
     Args:
         variance: c, or where c starts when it is learned.
         learned: whether c is trained.
+        linear: f(z) is `parameters` as they are, with no sigmoid: linear networks then make a linear model, as PCA is.
 
     Source: Rybkin et al., "Simple and effective VAE training with calibrated decoders", 2021,
     https://arxiv.org/abs/2006.13202
@@ -120,8 +121,9 @@ class Gaussian(nn.Module):
     support: Support = "unit interval"
     log_variance: Tensor
 
-    def __init__(self, variance: float = 0.5, learned: bool = False) -> None:
+    def __init__(self, variance: float = 0.5, learned: bool = False, linear: bool = False) -> None:
         super().__init__()
+        self.linear = linear
         checks.positive("variance", variance)
         log_variance = torch.tensor(math.log(variance))
         if learned:
@@ -130,6 +132,6 @@ class Gaussian(nn.Module):
             self.register_buffer("log_variance", log_variance)
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
-        """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits of the mean."""
+        """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the mean, or its logits."""
         scale = (self.log_variance / 2).exp()
-        return dist.Normal(parameters.sigmoid(), scale).to_event(3)
+        return dist.Normal(parameters if self.linear else parameters.sigmoid(), scale).to_event(3)

@@ -14,6 +14,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from pyro_vae import checks
+from pyro_vae.priors import ClosedUniform
 
 
 class DiagonalNormal(nn.Module):
@@ -41,6 +42,61 @@ class DiagonalNormal(nn.Module):
         """q(z|x), batch shape `(...)`, event shape `(d,)`."""
         loc, log_variance = parameters.chunk(2, dim=-1)
         return dist.Normal(loc, (log_variance / 2).exp()).to_event(1)
+
+
+class Laplace(nn.Module):
+    r"""The mean-field Laplace distribution.
+
+    .. math:: q(z|x) = \prod_i \frac{1}{2 b_i(x)} e^{-|z_i - \mu_i(x)| / b_i(x)}, \qquad
+              (\mu, \log b) = \text{parameters}
+
+    Args:
+        latent_dim: dimension d of z; `num_parameters` is 2 d.
+
+    >>> Laplace(3)(torch.zeros(5, 6)).mean.shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        checks.positive_integer("latent_dim", latent_dim)
+        self.latent_dim = latent_dim
+        self.num_parameters = 2 * latent_dim
+
+    def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        """q(z|x), batch shape `(...)`, event shape `(d,)`."""
+        loc, log_scale = parameters.chunk(2, dim=-1)
+        return dist.Laplace(loc, log_scale.exp()).to_event(1)
+
+
+class Uniform(nn.Module):
+    r"""A box within the cube of the uniform prior.
+
+    .. math:: q(z|x) = \prod_i \frac{1}{2 h_i(x)} [\lvert z_i - c_i(x) \rvert \le h_i(x)], \qquad
+              h = \mathrm{sigmoid}(b), \quad c = (1 - h) \tanh(a), \quad (a, b) = \text{parameters}
+
+    Its KL to :class:`pyro_vae.priors.Uniform` is :math:`-\sum_i \log h_i`: how much of the cube it leaves out.
+
+    Args:
+        latent_dim: dimension d of z; `num_parameters` is 2 d.
+
+    >>> Uniform(3)(torch.zeros(5, 6)).mean.shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        checks.positive_integer("latent_dim", latent_dim)
+        self.latent_dim = latent_dim
+        self.num_parameters = 2 * latent_dim
+
+    def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        """q(z|x), batch shape `(...)`, event shape `(d,)`."""
+        a, b = parameters.chunk(2, dim=-1)
+        half = b.sigmoid()
+        centre = (1 - half) * a.tanh()
+        inside = 1 - 1e-6  # so that rounding puts no end outside of the cube
+        return ClosedUniform(inside * (centre - half), inside * (centre + half)).to_event(1)
 
 
 class Planar(nn.Module):
@@ -116,6 +172,10 @@ class ConditionalPlanar(nn.Module):
         weights = rest.unflatten(-1, (self.num_layers, 2 * d + 1)) + self.offset
         layers = [self.layer.condition(one) for one in weights.unbind(-2)]
         return dist.TransformedDistribution(self.base(base), layers)
+
+
+MeanField = DiagonalNormal | Laplace | Uniform
+Flow = Planar | ConditionalPlanar
 
 
 def _split_planar(weights: Tensor) -> tuple[Tensor, ...]:

@@ -36,3 +36,67 @@ class StandardNormal(nn.Module):
     def forward(self) -> dist.TorchDistribution:
         """p(z), event shape `(latent_dim,)`."""
         return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+class Laplace(nn.Module):
+    r"""Independent Laplace codes: heavier tails than the normal's, and the mass nearer to the axes.
+
+    .. math:: p(z) = \prod_i \tfrac12 e^{-|z_i|}
+
+    Args:
+        latent_dim: dimension of z.
+
+    >>> Laplace(3)().log_prob(torch.zeros(3)).item()  # 3 log(1/2)
+    -2.0794...
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        checks.positive_integer("latent_dim", latent_dim)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """p(z), event shape `(latent_dim,)`."""
+        return dist.Laplace(self.loc, self.scale).to_event(1)
+
+
+class ClosedUniform(dist.Uniform):
+    """A uniform with both ends in it. torch's leaves out the upper one, which rounding can put a draw on."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        inside = (value >= self.low) & (value <= self.high)
+        return inside.type_as(self.low).log() - (self.high - self.low).log()
+
+
+class Uniform(nn.Module):
+    r"""Codes spread evenly over a cube.
+
+    .. math:: p(z) = \prod_i \tfrac12 [\lvert z_i \rvert \le 1]
+
+    A posterior must keep within the cube (:class:`pyro_vae.posteriors.Uniform` does): of any other the KL is infinite.
+
+    Args:
+        latent_dim: dimension of z.
+
+    >>> Uniform(3)().log_prob(torch.zeros(3)).item()  # 3 log(1/2)
+    -2.0794...
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        checks.positive_integer("latent_dim", latent_dim)
+        self.register_buffer("low", -torch.ones(latent_dim), persistent=False)
+        self.register_buffer("high", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """p(z), event shape `(latent_dim,)`."""
+        return ClosedUniform(self.low, self.high).to_event(1)

@@ -16,9 +16,10 @@ BINARIZATIONS = ("none", "static", "dynamic", "threshold")
 MODELS = ("vae", "autoencoder")
 NETWORKS = ("mlp", "conv")
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
-LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learned")
-PRIORS = ("standard-normal",)
-POSTERIORS = ("normal", "planar", "conditional-planar")
+LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learned", "gaussian-linear")
+PRIORS = ("standard-normal", "laplace", "uniform")
+POSTERIORS = ("normal", "planar", "conditional-planar", "laplace", "uniform")
+CLOSED_FORM_KL = (("normal", "standard-normal"), ("laplace", "laplace"), ("uniform", "uniform"))
 OBJECTIVES = ("elbo", "mean-field", "iwae")
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
@@ -111,9 +112,17 @@ class Spec:
         checks.one_of("precision", self.precision, PRECISIONS)
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
-        if self.objective == "mean-field" and self.posterior != "normal" and self.model == "vae":
+        if self.model != "vae":
+            return
+        if self.prior == "uniform" and self.posterior != "uniform":
             raise checks.fail(
-                "objective", self.objective, f"elbo or iwae: a {self.posterior} posterior has no analytic KL"
+                "posterior", self.posterior, "uniform: the KL of any other to a uniform prior is infinite"
+            )
+        if self.objective == "mean-field" and (self.posterior, self.prior) not in CLOSED_FORM_KL:
+            raise checks.fail(
+                "objective",
+                self.objective,
+                f"elbo or iwae: a {self.posterior} posterior has no analytic KL to a {self.prior} prior",
             )
 
     def to_dict(self) -> dict[str, Any]:

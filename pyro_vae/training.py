@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -112,6 +112,7 @@ def fit(
     precision: str = "fp32",
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
+    snapshots: Mapping[int, str | os.PathLike[str]] | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> History:
@@ -145,6 +146,7 @@ def fit(
         precision: `fp32`, or `bf16` for the matrix products and convolutions of the captured step.
         seed: of the order of the images and of all noise. The global generators are as before afterwards.
         checkpoint: a folder, in which the state is kept after each epoch (and before the first).
+        snapshots: files to which the weights are saved after some epochs, by the number of the epoch.
         resume: go on from the checkpoint there, on the CPU to the very same weights as without the interruption.
         progress: a progress bar, where standard error is a terminal.
 
@@ -183,7 +185,7 @@ def fit(
         raise checks.fail("checkpoint", None, "the folder to resume from")
     here = parallel.peers()
     if here.rank > 0:
-        checkpoint = None  # the first process keeps it
+        checkpoint = snapshots = None  # the first process keeps them
     if checkpoint is not None and not resume and checkpoints.read_checkpoint(checkpoint) is not None:
         raise checks.fail("checkpoint", str(checkpoint), "a folder without one; resume=True goes on with it")
     target = parallel.own_device(choose_device(device))
@@ -317,6 +319,8 @@ def fit(
                             f"the loss is {held_out_losses.loss} at {validation_of}; try a smaller lr"
                         )
                 history.append(_epoch(number, float(beta_now), train_losses, held_out_losses, seconds, len(train)))
+                if snapshots is not None and number in snapshots:  # before the checkpoint, from which it would be lost
+                    checkpoints.save(model, snapshots[number])
                 if checkpoint is not None:
                     checkpoints.write_checkpoint(checkpoint, number, state())
                 bar.set_postfix_str(_summary(history[-1]))

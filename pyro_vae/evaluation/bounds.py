@@ -32,6 +32,9 @@ class Bounds:
     - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats an image; in closed form where there is one
       (`kl_is_exact`), else the Monte Carlo mean of :math:`\log q(z|x) - \log p(z)`. For flows z is the *last*
       :math:`z_K`, in both terms, so it is not negative in expectation.
+    - `kl_prior_at_start`: flows only, and not a KL: :math:`\mathrm{KL}(q_0 \| p) - \mathbb E \sum_l \log |\det J_l|`,
+      with the prior at the *first* :math:`z_0`, as some reports compute it. It can be below 0; it is here only to
+      stand beside theirs.
     - `reconstruction_nats`: :math:`-\mathbb E_{q(z|x)} \log p(x|z)`, Monte Carlo. For a density it can be negative.
     - `elbo_nats`: `-(reconstruction_nats + kl_per_sample)`, a lower bound on the mean :math:`\log p(x)`, where x is
       what the likelihood is a density of.
@@ -46,6 +49,7 @@ class Bounds:
     kl_per_sample: float | None = None
     kl_se: float | None = None
     kl_is_exact: bool | None = None
+    kl_prior_at_start: float | None = None
     elbo_nats: float | None = None
     elbo_se: float | None = None
 
@@ -139,6 +143,7 @@ def bounds(
         kl_per_sample=mean.get("kl"),
         kl_se=error.get("kl"),
         kl_is_exact=kl_is_exact,
+        kl_prior_at_start=mean.get("kl_prior_at_start"),
         elbo_nats=mean.get("elbo"),
         elbo_se=error.get("elbo"),
     )
@@ -157,8 +162,17 @@ def _terms(model: Model, x: Tensor, samples: int) -> tuple[dict[str, Tensor], bo
         p_x = model.decode(z[0])
         kl, exact = kl_per_image(q, p, z)
         parts = {"squared_error_sampled": _squared_error(x, p_x.mean), "reconstruction": -p_x.log_prob(x), "kl": kl}
+        if isinstance(q, torch.distributions.TransformedDistribution):
+            parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
         total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
     return values | total, exact
+
+
+def _kl_with_prior_at_start(
+    q: torch.distributions.TransformedDistribution, p: dist.TorchDistribution, z: Tensor
+) -> Tensor:
+    """KL(q_0 || p) - E sum log|det J|, where that sum is log q_0(z_0) - log q(z_K)."""
+    return kl_divergence(q.base_dist, p) + q.log_prob(z).mean(0) + q.base_dist.entropy()
 
 
 def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:

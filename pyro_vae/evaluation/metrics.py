@@ -56,6 +56,9 @@ class Metrics:
     reconstruction_se: float | None = None
     kl_per_sample: float | None = _metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se")
     kl_se: float | None = None
+    kl_prior_at_start: float | None = _metric(
+        "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
+    )
     elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image", error="elbo_se")
     elbo_se: float | None = None
     active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0)

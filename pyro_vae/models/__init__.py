@@ -16,6 +16,16 @@ Model = VAE | Autoencoder
 
 _IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "softplus": nn.Softplus}
+_PRIORS = {"standard-normal": priors.StandardNormal, "laplace": priors.Laplace, "uniform": priors.Uniform}
+_POSTERIORS: dict[str, type[posteriors.MeanField]] = {
+    "normal": posteriors.DiagonalNormal,
+    "laplace": posteriors.Laplace,
+    "uniform": posteriors.Uniform,
+}
+_FLOWS: dict[str, type[posteriors.Flow]] = {
+    "planar": posteriors.Planar,
+    "conditional-planar": posteriors.ConditionalPlanar,
+}
 
 
 def build(spec: Spec) -> Model:
@@ -50,7 +60,7 @@ def with_prior(model: Model) -> VAE:
 def _vae(spec: Spec, shape: tuple[int, ...]) -> VAE:
     posterior = _posterior(spec)
     encoder, decoder = _networks(spec, shape, posterior.num_parameters)
-    return VAE(encoder, decoder, priors.StandardNormal(spec.latent_dim), _likelihood(spec), posterior)
+    return VAE(encoder, decoder, _PRIORS[spec.prior](spec.latent_dim), _likelihood(spec), posterior)
 
 
 def _autoencoder(spec: Spec, shape: tuple[int, ...]) -> Autoencoder:
@@ -77,12 +87,12 @@ def _likelihood(spec: Spec) -> nn.Module:
         return likelihoods.Bernoulli()
     if spec.likelihood == "continuous-bernoulli":
         return likelihoods.ContinuousBernoulli()
-    return likelihoods.Gaussian(spec.variance, learned=spec.likelihood == "gaussian-learned")
+    return likelihoods.Gaussian(
+        spec.variance, learned=spec.likelihood == "gaussian-learned", linear=spec.likelihood == "gaussian-linear"
+    )
 
 
-def _posterior(spec: Spec) -> posteriors.DiagonalNormal | posteriors.Planar | posteriors.ConditionalPlanar:
-    if spec.posterior == "normal":
-        return posteriors.DiagonalNormal(spec.latent_dim)
-    if spec.posterior == "planar":
-        return posteriors.Planar(spec.latent_dim, spec.flow_layers)
-    return posteriors.ConditionalPlanar(spec.latent_dim, spec.flow_layers)
+def _posterior(spec: Spec) -> posteriors.MeanField | posteriors.Flow:
+    if spec.posterior in _FLOWS:
+        return _FLOWS[spec.posterior](spec.latent_dim, spec.flow_layers)
+    return _POSTERIORS[spec.posterior](spec.latent_dim)

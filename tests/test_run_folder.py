@@ -7,8 +7,8 @@ import torch
 
 from pyro_vae import Metrics, Spec
 from pyro_vae.checks import InputError
+from pyro_vae.run_folder import add_metrics, open_model, open_run, read_metrics, run
 from pyro_vae.spec import read_spec
-from pyro_vae.study import add_metrics, open_model, open_run, read_metrics, run
 from pyro_vae.svi import CompiledSVI
 
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, binarization="threshold")

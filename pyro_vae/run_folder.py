@@ -1,0 +1,199 @@
+"""A run: one `Spec` trained into one folder that holds everything about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae import __version__, checks, files
+from pyro_vae.checkpoints import WEIGHTS, load, save
+from pyro_vae.data import Images, Splits, load_data
+from pyro_vae.device import choose_device
+from pyro_vae.evaluation import Metrics
+from pyro_vae.models import Model, build
+from pyro_vae.parallel import joined
+from pyro_vae.spec import Spec, read_spec
+from pyro_vae.training import History, fit
+
+
+def run(
+    spec: Spec,
+    folder: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    snapshots: Sequence[int] = (),
+    progress: bool = True,
+) -> tuple[Model, History, Splits]:
+    """Trains the model of a `Spec` and keeps it in a run folder.
+
+    The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
+    and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
+    raise the number of epochs. The weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
+    Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
+
+    Raises:
+        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
+            refuse.
+    """
+    folder = Path(folder)
+    images = load_data(spec.dataset, data_root)
+    spec = _with_shape(spec, images)
+    with joined(device) as here:
+        if here.rank == 0:
+            _check_folder(folder, spec, resume)
+        model = build(spec)
+        train, validation = training_split(spec, images.train)
+        if here.rank == 0:
+            _begin(folder, spec, environment(device) | {"images": images.train.fingerprint, "processes": here.size})
+        history = fit(
+            model,
+            train,
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            lr=spec.lr,
+            beta=spec.beta,
+            beta_warmup=spec.beta_warmup,
+            objective=spec.objective,
+            particles=spec.particles,
+            validation=validation,
+            binarization=spec.binarization,
+            device=device,
+            compile=spec.compile,
+            precision=spec.precision,
+            seed=spec.seed,
+            checkpoint=folder / "checkpoint",
+            snapshots={epoch: snapshot_file(folder, epoch) for epoch in snapshots},
+            resume=resume,
+            progress=progress,
+        )
+        if here.rank == 0:
+            history.to_csv(folder / "history.csv")
+            save(model, folder / WEIGHTS)
+    return model, history, images
+
+
+def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
+    if read_spec(folder) != spec or not (folder / WEIGHTS).is_file():
+        for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
+            (folder / name).unlink(missing_ok=True)
+    files.write(folder / "spec.json", spec.to_json() + "\n")
+    files.write_json(folder / "environment.json", surroundings)
+
+
+def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
+    """Where a run folder keeps the weights after an epoch."""
+    return Path(folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
+
+
+def open_model(folder: str | os.PathLike[str]) -> Model:
+    """The trained model of a run folder."""
+    _finished(folder)
+    return load(folder).eval()
+
+
+def open_run(
+    folder: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None
+) -> tuple[Model, Spec, Splits]:
+    """The trained model of a run folder, its spec, and its data set."""
+    spec = _finished(folder)
+    return load(folder).eval(), spec, load_data(spec.dataset, data_root)
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `metrics.json` of a run folder holds; nothing where there is none."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise checks.fail("metrics", str(path), f"a JSON object ({error})") from error
+
+
+def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
+    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically."""
+    stored, found = read_metrics(folder), metrics.to_dict()
+    sources = stored.pop("provenance", {})
+    groups = {one.get("group") for one in found["provenance"].values()}
+    for name in [name for name, one in sources.items() if one.get("group") in groups]:
+        stored.pop(name, None)  # of an earlier evaluation, with other settings
+        del sources[name]
+    return files.write_json(
+        Path(folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
+    )
+
+
+def training_split(spec: Spec, train: Images) -> tuple[Images, Images | None]:
+    """The images to train on and those held out, by the spec's fraction and seed."""
+    return train.split(spec.validation_fraction, spec.seed) if spec.validation_fraction else (train, None)
+
+
+def environment(device: str = "auto") -> dict[str, Any]:
+    """Versions and hardware, for provenance."""
+    import numpy
+    import pyro
+
+    chosen = choose_device(device)
+    return {
+        "pyro_vae": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(terse=True),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
+    }
+
+
+def _finished(folder: str | os.PathLike[str]) -> Spec:
+    """The spec of a run that has its weights."""
+    spec = read_spec(folder)
+    if spec is None:
+        raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` goes on with this one")
+    return spec
+
+
+def _with_shape(spec: Spec, images: Splits) -> Spec:
+    if spec.image_shape not in (None, images.train.shape):
+        raise checks.fail(
+            "image_shape", spec.image_shape, f"{images.train.shape}, as the images of {spec.dataset} have"
+        )
+    return replace(spec, image_shape=images.train.shape)
+
+
+def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise checks.fail("out", str(folder), "a folder, or a name that is free")
+    stored = read_spec(folder)
+    if stored is None:
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
+        return
+    before, now = (replace(one, epochs=1, compile="auto").to_dict() for one in (stored, spec))
+    for name in before:
+        if before[name] != now[name]:
+            raise checks.fail(
+                "out",
+                str(folder),
+                f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}",
+            )
+    if spec.epochs < stored.epochs:
+        raise checks.fail("epochs", spec.epochs, f"at least {stored.epochs}, as the run in {folder} has")
+    if not resume:
+        raise checks.fail(
+            "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
+        )
