@@ -113,6 +113,11 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise checks.fail("checkpoint", str(path), "tensors and plain values, and no code") from error
 
 
+def read_epoch(folder: str | os.PathLike[str]) -> int:
+    """After how many epochs the newest state in `folder` is; 0 where there is none."""
+    return max((int(path.name.split("-")[1]) for path in _checkpoints(folder)), default=0)
+
+
 def _checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """Oldest epoch first."""
     return sorted(path for path in Path(folder).glob("epoch-*.pt") if _NAME.fullmatch(path.name))

@@ -182,6 +182,15 @@ def study(
             show_default=False,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="run on the Ray cluster at this address, or `local`; --out is then on shared storage"),
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs, or the fraction of one, for each model on Ray")] = 0.0,
+    ray_retries: Annotated[
+        int,
+        typer.Option(help="new starts of a model whose Ray worker was lost", parser=_whole_number, metavar="INTEGER"),
+    ] = 3,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
@@ -219,6 +228,9 @@ def study(
             device=device,
             jobs=jobs,
             threads=threads,
+            ray=ray,
+            ray_gpus=ray_gpus,
+            ray_retries=ray_retries,
             command=command,
             progress=not quiet,
         )

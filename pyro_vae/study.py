@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import csv
-import io
-import itertools
+import inspect
 import json
 import os
-import statistics
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pyro_vae import checks, files, run_folder
-from pyro_vae.checkpoints import WEIGHTS
+from pyro_vae import checks, files, results, run_folder
+from pyro_vae.checkpoints import WEIGHTS, read_epoch
 from pyro_vae.data import Splits, load_data
 from pyro_vae.evaluation import Extractor, evaluate, features
 from pyro_vae.spec import Spec, read_spec
-from pyro_vae.studies import Claim, Entry, Study
-from pyro_vae.workers import Processes
-
-# Published scores are by another network's features: they stand beside ours, and their difference says nothing.
-BY_ANOTHER_NETWORK = ("frechet", "inception_score_mean", "inception_score_std")
+from pyro_vae.studies import Picture, Study
+from pyro_vae.workers import Processes, RayTasks, Workers
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model of a study with one seed."""
+    """One model of a study with one seed, and the groups of metrics that it is judged by."""
 
-    name: str
+    model: str
     spec: Spec
     folder: Path
+    groups: tuple[str, ...]
 
     @property
-    def key(self) -> str:
-        """Its name in messages."""
-        return f"{self.name}, seed {self.spec.seed}"
+    def name(self) -> str:
+        """Of all runs of a study."""
+        return f"{self.model}, seed {self.spec.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder holds this very run, trained and judged."""
+        trained = read_spec(self.folder) == self.spec and (self.folder / WEIGHTS).is_file()
+        return trained and not self.missing
+
+    @property
+    def missing(self) -> list[str]:
+        """Groups of metrics that it has not been judged by."""
+        sources = run_folder.read_metrics(self.folder).get("provenance", {})
+        stored = {source.get("group") for source in sources.values()}
+        return [group for group in self.groups if group not in stored]
+
+
+@dataclass
+class _Progress:
+    """What is known of a study while it runs."""
+
+    study: Study
+    out: Path
+    command: str
+    device: str
+    runs: dict[str, list[Run]]
+    skipped: dict[str, str]
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 def run_study(
@@ -53,23 +76,30 @@ def run_study(
     device: str = "auto",
     jobs: int = 1,
     threads: int | None = None,
+    ray: str | None = None,
+    ray_gpus: float = 0.0,
+    ray_retries: int = 3,
     command: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Trains and judges the models of a study that are not done yet, and writes its tables.
+    """Trains and judges the models of a study that are not done yet, and writes its tables and figures.
 
     A run whose folder is finished is skipped; one that was stopped goes on from its checkpoint; one that fails does
     not stop the others.
 
     Args:
         study: the grid, for instance `studies.named("ablation")`.
-        out: folder of the study; that of an earlier call goes on.
+        out: folder of the study; that of an earlier call is gone on with.
         seeds: train each model so many times, with its spec's seed and those after it.
         only: names of the models to train now; by default all.
         data_root: folder of the data sets.
         device: of training and evaluation.
         jobs: processes that train at the same time.
-        threads: of each process; by default the cores divided among the jobs. The same number gives the same bits.
+        threads: of each; by default the cores divided among the jobs, and 1 on a Ray cluster. The same number gives
+            the same results to the last bit, in processes and on Ray; another one rounds otherwise.
+        ray: address of a Ray cluster to run on, or `local` to start one; `out` is then on storage that it shares.
+        ray_gpus: GPUs, or the fraction of one, for each model on Ray.
+        ray_retries: how often Ray starts a model again whose worker was lost; it goes on from its checkpoint.
         command: how the study was started, for its report.
         progress: one bar over all epochs, where standard error is a terminal.
 
@@ -79,60 +109,44 @@ def run_study(
     Raises:
         InputError: a wrong argument, data that are not here, or a folder that holds something else.
     """
-    out = Path(out)
-    checks.positive_integer("seeds", seeds)
-    checks.positive_integer("jobs", jobs)
-    if threads is not None:
-        checks.positive_integer("threads", threads)
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("threads", 1 if threads is None else threads)):
+        checks.positive_integer(name, value)
+    checks.non_negative("ray_gpus", ray_gpus)
+    checks.non_negative_integer("ray_retries", ray_retries)
     for name in only:
         checks.one_of("only", name, (entry.name for entry in study.entries))
-    if out.exists() and not out.is_dir():
-        raise checks.fail("out", str(out), "a folder, or a name that is free")
-    stored = read_study(out)
-    if stored is None and out.is_dir() and any(not one.name.startswith(".") for one in out.iterdir()):
-        raise checks.fail("out", str(out), "a new or empty folder, or one of a study")
-    if stored is not None and stored.get("name") != study.name:
-        raise checks.fail("out", str(out), f"a new folder: this one holds the study {stored.get('name')}")
-
+    out = Path(out).absolute()
+    _check_folder(out, study)
     images, skipped = _load(study, data_root)
-    runs = {
-        entry.name: [
-            Run(entry.name, replace(spec, seed=seed), out / "runs" / entry.name / f"seed-{seed}")
-            for spec in [replace(entry.spec, image_shape=images[entry.spec.dataset].train.shape)]
-            for seed in range(spec.seed, spec.seed + seeds)
-        ]
-        for entry in study.entries
-        if entry.name not in skipped
-    }
-    errors: dict[str, str] = {}
-    chosen = [one for name, several in runs.items() if not only or name in only for one in several]
-    waiting = [one for one in chosen if not is_done(one)]
-    write_results(study, out, runs, errors, skipped, command, device)
-    judges = {
-        name: _classifier(images[name], device, progress)
-        for name in {one.spec.dataset for one in waiting if one.spec.model != "autoencoder"}
-    }
-    jobs = min(jobs, max(len(waiting), 1))
-    if threads is None and jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-    by_key = {one.key: one for one in waiting}
-    with Processes(jobs, threads) as workers, _bar(chosen, progress) as bar:
-        for one in waiting:
-            task = partial(
-                train_and_judge, one, study.snapshots, judges.get(one.spec.dataset), data_root=data_root, device=device
-            )
-            workers.submit(one.key, task)
-        left = len(waiting)
-        while left:
-            for name, error in workers.wait(0.5):
-                left -= 1
-                if error is not None:
-                    errors[by_key[name].name] = f"seed {by_key[name].spec.seed}: {error}"
-                write_results(study, out, runs, errors, skipped, command, device)
-            bar.n = sum(epochs_done(one) for one in chosen)
-            bar.set_postfix_str(f"{len(waiting) - left} of {len(waiting)} models" + (", some failed" if errors else ""))
-    draw(study, out, runs, images)
-    return write_results(study, out, runs, errors, skipped, command, device)
+    state = _Progress(study, out, command, device, _runs(study, out, seeds, images), skipped)
+    chosen = [one for model, several in state.runs.items() if not only or model in only for one in several]
+    with _alone(out):
+        waiting = [one for one in chosen if not one.done]
+        write_results(state)
+        if waiting:
+            judges = {
+                name: features.in_domain_classifier(images[name], device=device, progress=progress).cpu()
+                for name in dict.fromkeys(one.spec.dataset for one in waiting if "samples" in one.missing)
+            }
+            if ray is not None:
+                workers: Workers = RayTasks(ray, jobs, threads or 1, ray_gpus, ray_retries)
+            else:
+                jobs = min(jobs, len(waiting))
+                workers = Processes(jobs, threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None))
+            tasks = {
+                one.name: partial(
+                    train_and_judge,
+                    one,
+                    study.snapshots,
+                    judges.get(one.spec.dataset),
+                    data_root=data_root,
+                    device=device,
+                )
+                for one in waiting
+            }
+            _work(state, workers, tasks, chosen, progress)
+        _draw(state, images)
+        return write_results(state)
 
 
 def train_and_judge(
@@ -144,14 +158,12 @@ def train_and_judge(
     device: str = "auto",
 ) -> None:
     """Trains one model into its folder, or goes on with it, and judges it by each group of metrics that it lacks."""
-    warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # the notes of the studies say so
-    epochs = [epoch for epoch in snapshots if epoch < one.spec.epochs]
-    model, _, images = run_folder.run(
-        one.spec, one.folder, data_root=data_root, device=device, resume=True, snapshots=epochs, progress=False
-    )
-    stored = _groups(one.folder)
-    for group in _wanted(one.spec, judge):
-        if group not in stored:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
+        model, _, images = run_folder.run(
+            one.spec, one.folder, data_root=data_root, device=device, resume=True, snapshots=snapshots, progress=False
+        )
+        for group in one.missing:
             found = evaluate(
                 model,
                 images.test,
@@ -162,18 +174,6 @@ def train_and_judge(
                 device=device,
             )
             run_folder.add_metrics(one.folder, found)
-    files.write(one.folder / "judged", "")
-
-
-def is_done(one: Run) -> bool:
-    """Whether a run folder holds this very run, trained and judged."""
-    return read_spec(one.folder) == one.spec and (one.folder / WEIGHTS).is_file() and (one.folder / "judged").is_file()
-
-
-def epochs_done(one: Run) -> int:
-    """How many epochs a run folder has a checkpoint of."""
-    numbers = [int(path.name.split("-")[1]) for path in (one.folder / "checkpoint").glob("epoch-*.pt")]
-    return min(max(numbers, default=0), one.spec.epochs)
 
 
 def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -190,65 +190,78 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return found
 
 
-# --- what is written -------------------------------------------------------------------------------------------------
-
-
-def write_results(
-    study: Study,
-    out: Path,
-    runs: Mapping[str, Sequence[Run]],
-    errors: Mapping[str, str],
-    skipped: Mapping[str, str],
-    command: str,
-    device: str,
-) -> dict[str, Any]:
+def write_results(state: _Progress) -> dict[str, Any]:
     """`results.csv`, `results.md` and `study.json`, from what the run folders hold."""
-    found = {name: [_metrics(one) for one in several if is_done(one)] for name, several in runs.items()}
-    table = [_row(entry, study.columns, found.get(entry.name, [])) for entry in study.entries]
-    files.write(out / "results.csv", _csv(study.columns, table))
-    files.write(out / "results.md", _markdown(study.columns, table))
-    entries = []
+    study, out, runs = state.study, state.out, state.runs
+    found = {model: [_numbers(one) for one in several if one.done] for model, several in runs.items()}
+    table, entries = [], []
     for entry in study.entries:
         several = runs.get(entry.name, [])
-        complete = bool(several) and all(is_done(one) for one in several)
-        status = "failed" if entry.name in errors else "done" if complete else "pending"
+        spec = several[0].spec if several else entry.spec
+        table.append(results.row(entry, spec, study.columns, found.get(entry.name, [])))
+        complete = bool(several) and len(found[entry.name]) == len(several)
+        status = "failed" if entry.name in state.errors else "done" if complete else "pending"
         entries.append(
             {
                 "name": entry.name,
-                "spec": (several[0].spec if several else entry.spec).to_dict(),
+                "spec": spec.to_dict(),
                 "published": dict(entry.published),
                 "seeds": [one.spec.seed for one in several],
                 "runs": [one.folder.relative_to(out).as_posix() for one in several],
-                "status": "skipped" if entry.name in skipped else status,
-                "error": errors.get(entry.name) or skipped.get(entry.name),
+                "status": "skipped" if entry.name in state.skipped else status,
+                "error": state.errors.get(entry.name) or state.skipped.get(entry.name),
             }
         )
-    figures = [
-        {"file": f"figures/{one.file}", "title": one.title, "caption": one.caption, "alt": one.alt}
-        for one in study.pictures
-        if (out / "figures" / one.file).is_file()
-    ]
-    seconds = {name: sum(map(_seconds, several)) for name, several in runs.items()}
+    seconds = {model: sum(map(_seconds, several)) for model, several in runs.items()}
     stored = {
         "format": 1,
         "name": study.name,
         "title": study.title,
         "document": study.document,
-        "command": command,
+        "command": state.command,
         "columns": list(study.columns),
         "notes": list(study.notes),
         "entries": entries,
-        "figures": figures,
-        "environment": run_folder.environment(device),
+        "figures": [
+            {"file": f"figures/{one.file}", "title": one.title, "caption": one.caption, "alt": one.alt}
+            for one in study.pictures
+            if (out / "figures" / one.file).is_file()
+        ],
+        "environment": run_folder.environment(state.device),
         "seconds": {"training": seconds, "total": sum(seconds.values())},
-        "claims": [verdict for claim in study.claims if (verdict := _verdict(claim, found)) is not None],
+        "claims": [one for claim in study.claims if (one := results.verdict(claim, found)) is not None],
     }
+    files.write(out / "results.csv", results.to_csv(study.columns, table))
+    files.write(out / "results.md", results.to_markdown(study.columns, table))
     files.write_json(out / "study.json", stored)
     return stored
 
 
-def draw(study: Study, out: Path, runs: Mapping[str, Sequence[Run]], images: Mapping[str, Splits]) -> None:
-    """The figures whose models are done."""
+def _check_folder(out: Path, study: Study) -> None:
+    if out.exists() and not out.is_dir():
+        raise checks.fail("out", str(out), "a folder, or a name that is free")
+    stored = read_study(out)
+    if stored is None and out.is_dir() and any(not one.name.startswith(".") for one in out.iterdir()):
+        raise checks.fail("out", str(out), "a new or empty folder, or one of a study")
+    if stored is not None and stored.get("name") != study.name:
+        raise checks.fail("out", str(out), f"a new folder: this one holds the study {stored.get('name')}")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two commands in one folder would train each other's models; the lock of one that was killed is no lock."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise checks.fail("out", str(out), "a folder in which no other study is at work") from error
+        yield
 
 
 def _load(study: Study, data_root: str | os.PathLike[str] | None) -> tuple[dict[str, Splits], dict[str, str]]:
@@ -266,25 +279,94 @@ def _load(study: Study, data_root: str | os.PathLike[str] | None) -> tuple[dict[
     return images, skipped
 
 
-def _classifier(images: Splits, device: str, progress: bool) -> Extractor | None:
-    """The classifier that judges samples of these images; None where they have no labels."""
-    if images.train.labels is None or images.test.labels is None:
-        return None
-    return features.in_domain_classifier(images, device=device, progress=progress).cpu()
+def _runs(study: Study, out: Path, seeds: int, images: Mapping[str, Splits]) -> dict[str, list[Run]]:
+    """The runs of each model whose images are here, by seed."""
+    runs = {}
+    for entry in study.entries:
+        if entry.spec.dataset not in images:
+            continue
+        train, test = images[entry.spec.dataset]
+        labelled = train.labels is not None and test.labels is not None
+        groups = ("bounds", "codes", *(("samples",) if labelled and entry.spec.model != "autoencoder" else ()))
+        runs[entry.name] = [
+            Run(
+                entry.name,
+                replace(entry.spec, seed=seed, image_shape=train.shape),
+                out / "runs" / entry.name / f"seed-{seed}",
+                groups,
+            )
+            for seed in range(entry.spec.seed, entry.spec.seed + seeds)
+        ]
+    return runs
 
 
-def _wanted(spec: Spec, judge: Extractor | None) -> list[str]:
-    return ["bounds", "codes", *(["samples"] if judge is not None and spec.model != "autoencoder" else [])]
+def _work(
+    state: _Progress,
+    workers: Workers,
+    tasks: Mapping[str, partial[None]],
+    chosen: Sequence[Run],
+    progress: bool,
+) -> None:
+    """All tasks, under one bar of epochs."""
+    total = sum(one.spec.epochs for one in chosen)
+    bar = tqdm(total=total, initial=sum(map(_epochs, chosen)), unit="epoch", disable=None if progress else True)
+    models = {one.name: one.model for one in chosen}
+    left = len(tasks)
+    with workers, bar:
+        for name, task in tasks.items():
+            workers.submit(name, task)
+        while left:
+            for name, error in workers.wait(0.5):
+                left -= 1
+                if error is not None:
+                    state.errors[models[name]] = f"{name}: {error}"
+                write_results(state)
+            bar.n = sum(map(_epochs, chosen))
+            failed = f", {len(state.errors)} failed" if state.errors else ""
+            bar.set_postfix_str(f"{len(tasks) - left} of {len(tasks)} runs{failed}")
 
 
-def _groups(folder: Path) -> set[str]:
-    sources = run_folder.read_metrics(folder).get("provenance", {})
-    return {source.get("group") for source in sources.values()}
+def _draw(state: _Progress, images: Mapping[str, Splits]) -> None:
+    """The figures whose models are done, where they are not drawn since."""
+    from pyro_vae import pictures, plots
+
+    for picture in state.study.pictures:
+        runs = [state.runs[model][0] for model in picture.runs if model in state.runs]
+        if len(runs) < len(picture.runs) or not all(one.done for one in runs):
+            continue
+        path = state.out / "figures" / picture.file
+        if path.is_file() and all((one.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for one in runs):
+            continue
+        function = getattr(pictures, picture.function)
+        shown = {one.model: pictures.open_run(one.folder) for one in runs}
+        splits = images[runs[0].spec.dataset] if runs else None
+        options = _options(picture, function, splits, min((one.spec.epochs for one in runs), default=0))
+        plots.save_figure(function(shown, splits and splits.test, **options), path)
 
 
-def _bar(runs: Sequence[Run], progress: bool) -> tqdm:
-    total = sum(one.spec.epochs for one in runs)
-    return tqdm(total=total, initial=sum(map(epochs_done, runs)), unit="epoch", disable=None if progress else True)
+def _options(picture: Picture, function: Any, splits: Splits | None, epochs: int) -> dict[str, Any]:
+    """The options of a picture, and what its function asks for beside the test images."""
+    options = dict(picture.options)
+    asked = inspect.signature(function).parameters
+    if "epochs" in options:  # of a shorter training than the study's
+        options["epochs"] = tuple(sorted({*(one for one in options["epochs"] if one < epochs), epochs}))
+    if splits is not None and "train" in asked:
+        options["train"] = splits.train
+    if splits is not None and "classifier" in asked:
+        options["classifier"] = features.in_domain_classifier(splits)
+    return options
+
+
+def _numbers(one: Run) -> dict[str, float]:
+    """The numbers of `metrics.json`, and the sums that are made of them."""
+    stored = run_folder.read_metrics(one.folder)
+    numbers = {name: value for name, value in stored.items() if isinstance(value, int | float)}
+    return numbers | results.losses(numbers, one.spec)
+
+
+def _epochs(one: Run) -> int:
+    """How many epochs of a run are done."""
+    return min(read_epoch(one.folder / "checkpoint"), one.spec.epochs)
 
 
 def _seconds(one: Run) -> float:
@@ -292,94 +374,4 @@ def _seconds(one: Run) -> float:
     if not path.is_file():
         return 0.0
     with path.open(encoding="utf-8", newline="") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
-
-
-# --- the table -------------------------------------------------------------------------------------------------------
-
-
-def _metrics(one: Run) -> dict[str, float]:
-    """The numbers of `metrics.json`, and the losses that are made of them."""
-    stored = run_folder.read_metrics(one.folder)
-    numbers = {name: value for name, value in stored.items() if isinstance(value, int | float)}
-    return numbers | _losses(numbers, one.spec)
-
-
-def _losses(found: Mapping[str, float], spec: Spec) -> dict[str, float]:
-    """`loss_nats`: reconstruction + beta KL. `squared_error_loss`: the summed squared error + beta KL."""
-    shape = spec.image_shape or (1, 28, 28)
-    kl = 0.0 if spec.model == "autoencoder" else found.get("kl_per_sample")
-    losses = {}
-    if kl is not None and "reconstruction_nats" in found:
-        losses["loss_nats"] = found["reconstruction_nats"] + spec.beta * kl
-    if kl is not None and "mse_per_pixel" in found:
-        losses["squared_error_loss"] = shape[0] * shape[1] * shape[2] * found["mse_per_pixel"] + spec.beta * kl
-    return losses
-
-
-def _row(entry: Entry, columns: Sequence[str], found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean over seeds, standard deviation where there are several, the published number and the difference."""
-    published = _losses(entry.published, entry.spec) | dict(entry.published)
-    row: dict[str, Any] = {"model": entry.name, "seeds": len(found)}
-    for name in columns:
-        values = [one[name] for one in found if name in one]
-        if values:
-            row[name] = statistics.fmean(values)
-        if len(values) > 1:
-            row[f"{name}_sd"] = statistics.stdev(values)
-        if name in published:
-            row[f"{name}_published"] = published[name]
-            if values and name not in BY_ANOTHER_NETWORK:
-                row[f"{name}_difference"] = row[name] - published[name]
-    return row
-
-
-def _csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One row a model; beside each metric what belongs to it, where any model has it."""
-    wanted = [f"{name}{suffix}" for name in columns for suffix in ("", "_sd", "_published", "_difference")]
-    fields = ["model", "seeds", *(name for name in wanted if any(name in row for row in table))]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return buffer.getvalue()
-
-
-def _markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One row a model: mean ± standard deviation (published)."""
-    lines = ["| " + " | ".join(["model", *columns]) + " |", "|" + "---|" * (len(columns) + 1)]
-    for row in table:
-        lines.append("| " + " | ".join([row["model"], *(_cell(row, name) for name in columns)]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    if name not in row and f"{name}_published" not in row:
-        return ""
-    text = f"{row[name]:.4g}" if name in row else "-"
-    if f"{name}_sd" in row:
-        text += f" ± {row[f'{name}_sd']:.2g}"
-    return text + (f" ({row[f'{name}_published']:.4g})" if f"{name}_published" in row else "")
-
-
-def _verdict(claim: Claim, found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any] | None:
-    """Whether the metric rises from model to model, in the mean and in how many seeds; None before all are done."""
-    columns = [[one[claim.metric] for one in found.get(name, []) if claim.metric in one] for name in claim.rising]
-    if not all(columns):
-        return None
-    means = [statistics.fmean(column) for column in columns]
-    seeds = list(zip(*columns, strict=False))
-    return {
-        "text": claim.text,
-        "metric": claim.metric,
-        "rising": list(claim.rising),
-        "means": means,
-        "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
-        "holds": _rises(means),
-        "seeds": len(seeds),
-        "seeds_holding": sum(map(_rises, seeds)),
-    }
-
-
-def _rises(values: Sequence[float]) -> bool:
-    return all(before < after for before, after in itertools.pairwise(values))
+        return sum(float(epoch["seconds"]) for epoch in csv.DictReader(file))

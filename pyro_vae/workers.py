@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, on this machine; one that dies takes no other with it."""
+"""Tasks in processes of their own, on this machine or on a Ray cluster; one that dies takes no other with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from pyro_vae import checks
 
 Task = Callable[[], None]
 
@@ -21,6 +23,22 @@ class Done(NamedTuple):
 
     name: str
     error: str | None
+
+
+class Workers(Protocol):
+    """Where tasks run: a context that stops what still runs when it is left."""
+
+    def __enter__(self) -> Any:
+        """Ready for tasks."""
+
+    def __exit__(self, *_: Any) -> None:
+        """Stops what still runs."""
+
+    def submit(self, name: str, task: Task) -> None:
+        """Queues a task, which must be picklable."""
+
+    def wait(self, timeout_seconds: float) -> list[Done]:
+        """What ended within the time."""
 
 
 class Processes:
@@ -83,6 +101,69 @@ class Processes:
             process.join()
             receiver.close()
         self.running.clear()
+
+
+class RayTasks:
+    """Runs tasks on a Ray cluster; Ray starts a task again, elsewhere, whose worker is lost.
+
+    Args:
+        address: of a cluster that runs, or `local` for one that is started here, for `jobs` tasks at a time.
+        jobs: see `address`.
+        threads: of torch in each task, and cores that Ray reserves for it.
+        gpus: GPUs, or a fraction of one, for each task.
+        retries: how often a task is started again.
+    """
+
+    def __init__(self, address: str, jobs: int = 1, threads: int = 1, gpus: float = 0.0, retries: int = 3) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise checks.fail("ray", address, "the package ray to be installed: pip install 'pyro_vae[ray]'") from error
+        self.ray = ray
+        self.address = address
+        self.jobs = jobs
+        self.threads = threads
+        self.options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": retries}
+        self.running: dict[Any, str] = {}
+
+    def submit(self, name: str, task: Task) -> None:
+        """Queues a task; Ray pickles it."""
+        remote = self.ray.remote(**self.options)(_run_on_ray)
+        self.running[remote.remote(task, self.threads, os.getcwd())] = name
+
+    def wait(self, timeout_seconds: float) -> list[Done]:
+        """What ended within the time."""
+        ended, _ = self.ray.wait(list(self.running), timeout=timeout_seconds)
+        return [self._finish(one) for one in ended]
+
+    def _finish(self, one: Any) -> Done:
+        name = self.running.pop(one)
+        try:
+            return Done(name, self.ray.get(one))
+        except self.ray.exceptions.RayError as error:
+            return Done(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+    def __enter__(self) -> RayTasks:
+        local = {"num_cpus": self.jobs * self.threads, "include_dashboard": False}
+        try:
+            self.ray.init(**(local if self.address == "local" else {"address": self.address}), logging_level="warning")
+        except (ConnectionError, ValueError) as error:
+            raise checks.fail("ray", self.address, f"local, or the address of a cluster that runs ({error})") from error
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for one in self.running:
+            self.ray.cancel(one, force=True)
+        self.running.clear()
+        self.ray.shutdown()
+
+
+def _run_on_ray(task: Task, threads: int, folder: str) -> str | None:
+    import torch
+
+    os.chdir(folder)  # relative paths are those of the one who asked
+    torch.set_num_threads(threads)
+    return outcome(task)
 
 
 def _run(task: Task, threads: int | None, sender: Connection) -> None:

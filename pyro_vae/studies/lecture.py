@@ -27,7 +27,7 @@ STUDY = Study(
     document="Gardos, “Variational Autoencoders”, DS542 lecture, Boston University, 2025",
     entries=(
         Entry("linear_z2", replace(LINEAR, latent_dim=2)),
-        Entry("linear_z8", replace(LINEAR, latent_dim=8)),
+        Entry("linear_z6", replace(LINEAR, latent_dim=6)),
         Entry("autoencoder", replace(GAUSSIAN, model="autoencoder")),
         Entry("vae", GAUSSIAN),
         Entry("c0.005", replace(GAUSSIAN, variance=0.005)),
@@ -51,7 +51,7 @@ STUDY = Study(
         Picture(
             "linear.png",
             "linear_autoencoders",
-            ("linear_z2", "linear_z8"),
+            ("linear_z2", "linear_z6"),
             title="Linear autoencoders and PCA",
             caption="Principal components, the nearest directions of each decoder, and the angles between the spaces.",
             alt="Rows of component images, and curves of principal angles and of squared errors.",
