@@ -28,12 +28,13 @@ def losses(found: Numbers, spec: Spec) -> dict[str, float]:
     >>> losses({"mse_per_pixel": 0.25, "kl_per_sample": 2.0}, Spec(image_shape=(1, 8, 8), beta=0.5))
     {'squared_error_loss': 17.0}
     """
-    kl = 0.0 if spec.model == "autoencoder" else found.get("kl_per_sample")
+    kl = found.get("kl_per_sample")
+    weighted = 0.0 if spec.model == "autoencoder" or spec.beta == 0 else None if kl is None else spec.beta * kl
     sums = {}
-    if kl is not None and "reconstruction_nats" in found:
-        sums["loss_nats"] = found["reconstruction_nats"] + spec.beta * kl
-    if kl is not None and "mse_per_pixel" in found and spec.image_shape is not None:
-        sums["squared_error_loss"] = math.prod(spec.image_shape) * found["mse_per_pixel"] + spec.beta * kl
+    if weighted is not None and "reconstruction_nats" in found:
+        sums["loss_nats"] = found["reconstruction_nats"] + weighted
+    if weighted is not None and "mse_per_pixel" in found and spec.image_shape is not None:
+        sums["squared_error_loss"] = math.prod(spec.image_shape) * found["mse_per_pixel"] + weighted
     return sums
 
 
@@ -87,14 +88,16 @@ def _cell(values: Mapping[str, Any], name: str) -> str:
 
 def verdict(claim: Claim, found: Mapping[str, Sequence[Numbers]]) -> dict[str, Any] | None:
     """Whether the metric rises from model to model, in the mean and in how many seeds; None before all are done."""
-    columns = [[one[claim.metric] for one in found.get(name, []) if claim.metric in one] for name in claim.rising]
+    metrics = [claim.metric] * len(claim.rising) if isinstance(claim.metric, str) else claim.metric
+    pairs = zip(metrics, claim.rising, strict=True)
+    columns = [[one[metric] for one in found.get(name, []) if metric in one] for metric, name in pairs]
     if not all(columns):
         return None
     means = [statistics.fmean(column) for column in columns]
     seeds = list(zip(*columns, strict=False))
     return {
         "text": claim.text,
-        "metric": claim.metric,
+        "metric": claim.metric if isinstance(claim.metric, str) else " < ".join(claim.metric),
         "rising": list(claim.rising),
         "means": means,
         "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],

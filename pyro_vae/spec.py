@@ -13,12 +13,13 @@ from pyro_vae import checks
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 BINARIZATIONS = ("none", "static", "dynamic", "threshold")
-MODELS = ("vae", "autoencoder")
+MODELS = ("vae", "autoencoder", "vae-prior-at-start")
 NETWORKS = ("mlp", "conv")
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
 LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learned", "gaussian-linear")
 PRIORS = ("standard-normal", "laplace", "uniform")
 POSTERIORS = ("normal", "planar", "conditional-planar", "laplace", "uniform")
+FLOWS = ("planar", "conditional-planar")
 CLOSED_FORM_KL = (("normal", "standard-normal"), ("laplace", "laplace"), ("uniform", "uniform"))
 OBJECTIVES = ("elbo", "mean-field", "iwae")
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
@@ -112,8 +113,10 @@ class Spec:
         checks.one_of("precision", self.precision, PRECISIONS)
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
-        if self.model != "vae":
+        if self.model == "autoencoder":
             return
+        if self.model == "vae-prior-at-start" and self.posterior not in FLOWS:
+            raise checks.fail("posterior", self.posterior, f"a flow, {' or '.join(FLOWS)}, for this model")
         if self.prior == "uniform" and self.posterior != "uniform":
             raise checks.fail(
                 "posterior", self.posterior, "uniform: the KL of any other to a uniform prior is infinite"

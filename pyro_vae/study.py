@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import os
@@ -22,6 +21,7 @@ from pyro_vae.data import Splits, load_data
 from pyro_vae.evaluation import Extractor, evaluate, features
 from pyro_vae.spec import Spec, read_spec
 from pyro_vae.studies import Picture, Study
+from pyro_vae.training import History
 from pyro_vae.workers import Processes, RayTasks, Workers
 
 
@@ -361,7 +361,16 @@ def _numbers(one: Run) -> dict[str, float]:
     """The numbers of `metrics.json`, and the sums that are made of them."""
     stored = run_folder.read_metrics(one.folder)
     numbers = {name: value for name, value in stored.items() if isinstance(value, int | float)}
-    return numbers | results.losses(numbers, one.spec)
+    return numbers | results.losses(numbers, one.spec) | _shares(one)
+
+
+def _shares(one: Run) -> dict[str, float]:
+    """beta KL over the training loss, in the first epoch and in the last."""
+    epochs = History.from_csv(one.folder / "history.csv").epochs
+    if one.spec.model == "autoencoder":
+        return {}
+    ends = {"kl_share_first_epoch": epochs[0], "kl_share_last_epoch": epochs[-1]}
+    return {name: end.beta * end.train_kl_nats / end.train_loss_nats for name, end in ends.items()}
 
 
 def _epochs(one: Run) -> int:
@@ -373,5 +382,4 @@ def _seconds(one: Run) -> float:
     path = one.folder / "history.csv"
     if not path.is_file():
         return 0.0
-    with path.open(encoding="utf-8", newline="") as file:
-        return sum(float(epoch["seconds"]) for epoch in csv.DictReader(file))
+    return sum(History.from_csv(path).column("seconds"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -119,7 +120,7 @@ class RayTasks:
             import ray
         except ImportError as error:
             raise checks.fail("ray", address, "the package ray to be installed: pip install 'pyro_vae[ray]'") from error
-        self.ray = ray
+        self.ray: Any = ray
         self.address = address
         self.jobs = jobs
         self.threads = threads
@@ -146,7 +147,8 @@ class RayTasks:
     def __enter__(self) -> RayTasks:
         local = {"num_cpus": self.jobs * self.threads, "include_dashboard": False}
         try:
-            self.ray.init(**(local if self.address == "local" else {"address": self.address}), logging_level="warning")
+            where = local if self.address == "local" else {"address": self.address}
+            self.ray.init(**where, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise checks.fail("ray", self.address, f"local, or the address of a cluster that runs ({error})") from error
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -203,7 +204,10 @@ def evaluate(
     provenance: dict[str, dict[str, Any]] = {}
 
     def add(group: str, found: dict[str, Any], more: dict[str, Any]) -> None:
-        found = {name: value for name, value in found.items() if value is not None}
+        lost = [name for name, one in found.items() if isinstance(one, float) and not math.isfinite(one)]
+        found = {name: value for name, value in found.items() if value is not None and name not in lost}
+        if lost:  # of a posterior without width, for instance, as beta = 0 gives: its KL is infinite
+            more = more | {"not_finite": lost}
         values.update(found)
         provenance.update(dict.fromkeys(found, source | {"group": group} | more))
 

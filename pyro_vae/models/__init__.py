@@ -7,6 +7,7 @@ from torch import nn
 
 from pyro_vae import checks, likelihoods, networks, posteriors, priors
 from pyro_vae.models.autoencoder import Autoencoder
+from pyro_vae.models.prior_at_start import PriorAtStart
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
@@ -45,7 +46,7 @@ def build(spec: Spec) -> Model:
         raise checks.fail("image_shape", None, f"(channels, height, width) of the images of {spec.dataset}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
-        model: Model = _vae(spec, shape) if spec.model == "vae" else _autoencoder(spec, shape)
+        model: Model = _autoencoder(spec, shape) if spec.model == "autoencoder" else _vae(spec, shape)
     model.spec = spec
     return model
 
@@ -60,7 +61,8 @@ def with_prior(model: Model) -> VAE:
 def _vae(spec: Spec, shape: tuple[int, ...]) -> VAE:
     posterior = _posterior(spec)
     encoder, decoder = _networks(spec, shape, posterior.num_parameters)
-    return VAE(encoder, decoder, _PRIORS[spec.prior](spec.latent_dim), _likelihood(spec), posterior)
+    kind = PriorAtStart if spec.model == "vae-prior-at-start" else VAE
+    return kind(encoder, decoder, _PRIORS[spec.prior](spec.latent_dim), _likelihood(spec), posterior)
 
 
 def _autoencoder(spec: Spec, shape: tuple[int, ...]) -> Autoencoder:

@@ -84,11 +84,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a document that an order of numbers decides: `metric` rises strictly from model to model."""
+    """A sentence of a document that an order of numbers decides: `metric` rises strictly from model to model.
+
+    `metric` is one for all, or one for each of `rising`. Beside those of a table there are `kl_share_first_epoch` and
+    `kl_share_last_epoch`, beta KL over the training loss.
+    """
 
     text: str
-    metric: str
+    metric: str | tuple[str, ...]
     rising: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) and len(self.metric) != len(self.rising):
+            raise checks.fail("metric", self.metric, f"one, or {len(self.rising)}, for the claim {self.text!r}")
 
 
 @dataclass(frozen=True)
@@ -210,5 +218,7 @@ def _from_toml(path: Path) -> Study:
         entries.append(Entry(name, Spec.from_dict(common | fields), published))
     more = {name: found[name] for name in ("document",) if name in found}
     if "columns" in found:
+        if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):
+            raise checks.fail("columns", found["columns"], "a list of names of metrics")
         more["columns"] = tuple(found["columns"])
     return Study(name=path.stem, title=str(found.get("title", path.stem)), entries=tuple(entries), **more)

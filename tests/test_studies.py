@@ -1,0 +1,111 @@
+"""Studies as files: Python, TOML, and what is wrong with them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pyro_vae.checks import InputError
+from pyro_vae.spec import Spec
+from pyro_vae.studies import Claim, Entry, Picture, Study, named
+
+
+def test_a_python_file_with_a_list(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from pyro_vae import Spec\nSPECS = [Spec(latent_dim=d, beta=b) for d in (2, 3) for b in (1, 4)]\n")
+    one = named(str(path))
+    assert one.name == one.title == "mine"
+    assert [entry.name for entry in one.entries] == [
+        "latent_dim=2-beta=1.0",
+        "latent_dim=2-beta=4.0",
+        "latent_dim=3-beta=1.0",
+        "latent_dim=3-beta=4.0",
+    ]
+    path.write_text("from pyro_vae import Spec\nTITLE = 'Two'\nSPECS = {'a': Spec(), 'b': Spec(beta=2)}\n")
+    assert [(entry.name, entry.spec.beta) for entry in named(str(path)).entries] == [("a", 1.0), ("b", 2.0)]
+    assert named(str(path)).title == "Two"
+    path.write_text(
+        "from pyro_vae import Spec\nfrom pyro_vae.studies import Entry, Study\n"
+        "STUDY = Study('own', 'Own', (Entry('a', Spec(), {'elbo_nats': -3}),))\n"
+    )
+    assert named(str(path)).entries[0].published == {"elbo_nats": -3}
+
+
+def test_a_toml_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "How many?"\ndocument = "Me"\ncolumns = ["elbo_nats"]\n[common]\nhidden = [8]\n[models.two]\n'
+        "latent_dim = 2\n[models.ten]\nlatent_dim = 10\npublished = {elbo_nats = -20.5}\n"
+    )
+    one = named(str(path))
+    assert (one.name, one.title, one.document, one.columns) == ("mine", "How many?", "Me", ("elbo_nats",))
+    assert one.entries[0] == Entry("two", Spec(latent_dim=2, hidden=(8,)))
+    assert one.entries[1].published == {"elbo_nats": -20.5}
+
+
+def test_other_images_have_no_published_numbers():
+    one = Study("a", "A", (Entry("b", Spec(dataset="mnist"), {"elbo_nats": -1.0}),))
+    assert one.adapted(epochs=2).entries[0].spec.epochs == 2
+    assert one.adapted(epochs=2).entries[0].published == {"elbo_nats": -1.0}
+    assert one.adapted(dataset="digits").entries[0].published == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("fashoin-14", None, "study: given 'fashoin-14', .*did you mean 'fashion-14'"),
+        ("none.py", None, "expected an existing .py or .toml file"),
+        ("a.py", "SPECS = [1]", "a list or dictionary of Specs named SPECS"),
+        ("a.py", "x = 1", "a list or dictionary of Specs named SPECS"),
+        ("a.py", "SPECS = []", "a list or dictionary of Specs named SPECS"),
+        ("a.py", "SPECS = {'a': 1}", "a Spec for the model a"),
+        ("a.py", "1/0", "a Python file that runs .ZeroDivisionError"),
+        ("a.py", "from pyro_vae import Spec\nSPECS = [Spec(beta=-1)]", "beta: given -1"),
+        ("a.py", "from pyro_vae import Spec\nSPECS = [Spec(), Spec()]", "Specs of which no two are the same"),
+        (
+            "a.py",
+            "from pyro_vae import Spec\nSPECS = {'../a': Spec()}",
+            "model: given '../a', expected a name of letters",
+        ),
+        ("a.toml", "title = ", "a TOML file"),
+        ("a.toml", "titel = 'x'", "did you mean 'title'"),
+        ("a.toml", "title = 'x'", r"a table \[models.NAME\] for each model"),
+        ("a.toml", "[models]", "at least one model"),
+        ("a.toml", "[models]\na = 1", r"a table \[models.NAME\]"),
+        ("a.toml", "common = 1\n[models.a]", r"a table \[models.NAME\]"),
+        ("a.toml", "[models.a]\nlatent_dims = 2", "did you mean 'latent_dim'"),
+        ("a.toml", "[models.a]\nlatent_dim = 0", "latent_dim: given 0"),
+        ("a.toml", "[models.a]\npublished = 1", "published of a: given 1"),
+        ("a.toml", "[models.a]\npublished = {x = 'y'}", "published x: given 'y', expected a number"),
+        ("a.toml", "columns = 'x'\n[models.a]", "columns: given 'x', expected a list of names"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+        name = str(tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        named(name)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"entries": (Entry("a", Spec()), Entry("a", Spec()))}, "model: given 'a', expected a name that no other"),
+        ({"pictures": (Picture("x.png", "samples", ("c",)),)}, "picture x.png: given 'c'"),
+        ({"claims": (Claim("C", "elbo_nats", ("c",)),)}, "claim 'C': given 'c'"),
+    ],
+)
+def test_bad_studies_are_named(more, message):
+    with pytest.raises(InputError, match=message):
+        Study(**({"name": "s", "title": "S", "entries": (Entry("a", Spec()),)} | more))
+
+
+def test_a_claim_has_a_metric_for_each_of_its_models():
+    with pytest.raises(InputError, match="metric: given .*expected one, or 3"):
+        Claim("C", ("elbo_nats", "kl_per_sample"), ("a", "b", "c"))
+
+
+def test_needs_no_torch():
+    code = "import sys; from pyro_vae.studies import *; list(map(named, NAMES)); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

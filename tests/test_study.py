@@ -1,0 +1,337 @@
+"""Studies: skipping, going on, failing, processes and Ray; all with tiny models of the embedded digits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from pyro_vae import Spec, studies
+from pyro_vae.checks import InputError
+from pyro_vae.run_folder import open_model
+from pyro_vae.spec import read_spec
+from pyro_vae.studies import Claim, Entry, Picture, Study
+from pyro_vae.study import read_study, run_study
+
+SPEC = Spec(latent_dim=2, hidden=(16,), epochs=3, binarization="threshold", batch_size=64)
+QUIET = {"progress": False, "device": "cpu", "threads": 1}
+
+
+def study(*entries, **more):
+    return Study("tiny", "A tiny study", tuple(entries) or (Entry("two", SPEC),), **more)
+
+
+def table(folder):
+    return (folder / "results.csv").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _shared_cache(tmp_path_factory, monkeypatch):
+    """The classifier of digits is trained once for all tests, and the processes of workers find it."""
+    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study left alone: two VAEs and an autoencoder, a picture over epochs, and a claim."""
+    folder = tmp_path_factory.mktemp("study") / "whole"
+    run_study(GRID, folder, command="pyro-vae study tiny", **QUIET)
+    return folder
+
+
+GRID = study(
+    Entry("two", SPEC, {"kl_per_sample": 1.0, "reconstruction_nats": 40.0, "frechet": 5.0}),
+    Entry("ten", replace(SPEC, latent_dim=10)),
+    Entry("autoencoder", replace(SPEC, model="autoencoder")),
+    snapshots=(1, 2),
+    pictures=(
+        Picture("codes.png", "latent_spaces_by_epoch", ("two",), {"epochs": (1, 2, 20)}, "Codes", "Below", "A scatter"),
+        Picture("pca.png", "pca_example", ()),
+        Picture("confidence.png", "confidence_by_epoch", ("two",), {"n": 50}),
+    ),
+    claims=(
+        Claim("The autoencoder reconstructs better", "reconstruction_nats", ("autoencoder", "two")),
+        Claim("It does not", "reconstruction_nats", ("two", "autoencoder")),
+        Claim("The share rises", ("kl_share_first_epoch", "kl_share_last_epoch"), ("two", "two")),
+    ),
+)
+
+
+def test_a_study_folder_holds_runs_tables_and_figures(whole):
+    stored = read_study(whole)
+    assert stored["format"] == 1
+    assert [one["status"] for one in stored["entries"]] == ["done"] * 3
+    assert stored["entries"][0]["runs"] == ["runs/two/seed-0"]
+    assert stored["figures"][0] == {
+        "file": "figures/codes.png",
+        "title": "Codes",
+        "caption": "Below",
+        "alt": "A scatter",
+    }
+    assert len(stored["figures"]) == 3
+    assert all((whole / one["file"]).stat().st_size > 1000 for one in stored["figures"])
+    assert [one["holds"] for one in stored["claims"][:2]] == [True, False]
+    assert stored["command"] == "pyro-vae study tiny"
+    assert stored["seconds"]["total"] == pytest.approx(sum(stored["seconds"]["training"].values()))
+    assert read_spec(whole / "runs" / "two" / "seed-0") == replace(SPEC, image_shape=(1, 8, 8))
+    assert {path.name for path in (whole / "runs" / "two" / "seed-0" / "snapshots").iterdir()} == {
+        "epoch-00001.safetensors",
+        "epoch-00002.safetensors",
+    }
+    open_model(whole / "runs" / "ten" / "seed-0")
+
+
+def test_the_table_has_published_numbers_and_differences(whole):
+    lines = [line.split(",") for line in (whole / "results.csv").read_text().splitlines()]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    two = {name: float(text) for name, text in rows[0].items() if text and name != "model"}
+    found = json.loads((whole / "runs" / "two" / "seed-0" / "metrics.json").read_text())
+    assert two["kl_per_sample"] == found["kl_per_sample"]
+    assert two["kl_per_sample_difference"] == pytest.approx(found["kl_per_sample"] - 1)
+    assert two["loss_nats_published"] == 41.0
+    assert two["loss_nats"] == pytest.approx(found["kl_per_sample"] + found["reconstruction_nats"])
+    assert two["frechet_published"] == 5.0
+    assert "frechet_difference" not in rows[0]  # of another network
+    assert not any(name.endswith("_sd") for name in lines[0])  # one seed
+    assert rows[2]["kl_per_sample"] == ""  # an autoencoder has none
+    assert (whole / "results.md").read_text().count("\n") == 5
+
+
+def test_what_is_done_is_not_done_again(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.parent.name != "whole"}
+    table_before = table(whole)
+    run_study(GRID, whole, **QUIET)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+    assert table(whole) == table_before
+
+
+def test_two_jobs_give_the_same_table(whole, tmp_path):
+    run_study(GRID, tmp_path / "jobs", jobs=2, **QUIET)
+    assert table(tmp_path / "jobs") == table(whole)
+
+
+def test_only_some_models_and_then_the_others(whole, tmp_path):
+    stored = run_study(GRID, tmp_path / "parts", only=["ten"], **QUIET)
+    assert [one["status"] for one in stored["entries"]] == ["pending", "done", "pending"]
+    assert stored["claims"] == []
+    stored = run_study(GRID, tmp_path / "parts", **QUIET)
+    assert [one["status"] for one in stored["entries"]] == ["done"] * 3
+    assert table(tmp_path / "parts") == table(whole)
+
+
+def test_seeds_give_means_and_deviations(tmp_path):
+    stored = run_study(study(), tmp_path / "study", seeds=2, **QUIET)
+    assert stored["entries"][0]["seeds"] == [0, 1]
+    values = [
+        json.loads((tmp_path / "study" / "runs" / "two" / f"seed-{seed}" / "metrics.json").read_text())["kl_per_sample"]
+        for seed in (0, 1)
+    ]
+    header, row = [line.split(",") for line in table(tmp_path / "study").decode().splitlines()]
+    found = dict(zip(header, row, strict=True))
+    assert float(found["kl_per_sample"]) == pytest.approx(sum(values) / 2)
+    assert float(found["kl_per_sample_sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "±" in (tmp_path / "study" / "results.md").read_text()
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tmp_path):
+    grid = study(
+        Entry("bad", replace(SPEC, lr=1e30)),
+        Entry("two", SPEC),
+        Entry("elsewhere", replace(SPEC, dataset="cifar10"), optional=True),
+    )
+    stored = run_study(grid, tmp_path / "study", data_root=tmp_path, **QUIET)
+    assert [one["status"] for one in stored["entries"]] == ["failed", "done", "skipped"]
+    assert "FloatingPointError" in stored["entries"][0]["error"]
+    assert "try a smaller lr" in stored["entries"][0]["error"]
+    assert "CIFAR-10" in stored["entries"][2]["error"]
+    with pytest.raises(InputError, match="CIFAR-10"):
+        run_study(
+            study(Entry("elsewhere", replace(SPEC, dataset="cifar10"))), tmp_path / "other", data_root=tmp_path, **QUIET
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def test_beta_0_has_no_kl_and_still_a_row(tmp_path):
+    long = replace(SPEC, beta=0.0, epochs=1)
+    stored = run_study(study(Entry("beta0", long)), tmp_path / "study", **QUIET)
+    assert stored["entries"][0]["status"] == "done"
+    assert "loss_nats" in table(tmp_path / "study").decode()
+
+
+def test_longer_training_goes_on(tmp_path):
+    run_study(study(), tmp_path / "study", **QUIET)
+    run_study(study().adapted(epochs=5), tmp_path / "study", **QUIET)
+    run_study(study().adapted(epochs=5), tmp_path / "whole", **QUIET)
+    assert table(tmp_path / "study") == table(tmp_path / "whole")
+
+
+COMMAND = """
+import sys
+from pyro_vae import Spec
+from pyro_vae.studies import Entry, Study
+from pyro_vae.study import run_study
+spec = Spec(latent_dim=2, hidden=(16,), epochs=25, binarization="threshold", batch_size=16)
+grid = Study("tiny", "Tiny", tuple(Entry(f"seed{n}", Spec(**(vars(spec) | {"seed": n}))) for n in range(3)))
+if __name__ == "__main__":
+    run_study(grid, sys.argv[1], device="cpu", threads=1, progress=False)
+"""
+
+
+def test_killed_three_times_it_ends_with_the_table_of_one_left_alone(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(COMMAND)
+
+    def started(folder):
+        return subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE)
+
+    alone = started(tmp_path / "alone")
+    assert alone.wait() == 0
+    alone.stderr.close()
+    moments = random.Random(0)  # noqa: S311 (no secret)
+    for number in range(3):
+        process = started(tmp_path / "killed")
+        wanted = 3 + 20 * number + moments.randrange(10)  # epochs after which it is killed, in whatever it does then
+        while process.poll() is None and epochs_done(tmp_path / "killed") < wanted:
+            time.sleep(0.001)
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        assert not any("samples" in one for one in (tmp_path / "killed").rglob("seed2/seed-2/metrics.json"))
+    last = started(tmp_path / "killed")
+    errors = last.communicate()[1]
+    assert last.returncode == 0, errors
+    assert table(tmp_path / "killed") == table(tmp_path / "alone")
+
+
+def epochs_done(folder):
+    """Of all runs of a study, from the names of their checkpoints."""
+    newest = {}
+    for path in folder.glob("runs/*/*/checkpoint/epoch-*.pt"):
+        newest[path.parent] = max(newest.get(path.parent, 0), int(path.name.split("-")[1]))
+    return sum(newest.values())
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path):
+    fcntl = pytest.importorskip("fcntl", reason="folders are locked where there is fcntl")
+    (tmp_path / "study").mkdir()
+    with (tmp_path / "study" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="no other study is at work"):
+            run_study(study(), tmp_path / "study", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "seeds: given 0"),
+        ({"jobs": 0}, "jobs: given 0"),
+        ({"threads": 0}, "threads: given 0"),
+        ({"only": ["tow"]}, "only: given 'tow', .*did you mean 'two'"),
+        ({"ray_gpus": -1.0}, "ray_gpus: given -1.0"),
+        ({"ray_retries": -1}, "ray_retries: given -1"),
+        ({"out": "file"}, "out: given .*expected a folder, or a name that is free"),
+        ({"out": "full"}, "a new or empty folder, or one of a study"),
+        ({"out": "other"}, "this one holds the study another"),
+        ({"out": "damaged"}, "a JSON object"),
+        ({"out": "listed"}, "a JSON object"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, arguments, message):
+    (tmp_path / "file").touch()
+    for name, text in {"other": '{"name": "another"}', "damaged": "{", "listed": "[]"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(text)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        run_study(study(), **({"out": "new", **QUIET} | arguments | {"out": tmp_path / arguments.get("out", "new")}))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_grids_are_whole():
+    from pyro_vae import pictures
+
+    for name in studies.NAMES:
+        one = studies.named(name)
+        assert one.name == name
+        assert len({picture.file for picture in one.pictures}) == len(one.pictures)
+        for picture in one.pictures:
+            assert callable(getattr(pictures, picture.function))
+            assert picture.title
+            assert picture.caption
+            assert picture.alt
+    fashion = studies.named("fashion-14")
+    assert len([entry for entry in fashion.entries if entry.published]) == 14
+    assert all(entry.spec.beta_warmup > 0 for entry in fashion.entries)
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_table_and_goes_on_where_a_worker_is_lost(whole, tmp_path, monkeypatch):
+    """Two workers on a real local Ray; one is killed in the middle of its training, and its model resumes."""
+    pytest.importorskip("ray", reason="ray is an extra")
+    from pyro_vae.workers import RayTasks
+
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    longer = replace(SPEC, epochs=60, batch_size=16)
+    grid = study(*(Entry(f"seed{n}", replace(longer, seed=n)) for n in range(2)))
+    folder, killed = tmp_path / "ray", []
+    original = RayTasks.wait
+
+    def wait(self, timeout_seconds):
+        if not killed and epochs_done(folder) >= 10:
+            mine = [
+                pid for pid in workers_of(os.getpid()) if "train" in (cmdline(pid)) or "_run_on_ray" in cmdline(pid)
+            ]
+            os.kill(mine[0], signal.SIGKILL)
+            killed.append(mine[0])
+        return original(self, 0.05)
+
+    monkeypatch.setattr(RayTasks, "wait", wait)
+    stored = run_study(grid, folder, jobs=2, ray="local", **QUIET)
+    assert killed
+    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    run_study(grid, tmp_path / "local", jobs=2, **QUIET)
+    assert table(folder) == table(tmp_path / "local")
+
+
+def cmdline(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def workers_of(pid):
+    """All processes below a process."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    parents.setdefault(int(file.read().rsplit(")", 1)[1].split()[1]), []).append(int(name))
+            except OSError:
+                continue
+    found, left = [], [pid]
+    while left:
+        children = parents.get(left.pop(), [])
+        found += children
+        left += children
+    return found
+
+
+def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"ray: given 'local', expected the package ray .*pyro_vae\[ray\]"):
+        run_study(study(), tmp_path / "study", ray="local", **QUIET)
