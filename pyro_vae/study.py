@@ -42,12 +42,18 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the folder holds this very run, trained and judged."""
-        trained = read_spec(self.folder) == self.spec and (self.folder / WEIGHTS).is_file()
-        return trained and not self.missing
+        return self.trained and not self.missing
+
+    @property
+    def trained(self) -> bool:
+        """Whether the folder holds the weights of this very run, and not of a shorter one."""
+        return read_spec(self.folder) == self.spec and (self.folder / WEIGHTS).is_file()
 
     @property
     def missing(self) -> list[str]:
         """Groups of metrics that it has not been judged by."""
+        if not self.trained:
+            return list(self.groups)
         sources = run_folder.read_metrics(self.folder).get("provenance", {})
         stored = {source.get("group") for source in sources.values()}
         return [group for group in self.groups if group not in stored]

@@ -185,7 +185,8 @@ def outcome(task: Task) -> str | None:
     try:
         task()
     except Exception as error:
-        print(traceback.format_exc(), file=sys.stderr)
+        if not isinstance(error, checks.InputError | FloatingPointError):  # whose message says it all
+            print(traceback.format_exc(), file=sys.stderr)
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 

@@ -17,7 +17,9 @@ from pyro_vae import __version__, demo, files
 from pyro_vae.cli import main
 from pyro_vae.evaluation import metrics
 from pyro_vae.spec import SPEC_FIELDS
+from pyro_vae.studies import NAMES
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.workers import Processes
 
 TRAIN = [
     "train",
@@ -161,6 +163,65 @@ def test_a_handful_of_images_is_enough(tmp_path, capsys):
     assert len(notes) == 1
 
 
+MINE = """title = "Mine"
+[common]
+hidden = [8]
+epochs = 1
+binarization = "threshold"
+[models.a]
+latent_dim = 2
+published = {elbo_nats = -30.0}
+[models.b]
+model = "autoencoder"
+"""
+
+
+def test_study(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text(MINE)
+    out = tmp_path / "study"
+    command = ["study", str(tmp_path / "mine.toml"), "--out", str(out), "--device", "cpu"]
+    assert main([*command, "--only", "b", "--epochs", "2"]) == 0
+    assert json.loads((out / "study.json").read_text())["entries"][1]["spec"]["epochs"] == 2
+    assert main([*command, "--epochs", "2", "--jobs", "2", "--seeds", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "| a |" in shown
+    assert "(-30)" in shown
+    assert "±" in shown
+    stored = json.loads((out / "study.json").read_text())
+    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    assert stored["command"].endswith(f"--out {out} --epochs=2 --seeds=2")
+    assert main(["report", str(out)]) == 0
+
+
+def test_a_study_tells_of_failures_at_the_end(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text(MINE + "[models.bad]\nlr = 1e30\n")
+    assert main(["study", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "study"), "--quiet"]) == 1
+    assert "pyro-vae: bad failed: bad, seed 0: FloatingPointError" in capsys.readouterr().err.splitlines()[-1]
+    stored = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert [one["status"] for one in stored["entries"]] == ["done", "done", "failed"]
+
+
+def test_a_study_that_is_stopped_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.toml").write_text(MINE)
+    command = ["study", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "study"), "--quiet", "--only", "b"]
+
+    def stopped(self, timeout_seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "wait", stopped)
+        assert main(command) == 1
+    assert capsys.readouterr().err == "pyro-vae: stopped; what was done is kept, and the same command goes on with it\n"
+    assert main(command) == 0
+
+
+def test_studies_are_listed_with_their_cost(capsys):
+    assert main(["study", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(NAMES)
+    assert all("models; " in line for line in lines)
+
+
 def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*TRAIN, "--model", "autoencoder", "--epochs", "1", "--out", str(folder)]) == 0
@@ -220,6 +281,16 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         (["sample", "RUN", "--out", "OUT.xyz"], "picture format: given 'xyz'"),
         (["sample", "RUN", "--out", "FILE/a.png"], "expected a place that can be read and written"),
         (["data", "fetch", "mnits"], "name: given 'mnits', .*did you mean 'mnist'"),
+        (["study"], "study: given None, expected one of fashion-14"),
+        (["study", "fashoin-14", "--out", "OUT"], "study: given 'fashoin-14', .*did you mean 'fashion-14'"),
+        (["study", "ablation"], "--out: given None, expected a folder"),
+        (["study", "ablation", "--out", "OUT", "--epochs", "0"], "epochs: given 0"),
+        (["study", "ablation", "--out", "OUT", "--dataset", "mnits"], "did you mean 'mnist'"),
+        (["study", "ablation", "--out", "OUT", "--seeds", "x"], "'--seeds': given 'x', expected a whole number"),
+        (["study", "ablation", "--out", "OUT", "--seeds", "0"], "seeds: given 0"),
+        (["study", "ablation", "--out", "OUT", "--only", "vae"], "only: given 'vae', .*did you mean 'vae_d2'"),
+        (["study", "ablation", "--out", "OUT", "--data-root", "OUT"], "data fetch mnist"),
+        (["study", "ablation", "--out", "FILE"], "out: given .*expected a folder, or a name that is free"),
         (["trian"], "No such command 'trian'"),
     ],
 )
@@ -299,6 +370,9 @@ def test_help_and_bad_options_need_no_torch():
         ["data", "fetch", "x"],
         ["report", "--help"],
         ["report", "x"],
+        ["study", "--list"],
+        ["study", "--help"],
+        ["study", "x"],
         ["--version"],
     ):
         result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)

@@ -28,6 +28,12 @@ def test_bernoulli_and_its_gradient_at_every_logit(logit):
         assert gradient.item() == pytest.approx(x - 1 / (1 + math.exp(-logit)), rel=1e-6, abs=1e-7)
 
 
+def test_a_linear_gaussian_has_its_parameters_as_the_mean():
+    p = likelihoods.Gaussian(0.3, linear=True)(LOGITS)
+    assert torch.equal(p.mean, LOGITS)
+    torch.testing.assert_close(p.variance, torch.full_like(LOGITS, 0.3))
+
+
 def test_bernoulli_refuses_values_outside_the_unit_interval():
     with pytest.raises(ValueError, match="within the support"):
         likelihoods.Bernoulli()(LOGITS).log_prob(torch.full((3, 1, 2, 2), 2.0))

@@ -29,6 +29,33 @@ def test_diagonal_normal_reads_mean_and_log_variance():
     assert bool((expected > 0).all())
 
 
+def test_laplace_and_its_kl():
+    """KL(Laplace(m, b) || Laplace(0, 1)) = |m| + b exp(-|m| / b) - 1 - log b."""
+    loc, log_scale = torch.randn(2, 5, D)
+    q = posteriors.Laplace(D)(torch.cat([loc, log_scale], -1))
+    scale, distance = log_scale.exp(), loc.abs()
+    expected = (distance + scale * (-distance / scale).exp() - 1 - log_scale).sum(-1)
+    torch.testing.assert_close(kl_divergence(q, priors.Laplace(D)()), expected)
+    z = q.rsample((100_000,))
+    torch.testing.assert_close((q.log_prob(z) - priors.Laplace(D)().log_prob(z)).mean(0), expected, atol=0.05, rtol=0)
+
+
+def test_a_uniform_box_stays_in_the_cube_and_its_kl_is_what_it_leaves_out():
+    """KL(U(c - h, c + h) || U(-1, 1)) = -log h, for narrow boxes, wide ones, and boxes at the wall."""
+    wall = torch.tensor([-30.0, -1.0, 0.0, 2.0, 30.0])
+    a, b = torch.meshgrid(wall, torch.tensor([-6.0, 0.0, 3.0, 12.0]), indexing="ij")
+    q = posteriors.Uniform(1)(torch.stack([a.flatten(), b.flatten()], -1))
+    prior = priors.Uniform(1)()
+    z = q.rsample((50_000,))
+    assert z.abs().max() <= 1
+    assert bool(q.log_prob(z).isfinite().all())
+    assert bool(prior.log_prob(z).isfinite().all())
+    expected = -torch.nn.functional.logsigmoid(b).flatten()
+    torch.testing.assert_close(kl_divergence(q, prior), expected, rtol=1e-3, atol=1e-5)
+    assert prior.log_prob(torch.tensor([1.0])).exp().item() == pytest.approx(0.5)
+    assert prior.log_prob(torch.ones(1) * -1).isfinite()
+
+
 @pytest.mark.parametrize("kind", FLOWS)
 @pytest.mark.parametrize("layers", [1, 4, 8])
 def test_log_determinants_agree_with_autograd(kind, layers):

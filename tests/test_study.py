@@ -1,12 +1,12 @@
 """Studies: skipping, going on, failing, processes and Ray; all with tiny models of the embedded digits."""
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -30,17 +30,13 @@ def table(folder):
     return (folder / "results.csv").read_bytes()
 
 
-@pytest.fixture(autouse=True)
-def _shared_cache(tmp_path_factory, monkeypatch):
-    """The classifier of digits is trained once for all tests, and the processes of workers find it."""
-    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A study left alone: two VAEs and an autoencoder, a picture over epochs, and a claim."""
     folder = tmp_path_factory.mktemp("study") / "whole"
-    run_study(GRID, folder, command="pyro-vae study tiny", **QUIET)
+    with pytest.MonkeyPatch.context() as patch:  # as the tests have it, by a fixture that is later than this one
+        patch.setenv("PYRO_VAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        run_study(GRID, folder, command="pyro-vae study tiny", **QUIET)
     return folder
 
 
@@ -198,12 +194,12 @@ def test_killed_three_times_it_ends_with_the_table_of_one_left_alone(tmp_path):
         process = started(tmp_path / "killed")
         wanted = 3 + 20 * number + moments.randrange(10)  # epochs after which it is killed, in whatever it does then
         while process.poll() is None and epochs_done(tmp_path / "killed") < wanted:
-            time.sleep(0.001)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
         assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
-        assert not any("samples" in one for one in (tmp_path / "killed").rglob("seed2/seed-2/metrics.json"))
     last = started(tmp_path / "killed")
     errors = last.communicate()[1]
     assert last.returncode == 0, errors
@@ -290,9 +286,7 @@ def test_ray_gives_the_same_table_and_goes_on_where_a_worker_is_lost(whole, tmp_
 
     def wait(self, timeout_seconds):
         if not killed and epochs_done(folder) >= 10:
-            mine = [
-                pid for pid in workers_of(os.getpid()) if "train" in (cmdline(pid)) or "_run_on_ray" in cmdline(pid)
-            ]
+            mine = [pid for pid in workers_of(os.getpid()) if "_run_on_ray" in cmdline(pid)]
             os.kill(mine[0], signal.SIGKILL)
             killed.append(mine[0])
         return original(self, 0.05)

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
 from torch import nn
 
-from pyro_vae import History, Spec, build, evaluate, fit, latent
+from pyro_vae import History, Spec, build, evaluate, fit, latent, load
 from pyro_vae.backends import BACKENDS
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
@@ -86,6 +86,19 @@ def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior, compile):
     assert same(weights(whole), weights(fresh))
     assert history.column("train_loss_nats") == expected.column("train_loss_nats")
     assert history.column("validation_loss_nats") == expected.column("validation_loss_nats")
+
+
+def test_snapshots_are_the_weights_after_their_epochs(tiny, tmp_path):
+    """Also those of epochs before a resume, and each as a training of its own would have it."""
+    files = {epoch: tmp_path / f"{epoch}.safetensors" for epoch in (1, 2, 9)}
+    options = QUIET | {"binarization": "dynamic", "checkpoint": tmp_path / "checkpoint", "snapshots": files}
+    fit(build(SPEC), tiny, epochs=1, **options)
+    fit(build(SPEC), tiny, epochs=3, resume=True, **options)
+    assert not files[9].exists()
+    for epoch in (1, 2):
+        alone = build(SPEC)
+        fit(alone, tiny, epochs=epoch, binarization="dynamic", **QUIET)
+        assert same(weights(load(files[epoch])), weights(alone))
 
 
 def test_an_interruption_in_mid_epoch_leaves_a_checkpoint_to_resume(tiny, tmp_path, monkeypatch):
