@@ -55,7 +55,7 @@ class Planar(nn.Module):
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d.
-        layers: L.
+        layers: how many layers, L.
 
     Source: Rezende and Mohamed, "Variational inference with normalizing flows", 2015, https://arxiv.org/abs/1505.05770
 
@@ -86,7 +86,7 @@ class ConditionalPlanar(nn.Module):
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d + L (2 d + 1).
-        layers: L.
+        layers: how many layers, L.
 
     Source: Rezende and Mohamed, 2015, section 4.2, https://arxiv.org/abs/1505.05770
 
