@@ -1,5 +1,6 @@
 """Tables made from the committed results when the site is built, never by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -48,6 +49,20 @@ class Runs(SphinxDirective):
         return _table(self, lines)
 
 
+class Metrics(SphinxDirective):
+    """`{metrics}`: each metric and what it means, as `Metrics` itself says it."""
+
+    def run(self):
+        from pyro_vae.evaluation import Metrics
+
+        lines = ["| name in `metrics.json` | in tables | meaning |", "|---|---|---|"]
+        for one in dataclasses.fields(Metrics):
+            if "label" in one.metadata:
+                meaning = one.metadata["meaning"].replace("|", "\\|")
+                lines.append(f"| `{one.name}` | {one.metadata['label']} | {meaning} |")
+        return _table(self, lines)
+
+
 class Environment(SphinxDirective):
     """`{environment} FILE`: what a file of results says of the machine that it comes from."""
 
@@ -75,4 +90,5 @@ def setup(app):
     app.add_directive("benchmark", Benchmark)
     app.add_directive("runs", Runs)
     app.add_directive("environment", Environment)
+    app.add_directive("metrics", Metrics)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
