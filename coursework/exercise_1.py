@@ -1,4 +1,6 @@
-"""Exercise 1: derive the Kullback-Leibler divergence, and verify it. `python coursework/grade.py 1` grades this file."""
+"""Exercise 1: derive the Kullback-Leibler divergence, and verify it.
+
+`python coursework/grade.py 1` grades this file."""
 
 from torch import Tensor
 

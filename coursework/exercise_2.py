@@ -1,4 +1,6 @@
-"""Exercise 2: break the bound. `python coursework/grade.py 2` grades this file.
+"""Exercise 2: break the bound.
+
+`python coursework/grade.py 2` grades this file.
 
 The model is linear: z ~ N(0, I), x given z ~ N(w z, sigma^2 I), with w of shape (D, d) and one x of shape (D,). The
 guide is q(z|x) = N(loc, diag(scale^2)).
@@ -12,7 +14,9 @@ def evidence(w: Tensor, sigma: float, x: Tensor) -> Tensor:
     raise NotImplementedError
 
 
-def objective(w: Tensor, sigma: float, x: Tensor, loc: Tensor, scale: Tensor, beta: float) -> Tensor:
+def objective(
+    w: Tensor, sigma: float, x: Tensor, loc: Tensor, scale: Tensor, beta: float
+) -> Tensor:
     """E_q[log p(x|z)] - beta KL(q || p(z)), exactly: no draws."""
     raise NotImplementedError
 

@@ -1,4 +1,6 @@
-"""Exercise 3: make posterior collapse happen, measure it, mend it. `python coursework/grade.py 3` grades this file.
+"""Exercise 3: make posterior collapse happen, measure it, mend it.
+
+`python coursework/grade.py 3` grades this file.
 
 The checks train a VAE with 4 latent dimensions on binary 8x8 digits for 20 epochs with the arguments of `pyro_vae.fit`
 that you give, such as {"lr": 1e-3}.

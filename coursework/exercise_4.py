@@ -1,4 +1,6 @@
-"""Exercise 4: find where the mean-field posterior fails. `python coursework/grade.py 4` grades this file."""
+"""Exercise 4: find where the mean-field posterior fails.
+
+`python coursework/grade.py 4` grades this file."""
 
 from torch import Tensor
 

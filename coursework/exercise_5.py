@@ -1,4 +1,6 @@
-"""Exercise 5: two gradients of the same expectation. `python coursework/grade.py 5` grades this file.
+"""Exercise 5: two gradients of the same expectation.
+
+`python coursework/grade.py 5` grades this file.
 
 Each function estimates the gradient with respect to loc of E[f(z)], z ~ N(loc, diag(scale^2)), from each of `draws`
 draws: shape (draws, d). f takes (draws, d) and returns (draws,).

@@ -1,4 +1,6 @@
-"""Exercise 6: a planar layer of your own, and the right KL. `python coursework/grade.py 6` grades this file."""
+"""Exercise 6: a planar layer of your own, and the right KL.
+
+`python coursework/grade.py 6` grades this file."""
 
 from torch import Tensor
 
@@ -13,6 +15,8 @@ def layer(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     raise NotImplementedError
 
 
-def kl(loc: Tensor, scale: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]], draws: int) -> float:
+def kl(
+    loc: Tensor, scale: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]], draws: int
+) -> float:
     """KL of the flow that starts at N(loc, diag(scale^2)), through layers (u, w, b), from N(0, I); by Monte Carlo."""
     raise NotImplementedError

@@ -16,7 +16,9 @@ from pyro_vae.cli import app
 ROOT = Path(__file__).parents[1]
 GENERATED = ("_build", "examples", "generated")
 PAGES = [
-    page for page in sorted((ROOT / "docs").rglob("*.md")) if not set(page.relative_to(ROOT / "docs").parts) & {*GENERATED}
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if not set(page.relative_to(ROOT / "docs").parts) & {*GENERATED}
 ]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -37,7 +39,6 @@ class Nearly(doctest.OutputChecker):
         if near:
             want, got = NUMBER.sub("#", want), NUMBER.sub("#", got)
         return super().check_output(want, got, options)
-
 
 
 def name(page: Path) -> str:
@@ -74,7 +75,9 @@ def _commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "words"), _commands(), ids=lambda value: " ".join(value) if isinstance(value, list) else value)
+@pytest.mark.parametrize(
+    ("page", "words"), _commands(), ids=lambda value: " ".join(value) if isinstance(value, list) else value
+)
 def test_command_exists(page, words):
     """A command in the text has the options that the command line has."""
     words = words[words.index("pyro-vae") + 1 :]
@@ -90,7 +93,9 @@ def test_command_exists(page, words):
 
 
 def _equations() -> list[str]:
-    return [number for text in TEXTS.values() for number in re.findall(r"^```\{equation\} (\d+\.\d+) ", text, re.MULTILINE)]
+    return [
+        number for text in TEXTS.values() for number in re.findall(r"^```\{equation\} (\d+\.\d+) ", text, re.MULTILINE)
+    ]
 
 
 def test_equation_numbers_rise():

@@ -12,7 +12,9 @@ def evidence(w: Tensor, sigma: float, x: Tensor) -> Tensor:
     return MultivariateNormal(torch.zeros_like(x), covariance).log_prob(x)
 
 
-def objective(w: Tensor, sigma: float, x: Tensor, loc: Tensor, scale: Tensor, beta: float) -> Tensor:
+def objective(
+    w: Tensor, sigma: float, x: Tensor, loc: Tensor, scale: Tensor, beta: float
+) -> Tensor:
     # E ||x - w z||^2 = ||x - w loc||^2 + the noise of z, carried through w
     squares = (x - w @ loc).square().sum() + (w**2 @ scale**2).sum()
     reconstruction = -0.5 * squares / sigma**2 - 0.5 * len(x) * math.log(2 * math.pi * sigma**2)

@@ -30,5 +30,7 @@ def reparameterized(f: Function, loc: Tensor, scale: Tensor, draws: int) -> Tens
 def with_baseline(f: Function, loc: Tensor, scale: Tensor, draws: int) -> Tensor:
     z = _draws(loc, scale, draws)
     values = f(z)
-    others = (values.sum() - values) / (draws - 1)  # the mean without the draw itself, so independent of its score
+    others = (values.sum() - values) / (
+        draws - 1
+    )  # the mean without the draw itself, so independent of its score
     return (values - others)[:, None] * _score(z, loc, scale)

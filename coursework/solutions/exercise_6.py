@@ -17,7 +17,9 @@ def layer(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return z + bend[:, None] * u, log_det
 
 
-def kl(loc: Tensor, scale: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]], draws: int) -> float:
+def kl(
+    loc: Tensor, scale: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]], draws: int
+) -> float:
     z = loc + scale * torch.randn(draws, len(loc), dtype=loc.dtype)
     log_q = Normal(loc, scale).log_prob(z).sum(-1)
     for u, w, b in layers:

@@ -37,7 +37,7 @@ class Runs(SphinxDirective):
         for name, run in results.items():
             metrics = run.get("metrics", run)
             cells = [
-                f"{metrics[key]:.2f} ± {metrics[error]:.2f}" if metrics.get(error) is not None else "–"
+                f"{metrics[key]:.2f} ± {metrics[error]:.2f}" if metrics.get(error) is not None else "-"
                 for key, error in (
                     ("reconstruction_nats", "reconstruction_se"),
                     ("kl_per_sample", "kl_se"),
@@ -70,7 +70,9 @@ class Environment(SphinxDirective):
 
     def run(self):
         found = _read(self, self.arguments[0])["environment"]
-        text = ", ".join(f"{name} {value}" for name, value in found.items() if name in ("torch", "pyro", "cores", "device"))
+        text = ", ".join(
+            f"{name} {value}" for name, value in found.items() if name in ("torch", "pyro", "cores", "device")
+        )
         return [nodes.paragraph("", f"Measured with {text}.")]
 
 
