@@ -45,7 +45,7 @@ specs = {
 right, wrong, elbo = {}, {}, {}
 for name, fields in specs.items():
     vae = build(Spec(dataset=arguments.dataset, latent_dim=8, activation="relu", **fields))
-    fit(vae, train, epochs=40, batch_size=64, lr=2e-3, binarization="threshold")
+    fit(vae, train, epochs=25, batch_size=64, lr=2e-3, binarization="threshold")
     found = evaluate(vae, test, binarization="threshold", samples=5)
     right[name], wrong[name], elbo[name] = found.kl_per_sample, left_behind(vae), found.elbo_nats
     print(f"{name:20} ELBO {elbo[name]:7.2f} ± {found.elbo_se:.2f}")

@@ -28,7 +28,7 @@ for d in (2, 5, 10, 50):
     fit(
         vae,
         train,
-        epochs=60 if arguments.dataset == "digits" else 20,
+        epochs=40 if arguments.dataset == "digits" else 20,
         batch_size=64,
         lr=2e-3,
         binarization="threshold",
