@@ -11,7 +11,9 @@ import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
-os.environ.setdefault("PYRO_VAE_CACHE", str(HERE / "_build" / "cache"))  # the examples' classifier, trained once
+os.environ.setdefault(
+    "PYRO_VAE_CACHE", str(HERE / "_build" / "cache")
+)  # the examples' classifier, trained once
 
 import gallery  # noqa: E402
 import inventories  # noqa: E402
@@ -46,7 +48,9 @@ suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 # --- text ---
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-default_role = "py:obj"  # single backticks in docstrings are code, and links where such a name exists
+default_role = (
+    "py:obj"  # single backticks in docstrings are code, and links where such a name exists
+)
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -75,7 +79,11 @@ pygments_dark_style = "github-dark"
 
 # --- mathematics: MathJax from the package, one file that needs no fonts and no network ---
 mathjax_path = "mathjax/tex-svg.js"
-mathjax3_config = {"tex": {"tags": "none"}, "svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
+mathjax3_config = {
+    "tex": {"tags": "none"},
+    "svg": {"fontCache": "global"},
+    "options": {"enableMenu": False},
+}
 
 # --- examples ---
 warnings.filterwarnings("ignore", message="grey pixels")
@@ -92,6 +100,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "abort_on_example_error": True,
     "plot_gallery": True,
+    "capture_repr": (),
     "min_reported_time": 1,
     "nested_sections": False,
     "write_computation_times": False,
@@ -110,7 +119,9 @@ def _public_name(app, env, node, contents):
     if name not in pyro_vae.__all__ or name.startswith("_"):
         return None
     home = f"{getattr(pyro_vae, name).__module__}.{name}"
-    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, contents)
+    return env.domains["py"].resolve_xref(
+        env, node["refdoc"], app.builder, "obj", home, node, contents
+    )
 
 
 def _copy_mathjax(app):

@@ -64,7 +64,7 @@ axes.grid(alpha=0.3)
 axes.legend()
 
 # %%
-# Samples: the first row of each pair of pictures is what beta = 0 makes of draws from the prior it never met.
+# Samples from the prior. The model with beta = 0 has never met it.
 without = plots.image_grid(
     latent.prior_samples(models[betas[0]], 20), f"Samples, beta = {betas[0]:g}", columns=10
 )

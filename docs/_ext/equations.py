@@ -25,13 +25,17 @@ class Equation(SphinxDirective):
         known[number] = {"page": self.env.docname, "text": text}
         label = f"eq-{number}"
         tex = "\n".join(self.content)
-        math = nodes.math_block(tex, rf"\begin{{equation*}}{tex}\tag{{{number}}}\end{{equation*}}", nowrap=True)
+        math = nodes.math_block(
+            tex, rf"\begin{{equation*}}{tex}\tag{{{number}}}\end{{equation*}}", nowrap=True
+        )
         math["no-wrap"] = True
         math["number"] = None
         box = nodes.container("", math, classes=["equation-box"], ids=[label.replace(".", "-")])
         self.set_source_info(math)
         domain = self.env.domains["std"]
-        domain.note_hyperlink_target(label, self.env.docname, label.replace(".", "-"), f"({number})")
+        domain.note_hyperlink_target(
+            label, self.env.docname, label.replace(".", "-"), f"({number})"
+        )
         return [box]
 
 
@@ -49,10 +53,17 @@ class Equations(SphinxDirective):
 def _fill(app, doctree, docname):
     for place in list(doctree.findall(equation_list)):
         items = nodes.bullet_list(classes=["equation-list"])
-        for number, one in sorted(_known(app.env).items(), key=lambda item: [int(part) for part in item[0].split(".")]):
-            uri = app.builder.get_relative_uri(docname, one["page"]) + f"#eq-{number.replace('.', '-')}"
+        for number, one in sorted(
+            _known(app.env).items(), key=lambda item: [int(part) for part in item[0].split(".")]
+        ):
+            uri = (
+                app.builder.get_relative_uri(docname, one["page"])
+                + f"#eq-{number.replace('.', '-')}"
+            )
             link = nodes.reference("", f"({number})", internal=True, refuri=uri)
-            items += nodes.list_item("", nodes.paragraph("", "", link, nodes.Text(f" {one['text']}")))
+            items += nodes.list_item(
+                "", nodes.paragraph("", "", link, nodes.Text(f" {one['text']}"))
+            )
         place.replace_self(items)
 
 
@@ -61,11 +72,16 @@ def _known(env):
 
 
 def _forget(app, env, docname):
-    env.equations_by_number = {number: one for number, one in _known(env).items() if one["page"] != docname}
+    env.equations_by_number = {
+        number: one for number, one in _known(env).items() if one["page"] != docname
+    }
 
 
 def _merge(app, env, docnames, other):
-    env.equations_by_number = {**_known(env), **{n: one for n, one in _known(other).items() if one["page"] in docnames}}
+    env.equations_by_number = {
+        **_known(env),
+        **{n: one for n, one in _known(other).items() if one["page"] in docnames},
+    }
 
 
 def setup(app):

@@ -7,7 +7,14 @@ import torch
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
 
-FIRST = ["plot_first_vae", "plot_plain_pyro", "plot_compiled_svi", "plot_own_prior", "plot_planar_flow", "plot_arviz"]
+FIRST = [
+    "plot_first_vae",
+    "plot_plain_pyro",
+    "plot_compiled_svi",
+    "plot_own_prior",
+    "plot_planar_flow",
+    "plot_arviz",
+]
 
 
 class Order:
@@ -38,4 +45,6 @@ def figures(block, block_vars, gallery_conf):
             path = next(block_vars["image_path_iterator"])
             value.savefig(path, dpi=110, bbox_inches="tight")
             paths.append(path)
-    return "".join(figure_rst([path], gallery_conf["src_dir"]) for path in paths)  # each in full width
+    return "".join(
+        figure_rst([path], gallery_conf["src_dir"]) for path in paths
+    )  # each in full width

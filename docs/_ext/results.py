@@ -19,7 +19,10 @@ class Benchmark(SphinxDirective):
     def run(self):
         rows = _read(self, "benchmarks/svi_step.json")[self.arguments[0]]
         slowest = rows[0]["ms_per_step"]
-        lines = ["| step | ms | over Pyro | first epoch, s | loss after, nats |", "|---|---:|---:|---:|---:|"]
+        lines = [
+            "| step | ms | over Pyro | first epoch, s | loss after, nats |",
+            "|---|---:|---:|---:|---:|",
+        ]
         for row in rows:
             lines.append(
                 f"| {row['who']} | {row['ms_per_step']:.2f} | {row['ms_per_step'] / slowest:.2f} "
@@ -37,7 +40,9 @@ class Runs(SphinxDirective):
         for name, run in results.items():
             metrics = run.get("metrics", run)
             cells = [
-                f"{metrics[key]:.2f} ± {metrics[error]:.2f}" if metrics.get(error) is not None else "-"
+                f"{metrics[key]:.2f} ± {metrics[error]:.2f}"
+                if metrics.get(error) is not None
+                else "-"
                 for key, error in (
                     ("reconstruction_nats", "reconstruction_se"),
                     ("kl_per_sample", "kl_se"),
@@ -71,7 +76,9 @@ class Environment(SphinxDirective):
     def run(self):
         found = _read(self, self.arguments[0])["environment"]
         text = ", ".join(
-            f"{name} {value}" for name, value in found.items() if name in ("torch", "pyro", "cores", "device")
+            f"{name} {value}"
+            for name, value in found.items()
+            if name in ("torch", "pyro", "cores", "device")
         )
         return [nodes.paragraph("", f"Measured with {text}.")]
 
