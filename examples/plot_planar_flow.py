@@ -52,7 +52,8 @@ class Pair(nn.Module):
 
 # %%
 # No layer, two, eight, sixteen. The target's weight rises in training, as in the paper, so that a
-# flow does not settle on the first bulge that it finds. The bound is on the logarithm of the target's constant; higher is closer.
+# flow does not settle on the first bulge that it finds. The bound is on the logarithm of the
+# target's constant; higher is closer.
 axis = torch.linspace(-4, 4, 300)
 second, first = torch.meshgrid(axis, axis, indexing="ij")
 grid = torch.stack([first, second], -1)

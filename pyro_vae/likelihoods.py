@@ -27,7 +27,8 @@ class _BernoulliOfGrey(dist.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # (eq. 8.1): x l - log(1 + exp(l)) = (x - 1/2) l - |l|/2 + log sigmoid|l|: smooth at 0, exact at both ends, and without
+        # (eq. 8.1)
+        # x l - log(1 + exp(l)) = (x - 1/2) l - |l|/2 + log sigmoid|l|: smooth at 0, exact at both ends, and without
         # log1p, whose CPU kernel takes ten times as long as log's.
         logits = self.logits
         size = logits.abs()

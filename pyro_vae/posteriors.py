@@ -73,7 +73,8 @@ class Planar(nn.Module):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """q(z_L|x), batch shape `(...)`, event shape `(d,)`."""
-        # q(z_L|x) (eq. 9.3). A copy shares its layer's weights but has its own cache of codes, so that two distributions don't lose each
+        # q(z_L|x) (eq. 9.3)
+        # A copy shares its layer's weights but has its own cache of codes, so that two distributions don't lose each
         # other's.
         return dist.TransformedDistribution(self.base(parameters), [copy.copy(layer) for layer in self.layers])
 
