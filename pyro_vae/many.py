@@ -75,7 +75,8 @@ def fit_many(
             step; it comes at the end of that epoch.
 
     >>> from pyro_vae import Spec, load_data
-    >>> runs = fit_many(Spec(latent_dim=2, epochs=1), load_data("digits").train.draw(64), seeds=[0, 1], progress=False)
+    >>> spec = Spec(latent_dim=2, epochs=1, binarization="dynamic")
+    >>> runs = fit_many(spec, load_data("digits").train.draw(64), seeds=[0, 1], progress=False)
     >>> [len(history.epochs) for model, history in runs]
     [1, 1]
     """

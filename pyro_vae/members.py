@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.optim.adam import adam
 
-from pyro_vae import backends
+from pyro_vae import backends, checks
 from pyro_vae.capture import NotCapturable, capture, gradients_set_aside
 from pyro_vae.device import to_unit
 from pyro_vae.generators import generator_states, set_generator_states
@@ -126,7 +126,10 @@ class Members:
             return self._drawn(lambda which, generator: x[which].bernoulli(generator=generator)) if dynamic else x
 
         dynamic = self.spec.binarization == "dynamic"
-        graph, draws, live = self._graph(kind, to_unit(pixels[index]))
+        try:
+            graph, draws, live = self._graph(kind, to_unit(pixels[index]))
+        except NotCapturable as reason:
+            raise checks.fail("spec", self.spec, f"a model whose step can be captured ({reason})") from reason
 
         def run(index: Tensor, *kept: Tensor) -> Sequence[Tensor]:
             x = batch(index)
