@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae import backends, checkpoints, checks, files
+from pyro_vae import checkpoints, checks, files
 from pyro_vae.data import Images, binarize
 from pyro_vae.device import choose_device
 from pyro_vae.generators import own_generators
@@ -23,9 +23,10 @@ from pyro_vae.members import Members
 from pyro_vae.models import Model, build
 from pyro_vae.models.images import check_fits, warn_of_grey
 from pyro_vae.objectives import Losses, beta_at
+from pyro_vae.parallel import peers
 from pyro_vae.spec import Spec
 from pyro_vae.study import environment, training_split
-from pyro_vae.training import WORTH_COMPILING, Epoch, History
+from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History
 from pyro_vae.training import _epoch as epoch_of
 
 
@@ -35,8 +36,6 @@ def fit_many(
     *,
     seeds: Sequence[int],
     device: str | torch.device = "auto",
-    compile: str = "auto",
-    precision: str = "fp32",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -53,14 +52,12 @@ def fit_many(
     All members stay in memory, the training images of each as well where a part is held out (as uint8).
 
     Args:
-        spec: the definition of the runs; its own seed is not used.
+        spec: the definition of the runs; its own seed is not used. `compile` may not be `off`; `auto` is `cudagraph` on
+            CUDA, else `capture`, and `inductor` from 15,000 steps on, those of all members counted. Inductor compiles
+            the step of full batches only.
         images: what the spec's validation fraction is held out of; `load_data(...).train`, say.
         seeds: one for each member.
         device: `auto` is CUDA where there is one, else the CPU.
-        compile: `capture`, `inductor` or `cudagraph`, as in :class:`~pyro_vae.svi.CompiledSVI`, of full batches. `auto`
-            is `cudagraph` on CUDA; on a CPU `capture`, and `inductor` from 15,000 steps on, those of all members
-            counted.
-        precision: `fp32`, or `bf16` for the matrix products and convolutions.
         out: a new folder, which gets a `checkpoint/` after each epoch, and at the end a run folder for each seed,
             `seed-0` and so on, with all but a checkpoint of its own.
         resume: go on from the checkpoint in `out`.
@@ -82,11 +79,11 @@ def fit_many(
     """
     specs = _specs(spec, images, seeds)
     spec = specs[0]
-    checks.one_of("compile", compile, ("auto", *backends.BACKENDS[1:]))
-    checks.one_of("precision", precision, ("fp32", "bf16"))
     target = choose_device(device)
-    if compile == "cudagraph" and target.type != "cuda":
-        raise checks.fail("compile", compile, f"another backend for {target}: it is of CUDA")
+    if spec.compile == "cudagraph" and target.type != "cuda":
+        raise checks.fail("compile", spec.compile, f"another backend for {target}: it is of CUDA")
+    if (size := peers().size) > 1:
+        raise checks.fail("processes", size, "one: fit_many trains in a single process")
     folder = _folder(out, resume)
     model = build(spec)
     check_fits(model, images)
@@ -98,21 +95,21 @@ def fit_many(
     rest = [binarize(part, spec.binarization) for _, part in splits if part is not None]
     held_out = _on_device(rest, target, len(seeds))
     steps_per_epoch = math.ceil(train.count / spec.batch_size)
-    backend = compile
-    if compile == "auto":
+    backend = spec.compile
+    if backend == "auto":
         worth_it = spec.epochs * steps_per_epoch * len(seeds) >= WORTH_COMPILING
         backend = "cudagraph" if target.type == "cuda" else ("inductor" if worth_it else "capture")
-    settings = {name: value for name, value in spec.to_dict().items() if name not in ("epochs", "dataset", "seed")}
-    settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": precision}
+    settings = {name: value for name, value in spec.to_dict().items() if name not in (*HOW_LONG_AND_HOW, "seed")}
+    settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
     epochs: list[list[Epoch]] = []  # of each epoch, one for each member
 
     def state(members: Members) -> dict[str, Any]:
         numbers = [[dataclasses.asdict(one) for one in row] for row in epochs]
-        return {"settings": settings, "backend": members.compile, "epochs": numbers, "members": members.state()}
+        return {"settings": settings, "backend": members.backend, "epochs": numbers, "members": members.state()}
 
     # The common generator is that of CUDA's draws; on a CPU nothing is drawn from it.
     with own_generators(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
-        members = Members(specs, target, backend, precision)
+        members = Members(specs, target, backend)
         stored = checkpoints.read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
         if stored is not None:
             checkpoints.same_settings(stored["settings"], settings)
@@ -120,7 +117,7 @@ def fit_many(
             if len(epochs) > spec.epochs:
                 raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")
             members.load(stored["members"])
-            members.compile = stored["backend"]  # with another, rounding would be another
+            members.backend = stored["backend"]  # with another, rounding would be another
         elif folder is not None:
             checkpoints.write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch
@@ -153,7 +150,7 @@ def fit_many(
         (model, History(tuple(rows))) for model, rows in zip(members.models, zip(*epochs, strict=True), strict=True)
     ]
     if folder is not None:
-        surroundings = environment(str(device)) | {"images": images.fingerprint}
+        surroundings = environment(str(device)) | {"images": images.fingerprint, "processes": 1}
         for (model, history), one in zip(runs, specs, strict=True):
             own = folder / f"seed-{one.seed}"
             files.write(own / "spec.json", one.to_json() + "\n")
@@ -167,6 +164,8 @@ def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
     """What each member is the run of."""
     if not isinstance(spec, Spec):
         raise checks.fail("spec", type(spec).__name__, "a Spec")
+    if spec.compile == "off":
+        raise checks.fail("compile", spec.compile, "auto or a backend: the step of many seeds is a captured one")
     if spec.image_shape not in (None, images.shape):
         raise checks.fail("image_shape", spec.image_shape, f"{images.shape}, as the images have")
     if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:

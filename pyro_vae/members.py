@@ -25,11 +25,10 @@ Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member
 class Members:
     """The parameters of all members, stacked: each tensor has the S members as its first dimension."""
 
-    def __init__(self, specs: Sequence[Spec], device: torch.device, compile: str, precision: str) -> None:
-        self.spec, self.device = specs[0], device
+    def __init__(self, specs: Sequence[Spec], device: torch.device, backend: str) -> None:
+        self.spec, self.device, self.backend = specs[0], device, backend
         self.seeds = [spec.seed for spec in specs]
         self.models = [build(spec) for spec in specs]
-        self.compile, self.precision = compile, precision
         # What stands for all when the step is captured.
         self._one = build(self.spec).to(device)
         self._terms = Terms(device)
@@ -110,13 +109,12 @@ class Members:
     @torch.no_grad()
     def _run(self, kind: str, pixels: Tensor, index: Tensor) -> Tensor:
         key = kind, index.shape[1]
-        kept = [*self._kept(), self.totals] + ([self.beta] if isinstance(self.beta, Tensor) else [])
         if key not in self._runs:
             run = self._captured(kind, pixels, index)
-            if self.compile == "cudagraph":
-                run = backends.cuda_graph(run, [index, *kept], replaced=[0])
+            if self.backend == "cudagraph":
+                run = backends.cuda_graph(run, [index], written=[*self._kept(), self.totals])
             self._runs[key] = run
-        return self._runs[key](index, *kept)[0]
+        return self._runs[key](index)[0]
 
     def _captured(self, kind: str, pixels: Tensor, index: Tensor) -> backends.Run:
         """What does all from positions to Adam. It works in place on what lies in `self`."""
@@ -131,7 +129,7 @@ class Members:
         except NotCapturable as reason:
             raise checks.fail("spec", self.spec, f"a model whose step can be captured ({reason})") from reason
 
-        def run(index: Tensor, *kept: Tensor) -> Sequence[Tensor]:
+        def run(index: Tensor) -> Sequence[Tensor]:
             x = batch(index)
             noise = [self._drawn(draw) for draw in draws]
             loss, *gradients = graph(*self.params, x, *noise, *live)
@@ -186,9 +184,9 @@ class Members:
         generator = torch.Generator(self.device)  # not the one of the training
         inputs = [*self.params, x, *(draw(slice(None), generator) for draw in draws), *live]
         captured = capture(mapped, inputs, inputs)
-        graph = backends.in_bfloat16(captured.graph) if self.precision == "bf16" else captured.graph
+        graph = backends.in_bfloat16(captured.graph) if self.spec.precision == "bf16" else captured.graph
         run: backends.Run = graph.forward
-        if self.compile == "inductor" and kind == "step" and x.shape[1] == self.spec.batch_size:
+        if self.backend == "inductor" and kind == "step" and x.shape[1] == self.spec.batch_size:
             try:
                 run = backends.inductor(graph, [*inputs, *captured.live])
             except backends.NotCompilable as reason:

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from pyro_vae import Images, Spec, build, fit, fit_many, members
+from pyro_vae import Images, Spec, build, fit, fit_many, many, members
 from pyro_vae.checks import InputError
+from pyro_vae.parallel import Peers
 from pyro_vae.study import open_run, training_split
 
 SEEDS = [3, 0]
@@ -80,7 +81,9 @@ def test_convolutions_too(few):
 def test_inductor_and_bf16(few, options, tolerance):
     spec = dataclasses.replace(SPEC, validation_fraction=0.0)
     plain = fit_many(spec, few, seeds=SEEDS, **QUIET)
-    for run, other in zip(fit_many(spec, few, seeds=SEEDS, **options, **QUIET), plain, strict=True):
+    for run, other in zip(
+        fit_many(dataclasses.replace(spec, **options), few, seeds=SEEDS, **QUIET), plain, strict=True
+    ):
         equal(run, other, rtol=tolerance, atol=tolerance)
 
 
@@ -161,9 +164,11 @@ def test_run_folders_and_resume(few, tmp_path):
         ({"spec": "digits"}, "spec: given 'str', expected a Spec"),
         ({"spec": dataclasses.replace(SPEC, image_shape=(1, 28, 28))}, r"image_shape: given \(1, 28, 28\)"),
         ({"images": Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), "spec": Spec(network="conv")}, "image_shape"),
-        ({"compile": "off"}, "compile: given 'off'"),
-        ({"compile": "cudagraph"}, "compile: given 'cudagraph', expected another backend for cpu"),
-        ({"precision": "fp8"}, "precision: given 'fp8'"),
+        ({"spec": dataclasses.replace(SPEC, compile="off")}, "compile: given 'off', expected auto or a backend"),
+        (
+            {"spec": dataclasses.replace(SPEC, compile="cudagraph")},
+            "given 'cudagraph', expected another backend for cpu",
+        ),
         ({"device": "tpu9"}, "device: given 'tpu9'"),
         ({"resume": True}, "out: given None, expected the folder to resume from"),
         ({"out": __file__}, "out: given .*expected a folder, or a name that is free"),
@@ -172,6 +177,12 @@ def test_run_folders_and_resume(few, tmp_path):
 def test_bad_arguments_are_named(tiny, options, message):
     with pytest.raises(InputError, match=message):
         fit_many(**({"spec": SPEC, "images": tiny, "seeds": SEEDS} | QUIET | options))
+
+
+def test_several_processes_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(many, "peers", lambda: Peers(rank=1, size=2))
+    with pytest.raises(InputError, match="processes: given 2, expected one"):
+        fit_many(SPEC, tiny, seeds=SEEDS, **QUIET)
 
 
 def test_draws_of_another_kind_are_refused(few, monkeypatch):
