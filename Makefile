@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 # Written once this checkout is installed in that environment.
 READY := $(ENV)/.pyro_vae-$(firstword $(shell echo '$(CURDIR)' | cksum))
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs links clean
 
 demo: $(READY)
 	rm -rf demo
@@ -33,5 +33,16 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
 	$(BIN)/python benchmarks/svi_step.py --data-root $(DATA)
 
+docs: $(READY).docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+links: $(READY).docs
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
+
+$(READY).docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo build docs/_build docs/api/generated docs/examples dist .pytest_cache .mypy_cache .ruff_cache

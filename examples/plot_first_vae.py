@@ -6,7 +6,18 @@ A variational autoencoder is five modules. This example puts them together for t
 along, trains the pair with Pyro's SVI, and looks at what came out. To change one thing, change one line.
 """
 
-from pyro_vae import VAE, evaluate, fit, latent, likelihoods, load_data, networks, plots, posteriors, priors
+from pyro_vae import (
+    VAE,
+    evaluate,
+    fit,
+    latent,
+    likelihoods,
+    load_data,
+    networks,
+    plots,
+    posteriors,
+    priors,
+)
 
 # %%
 # The data: uint8 pixels, shape (N, C, H, W).
@@ -38,6 +49,10 @@ for label, value, meaning in metrics.rows():
 # %%
 # What the pictures say.
 shown = test.take(slice(0, 20)).as_float()
-pairs = plots.reconstructions(shown, vae.reconstruct(shown).detach(), "Originals over reconstructions")
+pairs = plots.reconstructions(
+    shown, vae.reconstruct(shown).detach(), "Originals over reconstructions"
+)
 samples = plots.image_grid(latent.prior_samples(vae, 40), "Samples", columns=10)
-codes = plots.latent_scatter(latent.to_plane(latent.codes(vae, test)), test.labels, test.class_names, "Codes")
+codes = plots.latent_scatter(
+    latent.to_plane(latent.codes(vae, test)), test.labels, test.class_names, "Codes"
+)

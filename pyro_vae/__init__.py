@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import load_data as load_data
     from pyro_vae.evaluation import Metrics as Metrics
     from pyro_vae.evaluation import evaluate as evaluate
+    from pyro_vae.many import fit_many as fit_many
     from pyro_vae.models import VAE as VAE
     from pyro_vae.models import Autoencoder as Autoencoder
     from pyro_vae.models import build as build
@@ -32,6 +33,7 @@ _HOMES = {
     "build": "models",
     "evaluate": "evaluation",
     "fit": "training",
+    "fit_many": "many",
     "load": "checkpoints",
     "load_data": "data",
     "save": "checkpoints",

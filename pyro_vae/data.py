@@ -86,7 +86,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels and labels: what caches and provenance refer to."""
+        """SHA-256 over shape, pixels and labels, which caches and provenance refer to."""
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
         digest.update(self.pixels.cpu().numpy().tobytes())
         if self.labels is not None:

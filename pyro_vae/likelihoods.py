@@ -27,6 +27,7 @@ class _BernoulliOfGrey(dist.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        # (eq. 8.1)
         # x l - log(1 + exp(l)) = (x - 1/2) l - |l|/2 + log sigmoid|l|: smooth at 0, exact at both ends, and without
         # log1p, whose CPU kernel takes ten times as long as log's.
         logits = self.logits
@@ -60,7 +61,7 @@ class _ContinuousBernoulliOfLogits(dist.ContinuousBernoulli):
     """Normalizer and mean from the logits l; torch's own, from clamped probabilities, stop at |l| = 16."""
 
     def _cont_bern_log_norm(self) -> Tensor:
-        # log C = log(l / tanh(l / 2)), whose limit at 0 is log 2.
+        # log C (eq. 8.3) = log(l / tanh(l / 2)), whose limit at 0 is log 2.
         logits = self.logits.abs()
         small = logits < 1e-2
         safe = torch.where(small, 1.0, logits)
@@ -134,4 +135,4 @@ class Gaussian(nn.Module):
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the mean, or its logits."""
         scale = (self.log_variance / 2).exp()
-        return dist.Normal(parameters if self.linear else parameters.sigmoid(), scale).to_event(3)
+        return dist.Normal(parameters if self.linear else parameters.sigmoid(), scale).to_event(3)  # (eq. 8.4)

@@ -111,7 +111,7 @@ class Planar(nn.Module):
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d.
-        layers: L.
+        layers: how many layers, L.
 
     Source: Rezende and Mohamed, "Variational inference with normalizing flows", 2015, https://arxiv.org/abs/1505.05770
 
@@ -129,6 +129,7 @@ class Planar(nn.Module):
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """q(z_L|x), batch shape `(...)`, event shape `(d,)`."""
+        # q(z_L|x) (eq. 9.3)
         # A copy shares its layer's weights but has its own cache of codes, so that two distributions don't lose each
         # other's.
         return dist.TransformedDistribution(self.base(parameters), [copy.copy(layer) for layer in self.layers])
@@ -142,7 +143,7 @@ class ConditionalPlanar(nn.Module):
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d + L (2 d + 1).
-        layers: L.
+        layers: how many layers, L.
 
     Source: Rezende and Mohamed, 2015, section 4.2, https://arxiv.org/abs/1505.05770
 

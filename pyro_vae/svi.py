@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -24,6 +25,7 @@ INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned
 FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
 CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
 MOST_SIGNATURES = 16
+VERIFIED_AT = (1, 10, 100)  # calls of a captured step; and each 1,000th
 FLOATS_BEFORE_LIVE = 3
 
 Signature = tuple[Any, ...]
@@ -46,7 +48,7 @@ class _Replay:
 
     def params_are_the_same(self) -> bool:
         store = pyro.get_param_store()._params
-        return all(store.get(name) is param for name, param in self.params.items())
+        return all(store.get(name) is param and param.requires_grad for name, param in self.params.items())
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """The loss, after which the step is done."""
@@ -99,8 +101,9 @@ class CompiledSVI:
       attributes of the model, the guide and their modules, and variables of the functions, `training` among them. A
       float that keeps changing becomes a live tensor.
     - A program that can't be captured (it branches on values of tensors, reads them back, or enumerates) runs eagerly,
-      and says why once. Python values that it takes from elsewhere and that do not change between two captures, such as
-      a counter inside a list, are not seen to change later.
+      and says why once. So does one that changes later in a way that is not seen, such as a counter inside a large
+      array: the captured loss is compared with the program's, from the same draws, at calls 1, 10, 100 and each 1,000th
+      of a signature, and a warning tells where they part.
     - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
       once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
 
@@ -246,6 +249,9 @@ class CompiledSVI:
         """What is captured for these arguments, and those that it takes; None where the call is to run eagerly."""
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
+        if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
+            self._say("runs eagerly inside another of Pyro's handlers, or without gradients")
+            return None, []
         leaves, tree = pytree.tree_flatten((args, kwargs))
         other = next((leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))), None)
         if other is not None:
@@ -257,9 +263,12 @@ class CompiledSVI:
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        signature = (kind, tree, *(_kind_of(leaf) for leaf in leaves), self._watched())
+        signature = (kind, tree, *(_kind_of(leaf) for leaf in leaves), self._surroundings(), self._watched())
         replay = self._replays.get(signature)
         if replay is not None and replay.params_are_the_same():
+            replay.calls += 1
+            if replay.calls in VERIFIED_AT or replay.calls % 1000 == 0:
+                return self._verified(signature, replay, args, kwargs, inputs), inputs
             return self._faster(replay, inputs), inputs
         if replay is None and (signature in self._replays or not self.ready):
             self.ready = True  # by this very call, which is Pyro's: it checks all, and makes the parameters
@@ -273,6 +282,41 @@ class CompiledSVI:
         except NotCapturable as reason:
             self._say(f"runs eagerly: {reason}")
         return self._replays[signature], inputs
+
+    def _verified(
+        self, signature: Signature, replay: _Replay, args: Any, kwargs: Any, inputs: list[Tensor]
+    ) -> _Replay | None:
+        """The same, if it still estimates what the program does; from the same draws, and leaving no trace."""
+        params, found = list(replay.params.values()), []
+        devices = list({one.device for one in (*params, *inputs) if one.is_cuda})
+        for estimate in (
+            lambda: self._estimate(self.loss.loss, args, kwargs),
+            lambda: replay.captured.graph(*params, *inputs, *replay.captured.live)[0],
+        ):
+            with (
+                torch.random.fork_rng(devices=devices),
+                Restoring(),
+                torch.no_grad(),
+                poutine.trace(param_only=True) as used,
+            ):
+                found.append(float(estimate()))
+            if len(found) == 1 and set(map(id, _params(used.trace).values())) != set(map(id, params)):
+                found.append(math.nan)
+                break
+        loss, captured = found
+        tolerance = 0.03 if self.precision == "bf16" else 1e-4
+        if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
+            return self._faster(replay, inputs)
+        self._replays[signature] = None
+        self._say(
+            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {loss:.6g}, that of "
+            f"its captured step {captured:.6g}; it has changed unseen, perhaps at the last such comparison already"
+        )
+        return None
+
+    def _surroundings(self) -> tuple[Any, ...]:
+        """What is replaced as a whole, and what torch makes new tensors by."""
+        return id(self.model), id(self.guide), id(self.loss), id(self.prepare), torch.get_default_dtype()
 
     def _capture(
         self, kind: str, args: Any, kwargs: Any, leaves: list[Any], inputs: list[Tensor], tree: Any
@@ -323,7 +367,6 @@ class CompiledSVI:
 
     def _faster(self, replay: _Replay, inputs: list[Tensor]) -> _Replay:
         """The same, in a faster form where it is time for that."""
-        replay.calls += 1
         if replay.settled or self.compile == "capture":
             return replay
         given = [*replay.params.values(), *inputs, *replay.captured.live]

@@ -17,7 +17,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encod
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries that an example shows
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_makes_figures(path, capsys):
+def test_example_makes_figures(path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(path)])
     matplotlib.use("Agg")
     torch.manual_seed(0)
     names = runpy.run_path(str(path))

@@ -545,3 +545,48 @@ def test_fit_gives_the_same_with_every_backend(tiny, compile):
     found, expected = weights(compile), weights("off")
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+# --- what changes without being seen at once -------------------------------------------------------------------------
+
+TABLE = [1.0]
+
+
+def scaled_by_table():
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 40):
+        pyro.sample("y", dist.Normal(mu * TABLE[0], 1.0), obs=Y)
+
+
+def guide_of_mu():
+    pyro.sample("mu", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 0.1))
+
+
+def losses_with_a_change(make_svi):
+    """Of 20 steps, where a number in a list of the program is another from the sixth on."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    svi, losses = make_svi(scaled_by_table, guide_of_mu, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO()), []
+    for number in range(20):
+        TABLE[0] = 5.0 if number >= 5 else 1.0
+        losses.append(svi.step())
+    TABLE[0] = 1.0
+    return losses
+
+
+def test_what_is_not_seen_to_change_is_found_by_comparison():
+    """At call 10 at the latest; from there the steps are Pyro's."""
+    expected = losses_with_a_change(SVI)
+    with pytest.warns(UserWarning, match="from call 10 .* the program's loss is"):
+        found = losses_with_a_change(CompiledSVI)
+    assert found[:5] + found[12:] == pytest.approx(expected[:5] + expected[12:], rel=1e-4)
+    assert found[6] != pytest.approx(expected[6], rel=0.01)
+
+
+def test_inside_another_handler_it_runs_eagerly():
+    svi = CompiledSVI(scaled_by_table, guide_of_mu, torch.optim.Adam)
+    for _ in range(3):
+        svi.step()
+    plain = svi.evaluate_loss()
+    with pyro.poutine.scale(scale=10.0), pytest.warns(UserWarning, match="inside another"):
+        assert svi.evaluate_loss() > 5 * plain

@@ -77,9 +77,9 @@ def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor
     tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
     """
     try:
-        return kl_divergence(q, p), True
+        return kl_divergence(q, p), True  # (eq. 3.3)
     except NotImplementedError:
-        return (q.log_prob(z) - p.log_prob(z)).mean(0), False
+        return (q.log_prob(z) - p.log_prob(z)).mean(0), False  # (eq. 3.4); of flows (eq. 9.6)
 
 
 def bounds(

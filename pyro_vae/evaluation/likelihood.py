@@ -42,7 +42,7 @@ def log_mean_weight(log_weights: Tensor) -> Tensor:
     0.69314...
     """
     log_weights = _check_weights(log_weights)
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
+    return log_weights.logsumexp(0) - math.log(len(log_weights))  # (eq. 11.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,4 +296,4 @@ def _digest(settings: str) -> str:
 
 
 def _threshold(k: int) -> float:
-    return min(1 - 1 / math.log10(k), 0.7)
+    return min(1 - 1 / math.log10(k), 0.7)  # (eq. 11.4)

@@ -65,16 +65,16 @@ class VAE(nn.Module):
         for name in ("prior", "decoder", "likelihood"):
             pyro.module(name, getattr(self, name))
         with pyro.plate("data", x.shape[0]):
-            with weighted(beta):  # beta log p(z)
+            with weighted(beta):  # beta log p(z) (eq. 7.1)
                 z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.decode(z), obs=x)  # log p(x|z)
+            pyro.sample("x", self.decode(z), obs=x)  # log p(x|z) (eq. 4.2)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x), with log q(z|x) weighted by `beta`, and so the whole KL term."""
         for name in ("encoder", "posterior"):
             pyro.module(name, getattr(self, name))
         with pyro.plate("data", x.shape[0]), weighted(beta):
-            pyro.sample("z", self.encode(x))  # beta log q(z|x)
+            pyro.sample("z", self.encode(x))  # beta log q(z|x) (eq. 7.1)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """q(z|x) for images `(N, C, H, W)`: batch shape `(N,)`, event shape `(d,)`."""

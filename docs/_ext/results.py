@@ -1,0 +1,103 @@
+"""Tables made from the committed results when the site is built, never by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[2]
+
+
+class Benchmark(SphinxDirective):
+    """`{benchmark} mlp` or `{benchmark} conv`: the step's benchmark, from benchmarks/svi_step.json."""
+
+    required_arguments = 1
+
+    def run(self):
+        rows = _read(self, "benchmarks/svi_step.json")[self.arguments[0]]
+        slowest = rows[0]["ms_per_step"]
+        lines = [
+            "| step | ms | over Pyro | first epoch, s | loss after, nats |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for row in rows:
+            lines.append(
+                f"| {row['who']} | {row['ms_per_step']:.2f} | {row['ms_per_step'] / slowest:.2f} "
+                f"| {row['first_epoch_seconds']:.1f} | {row['loss_nats']:.2f} |"
+            )
+        return _table(self, lines)
+
+
+class Runs(SphinxDirective):
+    """`{runs}`: the runs of benchmarks/readme_numbers.json."""
+
+    def run(self):
+        results = _read(self, "benchmarks/readme_numbers.json")["results"]
+        lines = ["| run | reconstruction | KL | ELBO | NLL |", "|---|---:|---:|---:|---:|"]
+        for name, run in results.items():
+            metrics = run.get("metrics", run)
+            cells = [
+                f"{metrics[key]:.2f} ± {metrics[error]:.2f}"
+                if metrics.get(error) is not None
+                else "-"
+                for key, error in (
+                    ("reconstruction_nats", "reconstruction_se"),
+                    ("kl_per_sample", "kl_se"),
+                    ("elbo_nats", "elbo_se"),
+                    ("nll_nats", "nll_se"),
+                )
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return _table(self, lines)
+
+
+class Metrics(SphinxDirective):
+    """`{metrics}`: each metric and what it means, as `Metrics` itself says it."""
+
+    def run(self):
+        from pyro_vae.evaluation import Metrics
+
+        lines = ["| name in `metrics.json` | in tables | meaning |", "|---|---|---|"]
+        for one in dataclasses.fields(Metrics):
+            if "label" in one.metadata:
+                meaning = one.metadata["meaning"].replace("|", "\\|")
+                lines.append(f"| `{one.name}` | {one.metadata['label']} | {meaning} |")
+        return _table(self, lines)
+
+
+class Environment(SphinxDirective):
+    """`{environment} FILE`: what a file of results says of the machine that it comes from."""
+
+    required_arguments = 1
+
+    def run(self):
+        found = _read(self, self.arguments[0])["environment"]
+        text = ", ".join(
+            f"{name} {value}"
+            for name, value in found.items()
+            if name in ("torch", "pyro", "cores", "device")
+        )
+        return [nodes.paragraph("", f"Measured with {text}.")]
+
+
+def _read(directive, name):
+    path = ROOT / name
+    directive.env.note_dependency(str(path))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _table(directive, lines):
+    place = nodes.container(classes=["wide-table"])
+    directive.state.nested_parse(StringList(lines, "results"), 0, place)
+    return [place]
+
+
+def setup(app):
+    app.add_directive("benchmark", Benchmark)
+    app.add_directive("runs", Runs)
+    app.add_directive("environment", Environment)
+    app.add_directive("metrics", Metrics)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,73 @@
+"""
+beta: what a nat is worth
+=========================
+
+Beta-VAEs with a 2-d code, as in documents 000 and 001: the higher the price of a nat of KL, the fewer are bought, the
+closer the codes come to the prior, and the worse the reconstructions get.
+"""
+
+import argparse
+
+import matplotlib.pyplot as plt
+
+from pyro_vae import Spec, build, evaluate, fit, latent, load_data, plots
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
+parser.add_argument("--data-root", help="the folder that holds it")
+arguments, _ = parser.parse_known_args()
+train, test = load_data(arguments.dataset, arguments.data_root)
+betas = (0.0, 0.25, 1.0, 2.0) if arguments.dataset == "digits" else (0.0, 1.0, 5.0, 50.0)
+
+# %%
+# Train one for each beta.
+models, histories = {}, {}
+for beta in betas:
+    models[beta] = build(
+        Spec(dataset=arguments.dataset, latent_dim=2, hidden=(200,), activation="relu")
+    )
+    histories[beta] = fit(
+        models[beta], train, epochs=20, batch_size=64, lr=3e-3, beta=beta, binarization="threshold"
+    )
+    found = evaluate(models[beta], test, binarization="threshold")
+    print(
+        f"beta {beta:5.2f}: reconstruction {found.reconstruction_nats:6.2f}, KL {found.kl_per_sample:6.2f}, "
+        f"ELBO {found.elbo_nats:7.2f} nats, {found.active_units} active units"
+    )
+
+# %%
+# Codes. At beta = 0 nothing holds them together; look at the axes.
+figure, panels = plt.subplots(1, len(betas), figsize=(13, 3.6), layout="constrained")
+for axes, (beta, model) in zip(panels, models.items(), strict=True):
+    codes = latent.codes(model, test)
+    axes.scatter(codes[:, 0], codes[:, 1], c=[plots.COLOURS[label] for label in test.labels], s=8)
+    axes.set_title(rf"$\beta$ = {beta:g}")
+    axes.set_xlabel("$z_1$")
+panels[0].set_ylabel("$z_2$")
+
+# %%
+# The share of the weighted KL in the loss, epoch by epoch.
+shares, axes = plt.subplots(figsize=(6.5, 3.5), layout="constrained")
+for index, (beta, history) in enumerate(histories.items()):
+    kl = [beta * value for value in history.column("train_kl_nats")]
+    loss = history.column("train_loss_nats")
+    style = {"color": plots.COLOURS[index], "marker": plots.MARKERS[index]}
+    axes.plot(
+        range(1, 21),
+        [100 * a / b for a, b in zip(kl, loss, strict=True)],
+        label=rf"$\beta$ = {beta:g}",
+        **style,
+    )
+axes.set_xlabel("epoch")
+axes.set_ylabel(r"$\beta$ KL, % of the loss")
+axes.grid(alpha=0.3)
+axes.legend()
+
+# %%
+# Samples from the prior. The model with beta = 0 has never met it.
+without = plots.image_grid(
+    latent.prior_samples(models[betas[0]], 20), f"Samples, beta = {betas[0]:g}", columns=10
+)
+with_prior = plots.image_grid(
+    latent.prior_samples(models[betas[2]], 20), f"Samples, beta = {betas[2]:g}", columns=10
+)

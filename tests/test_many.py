@@ -1,0 +1,198 @@
+"""Many seeds at once against each of them alone."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from pyro_vae import Images, Spec, build, fit, fit_many, many, members
+from pyro_vae.checks import InputError
+from pyro_vae.parallel import Peers
+from pyro_vae.study import open_run, training_split
+
+SEEDS = [3, 0]
+SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, batch_size=16, lr=0.01, binarization="threshold")
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def alone(spec, images, seed):
+    """The run of one seed, by `fit`."""
+    spec = dataclasses.replace(spec, seed=seed, image_shape=images.shape)
+    names = ("epochs", "batch_size", "lr", "beta", "beta_warmup", "objective", "particles", "binarization", "seed")
+    train, validation = training_split(spec, images)
+    model = build(spec)
+    history = fit(model, train, validation=validation, **{name: getattr(spec, name) for name in names}, **QUIET)
+    return model, history
+
+
+def equal(one, other, rtol=1e-4, atol=1e-5):
+    (model, history), (reference, expected) = one, other
+    torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=rtol, atol=atol)
+    for name in ("epoch", "beta", "train_loss_nats", "train_reconstruction_nats", "train_kl_nats"):
+        assert history.column(name) == pytest.approx(expected.column(name), rel=rtol, abs=atol)
+    for name in ("validation_loss_nats", "validation_reconstruction_nats", "validation_kl_nats"):
+        wanted = expected.column(name)
+        if None not in wanted:
+            wanted = pytest.approx(wanted, rel=rtol, abs=atol)
+        assert history.column(name) == wanted
+
+
+@pytest.fixture
+def few(digits):
+    return digits.train.draw(40)  # with batches of 16, the last one is short
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validation_fraction": 0.3},
+        {"posterior": "planar", "flow_layers": 2, "likelihood": "continuous-bernoulli", "binarization": "none"},
+        {"posterior": "conditional-planar", "flow_layers": 2, "likelihood": "gaussian", "binarization": "none"},
+        {"likelihood": "gaussian-learned", "binarization": "none", "objective": "mean-field"},
+        {"objective": "iwae", "particles": 3},
+        {"particles": 2, "binarization": "static"},
+        {"binarization": "dynamic", "beta": 2.0, "beta_warmup": 2, "validation_fraction": 0.3},
+        {"beta": 0.0},
+        {"model": "autoencoder"},
+    ],
+    ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
+)
+def test_each_member_equals_its_run_alone(few, options):
+    """Same noise, so to rounding: every posterior, likelihood and objective of a Spec, and the last short batch."""
+    spec = dataclasses.replace(SPEC, **({"validation_fraction": 0.0} | options))
+    runs = fit_many(spec, few, seeds=SEEDS, **QUIET)
+    for seed, run in zip(SEEDS, runs, strict=True):
+        equal(run, alone(spec, few, seed))
+        assert run[0].spec.seed == seed
+        assert not run[0].training
+    first, second = (model.encoder[1].weight for model, _ in runs)
+    assert not torch.allclose(first, second)
+
+
+def test_convolutions_too(few):
+    """Adam divides by the root of a gradient's square, so that rounding near zero shows: hence the tolerance."""
+    spec = dataclasses.replace(SPEC, network="conv", channels=(4, 8), validation_fraction=0.0)
+    for seed, run in zip(SEEDS, fit_many(spec, few, seeds=SEEDS, **QUIET), strict=True):
+        equal(run, alone(spec, few, seed), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("options", "tolerance"), [({"compile": "inductor"}, 1e-3), ({"precision": "bf16"}, 0.05)])
+def test_inductor_and_bf16(few, options, tolerance):
+    spec = dataclasses.replace(SPEC, validation_fraction=0.0)
+    plain = fit_many(spec, few, seeds=SEEDS, **QUIET)
+    for run, other in zip(
+        fit_many(dataclasses.replace(spec, **options), few, seeds=SEEDS, **QUIET), plain, strict=True
+    ):
+        equal(run, other, rtol=tolerance, atol=tolerance)
+
+
+def test_a_member_does_not_depend_on_the_others(few):
+    spec = dataclasses.replace(SPEC, validation_fraction=0.0)
+    equal(fit_many(spec, few, seeds=[5, 3], **QUIET)[1], fit_many(spec, few, seeds=[3], **QUIET)[0])
+
+
+def test_nothing_global_is_touched(few):
+    before = torch.get_rng_state()
+    fit_many(dataclasses.replace(SPEC, epochs=1), few, seeds=SEEDS, **QUIET)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_a_lost_number_names_its_seed(few, batch_size, monkeypatch):
+    """By a loss where a step follows, by a weight after the last one."""
+
+    def one_is_lost(spec):
+        model = build(spec)
+        if spec.seed == 7:
+            with torch.no_grad():
+                model.decoder[0].bias.fill_(math.nan)
+        return model
+
+    monkeypatch.setattr(members, "build", one_is_lost)
+    spec = dataclasses.replace(SPEC, batch_size=batch_size)
+    with pytest.raises(FloatingPointError, match="loss of seed 7 is nan at epoch 1, step 1; try a smaller lr"):
+        fit_many(spec, few, seeds=[3, 7, 8], **QUIET)
+
+
+def test_a_weight_lost_in_the_last_step_names_its_seed(few, monkeypatch):
+    def lose(params, *moments, **options):
+        params[2][1].fill_(math.inf)
+
+    monkeypatch.setattr(members, "adam", lose)
+    spec = dataclasses.replace(SPEC, batch_size=64)
+    with pytest.raises(FloatingPointError, match="encoder.3.weight of seed 0 is not finite after the last step of ep"):
+        fit_many(spec, few, seeds=SEEDS, **QUIET)
+
+
+def test_run_folders_and_resume(few, tmp_path):
+    """Stopped after one epoch of two and gone on with: the very same weights."""
+    spec = dataclasses.replace(SPEC, binarization="dynamic", beta_warmup=2)
+    whole = fit_many(spec, few, seeds=SEEDS, **QUIET)
+    fit_many(dataclasses.replace(spec, epochs=1), few, seeds=SEEDS, out=tmp_path / "runs", **QUIET)
+    runs = fit_many(spec, few, seeds=SEEDS, out=tmp_path / "runs", resume=True, **QUIET)
+    for seed, (model, history), (expected, losses) in zip(SEEDS, runs, whole, strict=True):
+        opened, stored, _ = open_run(tmp_path / "runs" / f"seed-{seed}")
+        assert stored == dataclasses.replace(spec, seed=seed, image_shape=(1, 8, 8))
+        for name, value in expected.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+            assert torch.equal(opened.state_dict()[name], value)
+        assert history.column("train_loss_nats") == losses.column("train_loss_nats")
+        table = (tmp_path / "runs" / f"seed-{seed}" / "history.csv").read_text().splitlines()
+        assert len(table) == 3
+    for options, message in [
+        ({"seeds": [0, 3]}, r"seeds: given \[0, 3\], expected \[3, 0\], as in the checkpoint"),
+        ({"spec": dataclasses.replace(spec, epochs=1)}, "epochs: given 1, expected at least 2"),
+        ({"spec": dataclasses.replace(spec, lr=0.1)}, "lr: given 0.1, expected 0.01"),
+        ({"resume": False}, "out: given .*expected a new or empty folder"),
+    ]:
+        given = {"spec": spec, "images": few, "seeds": SEEDS, "out": tmp_path / "runs", "resume": True} | options
+        with pytest.raises(InputError, match=message):
+            fit_many(**given, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": []}, r"seeds: given \[\], expected one or more whole numbers, each of them once"),
+        ({"seeds": [1, 1]}, r"seeds: given \[1, 1\]"),
+        ({"seeds": 3}, "seeds: given 3"),
+        ({"seeds": None}, "seeds: given None"),
+        ({"seeds": "12"}, "seeds: given '12'"),
+        ({"seeds": [0, -1]}, "seeds: given -1, expected a whole number from 0"),
+        ({"seeds": [[0]]}, r"seeds: given \[0\], expected a whole number"),
+        ({"spec": "digits"}, "spec: given 'str', expected a Spec"),
+        ({"spec": dataclasses.replace(SPEC, image_shape=(1, 28, 28))}, r"image_shape: given \(1, 28, 28\)"),
+        ({"images": Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), "spec": Spec(network="conv")}, "image_shape"),
+        ({"spec": dataclasses.replace(SPEC, compile="off")}, "compile: given 'off', expected auto or a backend"),
+        (
+            {"spec": dataclasses.replace(SPEC, compile="cudagraph")},
+            "given 'cudagraph', expected another backend for cpu",
+        ),
+        ({"device": "tpu9"}, "device: given 'tpu9'"),
+        ({"resume": True}, "out: given None, expected the folder to resume from"),
+        ({"out": __file__}, "out: given .*expected a folder, or a name that is free"),
+    ],
+)
+def test_bad_arguments_are_named(tiny, options, message):
+    with pytest.raises(InputError, match=message):
+        fit_many(**({"spec": SPEC, "images": tiny, "seeds": SEEDS} | QUIET | options))
+
+
+def test_several_processes_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(many, "peers", lambda: Peers(rank=1, size=2))
+    with pytest.raises(InputError, match="processes: given 2, expected one"):
+        fit_many(SPEC, tiny, seeds=SEEDS, **QUIET)
+
+
+def test_draws_of_another_kind_are_refused(few, monkeypatch):
+    """Rather than given the same noise to all; no Spec has such a network."""
+
+    def with_dropout(spec):
+        model = build(spec)
+        model.encoder.append(torch.nn.Dropout())
+        return model
+
+    monkeypatch.setattr(members, "build", with_dropout)
+    with pytest.raises(InputError, match="it draws by aten.bernoulli_.float, which is not known here"):
+        fit_many(SPEC, few, seeds=SEEDS, **QUIET)
