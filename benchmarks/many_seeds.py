@@ -15,7 +15,7 @@ import torch
 
 from pyro_vae import Spec, build, files, fit, fit_many, load_data
 from pyro_vae.device import choose_device
-from pyro_vae.study import environment
+from pyro_vae.run_folder import environment
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from pyro_vae.models import Model, build
 from pyro_vae.models.images import check_fits, warn_of_grey
 from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.parallel import peers
+from pyro_vae.run_folder import environment, training_split
 from pyro_vae.spec import Spec
-from pyro_vae.study import environment, training_split
 from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History
 from pyro_vae.training import _epoch as epoch_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import warnings
@@ -96,7 +97,8 @@ def run_study(
     Args:
         study: the grid, for instance `studies.named("ablation")`.
         out: folder of the study; that of an earlier call is gone on with.
-        seeds: train each model so many times, with its spec's seed and those after it.
+        seeds: train each of the models so many times, with its spec's seed and those after it. The table has these,
+            and what an earlier call has trained.
         only: names of the models to train now; by default all.
         data_root: folder of the data sets.
         device: of training and evaluation.
@@ -124,7 +126,8 @@ def run_study(
     out = Path(out).absolute()
     _check_folder(out, study)
     images, skipped = _load(study, data_root)
-    state = _Progress(study, out, command, device, _runs(study, out, seeds, images), skipped)
+    runs = _runs(study, out, {entry.name: seeds for entry in study.entries if not only or entry.name in only}, images)
+    state = _Progress(study, out, _commands(out, command), device, runs, skipped)
     chosen = [one for model, several in state.runs.items() if not only or model in only for one in several]
     with _alone(out):
         waiting = [one for one in chosen if not one.done]
@@ -285,24 +288,28 @@ def _load(study: Study, data_root: str | os.PathLike[str] | None) -> tuple[dict[
     return images, skipped
 
 
-def _runs(study: Study, out: Path, seeds: int, images: Mapping[str, Splits]) -> dict[str, list[Run]]:
-    """The runs of each model whose images are here, by seed."""
-    runs = {}
+def _commands(out: Path, command: str) -> str:
+    """The commands that made what a folder holds, one a line."""
+    before = (read_study(out) or {}).get("command") or ""
+    return "\n".join(dict.fromkeys(one for one in (*str(before).splitlines(), command) if one))
+
+
+def _runs(study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str, Splits]) -> dict[str, list[Run]]:
+    """The runs of each model whose images are here, by seed: those asked for, and what the folder has beyond them."""
+    runs: dict[str, list[Run]] = {}
     for entry in study.entries:
         if entry.spec.dataset not in images:
             continue
         train, test = images[entry.spec.dataset]
         labelled = train.labels is not None and test.labels is not None
         groups = ("bounds", "codes", *(("samples",) if labelled and entry.spec.model != "autoencoder" else ()))
-        runs[entry.name] = [
-            Run(
-                entry.name,
-                replace(entry.spec, seed=seed, image_shape=train.shape),
-                out / "runs" / entry.name / f"seed-{seed}",
-                groups,
-            )
-            for seed in range(entry.spec.seed, entry.spec.seed + seeds)
-        ]
+        runs[entry.name] = []
+        for seed in itertools.count(entry.spec.seed):
+            spec = replace(entry.spec, seed=seed, image_shape=train.shape)
+            one = Run(entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups)
+            if len(runs[entry.name]) >= seeds.get(entry.name, 1) and not one.done:
+                break
+            runs[entry.name].append(one)
     return runs
 
 

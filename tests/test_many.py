@@ -9,7 +9,7 @@ import torch
 from pyro_vae import Images, Spec, build, fit, fit_many, many, members
 from pyro_vae.checks import InputError
 from pyro_vae.parallel import Peers
-from pyro_vae.study import open_run, training_split
+from pyro_vae.run_folder import open_run, training_split
 
 SEEDS = [3, 0]
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, batch_size=16, lr=0.01, binarization="threshold")

@@ -135,6 +135,15 @@ def test_seeds_give_means_and_deviations(tmp_path):
     assert "±" in (tmp_path / "study" / "results.md").read_text()
 
 
+def test_seeds_and_commands_of_before_stay_in_the_table(tmp_path):
+    grid = study(Entry("two", replace(SPEC, epochs=1)), Entry("other", replace(SPEC, epochs=1, latent_dim=3)))
+    run_study(grid, tmp_path / "study", seeds=2, only=["two"], command="first", **QUIET)
+    stored = run_study(grid, tmp_path / "study", command="second", **QUIET)
+    assert [one["seeds"] for one in stored["entries"]] == [[0, 1], [0]]
+    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    assert run_study(grid, tmp_path / "study", command="first", **QUIET)["command"] == "first\nsecond"
+
+
 def test_a_model_that_fails_does_not_stop_the_others(tmp_path):
     grid = study(
         Entry("bad", replace(SPEC, lr=1e30)),
