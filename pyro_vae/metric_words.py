@@ -46,6 +46,9 @@ METRICS = {
         error="reconstruction_se",
     ),
     "kl_per_sample": Metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se"),
+    "kl_prior_at_start": Metric(
+        "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
+    ),
     "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
     "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
     "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),

@@ -49,7 +49,10 @@ def test_every_field_has_help():
         ({"binarization": "dynamo"}, "binarization: given 'dynamo', .*did you mean 'dynamic'"),
         ({"validation_fraction": 1}, "validation_fraction: given 1.0"),
         ({"validation_fraction": -0.1}, "validation_fraction: given -0.1"),
-        ({"model": "vea"}, "model: given 'vea', expected one of vae, autoencoder .did you mean 'vae'"),
+        (
+            {"model": "vea"},
+            "model: given 'vea', expected one of vae, autoencoder, vae-prior-at-start .did you mean 'vae'",
+        ),
         ({"network": "cnv"}, "network: given 'cnv'"),
         ({"hidden": (400, 0)}, "hidden: given 0, expected a whole number of at least 1"),
         ({"hidden": 400}, "hidden: given 400"),
