@@ -120,7 +120,7 @@ def likelihood_variances(runs: Runs, images: Images, *, n: int = 10, seed: int =
         if not isinstance(model.likelihood, Gaussian):
             raise checks.fail("runs", name, "models with a Gaussian likelihood")
         c = model.likelihood.log_variance.exp().item()
-        rows[f"{name} (c = {c:.3g})"] = reconstruct(model, shown)
+        rows[f"{name}\n(c = {c:.3g})"] = reconstruct(model, shown)
         again = reconstruct(model, images)
         points.append((c, (again - x).square().mean().item(), sharpness(again) / sharpness(x)))
     c_values, errors, ratios = zip(*sorted(points), strict=True)

@@ -34,9 +34,9 @@ def set_title(figure: Figure, title: str) -> None:
 def new_panels(
     n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """n axes in rows of `columns`, each `ratio` times as high as wide, with `around` inches for their labels."""
-    columns = min(n, columns)
+    """n axes in even rows of at most `columns`, each `ratio` times as high as wide; `around` inches hold their labels."""
     rows = -(-n // columns)
+    columns = -(-n // rows)
     side = min(5.0, (width - legend) / columns)
     figure = new_figure(side * columns + legend, rows * ((side - around) * ratio + 0.25 + 0.8 * around) + 0.25)
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
