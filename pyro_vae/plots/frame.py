@@ -34,7 +34,7 @@ def set_title(figure: Figure, title: str) -> None:
 def new_panels(
     n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """n axes in even rows of at most `columns`, each `ratio` times as high as wide; `around` inches hold their labels."""
+    """n axes in even rows of at most `columns`, each `ratio` times as high as wide, with `around` inches for labels."""
     rows = -(-n // columns)
     columns = -(-n // rows)
     side = min(5.0, (width - legend) / columns)
