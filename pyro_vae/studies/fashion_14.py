@@ -33,6 +33,14 @@ def _flow(*numbers: float) -> dict[str, float]:
     return {name.replace("kl_per_sample", "kl_prior_at_start"): value for name, value in _published(*numbers).items()}
 
 
+# By layers and latent dimensions.
+FLOWS = {
+    (4, 32): _flow(0.018912, -1.7660, 108.33, 2.770, 0.061),
+    (8, 32): _flow(0.019062, -8.8907, 115.67, 2.918, 0.051),
+    (4, 64): _flow(0.019094, -2.7011, 108.56, 2.726, 0.041),
+    (8, 64): _flow(0.019614, -13.4764, 110.26, 2.677, 0.044),
+}
+
 STUDY = Study(
     name="fashion-14",
     title="14 VAEs on Fashion-MNIST",
@@ -51,8 +59,8 @@ STUDY = Study(
         Entry(
             "beta4_z32", replace(COMMON, latent_dim=32, beta=4.0), _published(0.031469, 3.4691, 165.44, 2.256, 0.019)
         ),
-        Entry("flow4_z32", replace(FLOW, latent_dim=32, flow_layers=4), _flow(0.018912, -1.7660, 108.33, 2.770, 0.061)),
-        Entry("flow8_z32", replace(FLOW, latent_dim=32, flow_layers=8), _flow(0.019062, -8.8907, 115.67, 2.918, 0.051)),
+        Entry("flow4_z32", replace(FLOW, latent_dim=32, flow_layers=4), FLOWS[4, 32]),
+        Entry("flow8_z32", replace(FLOW, latent_dim=32, flow_layers=8), FLOWS[8, 32]),
         Entry("vanilla_z64", replace(COMMON, latent_dim=64), _published(0.018847, 8.4766, 106.69, 2.763, 0.044)),
         Entry(
             "beta0.25_z64",
@@ -65,18 +73,14 @@ STUDY = Study(
         Entry(
             "beta4_z64", replace(COMMON, latent_dim=64, beta=4.0), _published(0.031874, 3.3749, 166.22, 2.339, 0.026)
         ),
-        Entry("flow4_z64", replace(FLOW, latent_dim=64, flow_layers=4), _flow(0.019094, -2.7011, 108.56, 2.726, 0.041)),
-        Entry(
-            "flow8_z64",
-            replace(FLOW, latent_dim=64, flow_layers=8),
-            _flow(0.019614, -13.4764, 110.26, 2.677, 0.044),
-        ),
+        Entry("flow4_z64", replace(FLOW, latent_dim=64, flow_layers=4), FLOWS[4, 64]),
+        Entry("flow8_z64", replace(FLOW, latent_dim=64, flow_layers=8), FLOWS[8, 64]),
         Entry("vanilla_z128", replace(COMMON, latent_dim=128), _published(0.019590, 7.9303, 109.28, 2.763, 0.039)),
         # The flow rows once more, trained on the document's own loss, whose "KL" leaves the prior at z_0.
-        Entry("flow4_z32_mistaken", replace(MISTAKEN, latent_dim=32, flow_layers=4)),
-        Entry("flow8_z32_mistaken", replace(MISTAKEN, latent_dim=32, flow_layers=8)),
-        Entry("flow4_z64_mistaken", replace(MISTAKEN, latent_dim=64, flow_layers=4)),
-        Entry("flow8_z64_mistaken", replace(MISTAKEN, latent_dim=64, flow_layers=8)),
+        Entry("flow4_z32_mistaken", replace(MISTAKEN, latent_dim=32, flow_layers=4), FLOWS[4, 32]),
+        Entry("flow8_z32_mistaken", replace(MISTAKEN, latent_dim=32, flow_layers=8), FLOWS[8, 32]),
+        Entry("flow4_z64_mistaken", replace(MISTAKEN, latent_dim=64, flow_layers=4), FLOWS[4, 64]),
+        Entry("flow8_z64_mistaken", replace(MISTAKEN, latent_dim=64, flow_layers=8), FLOWS[8, 64]),
     ),
     columns=(
         "mse_per_pixel",
@@ -171,13 +175,21 @@ STUDY = Study(
         Claim(
             "z = 128 reconstructs worse than 64 and 32", "mse_per_pixel", ("vanilla_z64", "vanilla_z32", "vanilla_z128")
         ),
+        Claim(
+            "The document's quantity falls with the layers of a flow that is trained on it, z = 32",
+            "kl_prior_at_start",
+            ("flow8_z32_mistaken", "flow4_z32_mistaken"),
+        ),
+        Claim("The same, z = 64", "kl_prior_at_start", ("flow8_z64_mistaken", "flow4_z64_mistaken")),
         Claim("4 flow layers reconstruct better than none, z = 32", "mse_per_pixel", ("flow4_z32", "vanilla_z32")),
         Claim("8 flow layers raise the score, z = 32", "inception_score_mean", ("vanilla_z32", "flow8_z32")),
     ),
     notes=(
         "kl_prior_at_start is the document's KL of flows: the KL of the base normal less the log-determinants, with "
         "the prior at z_0. It is not a KL and can be negative; kl_per_sample has the prior at z_K, where it belongs.",
-        "The rows that end in _mistaken are trained on that quantity instead of the KL.",
+        "The rows that end in _mistaken are trained on that quantity instead of the KL. There the flow stretches the "
+        "dimensions that the decoder hardly reads, far beyond the prior, which this loss rewards: the KL is large, "
+        "nearly all units count as active, and neither the error nor the samples show that anything is wrong.",
         "MSE per pixel decodes the posterior mean, which is what the document's numbers fit; the sampled one is next.",
         "The document's FID and Inception Score are by another network and not comparable with the scores here.",
     ),
