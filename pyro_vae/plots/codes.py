@@ -13,14 +13,17 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae.plots.frame import COLOURS, MARKERS, new_figure, new_panels, set_title
 
+SHAPES_FROM = 8.0  # points squared: smaller markers are all dots
+
 
 def latent_scatter(
     plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Codes in the plane, by class where labels are given; each class has its own colour and marker."""
     figure = new_figure(7.0, 5.6)
-    _scatter(figure.add_subplot(), plane, labels, max(4.0, min(24.0, 12000 / len(plane.codes))))
-    _class_legend(figure, labels, class_names)
+    size = max(4.0, min(24.0, 12000 / len(plane.codes)))
+    _scatter(figure.add_subplot(), plane, labels, size)
+    _class_legend(figure, labels, class_names, size)
     figure.axes[0].set_title(title, fontsize=11)
     return figure
 
@@ -41,7 +44,7 @@ def latent_panels(
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.locator_params(nbins=5)
-    _class_legend(figure, labels, class_names)
+    _class_legend(figure, labels, class_names, size)
     set_title(figure, title)
     return figure
 
@@ -57,7 +60,7 @@ def _groups(labels: Tensor | None, size: float) -> list[tuple[Tensor | slice, st
     if labels is None:
         return [(slice(None), COLOURS[0], "o")]
     styles = _styles(labels)
-    if size < 8:  # too small to tell shapes; as they come, so that no class covers the others
+    if size < SHAPES_FROM:  # as they come, so that no class covers the others
         return [(slice(None), [styles[label][0] for label in labels.tolist()], "o")]
     return [(labels == label, *style) for label, style in styles.items()]
 
@@ -71,11 +74,18 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str]) -> None:
+def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str], size: float) -> None:
     if labels is None:
         return
     handles = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, label=class_names[label] if class_names else label)
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=marker if size >= SHAPES_FROM else "o",
+            color=colour,
+            label=class_names[label] if class_names else label,
+        )
         for label, (colour, marker) in _styles(labels).items()
     ]
     figure.legend(handles=handles, loc="outside right center", title="class", fontsize=9)

@@ -95,7 +95,8 @@ def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float
     """Width and height in inches."""
     n, _, height, width = next(iter(rows.values())).shape
     side = min(0.75, 7.5 / n)
-    return side * n + 0.2 + 0.08 * max(map(len, rows)), side * len(rows) * height / width + 0.35 + 0.25 * column_names
+    longest = max(len(line) for name in rows for line in name.splitlines())
+    return side * n + 0.2 + 0.1 * longest, side * len(rows) * height / width + 0.35 + 0.25 * column_names
 
 
 def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
