@@ -340,12 +340,13 @@ def _work(
 
 
 def _draw(state: _Progress, images: Mapping[str, Splits]) -> None:
-    """The figures whose models are done, where they are not drawn since."""
+    """The figures, of those of their models that are done, where they are not drawn since."""
     from pyro_vae import pictures, plots
 
     for picture in state.study.pictures:
         runs = [state.runs[model][0] for model in picture.runs if model in state.runs]
-        if len(runs) < len(picture.runs) or not all(one.done for one in runs):
+        runs = [one for one in runs if one.done]
+        if picture.runs and not runs:
             continue
         path = state.out / "figures" / picture.file
         if path.is_file() and all((one.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for one in runs):

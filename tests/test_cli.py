@@ -189,7 +189,7 @@ def test_study(tmp_path, capsys):
     assert "±" in shown
     stored = json.loads((out / "study.json").read_text())
     assert [one["status"] for one in stored["entries"]] == ["done", "done"]
-    assert stored["command"].endswith(f"--out {out} --epochs=2 --seeds=2")
+    assert stored["command"].splitlines()[-1].endswith(f"--out {out} --epochs=2 --seeds=2")
     assert main(["report", str(out)]) == 0
 
 
@@ -199,6 +199,7 @@ def test_a_study_tells_of_failures_at_the_end(tmp_path, capsys):
     assert "pyro-vae: bad failed: bad, seed 0: FloatingPointError" in capsys.readouterr().err.splitlines()[-1]
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
     assert [one["status"] for one in stored["entries"]] == ["done", "done", "failed"]
+    assert len(stored["figures"]) == 3  # of those that are done
 
 
 def test_a_study_that_is_stopped_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -41,6 +41,24 @@ def test_a_toml_file(tmp_path):
     assert (one.name, one.title, one.document, one.columns) == ("mine", "How many?", "Me", ("elbo_nats",))
     assert one.entries[0] == Entry("two", Spec(latent_dim=2, hidden=(8,)))
     assert one.entries[1].published == {"elbo_nats": -20.5}
+    assert [picture.function for picture in one.pictures] == ["training_curves", "reconstructions", "samples"]
+    assert all(picture.runs == ("two", "ten") for picture in one.pictures)
+
+
+def test_autoencoders_and_other_images_have_figures_of_their_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from pyro_vae import Spec\n"
+        "SPECS = {'a': Spec(model='autoencoder'), 'b': Spec(), 'c': Spec(model='autoencoder', dataset='mnist')}\n"
+    )
+    shown = {picture.file: picture.runs for picture in named(str(path)).pictures}
+    assert shown == {
+        "digits-training-curves.png": ("a", "b"),
+        "digits-reconstructions.png": ("a", "b"),
+        "digits-samples.png": ("b",),
+        "mnist-training-curves.png": ("c",),
+        "mnist-reconstructions.png": ("c",),
+    }
 
 
 def test_other_images_have_no_published_numbers():

@@ -1,7 +1,7 @@
 """Studies: grids of specs with their tables and pictures, one file for each seed document. Imports no torch.
 
 A study of your own is a Python file with a list or a dictionary of Specs named `SPECS`, or a :class:`Study` named
-`STUDY`; or a TOML file::
+`STUDY`; or a TOML file. Lists of Specs are shown by training curves, reconstructions and samples::
 
     title = "How many dimensions?"
     [common]
@@ -20,7 +20,7 @@ import importlib
 import re
 import runpy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def _from_python(path: Path) -> Study:
     if not isinstance(specs, dict) or not specs:
         raise checks.fail("study", str(path), "a list or dictionary of Specs named SPECS, or a Study named STUDY")
     entries = tuple(Entry(name, spec) for name, spec in specs.items())
-    return Study(name=path.stem, title=str(found.get("TITLE", path.stem)), entries=entries)
+    return Study(name=path.stem, title=str(found.get("TITLE", path.stem)), entries=entries, pictures=_pictures(entries))
 
 
 def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
@@ -221,4 +221,40 @@ def _from_toml(path: Path) -> Study:
         if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):
             raise checks.fail("columns", found["columns"], "a list of names of metrics")
         more["columns"] = tuple(found["columns"])
-    return Study(name=path.stem, title=str(found.get("title", path.stem)), entries=tuple(entries), **more)
+    return Study(
+        name=path.stem,
+        title=str(found.get("title", path.stem)),
+        entries=tuple(entries),
+        pictures=_pictures(entries),
+        **more,
+    )
+
+
+def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
+    """What a list of Specs is shown by, of each data set: training curves, reconstructions, and samples."""
+    shown = []
+    for dataset in dict.fromkeys(entry.spec.dataset for entry in entries):
+        runs = [entry for entry in entries if entry.spec.dataset == dataset]
+        sampled = tuple(entry.name for entry in runs if entry.spec.model != "autoencoder")
+        names = tuple(entry.name for entry in runs)
+        for function, models, title, caption, alt in (
+            ("training_curves", names, "Training", "Means over the training images, by epoch.", "Curves over epochs."),
+            (
+                "reconstructions",
+                names,
+                "Reconstructions",
+                "Test images, and the decoded code or posterior mean of each model.",
+                "Rows of images: originals, then the reconstructions of each model.",
+            ),
+            (
+                "samples",
+                sampled,
+                "Samples",
+                "Test images, and decoded draws from the prior of each model.",
+                "Rows of images: originals, then samples of each model.",
+            ),
+        ):
+            if models:
+                file = f"{dataset}-{function.replace('_', '-')}.png"
+                shown.append(Picture(file, function, models, {}, f"{title}, {dataset}", caption, alt))
+    return tuple(shown)

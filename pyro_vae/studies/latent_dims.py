@@ -19,7 +19,8 @@ ALL = ("z2", "z5", "z10", "z50")
 STUDY = Study(
     name="latent-dims",
     title="How many latent dimensions?",
-    document="“Gaussian encoder, Bernoulli decoder” notes on MNIST (seed document 002)",
+    document="Sánchez Salazar, Hernández Antón, Íñiguez Gómez and Cantón Simó, “Variational Autoencoders”, "
+    "Universitat de Barcelona, 2024",
     entries=(
         Entry("z2", replace(COMMON, latent_dim=2)),
         Entry("z5", replace(COMMON, latent_dim=5)),
