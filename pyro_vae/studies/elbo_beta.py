@@ -147,7 +147,7 @@ STUDY = Study(
     notes=(
         "Grey pixels under a Bernoulli: the loss is a cross-entropy, not a log-likelihood of the data.",
         "Without its weight the posterior of beta = 0 shrinks to a point, whose KL is infinite: it has none here.",
-        "From beta = 50 on the code is ignored (no active unit, KL 0, one sample); so it was with the summed squared error. "
+        "From beta = 50 on the code is ignored (no active unit, KL 0); so it was with the summed squared error. "
         "The document's beta = 50 still tells digits apart: its two terms must have been scaled otherwise than here.",
         "The document says of 200 to 500 that the reconstructions are inadequate; 200 is here.",
         "The scores are by this project's own classifier of MNIST, not by the document's.",
