@@ -123,3 +123,9 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(InputError, match="reconstructed: given"):
         plots.reconstructions(torch.rand(2, 1, 4, 4), torch.rand(1, 1, 4, 4))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_collapsed_code_is_a_point_not_a_cloud_of_rounding():
+    plane = latent.Plane(1e-4 * torch.randn(50, 2), ("$z_1$", "$z_2$"))
+    axes = plots.latent_scatter(plane).axes[0]
+    assert all(high - low >= 1 for low, high in (axes.get_xlim(), axes.get_ylim()))

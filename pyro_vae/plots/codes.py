@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae.plots.frame import COLOURS, MARKERS, new_figure, new_panels, set_title
 
+SMALLEST_SPAN = 1.0  # of an axis; the prior's standard deviation is 1
 SHAPES_FROM = 8.0  # points squared: smaller markers are all dots
 
 
@@ -43,7 +44,7 @@ def latent_panels(
         _scatter(axes, plane, labels, size)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.locator_params(nbins=5)
+        axes.locator_params(nbins=5 if columns < 4 else 4)
     _class_legend(figure, labels, class_names, size)
     set_title(figure, title)
     return figure
@@ -71,6 +72,10 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
         axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_xlabel(plane.axes[0], fontsize=9)
     axes.set_ylabel(plane.axes[1], fontsize=9)
+    for codes, set_limits in zip(plane.codes.T, (axes.set_xlim, axes.set_ylim), strict=True):
+        low, high = codes.min().item(), codes.max().item()
+        if high - low < SMALLEST_SPAN:  # a collapsed code, whose scatter is rounding
+            set_limits((low + high - SMALLEST_SPAN) / 2, (low + high + SMALLEST_SPAN) / 2)
     axes.set_aspect("equal", adjustable="datalim")
 
 

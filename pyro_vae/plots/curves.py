@@ -79,7 +79,7 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
 
 def _line_style(index: int) -> tuple[str, LineStyle]:
     styles: tuple[LineStyle, ...] = ("-", "-.", ":")
-    return COLOURS[index % len(COLOURS)], styles[index // len(COLOURS) % 3]
+    return COLOURS[index % len(COLOURS)], styles[index % 3]  # so that a curve on another one does not hide it
 
 
 def _handle(name: str, colour: str, style: LineStyle) -> Line2D:
