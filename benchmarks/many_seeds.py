@@ -11,8 +11,6 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pyro_vae import Spec, build, files, fit, fit_many, load_data
 from pyro_vae.device import choose_device
 from pyro_vae.run_folder import environment
@@ -65,7 +63,6 @@ def main() -> None:
         print(f"| {row['backend']} | {seconds} | {row['all_over_one']:.2f} |")
     found = {
         "environment": environment(arguments.device),
-        "threads": torch.get_num_threads(),
         "seeds": arguments.seeds,
         "epochs": arguments.epochs,
         "images": len(images),
