@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 
+import pyro_vae
 from pyro_vae.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +116,15 @@ def test_cited_equations_exist(path):
 def test_there_are_pages_with_code_and_equations():
     assert WITH_CODE
     assert _equations()
+
+
+def test_reference_has_all_public_names():
+    documented = re.findall(r"auto(?:class|function):: pyro_vae\.(\w+)", TEXTS[ROOT / "docs" / "api" / "index.md"])
+    assert set(documented) >= {name for name in pyro_vae.__all__ if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem.startswith("add-")], ids=name)
+def test_recipe_is_short(page):
+    """What has to be added is complete in fewer than 30 lines of code."""
+    recipe = next(block for kind, block in FENCE.findall(TEXTS[page]) if kind == "python")
+    assert sum(bool(line.strip()) for line in recipe.splitlines()) < 30
