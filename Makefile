@@ -12,8 +12,9 @@ demo: $(READY)
 	rm -rf demo
 	$(BIN)/pyro-vae demo --out demo
 
+# Each worker has one thread (conftest.py) and whole modules, whose tests share what they have trained.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff format --check

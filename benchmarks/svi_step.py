@@ -9,9 +9,11 @@ installed are left out, and named. Prints a Markdown table and writes svi_step.j
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -164,6 +166,51 @@ def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
     return epoch
 
 
+def pythae_trainer(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
+    """Pythae's BaseTrainer on its VAE, with our networks; its decoder gives probabilities, not logits."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    ours = vae_of(conv)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = ours.encoder
+
+        def forward(self, x: Tensor) -> ModelOutput:
+            loc, log_variance = self.layers(x).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = ours.decoder
+
+        def forward(self, z: Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.layers(z).sigmoid())
+
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=16 if conv else LATENT, reconstruction_loss="bce")
+    data = pixels.float() / 255
+    trainer = BaseTrainer(
+        VAE(config, Encoder(), Decoder()),
+        BaseDataset(data, torch.zeros(len(data))),
+        training_config=BaseTrainerConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=BATCH,
+            learning_rate=1e-3,
+            optimizer_cls="Adam",
+            no_cuda=device.type == "cpu",
+        ),
+    )
+    trainer.prepare_training()
+    epochs = itertools.count(1)
+    return lambda: float(trainer.train_step(next(epochs)))
+
+
 def vae_of(conv: bool) -> nn.Module:
     pyro.clear_param_store()
     network = {"network": "conv", "latent_dim": 16, "hidden": (256,)} if conv else {"latent_dim": LATENT}
@@ -174,6 +221,7 @@ ROWS = {
     "Pyro, stock loop": pyro_stock,
     "hand-written PyTorch, fused Adam": hand_written,
     "NumPyro, fori_loop": numpyro_loop,
+    "pythae, BaseTrainer": pythae_trainer,
     "pyro_vae, off": ours("off"),
     "pyro_vae, capture": ours("capture"),
     "pyro_vae, inductor": ours("inductor"),
