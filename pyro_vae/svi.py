@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,9 +16,18 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae import backends, checks
-from pyro_vae.capture import Captured, NotCapturable, Restoring, capture, gradients_set_aside
-from pyro_vae.optimizers import FusedAdam, SharedOptimizer
-from pyro_vae.watching import PLAIN, watch
+from pyro_vae.capture import (
+    Captured,
+    NotCapturable,
+    Restoring,
+    capture,
+    gradients_set_aside,
+    param_store_kept,
+    verify,
+)
+from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.replay import Replay
+from pyro_vae.watching import PLAIN, Watched
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
@@ -27,57 +36,10 @@ CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
 MOST_SIGNATURES = 16
 VERIFIED_AT = (1, 10, 100)  # calls of a captured step; and each 1,000th
 FLOATS_BEFORE_LIVE = 3
+CHANGES_BEFORE_EAGER = 3  # captures for values within reach, of which each was called less often than
+WORTH_A_CAPTURE = 20
 
 Signature = tuple[Any, ...]
-
-
-class _Replay:
-    """A captured loss, and in a step its gradients and the step of the optimizer.
-
-    `graph` takes the parameters, the inputs, and what is live, and gives the loss and the gradients.
-    """
-
-    def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
-        self.captured, self.params, self.optimizer = captured, params, optimizer
-        self.graph: backends.Run = captured.graph.forward
-        self.recorded: backends.Run | None = None  # the whole step as a CUDA graph
-        self.calls = 0
-        self.settled = False  # nothing faster is to be tried
-        self._tensors = tuple(params.values())
-        self._adam: FusedAdam | None = None
-
-    def params_are_the_same(self) -> bool:
-        store = pyro.get_param_store()._params
-        return all(store.get(name) is param and param.requires_grad for name, param in self.params.items())
-
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The loss, after which the step is done."""
-        if self.optimizer is not None:
-            if self._adam is None or not self._adam.is_current():
-                self._adam = self.optimizer.fused_adam(self._tensors)
-                if self.recorded is not None and self._adam is not None:
-                    self.record(inputs)
-            if self._adam is not None:
-                self._adam.refresh()
-        loss, *gradients = (self.recorded or self._run)(*inputs)
-        if self.optimizer is not None and self._adam is None:
-            for param, gradient in zip(self._tensors, gradients, strict=True):
-                param.grad = gradient
-            self.optimizer.step(self._tensors)
-        return loss
-
-    def record(self, inputs: Sequence[Tensor]) -> None:
-        """From now on the step is one CUDA graph, with the optimizer in it where that is one kernel."""
-        written = [*self._tensors, *self.captured.live, *(self._adam.written() if self._adam else ())]
-        self.recorded = backends.cuda_graph(self._run, inputs, written)
-
-    def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The loss, with the gradients where they have not been used yet."""
-        outputs = self.graph(*self._tensors, *inputs, *self.captured.live)
-        if self._adam is None:
-            return outputs
-        self._adam(outputs[1:])
-        return outputs[:1]
 
 
 class NotFiniteError(FloatingPointError):
@@ -143,7 +105,8 @@ class CompiledSVI:
         model: Callable[..., Any],
         guide: Callable[..., Any],
         optim: Any,
-        loss: ELBO | None = None,
+        loss: Any = None,
+        loss_and_grads: Callable[..., Any] | None = None,
         *,
         prepare: Callable[..., tuple[Any, ...]] | None = None,
         compile: str = "auto",
@@ -155,15 +118,19 @@ class CompiledSVI:
             raise checks.fail("compile", compile, "another backend, where there is no CUDA device")
         loss = Trace_ELBO() if loss is None else loss
         if not isinstance(loss, ELBO):
-            raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects")
+            if not callable(loss):
+                raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects, or a function")
+            loss = _LossFunction(loss, loss_and_grads)
         self.model, self.guide, self.prepare = model, guide, prepare
         self.loss: Any = loss
         self.optimizer = SharedOptimizer(optim)
         self.compile, self.precision = compile, precision
         self.num_steps = 0
-        self._replays: dict[Signature, _Replay | None] = {}  # None: this one runs eagerly
+        self._replays: dict[Signature, Replay | None] = {}  # None: this one runs eagerly
         self.ready = False
-        self._watched = watch(model, guide, loss, prepare)
+        self._watched = Watched(model, guide, loss, prepare)
+        self._raised: set[Signature] = set()  # where the program itself did, when it was to be captured
+        self._changing: set[Any] = set()  # arguments with which values within reach do not stay
         self._floats: dict[int, set[float]] = {}
         self._unchecked: list[tuple[int, Tensor]] = []
         self._said: set[str] = set()
@@ -178,12 +145,13 @@ class CompiledSVI:
         return sum(replay is not None for replay in self._replays.values())
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """One gradient step; the estimate of the loss before it."""
-        loss = self.step_tensor(*args, **kwargs).item()
-        if not math.isfinite(loss):
-            raise NotFiniteError(loss, self.num_steps)
+        """One gradient step; the estimate of the loss before it, or of both, where there are two, as in Pyro."""
+        loss = self.step_tensor(*args, **kwargs)
+        number: Any = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
+        if not math.isfinite(number if loss.dim() == 0 else sum(number)):
+            raise NotFiniteError(number, self.num_steps)
         self._unchecked.clear()
-        return loss
+        return number
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """The same, without waiting for the device; the loss stays there."""
@@ -216,7 +184,7 @@ class CompiledSVI:
         if not self._unchecked:
             return
         steps = [step for step, _ in self._unchecked]
-        losses = torch.stack([loss.detach().double() for _, loss in self._unchecked]).tolist()
+        losses = torch.stack([loss.detach().double().sum() for _, loss in self._unchecked]).tolist()
         self._unchecked.clear()
         for step, loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):
@@ -245,7 +213,7 @@ class CompiledSVI:
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
-    def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Replay | None, list[Tensor]]:
+    def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Replay | None, list[Tensor]]:
         """What is captured for these arguments, and those that it takes; None where the call is to run eagerly."""
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
@@ -263,9 +231,15 @@ class CompiledSVI:
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        signature = (kind, tree, *(_kind_of(leaf) for leaf in leaves), self._surroundings(), self._watched())
+        programs = (self.model, self.guide, self.loss, self.prepare)
+        if programs != self._watched.programs:
+            self._watched = Watched(*programs)
+        arguments = (kind, tree, *map(_kind_of, leaves), torch.get_default_dtype())
+        signature = (arguments, self._watched())
         replay = self._replays.get(signature)
         if replay is not None and replay.params_are_the_same():
+            if replay.adds_to_gradients():
+                return None, []
             replay.calls += 1
             if replay.calls in VERIFIED_AT or replay.calls % 1000 == 0:
                 return self._verified(signature, replay, args, kwargs, inputs), inputs
@@ -276,16 +250,37 @@ class CompiledSVI:
         if len(self._replays) >= MOST_SIGNATURES and signature not in self._replays:
             self._say(f"more than {MOST_SIGNATURES} signatures; the further ones run eagerly")
             return None, []
-        self._replays[signature] = None
+        if arguments in self._changing:
+            return None, []
+        of_arguments = [one for (others, _), one in self._replays.items() if others == arguments]
+        hardly_used = sum(one is None or one.calls < WORTH_A_CAPTURE for one in of_arguments)
+        if signature not in self._replays and hardly_used >= CHANGES_BEFORE_EAGER:
+            self._changing.add(arguments)
+            self._say(f"runs eagerly: {_shown(self._watched.changed)} keeps changing")
+            return None, []
         try:
-            self._replays[signature] = self._capture(kind, args, kwargs, leaves, inputs, tree)
-        except NotCapturable as reason:
-            self._say(f"runs eagerly: {reason}")
-        return self._replays[signature], inputs
+            self._watched.look()
+            signature = (arguments, self._watched())
+            replay = self._capture(kind, args, kwargs, leaves, inputs, tree)
+            if replay is not None:
+                self._replays[signature] = replay
+            return replay, inputs
+        except _ProgramError as error:  # perhaps only this time
+            if signature in self._raised:
+                self._replays[signature] = None
+                self._say(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
+            self._raised.add(signature)
+        except Exception as reason:
+            self._replays[signature] = None
+            if isinstance(reason, _ChangesItself):
+                self._changing.add(arguments)
+            text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
+            self._say(f"runs eagerly: {text}")
+        return None, inputs
 
     def _verified(
-        self, signature: Signature, replay: _Replay, args: Any, kwargs: Any, inputs: list[Tensor]
-    ) -> _Replay | None:
+        self, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
+    ) -> Replay | None:
         """The same, if it still estimates what the program does; from the same draws, and leaving no trace."""
         params, found = list(replay.params.values()), []
         devices = list({one.device for one in (*params, *inputs) if one.is_cuda})
@@ -295,6 +290,7 @@ class CompiledSVI:
         ):
             with (
                 torch.random.fork_rng(devices=devices),
+                self._watched.kept(),
                 Restoring(),
                 torch.no_grad(),
                 poutine.trace(param_only=True) as used,
@@ -314,14 +310,10 @@ class CompiledSVI:
         )
         return None
 
-    def _surroundings(self) -> tuple[Any, ...]:
-        """What is replaced as a whole, and what torch makes new tensors by."""
-        return id(self.model), id(self.guide), id(self.loss), id(self.prepare), torch.get_default_dtype()
-
     def _capture(
         self, kind: str, args: Any, kwargs: Any, leaves: list[Any], inputs: list[Tensor], tree: Any
-    ) -> _Replay:
-        params = self._checked_params(args, kwargs)
+    ) -> Replay | None:
+        """The captured step, or None where the program is to make its parameters first, eagerly; leaves no trace."""
         places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
         def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
@@ -336,22 +328,44 @@ class CompiledSVI:
                 loss = self._estimate(self.loss.loss_and_grads, args, kwargs)
                 return (torch.as_tensor(loss), *(param.grad for param in params.values()))
 
-        store = dict(pyro.get_param_store()._params)
-        try:
-            # Copies, so that an argument given twice, or one that the program also holds, is not taken for one thing.
-            given = [one.clone() for one in inputs]
-            other = [_other_values(one) for one in inputs]
-            captured = capture(estimate, [*params.values(), *given], [*params.values(), *other])
-        finally:
-            changed = {
-                name: value for name, value in pyro.get_param_store()._params.items() if store.get(name) is not value
-            }
-            pyro.get_param_store()._params.update(store)
-        if changed:
-            raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
+        iterator = self._watched.iterator()
+        if iterator is not None:
+            raise NotCapturable(f"it may take the next of an iterator, a {iterator}")
+        with self._watched.kept() as memory, param_store_kept() as store:
+            try:
+                params = self._checked_params(args, kwargs)
+            except Exception as error:
+                raise _ProgramError from error
+            if pyro.get_param_store()._params.keys() != store.keys():
+                return None
+            before = self._watched.labelled()
+            tensors = list(params.values())
+            try:
+                # Copies, so that an argument given twice, or one that the program also holds, is not taken for one.
+                given = [one.clone() for one in inputs]
+                captured = capture(estimate, [*tensors, *given], [*tensors, *(_other_values(one, 1) for one in inputs)])
+                others = [_other_values(one, 0) for one in inputs]
+                verify(captured, estimate, tensors, others, self._watched.tensors())
+            except NotCapturable:
+                self._refuse_changes(before, memory, store)  # which are the better reason
+                raise
+            self._refuse_changes(before, memory, store)
         if self.precision == "bf16":
             captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
-        return _Replay(captured, params, self.optimizer if kind == "step" else None)
+        return Replay(captured, params, self.optimizer if kind == "step" else None)
+
+    def _refuse_changes(self, before: Any, memory: list[tuple[Tensor, Tensor]], store: dict[str, Tensor]) -> None:
+        """Each run under Pyro would change what the next one sees, or what the user reads; a replay would not."""
+        after = self._watched.labelled()
+        changed = [label for label in (*after, *before) if after.get(label) != before.get(label)]
+        if changed:
+            raise _ChangesItself(f"each run of it changes {_shown(changed[0])}")
+        if any(one.data_ptr() != kept.data_ptr() for one, kept in memory if one.layout is torch.strided):
+            raise _ChangesItself("each run of it replaces the data of a tensor")
+        now = pyro.get_param_store()._params
+        changed = [name for name, value in now.items() if store.get(name) is not value]
+        if changed:
+            raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
 
     def _checked_params(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
         """The parameters of the program, from one estimate with Pyro's own checks that leaves no other trace."""
@@ -365,7 +379,7 @@ class CompiledSVI:
             self._estimate(self.loss.loss, args, kwargs)
         return _params(found.trace)
 
-    def _faster(self, replay: _Replay, inputs: list[Tensor]) -> _Replay:
+    def _faster(self, replay: Replay, inputs: list[Tensor]) -> Replay:
         """The same, in a faster form where it is time for that."""
         if replay.settled or self.compile == "capture":
             return replay
@@ -403,10 +417,41 @@ class CompiledSVI:
             warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
 
 
+class _ProgramError(Exception):
+    """The program itself raised the cause, before it was captured."""
+
+
+class _ChangesItself(NotCapturable):
+    """A program that leaves other values behind, within its own reach."""
+
+
+class _LossFunction:
+    """A loss that is a function of the model, the guide and their arguments, as Pyro's SVI takes it."""
+
+    def __init__(self, loss: Callable[..., Any], loss_and_grads: Callable[..., Any] | None) -> None:
+        self.loss, self.loss_and_grads = loss, loss_and_grads or self._backward
+
+    def _backward(self, *args: Any, **kwargs: Any) -> Any:
+        loss = self.loss(*args, **kwargs)
+        if getattr(loss, "requires_grad", False):
+            loss.backward(retain_graph=True)
+        return loss
+
+
+def _shown(label: str) -> str:
+    return label.split("#")[0]
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
-    """Pyro's number, where the captured losses are: on the device of the arguments."""
+    """Pyro's number, or numbers, where the captured losses are: on the device of the arguments."""
     device = next((leaf.device for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)), None)
-    return torch.as_tensor(loss, dtype=torch.float64, device=device)
+    if isinstance(loss, tuple):
+        loss = [float(one) for one in loss]
+    return torch.as_tensor(loss, dtype=torch.float64, device=device).detach()
 
 
 def _params(trace: Any) -> dict[str, Tensor]:
@@ -424,8 +469,9 @@ def _kind_of(leaf: Any) -> Any:
     return type(leaf), leaf
 
 
-def _other_values(tensor: Tensor) -> Tensor:
-    """Each second row twice: values that the program may see as well, but other ones."""
+def _other_values(tensor: Tensor, first: int) -> Tensor:
+    """Each second row twice, from row `first` on: values that the program may see as well, but other ones."""
     if tensor.dim() == 0 or len(tensor) < 2:
         return tensor.clone()
-    return tensor[torch.arange(len(tensor), device=tensor.device) // 2 * 2]
+    rows = torch.arange(len(tensor), device=tensor.device) // 2 * 2 + first
+    return tensor[rows.clamp(max=len(tensor) - 1)]

@@ -6,6 +6,7 @@ import math
 import warnings
 from functools import partial
 
+import numpy
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -389,8 +390,8 @@ def counting(x):
     ("model", "reason"),
     [
         (branching, "reads a number back"),
-        (reading, "a constant in it changes"),
-        (counting, "a constant in it changes"),
+        (reading, "(a constant in it changes|on other values)"),
+        (counting, "each run of it changes the global variable.CALLS"),
     ],
 )
 def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(model, reason):
@@ -406,9 +407,8 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(model, reason):
         )
     assert len(caught) == 1
     assert svi.signatures == 0
-    if model is not counting:  # its own calls count, too
-        assert found == pytest.approx(losses)
-        assert found_params["loc"].item() == pytest.approx(expected["loc"].item())
+    assert found == pytest.approx(losses)
+    assert found_params["loc"].item() == pytest.approx(expected["loc"].item())
 
 
 def test_enumeration_runs_eagerly():
@@ -549,13 +549,13 @@ def test_fit_gives_the_same_with_every_backend(tiny, compile):
 
 # --- what changes without being seen at once -------------------------------------------------------------------------
 
-TABLE = [1.0]
+TABLE = numpy.ones(1000)  # too large for all of it to be watched
 
 
 def scaled_by_table():
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     with pyro.plate("data", 40):
-        pyro.sample("y", dist.Normal(mu * TABLE[0], 1.0), obs=Y)
+        pyro.sample("y", dist.Normal(mu * float(TABLE[1]), 1.0), obs=Y)
 
 
 def guide_of_mu():
@@ -563,14 +563,14 @@ def guide_of_mu():
 
 
 def losses_with_a_change(make_svi):
-    """Of 20 steps, where a number in a list of the program is another from the sixth on."""
+    """Of 20 steps, where a number in an array of the program is another from the sixth on."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     svi, losses = make_svi(scaled_by_table, guide_of_mu, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO()), []
     for number in range(20):
-        TABLE[0] = 5.0 if number >= 5 else 1.0
+        TABLE[1] = 5.0 if number >= 5 else 1.0
         losses.append(svi.step())
-    TABLE[0] = 1.0
+    TABLE[1] = 1.0
     return losses
 
 
