@@ -59,13 +59,21 @@ class CompiledSVI:
     that under the same seed the losses are Pyro's.
 
     - Tensors among the arguments stay live; so do those that the model uses otherwise, such as buffers. Integers,
-      strings and other plain values are part of the signature: another value is another capture. So are plain
-      attributes of the model, the guide and their modules, and variables of the functions, `training` among them. A
-      float that keeps changing becomes a live tensor.
-    - A program that can't be captured (it branches on values of tensors, reads them back, or enumerates) runs eagerly,
-      and says why once. So does one that changes later in a way that is not seen, such as a counter inside a large
-      array: the captured loss is compared with the program's, from the same draws, at calls 1, 10, 100 and each 1,000th
-      of a signature, and a warning tells where they part.
+      strings and other plain values are part of the signature: another value is another capture. A float among the
+      arguments that keeps changing becomes a live tensor.
+    - So are values that the programs reach: the variables, default arguments and attributes that their functions
+      mention by name, of the user's own objects, classes and modules, and what those hold; which parameters, buffers,
+      children and forward hooks modules have, which parameters are frozen, and `training` where it is used. Of lists,
+      dictionaries, sets and NumPy arrays 64 items are seen. Not seen are names made at run time, what libraries other
+      than torch's modules and Pyro's handlers, guides and objectives hold, and all beyond 1,000 such places. After
+      three hardly used captures for values that keep changing, the programs run eagerly.
+    - A program that can't be captured runs eagerly, and says why once: it branches on values of tensors, reads them
+      back, enumerates, leaves other values behind by each run (a counter, a running mean that is no buffer written in
+      place), draws from random numbers other than torch's default ones, or fails while it is captured. Each capture is
+      compared with its program on other values of the parameters, the arguments and the tensors within reach, in its
+      loss and gradients. What changes later unseen is looked for again: the captured loss is compared with the
+      program's, from the same draws, at calls 1, 10, 100 and each 1,000th of a signature, and a warning tells where
+      they part. Steps before that are the captured ones.
     - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
       once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
 
@@ -76,7 +84,7 @@ class CompiledSVI:
         model, guide: Pyro programs of the same arguments.
         optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
             wrappers, with or without a scheduler. The last two become one optimizer over all parameters.
-        loss: one of Pyro's objectives.
+        loss, loss_and_grads: one of Pyro's objectives; another, or functions as Pyro's SVI takes them, run eagerly.
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to

@@ -1,0 +1,189 @@
+"""Programs that decide by what they are not given: each against Pyro's own steps, with a change in their midst."""
+
+import functools
+import types
+import warnings
+
+import numpy
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO
+from pyro.infer.autoguide import AutoStructured
+from torch import nn
+
+from pyro_vae.svi import CompiledSVI
+
+Y = torch.linspace(-1.0, 3.0, 6)
+
+
+class Table:
+    weight = 1.0
+
+    def __init__(self):
+        self.values, self.named, self._private, self.array = [1.0], {"a": 1.0}, 1.0, numpy.ones(2)
+
+
+TABLE = Table()
+SETTINGS = types.SimpleNamespace(weight=1.0)
+
+
+def scaled(read, y):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(z * read(), 1.0), obs=y)
+
+
+def guide(y):
+    scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.1)), scale))
+
+
+def losses(kind, model, change=lambda number: None, steps=8, guide=guide, loss=Trace_ELBO):
+    """Of some steps from the same start, and the parameters after them; `change` is called before each."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    svi, found = kind(model, guide, pyro.optim.Adam({"lr": 0.01}), loss()), []
+    for number in range(steps):
+        change(number)
+        found.append(svi.step(Y))
+    return numpy.ravel(
+        [*map(float, numpy.ravel(found)), *(one.sum().item() for one in pyro.get_param_store().values())]
+    )
+
+
+def read_global():
+    return TABLE.values[0]
+
+
+@pytest.mark.parametrize(
+    ("read", "write"),
+    [
+        (read_global, lambda value: TABLE.values.__setitem__(0, value)),
+        (lambda: TABLE.named["a"], lambda value: TABLE.named.update(a=value)),
+        (lambda: TABLE._private, lambda value: setattr(TABLE, "_private", value)),
+        (lambda: float(TABLE.array[1]), lambda value: TABLE.array.__setitem__(1, value)),
+        (lambda: TABLE.weight, lambda value: setattr(Table, "weight", value)),
+        (lambda: SETTINGS.weight, lambda value: setattr(SETTINGS, "weight", value)),
+    ],
+    ids=["list", "dictionary", "private attribute", "array", "class attribute", "namespace"],
+)
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: pyro.poutine.scale(model, scale=0.5)])
+def test_a_value_within_reach_is_seen_to_change(read, write, wrap):
+    def change(number):
+        write(3.0 if number >= 4 else 1.0)
+
+    model = wrap(functools.partial(scaled, read))
+    expected = losses(SVI, model, change)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert losses(CompiledSVI, model, change) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    write(1.0)
+
+
+@pytest.mark.parametrize("what", ["child", "hook", "unfrozen", "assigned"])
+def test_a_module_that_is_changed_is_seen(what):
+    def run(kind):
+        net = nn.Sequential(nn.Linear(1, 1), nn.Identity())
+        nn.init.ones_(net[0].weight), nn.init.zeros_(net[0].bias)
+        net[0].bias.requires_grad_(what != "unfrozen")
+
+        def change(number):
+            if number != 4:
+                return
+            if what == "child":
+                net[1] = nn.Softplus()
+            elif what == "hook":
+                net[1].register_forward_hook(lambda module, given, out: 3 * out)
+            elif what == "unfrozen":
+                net[0].bias.requires_grad_(True)
+            else:
+                net.load_state_dict({name: one + 1 for name, one in net.state_dict().items()}, assign=True)
+
+        def model(y):
+            pyro.module("net", net)
+            scaled(lambda: net(torch.ones(1)), y)
+
+        return losses(kind, model, change)
+
+    assert run(CompiledSVI) == pytest.approx(run(SVI), rel=1e-4, abs=1e-5)
+
+
+def counting(state):
+    state["n"] = state.get("n", 0.0) + 0.1
+    return state["n"]
+
+
+def averaging(state):
+    state["mean"] = 0.9 * state.get("mean", torch.tensor(0.0)) + 0.1
+    return state["mean"]
+
+
+def reading_a_parameter(state):
+    return float(pyro.param("s", torch.tensor(0.5)).detach().numpy())
+
+
+def seeding(state):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return torch.rand(())
+
+
+def drawing_by_itself(state):
+    own = state.setdefault("own", torch.Generator().manual_seed(0))
+    return torch.rand((), generator=own)
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (counting, "each run of it changes"),
+        (averaging, "each run of it changes"),
+        (reading_a_parameter, "on other values"),
+        (seeding, "on other values"),
+        (drawing_by_itself, "each run of it changes the state of random numbers"),
+    ],
+)
+def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
+    expected = losses(SVI, functools.partial(scaled, functools.partial(read, {})))
+    with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
+        found = losses(CompiledSVI, functools.partial(scaled, functools.partial(read, {})))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(caught) == 1
+
+
+def loss_function(model, guide, *args):
+    return Trace_ELBO().differentiable_loss(model, guide, *args)
+
+
+@pytest.mark.parametrize("loss", [lambda: ReweightedWakeSleep(num_particles=2), lambda: loss_function])
+def test_other_losses_run_eagerly(loss):
+    model = functools.partial(scaled, lambda: 1.0)
+    expected = losses(SVI, model, loss=loss)
+    with pytest.warns(UserWarning, match="runs eagerly: .* can't be captured") as caught:
+        found = losses(CompiledSVI, model, loss=loss)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(caught) == 1
+
+
+def test_what_failed_in_capturing_equals_pyro():
+    model = functools.partial(scaled, lambda: 1.0)
+    expected = losses(SVI, model, guide=AutoStructured(model))
+    assert losses(CompiledSVI, model, guide=AutoStructured(model)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_error_of_the_program_is_its_own():
+    calls = []
+
+    def model(y):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("no more")
+        scaled(lambda: 1.0, y)
+
+    svi = CompiledSVI(model, guide, torch.optim.Adam)
+    pyro.clear_param_store()
+    svi.step(Y)
+    with pytest.raises(OSError, match="no more"):
+        svi.step(Y)
