@@ -26,8 +26,9 @@ from pyro_vae.capture import (
     verify,
 )
 from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.reach import PLAIN
 from pyro_vae.replay import Replay
-from pyro_vae.watching import PLAIN, Watched
+from pyro_vae.watching import Watched
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back

@@ -1,92 +1,23 @@
-"""What a captured program might decide by, though it is not given it: values within reach, and which tensors."""
+"""Whether what a captured program reaches is as it was."""
 
 from __future__ import annotations
 
-import argparse
-import functools
 import itertools
 import operator
 import pickle
-import random
-import sys
-import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-PLAIN = (bool, int, float, str, type(None))
-MOST_ITEMS = 64  # of a list, a dictionary, a set or an array
-MOST_PLACES = 1000
+from pyro_vae.reach import LEAVES, MOST_ITEMS, VALUES, Place, Walk, digest, flat
+
 MOST_STATES = 16
-_VALUES = (*PLAIN, complex, bytes, torch.dtype, torch.device, torch.Size)
-_LEAVES = (*_VALUES, Tensor)
-_CHANGING = (dict, list, deque, set)
-_ITEMS = (list, deque, set, tuple, frozenset)
-_RANDOM = (torch.Generator, numpy.random.Generator, numpy.random.RandomState, random.Random)
-_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_OF_MODULES = set(vars(nn.Module())) - {"training"}
-_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, partial)
 _states = itertools.count()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where values are: attributes, global variables, a list, ..."""
-
-    label: str
-    held: Any  # a dictionary, a list, a set, an array, a class, or what has slots
-    names: tuple[str, ...] | None  # of a dictionary or an object: those that are looked at; None: all
-
-    def values(self) -> list[Any]:
-        """What the place holds now."""
-        if self.names is not None:
-            read = self.held.get if isinstance(self.held, dict) else partial(getattr, self.held)
-            return [read(name, None) for name in self.names]
-        if isinstance(self.held, numpy.ndarray):
-            return [_digest(self.held)]
-        return list(itertools.islice(_flat(self.held), MOST_ITEMS))
-
-    def keep(self) -> Callable[[], None]:
-        """Copies what it holds; the answer puts that back."""
-        if self.names is not None:
-            read = self.held.get if isinstance(self.held, dict) else partial(getattr, self.held)
-            before = {name: read(name, _MISSING) for name in self.names}
-            return partial(_put_back_names, self.held, before)
-        return partial(_put_back_items, self.held, self.held.copy())
-
-
-_MISSING = object()
-
-
-def _put_back_names(held: Any, before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        now = held.get(name, _MISSING) if isinstance(held, dict) else getattr(held, name, _MISSING)
-        if now is value:
-            continue
-        if isinstance(held, dict):
-            held.pop(name, None) if value is _MISSING else held.update({name: value})
-        else:
-            delattr(held, name) if value is _MISSING else setattr(held, name, value)
-
-
-def _put_back_items(held: Any, before: Any) -> None:
-    if isinstance(held, numpy.ndarray):
-        numpy.copyto(held, before)
-    elif len(held) != len(before) or not all(map(operator.is_, _flat(held), _flat(before))):
-        held.clear()
-        (held.update if isinstance(held, (dict, set)) else held.extend)(before)
-
-
-def _flat(held: Any) -> Iterable[Any]:
-    return held.values() if isinstance(held, dict) else held
 
 
 class Watched:
@@ -129,7 +60,7 @@ class Watched:
         if same_sizes and all(map(operator.is_, held, self._held)) and digests == self._digests:
             return self._number
         leaves = same_sizes and all(
-            one is other or (isinstance(one, _LEAVES) and isinstance(other, _LEAVES))
+            one is other or (isinstance(one, LEAVES) and isinstance(other, LEAVES))
             for one, other in zip(held, self._held, strict=True)
         )
         if leaves:
@@ -144,8 +75,8 @@ class Watched:
         held = list(map(dict.get, *self._of_dictionaries))
         held += map(getattr, *self._of_objects, itertools.repeat(None))
         for container in self._containers:
-            held += itertools.islice(_flat(container), MOST_ITEMS)
-        return held, list(map(len, self._sized)), list(map(_digest, self._arrays))
+            held += itertools.islice(flat(container), MOST_ITEMS)
+        return held, list(map(len, self._sized)), list(map(digest, self._arrays))
 
     def tensors(self) -> list[Tensor]:
         """All within reach."""
@@ -188,7 +119,7 @@ class Watched:
         known = 0
         while len(names) != known:
             known = len(names)
-            walk = _Walk(names)
+            walk = Walk(names)
             walk.along(self.programs)
         self._places, self._generators = walk.places, walk.generators
         named = [(place.held, name) for place in walk.places for name in place.names or ()]
@@ -215,181 +146,11 @@ class Watched:
             self._number = self._numbers[tuple(labelled.items())] = next(_states)
 
 
-class _Walk:
-    """One walk through all that is within reach, by the names that functions mention."""
-
-    def __init__(self, names: set[str]) -> None:
-        self.names = names
-        self.mentioned = frozenset(names)
-        self.places: list[_Place] = []
-        self.sized: list[Any] = []  # what is looked at again when its length is another
-        self.generators: list[Any] = [random, numpy.random]
-        self._seen: set[int] = set()
-        self._waiting: list[tuple[str, Any]] = []
-
-    def along(self, programs: Iterable[Any]) -> None:
-        self._waiting += [(getattr(one, "__name__", type(one).__name__), one) for one in programs]
-        while self._waiting and len(self.places) < MOST_PLACES:
-            label, value = self._waiting.pop()
-            if id(value) not in self._seen and not isinstance(value, _LEAVES):
-                self._seen.add(id(value))
-                self._visit(label, value)
-
-    def _visit(self, label: str, value: Any) -> None:
-        if isinstance(value, _RANDOM):
-            self.generators.append(value)
-        elif isinstance(value, types.MethodType):
-            self._waiting += [(label, value.__func__), (type(value.__self__).__name__, value.__self__)]
-        elif isinstance(value, types.FunctionType):
-            self._function(label, value)
-        elif isinstance(value, partial):
-            self._waiting += [(label, one) for one in (value.func, *value.args, *value.keywords.values())]
-        elif isinstance(value, property | staticmethod | classmethod | functools.cached_property):
-            accessors = ("fget", "__func__", "func")
-            self._waiting += [(label, getattr(value, name)) for name in accessors if hasattr(value, name)]
-        elif isinstance(value, numpy.ndarray):
-            self.places.append(_Place(label, value, None))
-        elif isinstance(value, (dict, *_ITEMS)):
-            self._container(label, value)
-        elif isinstance(value, nn.Module):
-            self._module(type(value).__name__, value)
-        elif isinstance(value, types.ModuleType):
-            if not _is_library(value.__name__):
-                self._names(label, vars(value), self.mentioned)
-        elif isinstance(value, type):
-            self._class(value)
-        elif isinstance(value, _NAMESPACES) or not _is_library(type(value).__module__):
-            self._object(label if isinstance(value, _NAMESPACES) else type(value).__name__, value)
-        elif type(value).__module__.startswith(("pyro.infer", "pyro.poutine")):
-            self._settings(type(value).__name__, value)
-
-    def _names(self, label: str, held: Any, names: Iterable[str]) -> None:
-        """Data that has a name; functions and classes are only walked through."""
-        found = []
-        for name in sorted(names):
-            value = held.get(name, _MISSING) if isinstance(held, dict) else getattr(held, name, _MISSING)
-            if value is _MISSING:
-                continue
-            self._waiting.append((f"{label}.{name}", value))
-            if not isinstance(value, (*_FUNCTIONS, type, types.ModuleType)):
-                found.append(name)
-        if found:
-            self.places.append(_Place(label, held, tuple(found)))
-
-    def _function(self, label: str, value: types.FunctionType) -> None:
-        if _is_library(value.__module__ or ""):
-            self._waiting += [(label, one) for one in vars(value).values()]
-            return
-        mentioned = _mentioned(value.__code__)
-        self.names |= mentioned
-        self._names("the global variable", value.__globals__, mentioned & value.__globals__.keys())
-        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            self._names(f"the variable {name} of {value.__name__}", cell, ["cell_contents"])
-        if value.__defaults__ or value.__kwdefaults__:
-            self._names(value.__name__, value, ["__defaults__", "__kwdefaults__"])
-        self._waiting += [(label, one) for one in vars(value).values()]
-
-    def _container(self, label: str, value: Any) -> None:
-        items = value.values() if isinstance(value, dict) else value
-        self._waiting += [(label, one) for one in itertools.islice(items, MOST_ITEMS)]
-        if not isinstance(value, (tuple, frozenset)):
-            self.places.append(_Place(label, value, None))
-            self.sized.append(value)
-
-    def _module(self, label: str, value: nn.Module) -> None:
-        own = set(vars(value)) - _OF_MODULES
-        if _is_library(type(value).__module__):
-            settings = {name for name in own if name[0] != "_" and isinstance(vars(value)[name], _LEAVES)}
-            self._names(label, vars(value), settings & _used_by_forward(type(value)))  # type: ignore[arg-type]
-            if type(value).__module__.startswith("pyro.infer"):
-                kept = [vars(value)[name] for name in sorted(own)]
-                self._waiting += [(label, one) for one in kept if not isinstance(one, _CHANGING)]
-        else:
-            self._names(label, vars(value), own & self.mentioned)
-            self.sized.append(vars(value))
-        for name in ("_parameters", "_buffers", "_modules", "_pyro_samples"):
-            held = vars(value).get(name)
-            if held:
-                self._names(label, held, held)
-                self.sized.append(held)
-        for name in _HOOKS:
-            self._container(f"{label}.{name}", vars(value)[name])
-        frozen = [one for one in value._parameters.values() if one is not None and not one.requires_grad]
-        self.places += [_Place(f"{label}'s parameter", one, ("requires_grad",)) for one in frozen]
-        self._waiting.append((label, type(value)))
-
-    def _class(self, value: type) -> None:
-        for one in value.__mro__:
-            if not _is_library(one.__module__):
-                methods = {name for name, held in vars(one).items() if isinstance(held, _FUNCTIONS)}
-                special = {name for name in methods if name.startswith("__")}
-                described = {name: vars(one)[name] for name in (self.mentioned | special) & vars(one).keys()}
-                self._waiting += [(f"{one.__name__}.{name}", held) for name, held in described.items()]
-                self._names(one.__name__, one, {name for name, held in described.items() if _is_data(held)})
-
-    def _object(self, label: str, value: Any) -> None:
-        if hasattr(value, "__dict__"):
-            self._names(label, vars(value), self.mentioned & vars(value).keys())
-            self.sized.append(vars(value))
-        slots = {name for one in type(value).__mro__ for name in vars(one).get("__slots__", ())}
-        self._names(label, value, self.mentioned & slots)
-        self._waiting.append((label, type(value)))
-
-    def _settings(self, label: str, value: Any) -> None:
-        """Of Pyro's own objects; they keep other things as well, which a run changes."""
-        held = getattr(value, "__dict__", {})
-        self._names(label, held, {name for name, one in held.items() if isinstance(one, _LEAVES)})
-        of_handler = type(value).__module__.startswith("pyro.poutine")  # such as the data of a condition
-        self._waiting += [
-            (f"{label}.{name}", one)
-            for name, one in held.items()
-            if not isinstance(one, _CHANGING) or (of_handler and isinstance(one, dict))
-        ]
-
-
-@functools.cache
-def _used_by_forward(kind: type) -> set[str]:
-    """The names in the methods of a library's module, but for those that make or show it."""
-    used: set[str] = set()
-    for one in kind.__mro__[: kind.__mro__.index(nn.Module)]:
-        if one.__module__ != "pyro.nn.module":
-            for name, method in vars(one).items():
-                if isinstance(method, types.FunctionType) and name not in ("__init__", "extra_repr"):
-                    used |= _mentioned(method.__code__)
-    return used
-
-
-def _mentioned(code: types.CodeType) -> set[str]:
-    """The names of variables and attributes in a function and those inside it; strings, for `getattr`."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _mentioned(constant)
-        elif isinstance(constant, str) and constant.isidentifier():
-            names.add(constant)
-    return names
-
-
-@functools.cache
-def _is_library(module: str) -> bool:
-    """Whether a module's code is not the user's own."""
-    package = module.split(".")[0]
-    if package in ("torch", "pyro", "numpy") or package in sys.stdlib_module_names:
-        return True
-    file = getattr(sys.modules.get(package), "__file__", None) or ""
-    return package != "pyro_vae" and ("site-packages" in file or "dist-packages" in file)
-
-
-def _is_data(value: Any) -> bool:
-    descriptors = (property, staticmethod, classmethod, functools.cached_property, types.MemberDescriptorType)
-    return not isinstance(value, (*_FUNCTIONS, *descriptors, type))
-
-
 def _columns(pairs: list[tuple[Any, str]]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     return tuple(one for one, _ in pairs), tuple(name for _, name in pairs)
 
 
-def _named(places: Iterable[_Place]) -> Iterator[tuple[str, Any]]:
+def _named(places: Iterable[Place]) -> Iterator[tuple[str, Any]]:
     """All values of places, each with its name."""
     for number, place in enumerate(places):
         names = itertools.count() if place.names is None else place.names
@@ -398,7 +159,7 @@ def _named(places: Iterable[_Place]) -> Iterator[tuple[str, Any]]:
 
 
 def _marked(value: Any) -> Any:
-    if isinstance(value, _VALUES):
+    if isinstance(value, VALUES):
         return type(value), value
     if isinstance(value, (list, dict, deque, set, numpy.ndarray)):
         return type(value)  # what it holds is at a place of its own
@@ -418,10 +179,6 @@ class _Same:
 
     def __hash__(self) -> int:
         return id(self.value)
-
-
-def _digest(array: numpy.ndarray) -> bytes:
-    return (array if array.size <= MOST_ITEMS else array.flat[:: array.size // MOST_ITEMS]).tobytes()
 
 
 def _address(tensor: Tensor) -> int:

@@ -82,12 +82,13 @@ def test_a_value_within_reach_is_seen_to_change(read, write, wrap):
     write(1.0)
 
 
-@pytest.mark.parametrize("what", ["child", "hook", "unfrozen", "assigned"])
+@pytest.mark.parametrize("what", ["child", "hook", "unfrozen"])
 def test_a_module_that_is_changed_is_seen(what):
     def run(kind):
         net = nn.Sequential(nn.Linear(1, 1), nn.Identity())
         nn.init.ones_(net[0].weight), nn.init.zeros_(net[0].bias)
         net[0].bias.requires_grad_(what != "unfrozen")
+        net.eval()  # Pyro warns of frozen parameters in training
 
         def change(number):
             if number != 4:
@@ -96,10 +97,8 @@ def test_a_module_that_is_changed_is_seen(what):
                 net[1] = nn.Softplus()
             elif what == "hook":
                 net[1].register_forward_hook(lambda module, given, out: 3 * out)
-            elif what == "unfrozen":
-                net[0].bias.requires_grad_(True)
             else:
-                net.load_state_dict({name: one + 1 for name, one in net.state_dict().items()}, assign=True)
+                net[0].bias.requires_grad_(True)
 
         def model(y):
             pyro.module("net", net)
