@@ -1,4 +1,4 @@
-"""What goes from a study folder into docs/results: tables, figures and texts of finished studies, no weights, no paths."""
+"""What goes from a study folder into docs/results: tables, figures and texts of a finished one; no weights or paths."""
 
 import json
 import runpy
