@@ -18,5 +18,8 @@ def layer(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def kl(
     loc: Tensor, scale: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]], draws: int
 ) -> float:
-    """KL of the flow that starts at N(loc, diag(scale^2)), through layers (u, w, b), from N(0, I); by Monte Carlo."""
+    """KL of the flow that starts at N(loc, diag(scale^2)), through layers (u, w, b), from N(0, I); by Monte Carlo.
+
+    Each u is projected already.
+    """
     raise NotImplementedError

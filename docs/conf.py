@@ -38,6 +38,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "equations",
     "results",
+    "studies",
 ]
 exclude_patterns = ["_build", "_templates", "results/**", "inventories"]
 templates_path = ["_templates"]

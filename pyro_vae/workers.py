@@ -145,10 +145,9 @@ class RayTasks:
             return Done(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
     def __enter__(self) -> RayTasks:
-        local = {"num_cpus": self.jobs * self.threads, "include_dashboard": False}
+        size = {"num_cpus": self.jobs * self.threads, "include_dashboard": False} if self.address == "local" else {}
         try:
-            where = local if self.address == "local" else {"address": self.address}
-            self.ray.init(**where, logging_level=logging.WARNING, log_to_driver=False)
+            self.ray.init(self.address, **size, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise checks.fail("ray", self.address, f"local, or the address of a cluster that runs ({error})") from error
         return self

@@ -13,6 +13,7 @@ import torch
 import typer
 
 import pyro_vae
+from pyro_vae import studies
 from pyro_vae.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,18 @@ def test_command_exists(page, words):
     options = {option for parameter in command.get_params(context) for option in parameter.opts} | {"--help"}
     given = {word.split("=")[0] for word in words if word.startswith("--")}
     assert given <= options
+
+
+def _studies() -> list[tuple[str, str]]:
+    texts = {**TEXTS, ROOT / "README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
+    return [(page.name, block) for page, text in texts.items() for kind, block in FENCE.findall(text) if kind == "toml"]
+
+
+@pytest.mark.parametrize(("page", "text"), _studies(), ids=lambda value: value.split("\n")[0])
+def test_study_file_is_one(page, text, tmp_path):
+    """A TOML block is a study that the command line takes."""
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    assert studies.named(str(tmp_path / "mine.toml")).entries
 
 
 def _equations() -> list[str]:

@@ -1,4 +1,4 @@
-"""Studies: grids of specs with their tables and pictures, one file for each seed document. Imports no torch.
+"""Studies: grids of specs with their tables and pictures, one file for each document. Imports no torch.
 
 A study of your own is a Python file with a list or a dictionary of Specs named `SPECS`, or a :class:`Study` named
 `STUDY`; or a TOML file. Lists of Specs are shown by training curves, reconstructions and samples::

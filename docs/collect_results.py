@@ -1,0 +1,64 @@
+"""Copies what the pages of results show out of study folders: `python docs/collect_results.py STUDY_FOLDER...`.
+
+Into `docs/results/NAME/` go the tables, the figures, and of each run its settings, numbers, losses and surroundings;
+no weights, no checkpoints. A study that is not finished, and a text that names a place on this machine, are refused
+before anything is copied.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+MAX_BYTES = 8_000_000  # of all studies together
+OF_A_STUDY = ("study.json", "results.csv", "results.md")
+OF_A_RUN = ("spec.json", "metrics.json", "environment.json", "history.csv")
+# A path from the root of a machine: no word, dot or slash before it, so that 1/2, ../data and https:// are none.
+ABSOLUTE = re.compile(r"""(?<![\w./~:)<-])(/(?!/)[\w.~-]+(/[\w.~-]+)*|[A-Za-z]:[\\/]\w)""")
+
+
+def parts(folder):
+    """The files to copy, relative to a study folder."""
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    unfinished = [
+        one["name"] for one in study["entries"] if one["status"] not in ("done", "skipped")
+    ]
+    if unfinished:
+        sys.exit(f"{folder}: not finished: {', '.join(unfinished)}")
+    wanted = [Path(name) for name in (*OF_A_STUDY, *(one["file"] for one in study["figures"]))]
+    for entry in study["entries"]:
+        wanted += [Path(run) / name for run in entry["runs"] for name in OF_A_RUN]
+    for one in wanted:
+        if not (folder / one).is_file():
+            sys.exit(f"{folder / one}: given no file, expected one of a finished study")
+        if one.suffix != ".png":
+            for number, line in enumerate(
+                (folder / one).read_text(encoding="utf-8").splitlines(), 1
+            ):
+                if found := ABSOLUTE.search(line):
+                    sys.exit(
+                        f"{folder / one}, line {number}: given the path {found[0]}, expected none of a machine"
+                    )
+    return study["name"], wanted
+
+
+def collect(folders, results=RESULTS):
+    """Copies the studies, each in place of what was there of it."""
+    found = [(folder, *parts(folder)) for folder in map(Path, folders)]
+    for folder, name, wanted in found:
+        shutil.rmtree(results / name, ignore_errors=True)
+        for one in wanted:
+            (results / name / one).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / one, results / name / one)
+        print(
+            f"{results / name}: {len(wanted)} files, {sum((folder / one).stat().st_size for one in wanted):,} bytes"
+        )
+    total = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    if total > MAX_BYTES:
+        sys.exit(f"{results}: given {total:,} bytes, expected at most {MAX_BYTES:,}")
+
+
+if __name__ == "__main__":
+    collect(sys.argv[1:] or sys.exit(__doc__))
