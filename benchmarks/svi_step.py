@@ -9,6 +9,7 @@ installed are left out, and named. Prints a Markdown table and writes svi_step.j
 """
 
 import argparse
+import importlib.metadata
 import itertools
 import math
 import multiprocessing
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -105,8 +107,8 @@ def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.devic
     return make
 
 
-def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
-    """NumPyro with the epoch in one fori_loop."""
+def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool, bf16: bool = False) -> Epoch:
+    """NumPyro with the epoch in one fori_loop; with `bf16`, the factors of its matrix products are rounded to that."""
     import jax
     import numpyro
     import numpyro.distributions as dist
@@ -123,6 +125,8 @@ def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
 
         weight = numpyro.param(f"{name}.weight", start((inputs, outputs)))
         bias = numpyro.param(f"{name}.bias", start((outputs,)))
+        if bf16:
+            return lambda x: (x.astype(jnp.bfloat16) @ weight.astype(jnp.bfloat16)).astype(jnp.float32) + bias
         return lambda x: x @ weight + bias
 
     def model(x):
@@ -221,6 +225,7 @@ ROWS = {
     "Pyro, stock loop": pyro_stock,
     "hand-written PyTorch, fused Adam": hand_written,
     "NumPyro, fori_loop": numpyro_loop,
+    "NumPyro bf16, fori_loop": partial(numpyro_loop, bf16=True),
     "pythae, BaseTrainer": pythae_trainer,
     "pyro_vae, off": ours("off"),
     "pyro_vae, capture": ours("capture"),
@@ -307,6 +312,12 @@ def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list
     ]
 
 
+def versions() -> dict[str, str]:
+    """Of the peers that are installed; torch's and Pyro's are in the environment."""
+    installed = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+    return {name: installed[name] for name in ("jax", "numpyro", "pythae") if name in installed}
+
+
 def table(rows: list[dict]) -> Iterator[str]:
     """Markdown, with the time of each over those of the peers."""
     times = {row["who"]: row["ms_per_step"] for row in rows}
@@ -331,7 +342,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     names = [name for name in ROWS if arguments.rows in name and ("cudagraph" in name) <= (device.type == "cuda")]
-    found = {"environment": environment(arguments.device)}
+    found = {"environment": environment(arguments.device) | versions()}
+    print(", ".join(f"{name} {found['environment'][name]}" for name in ("torch", "pyro", *versions())), flush=True)
     for kind, few in (("mlp", arguments.images), ("conv", arguments.conv_images)):
         conv = kind == "conv"
         wanted = [name for name in names if not conv or name in CONV_ROWS]

@@ -1,9 +1,12 @@
 """Two processes on one machine, as torchrun starts them. Run as a script, this file is what each of them does."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +44,7 @@ RUNS = {
 RESUMED = {"epochs": 4, "batch_size": 51, "lr": 0.01, "binarization": "dynamic"}
 TRAIN = ["train", "--dataset", "digits", "--hidden", "16", "--latent-dim", "2", "--device", "cpu"]
 TRAIN_AUTOENCODER = [*TRAIN, "--model", "autoencoder", "--binarization", "threshold", "--batch-size", "300"]
+RESUME = ["train", "--resume", "--epochs", "2", "--device", "cpu", "--quiet"]
 
 
 def images(count: int) -> Images:
@@ -67,8 +71,16 @@ def spoken(result):
 # --- what each of the two processes does ----------------------------------------------------------------------------
 
 
+def work(folder: Path) -> int:
+    """All that succeeds, in one launch; and a mistake at its end, because a process says one alone."""
+    train_several(folder)
+    assert main([*TRAIN_AUTOENCODER, "--epochs", "1", "--out", str(folder / "two")]) == 0
+    assert main([*RESUME, "--out", str(folder / "one-then-two")]) == 0
+    return main([*TRAIN, "--epochs", "-2", "--out", str(folder / "never")])
+
+
 def train_several(folder: Path) -> None:
-    """All runs through `fit`, in one launch; each process keeps what it had at the end."""
+    """All runs through `fit`; each process keeps what it had at the end."""
     found = {}
     for name, (spec, count, options) in RUNS.items():
         model = build(dataclasses.replace(spec, seed=peers().rank))  # only the first one's initial weights count
@@ -125,12 +137,30 @@ def train_and_fail(how: str, arguments: list[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def of_both(tmp_path_factory):
-    """What the two processes had at the end of their runs."""
+def by_one(tmp_path_factory):
+    """Two runs of the command line by one process: one is complete, one has the first of its two epochs."""
     folder = tmp_path_factory.mktemp("parallel")
-    result = launch(__file__, "several", folder)
-    assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["0.pt", "1.pt", "checkpoint-0"]
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        assert main([*TRAIN_AUTOENCODER, "--epochs", "2", "--out", str(folder / "one"), "--quiet"]) == 0
+        assert main([*TRAIN_AUTOENCODER, "--epochs", "1", "--out", str(folder / "one-then-two"), "--quiet"]) == 0
+    assert not errors.getvalue()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launched(by_one):
+    """What the launch of `work` said, and the folder in which it was done."""
+    result = launch(__file__, "work", by_one)
+    assert "exitcode  : 2" in result.stderr, result.stderr  # that of the mistake, in the launcher's own report
+    return result, by_one
+
+
+@pytest.fixture(scope="module")
+def of_both(launched):
+    """What the two processes had at the end of their runs."""
+    _, folder = launched
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"0.pt", "1.pt", "checkpoint-0", "one", "two", "one-then-two"}
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -179,53 +209,44 @@ def test_resuming_is_bit_identical(of_both):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_train_by_two_processes_is_that_by_one(tmp_path, capsys):
+def test_train_by_two_processes_is_that_by_one(launched, tmp_path, capsys):
     """One process writes, and prints; and the run goes on by any number of them."""
-    result = launch("-m", "pyro_vae", *TRAIN_AUTOENCODER, "--epochs", "1", "--out", tmp_path / "two")
-    assert result.returncode == 0, result.stderr
+    result, folder = launched
     assert result.stdout.count("MSE per pixel") == 1, result.stdout
-    assert main([*TRAIN_AUTOENCODER, "--epochs", "2", "--out", str(tmp_path / "one"), "--quiet"]) == 0
-    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
-    assert (
-        main(["train", "--resume", "--epochs", "2", "--out", str(tmp_path / "two"), "--device", "cpu", "--quiet"]) == 0
-    )
-    assert not spoken(result)
+    assert json.loads((folder / "two" / "environment.json").read_text())["processes"] == 2
+    shutil.copytree(folder / "two", tmp_path / "two")
+    assert main([*RESUME, "--out", str(tmp_path / "two")]) == 0
     assert not capsys.readouterr().err
-    files = [
-        {str(path.relative_to(tmp_path / run)) for path in (tmp_path / run).rglob("*.*")} for run in ("one", "two")
-    ]
+    files = [{str(path.relative_to(run)) for path in run.rglob("*.*")} for run in (folder / "one", tmp_path / "two")]
     assert {name for name in files[0] if "epoch" not in name} == {name for name in files[1] if "epoch" not in name}
-    one, two = (load(tmp_path / run).state_dict() for run in ("one", "two"))
+    the_same_weights(folder / "one", tmp_path / "two")
+
+
+def test_a_run_of_one_process_goes_on_by_two(launched):
+    _, folder = launched
+    the_same_weights(folder / "one", folder / "one-then-two")
+
+
+def the_same_weights(run, other):
+    one, two = (load(folder).state_dict() for folder in (run, other))
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_of_one_process_goes_on_by_two(tmp_path):
-    for run, epochs in (("one", 2), ("two", 1)):
-        arguments = ["--epochs", str(epochs), "--out", str(tmp_path / run), "--quiet"]
-        assert main([*TRAIN_AUTOENCODER, *arguments]) == 0
-    result = launch(
-        "-m", "pyro_vae", "train", "--resume", "--epochs", "2", "--out", tmp_path / "two", "--device", "cpu", "--quiet"
-    )
-    assert result.returncode == 0, result.stderr
-    one, two = (load(tmp_path / run).state_dict() for run in ("one", "two"))
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--epochs", "-2"], "pyro-vae: epochs: given -2, expected a whole number of at least 1"),
-        ([], "pyro-vae: out: given 'OUT', expected a new or empty folder, or one of a run"),  # the first alone sees it
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    (tmp_path / "mine.txt").write_text("mine")
-    result = launch("-m", "pyro_vae", *TRAIN, *arguments, "--out", tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(launched):
+    """Which both processes see; and nothing was said before."""
+    result, folder = launched
     assert result.returncode != 0
-    assert spoken(result) == [message.replace("OUT", str(tmp_path))]
-    assert "exitcode  : 2" in result.stderr  # in the launcher's own report
+    assert spoken(result) == ["pyro-vae: epochs: given -2, expected a whole number of at least 1"]
+    assert not (folder / "never").exists()
+
+
+def test_bad_input_that_one_process_sees_stops_all(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    result = launch("-m", "pyro_vae", *TRAIN, "--out", tmp_path)
+    assert result.returncode != 0
+    assert spoken(result) == [f"pyro-vae: out: given '{tmp_path}', expected a new or empty folder, or one of a run"]
+    assert "exitcode  : 2" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -293,4 +314,4 @@ def test_batch_statistics_are_refused(second_of_two, tiny):
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
-    sys.exit(train_several(Path(*rest)) if what == "several" else train_and_fail(what, rest))
+    sys.exit(work(Path(*rest)) if what == "work" else train_and_fail(what, rest))
