@@ -13,6 +13,7 @@ STUDY = Study(
     name="ablation",
     title="Latent dimension of a convolutional VAE on MNIST",
     document="Shonia, “Variational Autoencoders on MNIST: latent space structure, sampling, and ablation study”, 2026",
+    cost="about 80 min of training on one CPU core",
     entries=(
         Entry("ae_d2", replace(COMMON, model="autoencoder", latent_dim=2, hidden=(256, 256))),
         Entry(

@@ -24,6 +24,7 @@ STUDY = Study(
     name="elbo-beta",
     title="The two terms of the ELBO",
     document="Baklazhenko, Conner, Vallmanya and Wielath, “Understanding the ELBO in VAEs and beta-VAEs”, 2023",
+    cost="about 15 min of training on one CPU core",
     entries=(
         Entry("autoencoder", replace(COMMON, model="autoencoder")),
         Entry("beta0", replace(COMMON, beta=0.0)),

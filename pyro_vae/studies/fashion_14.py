@@ -45,6 +45,7 @@ STUDY = Study(
     name="fashion-14",
     title="14 VAEs on Fashion-MNIST",
     document="Fernández Trillo and Lopacz, “Variational Autoencoders”, Universidad Loyola, 2025",
+    cost="about 85 min of training on one CPU core",
     entries=(
         Entry("vanilla_z8", replace(COMMON, latent_dim=8), _published(0.018564, 8.6006, 108.25, 2.692, 0.054)),
         Entry("vanilla_z32", replace(COMMON, latent_dim=32), _published(0.018981, 8.2780, 105.94, 2.750, 0.041)),

@@ -21,6 +21,7 @@ STUDY = Study(
     title="How many latent dimensions?",
     document="Sánchez Salazar, Hernández Antón, Íñiguez Gómez and Cantón Simó, “Variational Autoencoders”, "
     "Universitat de Barcelona, 2024",
+    cost="about 10 min of training on one CPU core",
     entries=(
         Entry("z2", replace(COMMON, latent_dim=2)),
         Entry("z5", replace(COMMON, latent_dim=5)),

@@ -25,6 +25,7 @@ STUDY = Study(
     name="lecture",
     title="A lecture on VAEs",
     document="Gardos, “Variational Autoencoders”, DS542 lecture, Boston University, 2025",
+    cost="about 25 min of training on one CPU core",
     entries=(
         Entry("linear_z2", replace(LINEAR, latent_dim=2)),
         Entry("linear_z6", replace(LINEAR, latent_dim=6)),
