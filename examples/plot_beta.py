@@ -53,7 +53,7 @@ for index, (beta, history) in enumerate(histories.items()):
     loss = history.column("train_loss_nats")
     style = {"color": plots.COLOURS[index], "marker": plots.MARKERS[index]}
     axes.plot(
-        range(1, 21),
+        history.column("epoch"),
         [100 * a / b for a, b in zip(kl, loss, strict=True)],
         label=rf"$\beta$ = {beta:g}",
         **style,

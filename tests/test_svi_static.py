@@ -166,6 +166,7 @@ def test_other_losses_run_eagerly(loss):
     assert len(caught) == 1
 
 
+@pytest.mark.filterwarnings("ignore:CompiledSVI")  # now it is captured, now it runs eagerly
 def test_what_failed_in_capturing_equals_pyro():
     model = functools.partial(scaled, lambda: 1.0)
     expected = losses(SVI, model, guide=AutoStructured(model))
