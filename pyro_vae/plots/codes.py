@@ -72,16 +72,13 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
         axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_xlabel(plane.axes[0], fontsize=9)
     axes.set_ylabel(plane.axes[1], fontsize=9)
-    axes.set_xlim(*_limits(plane.codes[:, 0], axes.get_xlim()))
-    axes.set_ylim(*_limits(plane.codes[:, 1], axes.get_ylim()))
+    # A collapsed code, whose scatter is rounding, is shown as the point that it is.
+    (left, right), (bottom, top) = ((codes.min().item(), codes.max().item()) for codes in plane.codes.T)
+    if right - left < SMALLEST_SPAN:
+        axes.set_xlim((left + right - SMALLEST_SPAN) / 2, (left + right + SMALLEST_SPAN) / 2)
+    if top - bottom < SMALLEST_SPAN:
+        axes.set_ylim((bottom + top - SMALLEST_SPAN) / 2, (bottom + top + SMALLEST_SPAN) / 2)
     axes.set_aspect("equal", adjustable="datalim")
-
-
-def _limits(codes: Tensor, limits: tuple[float, float]) -> tuple[float, float]:
-    """Those of the axis; wider for a collapsed code, whose scatter is rounding."""
-    low, high = codes.min().item(), codes.max().item()
-    around = ((low + high - SMALLEST_SPAN) / 2, (low + high + SMALLEST_SPAN) / 2)
-    return around if high - low < SMALLEST_SPAN else limits
 
 
 def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str], size: float) -> None:
