@@ -97,7 +97,7 @@ def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.devic
         svi = CompiledSVI(vae.model, vae.guide, optimizer, prepare=batch, compile=compile, precision=precision)
 
         def epoch() -> float:
-            losses = [svi.step_tensor(places) for places in shuffled(on_device, BATCH)]
+            losses = list(svi.steps((places,) for places in shuffled(on_device, BATCH)))
             svi.check_finite()
             return torch.stack(losses).double().sum().item() / len(pixels)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from pyro_vae.products import with_products
 
 BACKENDS = ("off", "capture", "inductor", "cudagraph")
 
@@ -25,21 +25,6 @@ _PRODUCTS = {
 }
 
 
-# oneDNN's product under a name of our own: Inductor knows the other one, and takes it with constant weights only.
-_library = torch.library.Library("pyro_vae", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
-
-
-@torch.library.impl(_library, "linear", "CPU")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "")
-
-
-@torch.library.impl(_library, "linear", "Meta")
-def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
 class NotCompilable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
     """Why a graph can't be compiled here, in one line."""
 
@@ -53,67 +38,11 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
     try:
         import torch._inductor as compiler
 
-        graph = copy.deepcopy(graph)
-        if not any(one.is_cuda for one in inputs) and _onednn_is_faster():
-            _products_by_onednn(graph)
         with torch.no_grad():
+            graph = with_products(graph, inputs)
             return compiler.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error
-
-
-@functools.cache
-def _onednn_is_faster() -> bool:
-    """Whether this is a processor on which MKL's matrix products take twice the time of oneDNN's.
-
-    By its maker, not by a measurement, so that the same program rounds the same way each time.
-    """
-    try:
-        processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "AuthenticAMD" in processor and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-
-
-def _products_by_onednn(graph: fx.GraphModule) -> None:
-    """In float32; products in bfloat16 are oneDNN's anyway."""
-    aten = torch.ops.aten
-    for node in list(graph.graph.nodes):
-        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
-            continue
-        bias, left, right = (None, *node.args) if node.target is aten.mm.default else node.args
-        if node.meta["val"].dtype != torch.float32 or (bias is not None and bias.meta["val"].dim() != 1):
-            continue
-        with graph.graph.inserting_before(node):
-            transposed = graph.graph.call_function(aten.t.default, (right,))
-            transposed.meta["val"] = right.meta["val"].t()
-            factors = [_contiguous(graph, factor) for factor in (left, transposed)]
-            result, activation = _activation_of(node)
-            product = graph.graph.call_function(torch.ops.pyro_vae.linear.default, (*factors, bias, activation))
-        product.meta = dict(node.meta)
-        result.replace_all_uses_with(product)
-        if result is not node:
-            graph.graph.erase_node(result)
-        graph.graph.erase_node(node)
-    graph.recompile()
-
-
-def _contiguous(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Copied in the graph, where Inductor fuses it with what made the matrix; oneDNN's product would copy it later."""
-    if node.meta["val"].is_contiguous():
-        return node
-    copied = graph.graph.call_function(
-        torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
-    )
-    copied.meta["val"] = node.meta["val"].contiguous()
-    return copied
-
-
-def _activation_of(node: fx.Node) -> tuple[fx.Node, str]:
-    """The activation that alone uses this product, and its name; or the product itself, and `none`."""
-    names = {torch.ops.aten.tanh.default: "tanh", torch.ops.aten.relu.default: "relu"}
-    user = next(iter(node.users), node)
-    return (user, names[user.target]) if len(node.users) == 1 and user.target in names else (node, "none")
 
 
 def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> Run:

@@ -11,6 +11,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.adam import FusedAdam, nothing_but_the_kernel
 
 
 class SharedOptimizer(PyroOptim):
@@ -68,7 +69,7 @@ class SharedOptimizer(PyroOptim):
         if optimizer is None or self._clipped or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
             return None
         alike = len({(param.device, param.dtype) for param in params}) == 1  # as the kernel takes them
-        return FusedAdam(optimizer, params) if alike and _nothing_but_the_kernel(optimizer) else None
+        return FusedAdam(optimizer, params) if alike and nothing_but_the_kernel(optimizer) else None
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the torch optimizer."""
@@ -117,102 +118,6 @@ class SharedOptimizer(PyroOptim):
             else:
                 same["params"].append(param)
         return groups
-
-
-class FusedAdam:
-    """A step of torch's fused Adam or AdamW without the Python around it: the same kernel on the same state.
-
-    Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, https://arxiv.org/abs/1412.6980
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
-        self.optimizer, self._state = optimizer, optimizer.state
-        places = {id(param): place for place, param in enumerate(params)}
-        self._groups: list[
-            tuple[dict[str, Any], list[int], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
-        ] = []
-        for group in optimizer.param_groups:
-            of_group = [places[id(param)] for param in group["params"] if id(param) in places]
-            if of_group:
-                states = [_adam_state(optimizer.state[params[place]], params[place]) for place in of_group]
-                means, squares, steps = (
-                    [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
-                )
-                self._groups.append((group, of_group, [params[place] for place in of_group], means, squares, steps))
-        # A recorded CUDA graph reads the rate where it lies.
-        on_cuda = params[0].is_cuda
-        self._rates = [
-            torch.tensor(group["lr"], dtype=torch.float32, device=params[0].device) if on_cuda else None
-            for group, *_ in self._groups
-        ]
-        self._set = [group["lr"] for group, *_ in self._groups]
-        self._constants = self._read_constants()
-
-    def is_current(self) -> bool:
-        """Whether the optimizer still has the state, and beside the rate the constants, that this was made for."""
-        return (
-            self.optimizer.state is self._state
-            and self._read_constants() == self._constants
-            and _nothing_but_the_kernel(self.optimizer)
-        )
-
-    def refresh(self) -> None:
-        """Takes over the learning rates as they are now."""
-        for index, (group, *_) in enumerate(self._groups):
-            rate = self._rates[index]
-            if group["lr"] != self._set[index]:
-                self._set[index] = group["lr"]
-                if rate is not None:
-                    rate.fill_(group["lr"])
-
-    def written(self) -> list[Tensor]:
-        """All tensors that a step writes to, the parameters among them."""
-        return [one for *_, params, means, squares, steps in self._groups for one in params + means + squares + steps]
-
-    def __call__(self, gradients: Sequence[Tensor]) -> None:
-        """A step by these gradients, one for each of the parameters."""
-        for index, (group, places, params, means, squares, steps) in enumerate(self._groups):
-            torch._foreach_add_(steps, 1)
-            decoupled = group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
-            update = torch._fused_adamw_ if decoupled else torch._fused_adam_
-            rate = self._rates[index]
-            update(
-                params,
-                [gradients[place] for place in places],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"] if rate is None else rate,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
-
-    def _read_constants(self) -> list[tuple[Any, ...]]:
-        return [(group["betas"], group["eps"], group["weight_decay"]) for group, *_ in self._groups]
-
-
-def _nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Nobody counts or watches the calls of `step`, as schedulers do, and no group asks for more than the kernel."""
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
-        return False
-    return all(
-        group["fused"] and not (group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor))
-        for group in optimizer.param_groups
-    )
-
-
-def _adam_state(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
-    """The state of one parameter, at its start as torch's own step makes it."""
-    if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-    return state
 
 
 def _fused(make: Any) -> dict[str, bool]:

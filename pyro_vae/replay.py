@@ -9,9 +9,10 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae import backends
+from pyro_vae import backends, recording
+from pyro_vae.adam import FusedAdam
 from pyro_vae.capture import Captured
-from pyro_vae.optimizers import FusedAdam, SharedOptimizer
+from pyro_vae.optimizers import SharedOptimizer
 
 _requires_grad_and_hooks = operator.attrgetter("requires_grad", "_backward_hooks")
 _grad = operator.attrgetter("grad")
@@ -26,10 +27,13 @@ class Replay:
     def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
         self.captured, self.params, self.optimizer = captured, params, optimizer
         self.graph: backends.Run = captured.graph.forward
-        self.recorded: backends.Run | None = None  # the whole step as a CUDA graph
+        self.recorded: backends.Run | None = None  # the whole step, of which only kernels are left
+        self.to_record = False
         self.calls = 0
         self.settled = False  # nothing faster is to be tried
         self._tensors = tuple(params.values())
+        self._fixed = (*self._tensors, *captured.live)
+        self._addresses: list[int] = []
         self._as_captured = list(map(_requires_grad_and_hooks, self._tensors))
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
@@ -50,11 +54,13 @@ class Replay:
         """The loss, after which the step is done."""
         if self.optimizer is not None:
             if self._adam is None or not self._adam.is_current():
-                self._adam = self.optimizer.fused_adam(self._trained)
-                if self.recorded is not None and self._adam is not None:
-                    self.record(inputs)
+                adam, self._adam = self._adam, self.optimizer.fused_adam(self._trained)
+                if adam is not self._adam:
+                    self.recorded = None
             if self._adam is not None:
                 self._adam.refresh()
+        if self.to_record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
+            self._record(inputs)
         loss, *gradients = (self.recorded or self._run)(*inputs)
         if self.optimizer is not None and self._adam is None:
             for param, gradient in zip(self._tensors, gradients, strict=True):
@@ -62,10 +68,29 @@ class Replay:
             self.optimizer.step(self._tensors)
         return loss
 
-    def record(self, inputs: Sequence[Tensor]) -> None:
-        """From now on the step is one CUDA graph, with the optimizer in it where that is one kernel."""
-        written = [*self._tensors, *self.captured.live, *(self._adam.written() if self._adam else ())]
-        self.recorded = backends.cuda_graph(self._run, inputs, written)
+    @property
+    def is_all_recorded(self) -> bool:
+        """Whether nothing of the step but recorded kernels is left."""
+        return self.recorded is not None and (self.optimizer is None or self._adam is not None)
+
+    def again(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The same, where it has been recorded and nothing has been replaced since."""
+        self.calls += 1
+        if self._adam is not None:
+            self._adam.refresh()
+        return self.recorded(*inputs)[0]  # type: ignore[misc]
+
+    def _record(self, inputs: Sequence[Tensor]) -> None:
+        """From now on the kernels are launched together, with the optimizer's among them where that is one kernel."""
+        written = [*self._fixed, *(self._adam.written() if self._adam else ())]
+        self._addresses = list(map(Tensor.data_ptr, self._fixed))
+        if any(one.is_cuda for one in (*written, *inputs)):
+            self.recorded = backends.cuda_graph(self._run, inputs, written)
+            return
+        try:
+            self.recorded = recording.record(self._run_kernels, inputs, written)
+        except recording.NotRecordable:
+            self.to_record, self.recorded = False, None
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """The loss, with the gradients where they have not been used yet."""
@@ -73,4 +98,14 @@ class Replay:
         if self._adam is None:
             return outputs
         self._adam([gradient for gradient in outputs[1:] if gradient is not None])
+        return outputs[:1]
+
+    def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """The same on the CPU, where the step has to be a kernel, too."""
+        outputs = self.graph(*self._tensors, *inputs, *self.captured.live)
+        if self.optimizer is None:
+            return outputs
+        gradients = [gradient for gradient in outputs[1:] if gradient is not None]
+        if self._adam is None or not self._adam.by_kernel(gradients):
+            raise recording.NotRecordable("the optimizer is not Adam in float32")
         return outputs[:1]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
@@ -16,19 +15,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae import backends, checks
-from pyro_vae.capture import (
-    Captured,
-    NotCapturable,
-    Restoring,
-    capture,
-    gradients_set_aside,
-    param_store_kept,
-    verify,
-)
+from pyro_vae.capture import Captured, NotCapturable
 from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.program import ChangesItself, Program, ProgramError, params_of, shown
 from pyro_vae.reach import PLAIN
 from pyro_vae.replay import Replay
-from pyro_vae.watching import Watched
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
@@ -37,6 +28,7 @@ CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
 MOST_SIGNATURES = 16
 VERIFIED_AT = (1, 10, 100)  # calls of a captured step; and each 1,000th
 FLOATS_BEFORE_LIVE = 3
+LOOKED_AT_EVERY = 100  # steps of `steps`
 CHANGES_BEFORE_EAGER = 3  # captures for values within reach, of which each was called less often than
 WORTH_A_CAPTURE = 20
 
@@ -137,7 +129,8 @@ class CompiledSVI:
         self.num_steps = 0
         self._replays: dict[Signature, Replay | None] = {}  # None: this one runs eagerly
         self.ready = False
-        self._watched = Watched(model, guide, loss, prepare)
+        self._used: Replay | None = None  # by the last step
+        self._program = Program(model, guide, loss, prepare)
         self._raised: set[Signature] = set()  # where the program itself did, when it was to be captured
         self._changing: set[Any] = set()  # arguments with which values within reach do not stay
         self._floats: dict[int, set[float]] = {}
@@ -171,10 +164,42 @@ class CompiledSVI:
         else:
             with torch.no_grad():
                 loss = replay(inputs)
+            self._used = replay
+        self._note(loss)
+        return loss
+
+    def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
+        """Many steps; as :meth:`step_tensor` for each of `arguments`, with less between two of them.
+
+        What the programs reach, and the state of the optimizer, is looked at with every 100th step only. Leave it as it
+        is until the last one, but for the rate and for what tensors hold.
+        """
+        trusted: Replay | None = None
+        kinds: list[Any] = []
+        for args in arguments:
+            if trusted is not None and (trusted.calls + 1) % LOOKED_AT_EVERY and list(map(_kind_of, args)) == kinds:
+                self.num_steps += 1
+                with torch.no_grad():
+                    loss = trusted.again([one for one in args if isinstance(one, Tensor)])
+                self._note(loss)
+            else:
+                self._used = None
+                loss = self.step_tensor(*args)
+                trusted, kinds = self._trusted(args), list(map(_kind_of, args))
+            yield loss
+
+    def _trusted(self, args: tuple[Any, ...]) -> Replay | None:
+        """The captured step that has just been done, where the next can be left to it."""
+        replay = self._used
+        if replay is None or not replay.is_all_recorded or replay.calls < LOOKED_AT_EVERY:
+            return None
+        live = any(len(seen) > FLOATS_BEFORE_LIVE for seen in self._floats.values())
+        return None if live or not all(isinstance(one, (Tensor, *PLAIN)) for one in args) else replay
+
+    def _note(self, loss: Tensor) -> None:
         self._unchecked.append((self.num_steps, loss))
         if len(self._unchecked) >= CHECKED_EVERY:
             self.check_finite()
-        return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """An estimate of the loss, without a step."""
@@ -185,7 +210,7 @@ class CompiledSVI:
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
             if replay is None:
-                return _as_tensor(self._estimate(self.loss.loss, args, kwargs), args, kwargs)
+                return _as_tensor(self._program.estimate(*args, **kwargs), args, kwargs)
             return replay(inputs)
 
     def check_finite(self) -> None:
@@ -211,19 +236,17 @@ class CompiledSVI:
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         with poutine.trace(param_only=True) as found:
-            loss = self._estimate(self.loss.loss_and_grads, args, kwargs)
-        self.optimizer.step(list(_params(found.trace).values()))
+            loss = self._program.estimate_with_gradients(*args, **kwargs)
+        self.optimizer.step(list(params_of(found.trace).values()))
         return _as_tensor(loss, args, kwargs)
-
-    def _estimate(self, objective: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.prepare is not None:
-            args, kwargs = self.prepare(*args, **kwargs), {}
-        return objective(self.model, self.guide, *args, **kwargs)
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
     def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Replay | None, list[Tensor]]:
         """What is captured for these arguments, and those that it takes; None where the call is to run eagerly."""
+        parts = (self.model, self.guide, self.loss, self.prepare)
+        if parts != self._program.parts:
+            self._program = Program(*parts)
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
         if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
@@ -240,11 +263,9 @@ class CompiledSVI:
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        programs = (self.model, self.guide, self.loss, self.prepare)
-        if programs != self._watched.programs:
-            self._watched = Watched(*programs)
         arguments = (kind, tree, *map(_kind_of, leaves), torch.get_default_dtype())
-        signature = (arguments, self._watched())
+        watched = self._program.watched
+        signature = (arguments, watched())
         replay = self._replays.get(signature)
         if replay is not None and replay.params_are_the_same():
             if replay.adds_to_gradients():
@@ -265,23 +286,28 @@ class CompiledSVI:
         hardly_used = sum(one is None or one.calls < WORTH_A_CAPTURE for one in of_arguments)
         if signature not in self._replays and hardly_used >= CHANGES_BEFORE_EAGER:
             self._changing.add(arguments)
-            self._say(f"runs eagerly: {_shown(self._watched.changed)} keeps changing")
+            self._say(f"runs eagerly: {shown(watched.changed)} keeps changing")
             return None, []
         try:
-            self._watched.look()
-            signature = (arguments, self._watched())
-            replay = self._capture(kind, args, kwargs, leaves, inputs, tree)
-            if replay is not None:
-                self._replays[signature] = replay
+            watched.look()
+            signature = (arguments, watched())
+            found = self._program.capture(kind, leaves, tree)
+            if found is None:
+                return None, inputs
+            captured, params = found
+            if self.precision == "bf16":
+                captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
+            replay = Replay(captured, params, self.optimizer if kind == "step" else None)
+            self._replays[signature] = replay
             return replay, inputs
-        except _ProgramError as error:  # perhaps only this time
+        except ProgramError as error:  # perhaps only this time
             if signature in self._raised:
                 self._replays[signature] = None
                 self._say(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
             self._raised.add(signature)
         except Exception as reason:
             self._replays[signature] = None
-            if isinstance(reason, _ChangesItself):
+            if isinstance(reason, ChangesItself):
                 self._changing.add(arguments)
             text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
             self._say(f"runs eagerly: {text}")
@@ -290,25 +316,8 @@ class CompiledSVI:
     def _verified(
         self, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
     ) -> Replay | None:
-        """The same, if it still estimates what the program does; from the same draws, and leaving no trace."""
-        params, found = list(replay.params.values()), []
-        devices = list({one.device for one in (*params, *inputs) if one.is_cuda})
-        for estimate in (
-            lambda: self._estimate(self.loss.loss, args, kwargs),
-            lambda: replay.captured.graph(*params, *inputs, *replay.captured.live)[0],
-        ):
-            with (
-                torch.random.fork_rng(devices=devices),
-                self._watched.kept(),
-                Restoring(),
-                torch.no_grad(),
-                poutine.trace(param_only=True) as used,
-            ):
-                found.append(float(estimate()))
-            if len(found) == 1 and set(map(id, _params(used.trace).values())) != set(map(id, params)):
-                found.append(math.nan)
-                break
-        loss, captured = found
+        """The same, if it still estimates what the program does."""
+        loss, captured = self._program.losses(replay.captured, list(replay.params.values()), inputs, args, kwargs)
         tolerance = 0.03 if self.precision == "bf16" else 1e-4
         if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
             return self._faster(replay, inputs)
@@ -318,75 +327,6 @@ class CompiledSVI:
             f"its captured step {captured:.6g}; it has changed unseen, perhaps at the last such comparison already"
         )
         return None
-
-    def _capture(
-        self, kind: str, args: Any, kwargs: Any, leaves: list[Any], inputs: list[Tensor], tree: Any
-    ) -> Replay | None:
-        """The captured step, or None where the program is to make its parameters first, eagerly; leaves no trace."""
-        places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-
-        def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
-            given = list(leaves)
-            for index, tensor in zip(places, tensors[len(params) :], strict=True):
-                given[index] = tensor
-            args, kwargs = pytree.tree_unflatten(given, tree)
-            if kind == "evaluate":
-                with torch.no_grad():
-                    return (torch.as_tensor(self._estimate(self.loss.loss, args, kwargs)),)
-            with gradients_set_aside(list(params.values())):
-                loss = self._estimate(self.loss.loss_and_grads, args, kwargs)
-                return (torch.as_tensor(loss), *(param.grad for param in params.values()))
-
-        iterator = self._watched.iterator()
-        if iterator is not None:
-            raise NotCapturable(f"it may take the next of an iterator, a {iterator}")
-        with self._watched.kept() as memory, param_store_kept() as store:
-            try:
-                params = self._checked_params(args, kwargs)
-            except Exception as error:
-                raise _ProgramError from error
-            if pyro.get_param_store()._params.keys() != store.keys():
-                return None
-            before = self._watched.labelled()
-            tensors = list(params.values())
-            try:
-                # Copies, so that an argument given twice, or one that the program also holds, is not taken for one.
-                given = [one.clone() for one in inputs]
-                captured = capture(estimate, [*tensors, *given], [*tensors, *(_other_values(one, 1) for one in inputs)])
-                others = [_other_values(one, 0) for one in inputs]
-                verify(captured, estimate, tensors, others, self._watched.tensors())
-            except NotCapturable:
-                self._refuse_changes(before, memory, store)  # which are the better reason
-                raise
-            self._refuse_changes(before, memory, store)
-        if self.precision == "bf16":
-            captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
-        return Replay(captured, params, self.optimizer if kind == "step" else None)
-
-    def _refuse_changes(self, before: Any, memory: list[tuple[Tensor, Tensor]], store: dict[str, Tensor]) -> None:
-        """Each run under Pyro would change what the next one sees, or what the user reads; a replay would not."""
-        after = self._watched.labelled()
-        changed = [label for label in (*after, *before) if after.get(label) != before.get(label)]
-        if changed:
-            raise _ChangesItself(f"each run of it changes {_shown(changed[0])}")
-        if any(one.data_ptr() != kept.data_ptr() for one, kept in memory if one.layout is torch.strided):
-            raise _ChangesItself("each run of it replaces the data of a tensor")
-        now = pyro.get_param_store()._params
-        changed = [name for name, value in now.items() if store.get(name) is not value]
-        if changed:
-            raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
-
-    def _checked_params(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
-        """The parameters of the program, from one estimate with Pyro's own checks that leaves no other trace."""
-        devices = {param.device for param in pyro.get_param_store()._params.values() if param.is_cuda}
-        with (
-            torch.random.fork_rng(devices=list(devices)),
-            Restoring(),
-            torch.no_grad(),
-            poutine.trace(param_only=True) as found,
-        ):
-            self._estimate(self.loss.loss, args, kwargs)
-        return _params(found.trace)
 
     def _faster(self, replay: Replay, inputs: list[Tensor]) -> Replay:
         """The same, in a faster form where it is time for that."""
@@ -407,8 +347,8 @@ class CompiledSVI:
                 replay.graph = backends.inductor(replay.captured.graph, given)
             except backends.NotCompilable as reason:
                 self._say(f"the captured step is not compiled: {reason}")
-        if on_cuda and self.compile != "inductor":
-            replay.record(inputs)
+        if not on_cuda or self.compile != "inductor":
+            replay.to_record = True
         return replay
 
     def _live_float(self, index: int, leaf: Any, device: torch.device | None) -> Any:
@@ -426,14 +366,6 @@ class CompiledSVI:
             warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
 
 
-class _ProgramError(Exception):
-    """The program itself raised the cause, before it was captured."""
-
-
-class _ChangesItself(NotCapturable):
-    """A program that leaves other values behind, within its own reach."""
-
-
 class _LossFunction:
     """A loss that is a function of the model, the guide and their arguments, as Pyro's SVI takes it."""
 
@@ -445,10 +377,6 @@ class _LossFunction:
         if getattr(loss, "requires_grad", False):
             loss.backward(retain_graph=True)
         return loss
-
-
-def _shown(label: str) -> str:
-    return label.split("#")[0]
 
 
 def _one_line(error: BaseException | None) -> str:
@@ -463,24 +391,8 @@ def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
     return torch.as_tensor(loss, dtype=torch.float64, device=device).detach()
 
 
-def _params(trace: Any) -> dict[str, Tensor]:
-    """The unconstrained parameters that a traced estimate used, each once."""
-    found = {
-        id(site["value"].unconstrained()): (name, site["value"].unconstrained()) for name, site in trace.nodes.items()
-    }
-    return {name: param for name, param in found.values() if param.requires_grad}
-
-
 def _kind_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     return type(leaf), leaf
-
-
-def _other_values(tensor: Tensor, first: int) -> Tensor:
-    """Each second row twice, from row `first` on: values that the program may see as well, but other ones."""
-    if tensor.dim() == 0 or len(tensor) < 2:
-        return tensor.clone()
-    rows = torch.arange(len(tensor), device=tensor.device) // 2 * 2 + first
-    return tensor[rows.clamp(max=len(tensor) - 1)]

@@ -287,18 +287,22 @@ def fit(
             for number in range(len(history) + 1, epochs + 1):
                 started = time.perf_counter()
                 terms.reset()
-                losses = []
+                losses: list[Tensor] = []
                 if here.rank > 0:  # noise of its own; where the first stands is in the checkpoint
                     seed_generators(target, here.seed(seed, number))
-                for index, places in enumerate(shuffled(train_pixels, batch_size, here)):
-                    if isinstance(beta_now, Tensor):
-                        step = (number - 1) * steps_per_epoch + index
-                        beta_now.fill_(beta_at(step, beta, beta_warmup * steps_per_epoch))
-                    if len(places):
-                        losses.append(svi.step_tensor(places if on_device else gathered(places), beta_now))
-                    else:
-                        losses.append(_step_of_the_others(svi, optimizer, places))
-                    bar.update()
+
+                def arguments(number: int = number, losses: list[Tensor] = losses) -> Iterator[tuple[Tensor, Any]]:
+                    for index, places in enumerate(shuffled(train_pixels, batch_size, here)):
+                        if isinstance(beta_now, Tensor):
+                            step = (number - 1) * steps_per_epoch + index
+                            beta_now.fill_(beta_at(step, beta, beta_warmup * steps_per_epoch))
+                        if len(places):
+                            yield places if on_device else gathered(places), beta_now
+                        else:
+                            losses.append(_step_of_the_others(svi, optimizer, places))
+                        bar.update()
+
+                losses.extend(svi.steps(arguments()))
                 svi.check_finite()
                 seconds = time.perf_counter() - started
                 train_losses = _over_all(here, terms, losses, len(train))

@@ -512,9 +512,7 @@ def test_a_capture_leaves_no_trace(tiny):
     svi = CompiledSVI(vae.model, vae.guide, lambda groups: torch.optim.SGD(groups, lr=0.0))
     svi.step(pictures(8))
     state, store = torch.get_rng_state(), dict(pyro.get_param_store()._params)
-    svi._capture(
-        "step", (pictures(8),), {}, [pictures(8)], [pictures(8)], torch.utils._pytree.tree_structure(((0,), {}))
-    )
+    svi._program.capture("step", [pictures(8)], torch.utils._pytree.tree_structure(((0,), {})))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(pyro.get_param_store()._params[name] is value for name, value in store.items())
     assert all(parameter.grad is None for parameter in vae.parameters())

@@ -1,0 +1,167 @@
+"""A step of torch's Adam as one kernel."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae import kernels
+
+PART = 8192  # numbers of a parameter that a thread steps at a time
+
+
+class FusedAdam:
+    """A step of torch's fused Adam or AdamW without the Python around it: the same kernel on the same state.
+
+    Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, https://arxiv.org/abs/1412.6980
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
+        self.optimizer, self._state, self._params = optimizer, optimizer.state, tuple(params)
+        self._states = [_adam_state(optimizer.state[param], param) for param in params]
+        of_each = {
+            id(param): (place, state) for place, (param, state) in enumerate(zip(params, self._states, strict=True))
+        }
+        self._groups: list[_Group] = []
+        for group in optimizer.param_groups:
+            found = [of_each[id(param)] for param in group["params"] if id(param) in of_each]
+            if found:
+                of_group = [params[place] for place, _ in found]
+                states = [[state[name] for _, state in found] for name in ("exp_avg", "exp_avg_sq", "step")]
+                self._groups.append(_Group(group, [place for place, _ in found], of_group, *states))
+        # A recorded step reads the rate where it lies.
+        on_cuda = params[0].is_cuda
+        self._rates = [
+            torch.tensor(one.group["lr"], dtype=torch.float32, device=params[0].device) if on_cuda else None
+            for one in self._groups
+        ]
+        self._settings = [self._settings_of(one.group) for one in self._groups]  # as adam.cpp takes them
+        self._set = [one.group["lr"] for one in self._groups]
+        self._constants = self._read_constants()
+
+    def is_current(self) -> bool:
+        """Whether the optimizer still has the state, and beside the rate the constants, that this was made for."""
+        return (
+            self.optimizer.state is self._state
+            and all(map(operator.is_, map(self._state.get, self._params), self._states))
+            and self._read_constants() == self._constants
+            and nothing_but_the_kernel(self.optimizer)
+        )
+
+    def refresh(self) -> None:
+        """Takes over the learning rates as they are now."""
+        for index, one in enumerate(self._groups):
+            now = one.group["lr"]
+            if now != self._set[index]:
+                self._set[index] = now
+                self._settings[index][0] = now
+                rate = self._rates[index]
+                if rate is not None:
+                    rate.fill_(now)
+
+    def written(self) -> list[Tensor]:
+        """All tensors that a step writes to, the parameters among them."""
+        return [tensor for one in self._groups for tensor in (*one.params, *one.means, *one.squares, *one.steps)]
+
+    def __call__(self, gradients: Sequence[Tensor]) -> None:
+        """A step by these gradients, one for each of the parameters."""
+        for one, rate in zip(self._groups, self._rates, strict=True):
+            torch._foreach_add_(one.steps, 1)
+            update = torch._fused_adamw_ if self._decoupled(one.group) else torch._fused_adam_
+            update(
+                one.params,
+                [gradients[place] for place in one.places],
+                one.means,
+                one.squares,
+                [],
+                one.steps,
+                lr=one.group["lr"] if rate is None else rate,
+                beta1=one.group["betas"][0],
+                beta2=one.group["betas"][1],
+                weight_decay=one.group["weight_decay"],
+                eps=one.group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def by_kernel(self, gradients: Sequence[Tensor]) -> bool:
+        """The same on the CPU by adam.cpp, in half the time of torch's; False, and nothing is done, where it can't."""
+        tensors = [one.with_gradients(gradients) for one in self._groups]
+        if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
+            return False
+        self._gradients = gradients  # their addresses are recorded with the call
+        kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t", "const double*")
+        for of_group, one, settings in zip(tensors, self._groups, self._settings, strict=True):
+            parts = _parts(of_group)
+            counters = torch.tensor([step.data_ptr() for step in one.steps])
+            kernels.call(kernel, parts, len(parts), counters, len(counters), settings)
+        return True
+
+    def _decoupled(self, group: dict[str, Any]) -> bool:
+        return group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
+
+    def _settings_of(self, group: dict[str, Any]) -> Tensor:
+        numbers = [group["lr"], *group["betas"], group["eps"], group["weight_decay"], self._decoupled(group)]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def _read_constants(self) -> list[tuple[Any, ...]]:
+        groups = [one.group for one in self._groups]
+        return [(group["betas"], group["eps"], group["weight_decay"]) for group in groups]
+
+
+class _Group(NamedTuple):
+    """Parameters of the same settings, and what Adam keeps of each."""
+
+    group: dict[str, Any]
+    places: list[int]  # of these among all parameters
+    params: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+
+    def with_gradients(self, gradients: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        of_group = [gradients[place] for place in self.places]
+        return list(zip(self.params, of_group, self.means, self.squares, self.steps, strict=True))
+
+
+def _parts(tensors: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """The rows that adam.cpp takes, in an order in which each thread gets its share of each parameter."""
+    found: list[tuple[float, list[int]]] = []
+    for *of_one, step in tensors:
+        count = of_one[0].numel()
+        for start in range(0, count, PART):
+            places = [one.data_ptr() + start * one.element_size() for one in of_one]
+            found.append((start / count, [*places, step.data_ptr(), min(PART, count - start)]))
+    return torch.tensor([row for _, row in sorted(found)])
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    """In float32 on the CPU, and their numbers in the same places, with nothing between."""
+    first = tensors[0]
+    dense = torch.ops.aten.is_non_overlapping_and_dense(first)
+    return dense and all(
+        one.dtype == torch.float32 and not one.is_cuda and one.stride() == first.stride() for one in tensors
+    )
+
+
+def nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
+    """Nobody counts or watches the calls of `step`, as schedulers do, and no group asks for more than the kernel."""
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
+        return False
+    return all(
+        group["fused"] and not (group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor))
+        for group in optimizer.param_groups
+    )
+
+
+def _adam_state(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
+    """The state of one parameter, at its start as torch's own step makes it."""
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+        state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+    return state

@@ -1,0 +1,40 @@
+"""C++ kernels of our own, compiled by the compiler that Inductor has found, and kept in its cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Kernel = Callable[..., None]
+
+_listeners: list[Callable[[Kernel, tuple[Any, ...]], None]] = []
+
+
+@functools.cache
+def load(name: str, *arguments: str) -> Kernel:
+    """The function `kernel` of `<name>.cpp`, of arguments of these C++ types: tensors for pointers, and integers."""
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+    source = Path(__file__).with_name(f"{name}.cpp").read_text(encoding="utf-8")
+    source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{source}"
+    return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
+
+
+def call(kernel: Kernel, *arguments: Any) -> None:
+    """Calls it, and tells those who listen."""
+    kernel(*arguments)
+    for listener in _listeners:
+        listener(kernel, arguments)
+
+
+@contextmanager
+def heard_by(listener: Callable[[Kernel, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Inside, it hears of all calls."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -1,0 +1,183 @@
+"""The kernels of a compiled step on the CPU, recorded once and called again from C++, as a CUDA graph does on a GPU.
+
+What Inductor makes of a step is a Python function that allocates memory and calls a kernel, some twenty times. Between
+kernels of a few microseconds that Python takes most of the time. So it is run once, while it is noted which kernels are
+called with which addresses; the memory is kept, and :func:`record` gives a function that calls them all in one loop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae import kernels
+
+MOST_COPIED = 1 << 20  # bytes that an operation of torch's may give, which are copied to where the first result lies
+MOST_ARGUMENTS = 96  # as in calls.cpp
+_aten = torch.ops.aten
+# Drawn in the place of the first draws, where the operation would make a new tensor of them.
+_DRAWS: dict[Any, Callable[..., Any]] = {
+    _aten.normal_functional.default: lambda out, _, mean=0.0, std=1.0, generator=None: out.normal_(mean, std),
+    _aten.randn_like.default: lambda out, *_, **__: out.normal_(),
+    _aten.rand_like.default: lambda out, *_, **__: out.uniform_(),
+}
+
+
+class NotRecordable(Exception):  # noqa: N818 (a reason to go on without, not an error)
+    """Why the kernels can't be recorded, in one line."""
+
+
+def record(
+    run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], written: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """A function that does what `run` does, without the Python between its kernels.
+
+    Args:
+        run: calls what Inductor has compiled, and kernels by :func:`pyro_vae.kernels.call`. All tensors that it uses
+            beside its arguments are used where they lie now. The next call overwrites its results but the first.
+        inputs: its arguments. Later ones are to be of the same kinds; they may lie elsewhere.
+        written: what it may write to, and what is to be as before after the recording.
+
+    Raises:
+        NotRecordable: it does something else.
+    """
+    spans = list(map(_span, inputs))
+    pairs = itertools.chain(itertools.combinations(spans, 2), itertools.product(spans, map(_span, written)))
+    if any(one[0] < other[1] and other[0] < one[1] for one, other in pairs):
+        raise NotRecordable("an argument shares memory with another one, or with what is written to")
+    before = [one.detach().clone() for one in written]
+    state = torch.get_rng_state()
+    recording = _Recording(inputs)
+    try:
+        with torch.no_grad(), recording.listening(), recording:
+            outputs = run(*inputs)
+    finally:
+        torch.set_rng_state(state)
+        with torch.no_grad():
+            for one, value in zip(written, before, strict=True):
+                one.detach().copy_(value)
+    return recording.replay(outputs)
+
+
+class _Recording(TorchDispatchMode):
+    """Hears of all kernels, and as a dispatch mode sees all operations of torch's."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.spans = [_span(one) for one in inputs]
+        self.kept: list[Any] = list(inputs)  # so that no memory is used twice
+        self.words: list[int] = []  # as calls.cpp takes them
+        self.slots: list[list[tuple[int, int]]] = [[] for _ in inputs]  # of each input, its words and their offsets
+        self.operations: list[tuple[int, Callable[[], Any]]] = []  # and after how many of the words
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, Inductor's kernels tell when they are called."""
+        from torch._inductor.codecache import PyCodeCache
+
+        found = [
+            (module, name, value)
+            for module in PyCodeCache.modules
+            for name, value in vars(module).items()
+            if isinstance(value, types.BuiltinFunctionType) and value.__name__ == "kernel"
+        ]
+        try:
+            for module, name, value in found:
+                setattr(module, name, lambda *arguments, value=value: kernels.call(value, *arguments))
+            with kernels.heard_by(self.kernel):
+                yield
+        finally:
+            for module, name, value in found:
+                setattr(module, name, value)
+
+    def kernel(self, kernel: Any, arguments: tuple[Any, ...]) -> None:
+        if len(arguments) >= MOST_ARGUMENTS:
+            raise NotRecordable(f"a kernel has {len(arguments)} arguments")
+        address = ctypes.cast(ctypes.CDLL(kernel.__self__.__file__).kernel, ctypes.c_void_p).value
+        self.words += [address or 0, len(arguments)]
+        self.kept.append(arguments)
+        for argument in arguments:
+            word = argument.data_ptr() if isinstance(argument, Tensor) else int(argument)
+            if isinstance(argument, Tensor):
+                for slots, (start, end) in zip(self.slots, self.spans, strict=True):
+                    if start <= word < end:
+                        slots.append((len(self.words), word - start))
+            self.words.append(word)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.namespace == "pyro_vae" or func in (_aten.empty.memory_format, _aten.empty_strided.default):
+            return out  # whose kernels are heard of
+        results = pytree.tree_leaves(out)
+        given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        self.kept += [*given, *results]
+        in_place = all(one.alias_info is not None for one in func._schema.returns)
+        if in_place and not func._schema.is_mutable:
+            return out  # a view, which stays one
+
+        def copied() -> None:
+            for one, value in zip(results, pytree.tree_leaves(func(*args, **kwargs)), strict=True):
+                one.copy_(value)
+
+        operation: Callable[[], Any]
+        if func in _DRAWS:
+            draw = _DRAWS[func]
+            operation = lambda: draw(out, *args, **kwargs)  # noqa: E731
+        elif any(start <= one.data_ptr() < end for one in given for start, end in self.spans):
+            raise NotRecordable(f"{func} takes an argument of the step, which may lie elsewhere the next time")
+        elif in_place:
+            operation = lambda: func(*args, **kwargs)  # noqa: E731
+        elif all(isinstance(one, Tensor) and one.nbytes <= MOST_COPIED for one in results):
+            operation = copied
+        else:
+            raise NotRecordable(f"{func} gives what would have to be copied")
+        self.operations.append((len(self.words), operation))
+        return out
+
+    def replay(self, outputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        """All that was recorded, as a function."""
+        calls = kernels.load("calls", "const int64_t*", "int64_t", "int64_t")
+        words, kept = torch.tensor(self.words, dtype=torch.int64), self.kept
+        view = words.numpy()
+        slots = [numpy.array(one, dtype=numpy.int64).reshape(-1, 2).T for one in self.slots]
+        places = [start for start, _ in self.spans]
+        stops = [0, *(stop for stop, _ in self.operations), len(self.words)]
+        operations = [*(operation for _, operation in self.operations), None]
+        parts = list(zip(stops[:-1], stops[1:], operations, strict=True))
+        loss, *others = outputs
+
+        def replay(*given: Tensor) -> Sequence[Tensor]:
+            for index, one in enumerate(given):
+                place = one.data_ptr()
+                if place != places[index]:
+                    at, offsets = slots[index]
+                    view[at] = place + offsets
+                    places[index] = place
+            for start, stop, operation in parts:
+                calls(words, start, stop)
+                if operation is not None:
+                    operation()
+            return loss.clone(), *others
+
+        replay.kept = kept  # type: ignore[attr-defined]
+        return replay
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Where its first number lies, and the end of its last one."""
+    start = tensor.data_ptr()
+    if tensor.numel() == 0:
+        return start, start
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (reach + 1) * tensor.element_size()

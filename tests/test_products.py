@@ -1,0 +1,153 @@
+"""Our kernels on the CPU against torch's: the matrix product, Adam, and a graph whose products are replaced."""
+
+import itertools
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae import kernels, products
+from pyro_vae.adam import FusedAdam
+
+BY_KERNEL = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def matrix(rows, columns, transposed):
+    return torch.randn(columns, rows).t() if transposed else torch.randn(rows, columns)
+
+
+SIZES = [(1, 1, 1), (3, 5, 2), (8, 48, 7), (9, 49, 33), (128, 40, 400), (37, 15, 61), (61, 37, 133), (130, 784, 20)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_is_torchs(size, biased):
+    """For matrices either way round, and with what is fused: so that each tile, copy and transposed store is met."""
+    rows, columns, inner = size
+    torch.manual_seed(0)
+    bias = torch.randn(columns) if biased else None
+    for of_left, of_right, activation in itertools.product((False, True), (False, True), (0, 1, 2)):
+        left, right = matrix(rows, inner, of_left), matrix(inner, columns, of_right)
+        expected = left.double() @ right.double() + (0 if bias is None else bias)
+        expected = [expected, expected.tanh(), expected.relu()][activation]
+        found = torch.ops.pyro_vae.product(left, right, bias, activation)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
+
+
+def test_the_fused_tanh_is_accurate_everywhere():
+    x = torch.cat([torch.linspace(-20, 20, 40_001), torch.linspace(-0.7, 0.7, 40_001), torch.tensor([1e-30, 1e30])])
+    found = torch.ops.pyro_vae.product(x[:, None], torch.ones(1, 16), None, 1)[:, 3].double()
+    expected = x.double().tanh()
+    units = (found - expected).abs() / expected.abs().clamp(min=1e-38) / 2**-23
+    assert units.max() < 3.5
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0])
+    found = torch.ops.pyro_vae.product(odd[:, None], torch.ones(1, 16), None, 1)[:, 0]
+    torch.testing.assert_close(found, odd.tanh(), equal_nan=True)
+
+
+def test_a_product_keeps_what_is_not_finite():
+    left = torch.ones(3, 4)
+    left[1, 2] = float("nan")
+    for activation in (0, 1, 2):
+        found = torch.ops.pyro_vae.product(left, torch.ones(4, 20), None, activation)
+        assert found[1].isnan().all()
+        assert found[[0, 2]].isfinite().all()
+
+
+@pytest.mark.skipif(not BY_KERNEL, reason="this processor has no AVX-512, where products are left as they are")
+def test_a_graph_with_products_gives_the_same():
+    """Also of matrices that are expanded, sliced or used twice, and the activation only where nobody sees the rest."""
+
+    def step(x, weight, bias, square):
+        pre = torch.addmm(bias, x, weight.t())
+        seen = torch.addmm(bias, x, weight.t())
+        hidden = pre.tanh()
+        expanded = hidden @ torch.ones(1, 1).expand(24, 5)
+        return (
+            hidden,
+            seen.relu() + seen,
+            expanded,
+            x[:, ::2] @ square[::2, ::2],
+            hidden.t() @ x,
+            square.double() @ x.t().double(),
+        )
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(6, 16), torch.randn(24, 16), torch.randn(24), torch.randn(16, 16)]
+    graph = make_fx(step)(*inputs)
+    other = products.with_products(graph, inputs)
+    targets = [node.target for node in other.graph.nodes]
+    assert targets.count(torch.ops.pyro_vae.product.default) == 5
+    assert torch.ops.aten.tanh.default not in targets
+    assert torch.ops.aten.relu.default in targets
+    for found, expected in zip(other(*inputs), step(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_large_matrices_are_left_to_the_library():
+    inputs = [torch.randn(2, 1100), torch.randn(1100, 1100)]
+    graph = make_fx(lambda x, weight: (x @ weight,))(*inputs)
+    other = products.with_products(graph, inputs)
+    assert torch.ops.pyro_vae.product.default not in [node.target for node in other.graph.nodes]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_by_kernel_is_torchs(kind, weight_decay):
+    """Of several groups, sizes that fill no vector and more than one part, with a rate that changes."""
+    shapes = [(3,), (17, 5), (130, 200), (), (0,)]
+
+    def made():
+        torch.manual_seed(0)
+        params = [torch.randn(shape, requires_grad=True) for shape in shapes]
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03, "betas": (0.8, 0.99)}]
+        optimizer = kind(groups, lr=0.01, weight_decay=weight_decay, fused=True)
+        return optimizer, params
+
+    (one, expected), (other, found) = made(), made()
+    adam = FusedAdam(other, found)
+    for step in range(5):
+        gradients = [torch.randn(shape) for shape in shapes]
+        one.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.01 / (step + 1)
+        for param, gradient in zip(expected, gradients, strict=True):
+            param.grad = gradient.clone()
+        one.step()
+        adam.refresh()
+        with torch.no_grad():
+            assert adam.by_kernel(gradients)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+    for a, b in zip(expected, found, strict=True):
+        for name, value in one.state[a].items():
+            torch.testing.assert_close(other.state[b][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_adam_is_left_to_torch_where_the_kernel_has_no_say():
+    for param, gradient in [
+        (torch.ones(4, 4, dtype=torch.float64, requires_grad=True), torch.ones(4, 4, dtype=torch.float64)),
+        (torch.ones(4, 4, requires_grad=True), torch.ones(4, 4).t()[:, torch.arange(4)].t()),
+        (torch.ones(4, 2, requires_grad=True), torch.ones(4, 4)[:, ::2]),
+    ]:
+        adam = FusedAdam(torch.optim.Adam([param], fused=True), [param])
+        before = param.detach().clone()
+        done = adam.by_kernel([gradient])
+        assert done == (gradient.stride() == param.stride() and param.dtype == torch.float32)
+        assert done or torch.equal(param, before)
+
+
+def test_adam_notices_a_state_that_was_cleared():
+    param = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.Adam([param], fused=True)
+    adam = FusedAdam(optimizer, [param])
+    assert adam.is_current()
+    optimizer.state.clear()
+    assert not adam.is_current()
+
+
+def test_listeners_hear_of_calls_and_no_longer():
+    heard = []
+    left, right = torch.ones(2, 3), torch.ones(3, 4)
+    with kernels.heard_by(lambda kernel, arguments: heard.append(arguments[0])):
+        found = torch.ops.pyro_vae.product(left, right, None, 0)
+    torch.ops.pyro_vae.product(left, right, None, 0)
+    assert [one.data_ptr() for one in heard] == [found.data_ptr()]

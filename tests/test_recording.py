@@ -1,0 +1,209 @@
+"""A recorded step does what the compiled one does, and what can't be recorded is refused."""
+
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae import Spec, backends, build, recording
+from pyro_vae.svi import LOOKED_AT_EVERY, CompiledSVI
+
+
+def compiled(function, inputs):
+    return backends.inductor(make_fx(function)(*inputs), inputs)
+
+
+def test_a_recorded_graph_follows_its_arguments_wherever_they_lie():
+    weight, counter = torch.randn(16, 16), torch.zeros(())
+    x = torch.randn(6, 16)
+
+    def function(x, weight, counter):
+        counter.add_(1)
+        y = (x @ weight).tanh()
+        return y.sum(), y.t() @ x
+
+    run = compiled(function, [x, weight, counter])
+    counter.zero_()
+    recorded = recording.record(lambda x: run(x, weight, counter), [x], [weight, counter])
+    assert counter == 0  # as before the recording
+    whole = torch.randn(40, 16)
+    for number, given in enumerate([x, torch.randn(6, 16), whole[3:9], whole[20:26]], start=1):
+        loss, product = recorded(given)
+        expected = function(given, weight, counter.clone())
+        torch.testing.assert_close(loss, expected[0])
+        torch.testing.assert_close(product, expected[1])
+        assert counter == number
+    first = recorded(x)[0]
+    value = first.clone()
+    recorded(torch.randn(6, 16))
+    assert first == value  # a loss outlives the next step
+    weight.zero_()  # what it uses where it lies
+    assert recorded(x)[0] == 0
+
+
+def test_recorded_draws_are_those_of_the_generator():
+    x = torch.zeros(30)
+
+    def twice(draw, x):
+        return (draw(x + 1) + draw(x + 1),)
+
+    draws = [torch.randn_like, torch.rand_like, lambda x: torch.normal(x, 2.0), lambda x: (x - 0.6).bernoulli()]
+    for draw in draws:
+        run = compiled(partial(twice, draw), [x])
+        torch.manual_seed(0)
+        expected = [run(x)[0].clone() for _ in range(3)]
+        torch.manual_seed(0)
+        recorded = recording.record(run, [x], [])
+        for value in expected:
+            torch.testing.assert_close(recorded(x)[0], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (torch.linalg.cholesky(x),), "takes an argument of the step"),
+        (lambda x: (torch.linalg.svdvals((x * 2).expand(70_000, 4, 4)),), "have to be copied"),
+    ],
+)
+def test_what_can_not_be_recorded_says_why(function, message):
+    x = torch.eye(4)
+    run = compiled(function, [x])
+    with pytest.raises(recording.NotRecordable, match=message):
+        recording.record(run, [x], [])
+
+
+def test_arguments_that_share_memory_are_refused():
+    x = torch.ones(8)
+    run = compiled(lambda x, y: (x + y,), [x, x.clone()])
+    with pytest.raises(recording.NotRecordable, match="shares memory"):
+        recording.record(run, [x, x[:]], [])
+    with pytest.raises(recording.NotRecordable, match="shares memory"):
+        recording.record(lambda y: run(x, y), [x[2:]], [x])
+
+
+def test_a_step_out_of_bounds_is_an_error_and_not_a_crash():
+    table, places = torch.randn(10, 3), torch.arange(4)
+    run = compiled(lambda places, table: (table[places].sum(),), [places, table])
+    recorded = recording.record(lambda places: run(places, table), [places], [table])
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        recorded(torch.tensor([0, 1, 2, 10]))
+
+
+# --- in CompiledSVI ---------------------------------------------------------------------------------------------------
+
+SPEC = Spec(image_shape=(1, 8, 8), latent_dim=3, hidden=(16,))
+
+
+def pictures(seed, count=8):
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def model_and_svi(compile, **settings):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    vae = build(SPEC)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.01, fused=True)
+    svi = CompiledSVI(vae.model, vae.guide, optimizer, compile=compile, **settings)
+    torch.manual_seed(1)
+    return vae, optimizer, svi
+
+
+def is_recorded(svi):
+    return [replay.is_all_recorded for replay in svi._replays.values() if replay is not None]
+
+
+def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():
+    """With batches of two sizes, beta a tensor, and a rate that a schedule changes."""
+    found = []
+    for backend, many in (("off", False), ("inductor", False), ("inductor", True)):
+        vae, optimizer, svi = model_and_svi(backend)
+        beta = torch.tensor(0.0)
+
+        def arguments(optimizer=optimizer, beta=beta):
+            for number in range(3 * LOOKED_AT_EVERY):
+                beta.fill_(min(1.0, (number + 1) / 100))
+                optimizer.param_groups[0]["lr"] = 0.01 / (1 + number / 100)
+                yield pictures(number, 5 if number % 7 == 6 else 8), beta
+
+        losses = [*svi.steps(arguments())] if many else [svi.step_tensor(*args) for args in arguments()]
+        found.append((torch.stack(losses).double(), [param.detach().clone() for param in vae.parameters()]))
+        if backend == "inductor":
+            assert any(is_recorded(svi))
+    (eager, of_eager), (single, of_single), (many, of_many) = found
+    assert torch.equal(single, many)
+    assert all(map(torch.equal, of_single, of_many))
+    torch.testing.assert_close(many, eager, rtol=1e-3, atol=1e-3)
+    for one, other in zip(of_many, of_eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+
+
+def test_parameters_that_were_moved_are_used_where_they_are():
+    """New data under the same parameter, a state that was loaded, and one that was cleared."""
+    found = []
+    for backend in ("off", "inductor"):
+        vae, optimizer, svi = model_and_svi(backend)
+        losses = [svi.step(pictures(0)) for _ in range(5)]
+        state = {name: value.clone() for name, value in vae.state_dict().items()}
+        kept = svi.state_dict()
+        losses += [svi.step(pictures(0)) for _ in range(5)]
+        for param in vae.parameters():
+            param.data = param.data.clone() * 0.5
+        losses += [svi.step(pictures(0)) for _ in range(5)]
+        vae.load_state_dict(state)
+        svi.load_state_dict(kept)
+        losses += [svi.step(pictures(0)) for _ in range(5)]
+        optimizer.state.clear()
+        losses += [svi.step(pictures(0)) for _ in range(5)]
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_steps_stop_at_a_loss_that_is_not_finite():
+    *_, svi = model_and_svi("inductor")
+    batches = [pictures(0)] * 150 + [pictures(0) * float("nan")] + [pictures(0)] * 400
+    with pytest.raises(FloatingPointError, match="at step 151"):
+        for _ in svi.steps((x,) for x in batches):
+            pass
+    assert svi.num_steps < 400
+
+
+def test_steps_look_again_for_what_changed():
+    """Within a hundred steps, as promised; and at once where the arguments are of another kind."""
+    shift = [0.0]
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x + shift[0])
+
+    def guide(x):
+        pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.0)), 0.001))
+
+    pyro.clear_param_store()
+    svi = CompiledSVI(model, guide, lambda params: torch.optim.Adam(params, lr=1e-8, fused=True), compile="inductor")
+    x = torch.zeros(20)
+    losses = []
+    for number, loss in enumerate(svi.steps((x,) for _ in range(3 * LOOKED_AT_EVERY))):
+        losses.append(loss.item())
+        if number == 140:
+            shift[0] = 100.0
+    assert losses[140] < 100
+    assert min(losses[140 + LOOKED_AT_EVERY :]) > 10_000
+
+
+def test_another_optimizer_is_not_recorded_and_steps_as_pyro_does():
+    def make(compile):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        vae = build(SPEC)
+        svi = CompiledSVI(vae.model, vae.guide, lambda params: torch.optim.SGD(params, lr=1e-4), compile=compile)
+        torch.manual_seed(1)
+        return [loss.item() for loss in svi.steps((pictures(0),) for _ in range(150))], svi
+
+    expected, _ = make("off")
+    found, svi = make("inductor")
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert not any(is_recorded(svi))
