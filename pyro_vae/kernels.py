@@ -8,19 +8,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Kernel = Callable[..., None]
 
 _listeners: list[Callable[[Kernel, tuple[Any, ...]], None]] = []
 
 
+class NoKernelError(Exception):
+    """It can't be compiled here."""
+
+
 @functools.cache
 def load(name: str, *arguments: str) -> Kernel:
-    """The function `kernel` of `<name>.cpp`, of arguments of these C++ types: tensors for pointers, and integers."""
+    """The function `kernel` of `<name>.cpp`, of arguments of these C++ types: tensors for pointers, and integers.
+
+    Raises:
+        NoKernelError: there is no compiler, say.
+    """
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        raise NoKernelError("a processor without vectors that torch knows")
     source = Path(__file__).with_name(f"{name}.cpp").read_text(encoding="utf-8")
     source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{source}"
-    return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
+    try:
+        return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
+    except Exception as error:
+        raise NoKernelError(" ".join(str(error).split())[:300]) from error
 
 
 def call(kernel: Kernel, *arguments: Any) -> None:

@@ -22,6 +22,10 @@ _library.define(
 )
 
 
+def _kernel() -> kernels.Kernel:
+    return kernels.load("product", "float*", *["const float*"] * 3, "float*", *["int64_t"] * 11)
+
+
 @torch.library.impl(_library, "product", "CPU")
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     (rows, inner), columns = left.shape, right.shape[1]
@@ -31,10 +35,9 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) 
     out = left.new_empty(rows, columns)
     copy = out if to_copy is None else torch.empty_like(to_copy)
     copied = 0 if to_copy is None else 1 + transposed
-    kernel = kernels.load("product", "float*", *["const float*"] * 3, "float*", *["int64_t"] * 11)
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
-    kernels.call(kernel, out, left, right, of, copy, *sizes, bias is not None, activation, transposed, copied)
+    kernels.call(_kernel(), out, left, right, of, copy, *sizes, bias is not None, activation, transposed, copied)
     return out
 
 
@@ -51,6 +54,10 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
     >>> _ = with_products(graph, [x, weight])
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return graph
+    try:
+        _kernel()
+    except kernels.NoKernelError:
         return graph
     return make_fx(_WithProducts(graph).run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 

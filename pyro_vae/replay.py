@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae import backends, recording
+from pyro_vae import backends, kernels, recording
 from pyro_vae.adam import FusedAdam
 from pyro_vae.capture import Captured
 from pyro_vae.optimizers import SharedOptimizer
@@ -89,7 +89,7 @@ class Replay:
             return
         try:
             self.recorded = recording.record(self._run_kernels, inputs, written)
-        except recording.NotRecordable:
+        except (recording.NotRecordable, kernels.NoKernelError):
             self.to_record, self.recorded = False, None
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:

@@ -89,6 +89,7 @@ class CompiledSVI:
 
     Example, of a program that is no VAE:
 
+    >>> import pyro, pyro.infer
     >>> import pyro.distributions as dist
     >>> def model(x):
     ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
@@ -394,5 +395,5 @@ def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
 def _kind_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
     return type(leaf), leaf

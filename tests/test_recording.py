@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import Spec, backends, build, recording
+from pyro_vae import Spec, backends, build, kernels, recording
 from pyro_vae.svi import LOOKED_AT_EVERY, CompiledSVI
 
 
@@ -206,4 +206,16 @@ def test_another_optimizer_is_not_recorded_and_steps_as_pyro_does():
     expected, _ = make("off")
     found, svi = make("inductor")
     assert found == pytest.approx(expected, rel=1e-4)
+    assert not any(is_recorded(svi))
+
+
+def test_without_a_compiler_for_our_kernels_the_step_is_the_compiled_one(monkeypatch):
+    def fails(*_):
+        raise kernels.NoKernelError("none")
+
+    *_, svi = model_and_svi("off")
+    expected = [svi.step(pictures(0)) for _ in range(20)]
+    monkeypatch.setattr(kernels, "load", fails)
+    *_, svi = model_and_svi("inductor")
+    assert [svi.step(pictures(0)) for _ in range(20)] == pytest.approx(expected, rel=1e-3)
     assert not any(is_recorded(svi))
