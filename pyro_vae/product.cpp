@@ -1,10 +1,12 @@
-// A matrix product, activation(left right + bias), of matrices that lie in memory as they happen to.
+// A matrix product, activation(left right + bias), of matrices that lie in memory as they happen to; in float32, or of
+// factors in bfloat16 with sums in float32.
 //
 // A tile of ROWS x VECTORS vectors of the result stays in registers, while each number of `left` is broadcast against
 // vectors of `right`. So the rows of `right` have to be contiguous, and of `left` nothing is asked. Where the columns of
 // `right` are, as those of a transposed weight, the transposed product is done instead, and stored transposed. If neither
 // fits, the smaller matrix is copied. Libraries copy both into blocks first, which takes as long as a good part of the
-// product where one side is a batch of some hundreds.
+// product where one side is a batch of some hundreds. In bfloat16 the processor multiplies pairs, of two neighbours along
+// the inner dimension: `left` is used as it is where its rows are contiguous, and `right` is always copied.
 
 using Vector = at::vec::Vectorized<float>;
 constexpr int64_t WIDTH = Vector::size();
@@ -16,10 +18,12 @@ constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
 constexpr int64_t BLOCK = 4 * ROWS;  // rows to which a panel of `right` is applied while it is in the cache
 constexpr int64_t SMALL = 100000;    // multiplications that are not worth waking other threads for
 
+// A word is a float, or a pair in bfloat16. The strides of `left` are in bytes, that of `right` in words.
 struct Product {
-    const float *left, *right, *bias;
+    const char* left;
+    const float *right, *bias;
     float* out;
-    int64_t rows, columns, inner, left_row, left_column, right_row, out_row, activation;
+    int64_t rows, columns, words, left_row, left_word, right_word, out_row, activation;
     bool transposed;
 };
 
@@ -41,24 +45,33 @@ static inline Vector activated(Vector x, int64_t activation) {
     return x;
 }
 
+template <bool half>
+static inline Vector multiplied(Vector left, Vector right, Vector sum) {
+#if defined(__AVX512BF16__)
+    if constexpr (half) return _mm512_dpbf16_ps(sum, (__m512bh)(__m512)left, (__m512bh)(__m512)right);
+#endif
+    return at::vec::fmadd(left, right, sum);
+}
+
 // The last vector ends where the row ends, and so may do some columns once more. Only a row that is shorter than a
 // vector needs masks (`narrow`).
-template <int rows, int vectors, bool narrow>
+template <int rows, int vectors, bool narrow, bool half>
 static inline __attribute__((always_inline)) void tile(const Product& p, int64_t row, int64_t column) {
     const int64_t count = narrow ? p.columns : WIDTH;
     const int64_t last = narrow ? 0 : std::min((vectors - 1) * WIDTH, p.columns - column - WIDTH);
-    const float* left = p.left + row * p.left_row;
+    const char* left = p.left + row * p.left_row;
     const float* right = p.right + column;
     Vector sums[rows][vectors];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = Vector(0);
-    for (int64_t k = 0; k < p.inner; k++, left += p.left_column, right += p.right_row) {
+    for (int64_t k = 0; k < p.words; k++, left += p.left_word, right += p.right_word) {
         Vector of_right[vectors];
         for (int v = 0; v < vectors - 1; v++) of_right[v] = Vector::loadu(right + v * WIDTH);
         of_right[vectors - 1] = narrow ? Vector::loadu(right, count) : Vector::loadu(right + last);
         for (int i = 0; i < rows; i++) {
-            const Vector of_left(left[i * p.left_row]);
-            for (int v = 0; v < vectors; v++) sums[i][v] = at::vec::fmadd(of_left, of_right[v], sums[i][v]);
+            float word;
+            std::memcpy(&word, left + i * p.left_row, sizeof word);
+            for (int v = 0; v < vectors; v++) sums[i][v] = multiplied<half>(Vector(word), of_right[v], sums[i][v]);
         }
     }
     for (int v = 0; v < vectors; v++) {
@@ -76,64 +89,100 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
     }
 }
 
-template <int vectors, bool narrow>
+template <int vectors, bool narrow, bool half>
 static void panel(const Product& p, int64_t row, int64_t end, int64_t column) {
-    for (; row + ROWS <= end; row += ROWS) tile<ROWS, vectors, narrow>(p, row, column);
-    if (row + ROWS / 2 <= end) tile<ROWS / 2, vectors, narrow>(p, row, column), row += ROWS / 2;
-    for (; row < end; row++) tile<1, vectors, narrow>(p, row, column);
+    for (; row + ROWS <= end; row += ROWS) tile<ROWS, vectors, narrow, half>(p, row, column);
+    if (row + ROWS / 2 <= end) tile<ROWS / 2, vectors, narrow, half>(p, row, column), row += ROWS / 2;
+    for (; row < end; row++) tile<1, vectors, narrow, half>(p, row, column);
 }
 
+template <bool half>
 static void rows_of(const Product& p, int64_t row, int64_t end) {
-    if (p.columns < WIDTH) return panel<1, true>(p, row, end, 0);
+    if (p.columns < WIDTH) return panel<1, true, half>(p, row, end, 0);
     for (int64_t column = 0; column < p.columns; column += VECTORS * WIDTH) {
         const int64_t rest = p.columns - column;
         if (rest > 2 * WIDTH)
-            panel<VECTORS, false>(p, row, end, column);
+            panel<VECTORS, false, half>(p, row, end, column);
         else if (rest > WIDTH)
-            panel<2, false>(p, row, end, column);
+            panel<2, false, half>(p, row, end, column);
         else
-            panel<1, false>(p, row, end, column);
+            panel<1, false, half>(p, row, end, column);
     }
 }
 
-// to[j, i] = from[i, j], of a few rows j.
-static void transpose(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t j, int64_t end, int64_t rows) {
+// to[j, i] = from[i, j], of some rows j of `to`.
+static void transpose(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t j, int64_t end) {
     for (; j + WIDTH <= end; j += WIDTH) {
         int64_t i = 0;
-        for (; i + WIDTH <= rows; i += WIDTH)
+        for (; i + WIDTH <= to_row; i += WIDTH)
             at::vec::transpose_mxn<float, WIDTH, WIDTH>(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
-        for (; i < rows; i++)
+        for (; i < to_row; i++)
             for (int64_t v = j; v < j + WIDTH; v++) to[v * to_row + i] = from[i * from_row + v];
     }
     for (; j < end; j++)
-        for (int64_t i = 0; i < rows; i++) to[j * to_row + i] = from[i * from_row + j];
+        for (int64_t i = 0; i < to_row; i++) to[j * to_row + i] = from[i * from_row + j];
 }
 
-// `copied`: 0 nothing, 1 right, 2 left; into `copy`.
-extern "C" void kernel(float* out, const float* left, const float* right, const float* bias, float* copy, int64_t rows,
-                       int64_t columns, int64_t inner, int64_t left_row, int64_t left_column, int64_t right_row,
-                       int64_t right_column, int64_t biased, int64_t activation, int64_t transposed, int64_t copied) {
-    Product p{left,  right,    biased ? bias : nullptr, out,     rows,       columns,   inner, left_row, left_column,
-              right_row, columns, activation,             transposed != 0};
-    if (transposed) {
-        p.left = right, p.left_row = right_column, p.left_column = right_row;
-        p.right = left, p.right_row = left_column;
-        p.rows = columns, p.columns = rows;
+// Pairs of two rows each, of some rows j of `to`.
+static void pair_up(const uint16_t* from, int64_t from_row, uint32_t* to, int64_t to_row, int64_t j, int64_t end) {
+    for (; j < end; j++) {
+        const uint16_t *even = from + 2 * j * from_row, *odd = even + from_row;
+        for (int64_t i = 0; i < to_row; i++) to[j * to_row + i] = even[i] | uint32_t(odd[i]) << 16;
     }
-    if (copied) p.right = copy, p.right_row = p.columns;
-    const int64_t tiles = (p.rows + ROWS - 1) / ROWS, pieces = (inner + WIDTH - 1) / WIDTH;
-#pragma omp parallel if (rows * columns * inner > SMALL)
+}
+
+struct Matrix {
+    const char* data;
+    int64_t row, column;  // strides in numbers
+};
+
+template <bool half>
+static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char* right_copy, bool alone) {
+    constexpr int64_t size = half ? 2 : 4;
+    const bool pairs_left = half && left.column != 1, copies = half || right.column != 1;
+    p.left = pairs_left ? left_copy : left.data;
+    p.left_row = pairs_left ? 4 : left.row * size;
+    p.left_word = pairs_left ? 4 * p.rows : left.column * 4;
+    p.right = reinterpret_cast<const float*>(copies ? right_copy : right.data);
+    p.right_word = copies ? p.columns : right.row;
+    const int64_t tiles = (p.rows + ROWS - 1) / ROWS, pieces = (p.words + WIDTH - 1) / WIDTH;
+#pragma omp parallel if (!alone)
     {
-        if (copied) {
-            const float* from = transposed ? left : right;
-            const int64_t from_row = transposed ? left_row : right_column;
+        if (copies) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < pieces; i++)
-                transpose(from, from_row, copy, p.columns, i * WIDTH, std::min(inner, (i + 1) * WIDTH), p.columns);
+            for (int64_t i = 0; i < pieces; i++) {
+                const int64_t j = i * WIDTH, end = std::min(p.words, j + WIDTH);
+                if (right.column != 1)
+                    transpose(reinterpret_cast<const float*>(right.data), right.column * size / 4,
+                              reinterpret_cast<float*>(right_copy), p.columns, j, end);
+                else
+                    pair_up(reinterpret_cast<const uint16_t*>(right.data), right.row,
+                            reinterpret_cast<uint32_t*>(right_copy), p.columns, j, end);
+                if (pairs_left)
+                    pair_up(reinterpret_cast<const uint16_t*>(left.data), left.column,
+                            reinterpret_cast<uint32_t*>(left_copy), p.rows, j, end);
+            }
         }
         const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
         const int64_t end = std::min(p.rows, tiles * (thread + 1) / threads * ROWS);
         for (int64_t row = tiles * thread / threads * ROWS; row < end; row += BLOCK)
-            rows_of(p, row, std::min(end, row + BLOCK));
+            rows_of<half>(p, row, std::min(end, row + BLOCK));
     }
+}
+
+extern "C" void kernel(float* out, const char* left, const char* right, const float* bias, char* left_copy,
+                       char* right_copy, int64_t rows, int64_t columns, int64_t inner, int64_t left_row,
+                       int64_t left_column, int64_t right_row, int64_t right_column, int64_t biased,
+                       int64_t activation, int64_t transposed, int64_t half) {
+    Product p{};
+    p.bias = biased ? bias : nullptr, p.out = out, p.out_row = columns, p.activation = activation;
+    p.transposed = transposed, p.words = half ? inner / 2 : inner;
+    p.rows = transposed ? columns : rows, p.columns = transposed ? rows : columns;
+    Matrix first{left, left_row, left_column}, second{right, right_row, right_column};
+    if (transposed) first = {right, right_column, right_row}, second = {left, left_column, left_row};
+    const bool alone = rows * columns * inner <= SMALL;
+    if (half)
+        multiply<true>(p, first, second, left_copy, right_copy, alone);
+    else
+        multiply<false>(p, first, second, left_copy, right_copy, alone);
 }

@@ -13,6 +13,7 @@ from pyro_vae import kernels
 
 _ACTIVATIONS = {torch.ops.aten.tanh.default: 1, torch.ops.aten.relu.default: 2}  # as product.cpp numbers them
 
+_TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # numbers that are multiplied by all rows of the other matrix; of more, libraries make better use
 
 _library = torch.library.Library("pyro_vae", "DEF")
@@ -23,31 +24,33 @@ _library.define(
 
 
 def _kernel() -> kernels.Kernel:
-    return kernels.load("product", "float*", *["const float*"] * 3, "float*", *["int64_t"] * 11)
+    return kernels.load("product", "float*", *["const char*"] * 2, "const float*", *["char*"] * 2, *["int64_t"] * 11)
 
 
 @torch.library.impl(_library, "product", "CPU")
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     (rows, inner), columns = left.shape, right.shape[1]
-    fits, fits_transposed = right.stride(1) == 1, left.stride(0) == 1
-    transposed = not fits and (fits_transposed or rows < columns)
-    to_copy = None if fits or fits_transposed else left if transposed else right
-    out = left.new_empty(rows, columns)
-    copy = out if to_copy is None else torch.empty_like(to_copy)
-    copied = 0 if to_copy is None else 1 + transposed
+    half = left.dtype == torch.bfloat16
+    if half:  # the columns of one factor are copied always, and the rows of the other where they are not contiguous
+        direct = right.numel() + (left.stride(1) != 1) * left.numel()
+        transposed = direct > left.numel() + (right.stride(0) != 1) * right.numel()
+    else:
+        transposed = right.stride(1) != 1 and (left.stride(0) == 1 or rows < columns)
+    out = left.new_empty((rows, columns), dtype=torch.float32)
+    copies = [torch.empty_like(one) for one in ((right, left) if transposed else (left, right))]
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
-    kernels.call(_kernel(), out, left, right, of, copy, *sizes, bias is not None, activation, transposed, copied)
+    kernels.call(_kernel(), out, left, right, of, *copies, *sizes, bias is not None, activation, transposed, half)
     return out
 
 
 @torch.library.impl(_library, "product", "Meta")
 def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
+    return left.new_empty((left.shape[0], right.shape[1]), dtype=torch.float32)
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
-    """The same, with its float32 products done by this kernel, where the processor has the registers for it (AVX-512).
+    """The same, with its products done by this kernel, where the processor has the registers for it (AVX-512).
 
     >>> x, weight = torch.randn(128, 784), torch.randn(400, 784)
     >>> graph = make_fx(lambda x, weight: (x @ weight.t(),))(x, weight)
@@ -63,28 +66,51 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
 
 
 class _WithProducts(fx.Interpreter):
-    """Runs a graph with other products; an activation that alone uses one is done with it."""
+    """Runs a graph with other products; each does the conversion to float32 and the activation that alone use it."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self._activated: set[fx.Node] = set()
+        self._includes_user: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         aten = torch.ops.aten
         first: Any = n.args[0] if n.args else None
-        if first in self._activated:
+        if first in self._includes_user:
             return self.env[first]
         if n.target not in (aten.mm.default, aten.addmm.default) or n.kwargs:
             return super().run_node(n)
         arguments: Any = self.map_nodes_to_values(n.args, n)
         *bias, left, right = arguments
-        fits = all(one.dtype == torch.float32 and one.device.type == "cpu" for one in (*bias, left, right))
+        users = _single_users(n)
+        half = left.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
+        if half:
+            half = bool(users) and users[0].target is aten._to_copy.default and users[0].kwargs == _TO_FLOAT
+        fits = half or left.dtype == torch.float32
+        fits &= all(one.dtype == left.dtype and one.device.type == "cpu" for one in (*bias, left, right))
         fits &= (right if right.stride(1) == 1 else min(left, right, key=Tensor.numel)).numel() <= LARGEST
         if not fits or (bias and bias[0].shape != right.shape[1:]):
             return super().run_node(n)
         left, right = (one if 1 in one.stride() else one.contiguous() for one in (left, right))
-        user: Any = next(iter(n.users), n)
-        activation = _ACTIVATIONS.get(user.target, 0) if len(n.users) == 1 else 0
-        if activation:
-            self._activated.add(n)
-        return torch.ops.pyro_vae.product(left, right, *bias or [None], activation)
+        if half and not (_in_pairs(left) and _in_pairs(right.t())):
+            return super().run_node(n)
+        included = users[:1] if half else []
+        activation: Any = users[len(included)].target if len(users) > len(included) else None
+        if activation in _ACTIVATIONS:
+            included.append(users[len(included)])
+        self._includes_user |= {n, *included[:-1]} if included else set()
+        of = bias[0].float() if bias else None
+        return torch.ops.pyro_vae.product(left, right, of, _ACTIVATIONS.get(activation, 0))
+
+
+def _in_pairs(matrix: Tensor) -> bool:
+    """Whether its rows are of whole pairs of numbers, each four bytes from the next."""
+    return matrix.shape[1] % 2 == 0 and (matrix.stride(1) != 1 or matrix.stride(0) % 2 == 0)
+
+
+def _single_users(node: fx.Node) -> list[fx.Node]:
+    """The only user of it, the only user of that, and so on."""
+    found: list[fx.Node] = []
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        found.append(node)
+    return found

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import kernels, products
+from pyro_vae import backends, kernels, products
 from pyro_vae.adam import FusedAdam
 
 BY_KERNEL = torch.backends.cpu.get_cpu_capability() == "AVX512"
+IN_PAIRS = BY_KERNEL and torch.cpu._is_avx512_bf16_supported()
 
 
 def matrix(rows, columns, transposed):
@@ -32,6 +33,47 @@ def test_a_product_is_torchs(size, biased):
         expected = [expected, expected.tanh(), expected.relu()][activation]
         found = torch.ops.pyro_vae.product(left, right, bias, activation)
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
+
+
+@pytest.mark.skipif(not IN_PAIRS, reason="this processor does not multiply bfloat16")
+@pytest.mark.parametrize(
+    "size", [(1, 1, 2), (3, 5, 2), (9, 49, 34), (128, 40, 400), (37, 16, 62), (61, 37, 134)], ids=str
+)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_in_bfloat16_rounds_the_factors_alone(size, biased):
+    rows, columns, inner = size
+    torch.manual_seed(0)
+    bias = torch.randn(columns) if biased else None
+    for of_left, of_right, activation in itertools.product((False, True), (False, True), (0, 1, 2)):
+        left, right = matrix(rows, inner, of_left).bfloat16(), matrix(inner, columns, of_right).bfloat16()
+        expected = left.double() @ right.double() + (0 if bias is None else bias)
+        expected = [expected, expected.tanh(), expected.relu()][activation]
+        found = torch.ops.pyro_vae.product(left, right, bias, activation)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
+
+
+@pytest.mark.skipif(not IN_PAIRS, reason="this processor does not multiply bfloat16")
+def test_a_graph_in_bfloat16_gives_the_same():
+    """Products of an odd inner dimension are torch's, as are those whose results stay in bfloat16."""
+
+    def step(x, weight, bias, odd):
+        hidden = torch.addmm(bias, x, weight.t()).tanh()
+        return hidden, hidden.t() @ x, x.t() @ odd
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(6, 16), torch.randn(24, 16), torch.randn(24), torch.randn(6, 3)]
+    graph = backends.in_bfloat16(make_fx(step)(*inputs))
+    other = products.with_products(graph, inputs)
+    targets = [node.target for node in other.graph.nodes]
+    assert targets.count(torch.ops.pyro_vae.product.default) == 3
+    assert torch.ops.aten.tanh.default not in targets
+    for found, expected in zip(other(*inputs), graph(*inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    left, right = torch.randn(4, 5).bfloat16(), torch.randn(5, 6).bfloat16()
+    for function in (lambda left, right: ((left @ right).float(),), lambda left, right: (left[:, :4] @ right[:4],)):
+        other = products.with_products(make_fx(function)(left, right), [left, right])
+        assert torch.ops.pyro_vae.product.default not in [node.target for node in other.graph.nodes]
 
 
 def test_the_fused_tanh_is_accurate_everywhere():
