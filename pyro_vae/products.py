@@ -17,9 +17,10 @@ _TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # numbers that are multiplied by all rows of the other matrix; of more, libraries make better use
 
 _library = torch.library.Library("pyro_vae", "DEF")
-# Rows or columns of both are contiguous.
+# Rows or columns of both are contiguous, and have to stay so.
 _library.define(
-    "product(Tensor left, Tensor right, Tensor? bias, int activation) -> Tensor", tags=torch.Tag.needs_exact_strides
+    "product(Tensor left, Tensor right, Tensor? bias, int activation) -> Tensor",
+    tags=getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),
 )
 
 
@@ -82,7 +83,7 @@ class _WithProducts(fx.Interpreter):
         arguments: Any = self.map_nodes_to_values(n.args, n)
         *bias, left, right = arguments
         users = _single_users(n)
-        half = left.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
+        half = left.dtype == torch.bfloat16 and multiplies_bfloat16()
         if half:
             half = bool(users) and users[0].target is aten._to_copy.default and users[0].kwargs == _TO_FLOAT
         fits = half or left.dtype == torch.float32
@@ -100,6 +101,11 @@ class _WithProducts(fx.Interpreter):
         self._includes_user |= {n, *included[:-1]} if included else set()
         of = bias[0].float() if bias else None
         return torch.ops.pyro_vae.product(left, right, of, _ACTIVATIONS.get(activation, 0))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies pairs of bfloat16, and not whole tiles of them, which libraries use better."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 def _in_pairs(matrix: Tensor) -> bool:
