@@ -93,10 +93,10 @@ class FusedAdam:
         tensors = [one.with_gradients(gradients) for one in self._groups]
         if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
             return False
-        self._gradients = gradients  # their addresses are recorded with the call
         kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t", "const double*")
         for of_group, one, settings in zip(tensors, self._groups, self._settings, strict=True):
             parts = _parts(of_group)
+            parts.kept = gradients  # type: ignore[attr-defined] # whose addresses it has
             counters = torch.tensor([step.data_ptr() for step in one.steps])
             kernels.call(kernel, parts, len(parts), counters, len(counters), settings)
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,18 +56,41 @@ def record(
     pairs = itertools.chain(itertools.combinations(spans, 2), itertools.product(spans, map(_span, written)))
     if any(one[0] < other[1] and other[0] < one[1] for one, other in pairs):
         raise NotRecordable("an argument shares memory with another one, or with what is written to")
-    before = [one.detach().clone() for one in written]
-    state = torch.get_rng_state()
     recording = _Recording(inputs)
-    try:
-        with torch.no_grad(), recording.listening(), recording:
+    with torch.no_grad(), _put_back(written):
+        with _put_back(written), recording.listening(), recording:
             outputs = run(*inputs)
+        replay = recording.replay(outputs)
+        # From other values, so that what was not recorded shows: in its place are still the results of the recording.
+        for one in written:
+            if one.is_floating_point():
+                one.mul_(1.01)
+        found = []
+        for one in (run, replay):
+            with _put_back(written):
+                found.append([one.clone() for one in (*one(*inputs), *written)])
+    if not all(map(_same, *found)):
+        raise NotRecordable("the recorded kernels give something else")
+    return replay
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-7, equal_nan=True)
+
+
+@contextmanager
+def _put_back(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """At the end they, and torch's random numbers, are as before."""
+    before, state = [one.detach().clone() for one in tensors], torch.get_rng_state()
+    try:
+        yield
     finally:
         torch.set_rng_state(state)
         with torch.no_grad():
-            for one, value in zip(written, before, strict=True):
+            for one, value in zip(tensors, before, strict=True):
                 one.detach().copy_(value)
-    return recording.replay(outputs)
 
 
 class _Recording(TorchDispatchMode):
@@ -74,6 +98,7 @@ class _Recording(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
+        self.thread = threading.get_ident()  # others may run compiled code of their own meanwhile
         self.spans = [_span(one) for one in inputs]
         self.kept: list[Any] = list(inputs)  # so that no memory is used twice
         self.words: list[int] = []  # as calls.cpp takes them
@@ -101,6 +126,8 @@ class _Recording(TorchDispatchMode):
                 setattr(module, name, value)
 
     def kernel(self, kernel: Any, arguments: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self.thread:
+            return
         if len(arguments) >= MOST_ARGUMENTS:
             raise NotRecordable(f"a kernel has {len(arguments)} arguments")
         address = ctypes.cast(ctypes.CDLL(kernel.__self__.__file__).kernel, ctypes.c_void_p).value

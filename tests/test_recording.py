@@ -1,5 +1,6 @@
 """A recorded step does what the compiled one does, and what can't be recorded is refused."""
 
+import copy
 from functools import partial
 
 import pyro
@@ -73,6 +74,19 @@ def test_what_can_not_be_recorded_says_why(function, message):
     run = compiled(function, [x])
     with pytest.raises(recording.NotRecordable, match=message):
         recording.record(run, [x], [])
+
+
+def test_kernels_that_nobody_heard_of_are_noticed(monkeypatch):
+    """As where Inductor has forgotten its modules."""
+    from torch._inductor.codecache import PyCodeCache
+
+    weight, x = torch.randn(16, 16), torch.randn(6, 16)
+    run = compiled(lambda x, weight: ((x * weight.sum(0)).exp().sum(),), [x, weight])
+    monkeypatch.setattr(PyCodeCache, "modules", [])
+    before = weight.clone()
+    with pytest.raises(recording.NotRecordable, match="something else"):
+        recording.record(lambda x: run(x, weight), [x], [weight])
+    assert torch.equal(weight, before)
 
 
 def test_arguments_that_share_memory_are_refused():
@@ -159,6 +173,22 @@ def test_parameters_that_were_moved_are_used_where_they_are():
         losses += [svi.step(pictures(0)) for _ in range(5)]
         found.append(losses)
     assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_a_copy_has_parameters_of_its_own():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    vae = build(SPEC)
+    svi = CompiledSVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), fused=True), compile="inductor")
+    for _ in range(5):
+        svi.step(pictures(0))
+    assert any(is_recorded(svi))
+    other, state = copy.deepcopy((vae, svi)), copy.deepcopy(vae.state_dict())
+    with pyro.get_param_store().scope():
+        for _ in range(5):
+            other[1].step(pictures(0))
+    assert all(torch.equal(value, state[name]) for name, value in vae.state_dict().items())
+    assert not all(torch.equal(value, state[name]) for name, value in other[0].state_dict().items())
 
 
 def test_steps_stop_at_a_loss_that_is_not_finite():
