@@ -66,9 +66,9 @@ def record(
             if one.is_floating_point():
                 one.mul_(1.01)
         found = []
-        for one in (run, replay):
+        for step in (run, replay):
             with _put_back(written):
-                found.append([one.clone() for one in (*one(*inputs), *written)])
+                found.append([one.clone() for one in (*step(*inputs), *written)])
     if not all(map(_same, *found)):
         raise NotRecordable("the recorded kernels give something else")
     return replay
