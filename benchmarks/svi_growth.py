@@ -46,7 +46,7 @@ def resident_mib() -> float:
 
 
 def seconds_by_images(pixels: Tensor, device: torch.device) -> dict[str, float]:
-    """Median of three epochs each, after one that captures. One size at a time: Pyro's store holds one model's weights."""
+    """Median of three epochs each, after one that captures; one size at a time, as Pyro's store holds one model."""
     found = {}
     for count in (7_680, 15_360, 30_720):
         svi = stepper(pixels[:count], device, "capture")
