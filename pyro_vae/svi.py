@@ -81,7 +81,7 @@ class CompiledSVI:
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
-            machine code, which takes some 10 s for the first signature, and for others after 1,000 calls of each (on a
+            machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each (on a
             CPU a step of Adam is then compiled as well, and all of it is called from C++);
             `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
             `inductor` after 5,000 calls of a signature.
