@@ -89,7 +89,7 @@ class FusedAdam:
             )
 
     def by_kernel(self, gradients: Sequence[Tensor]) -> bool:
-        """The same on the CPU by adam.cpp, in half the time of torch's; False, and nothing is done, where it can't."""
+        """The same on the CPU by adam.cpp; False, and nothing is done, where it can't."""
         tensors = [one.with_gradients(gradients) for one in self._groups]
         if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
             return False

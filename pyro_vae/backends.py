@@ -39,7 +39,7 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         import torch._inductor as compiler
 
         with torch.no_grad():
-            graph = with_products(graph, inputs)
+            graph = with_products(copy.deepcopy(graph), inputs)
             return compiler.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error

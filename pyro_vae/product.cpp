@@ -27,7 +27,7 @@ struct Product {
     bool transposed;
 };
 
-// within 3 units in the last place, and a fraction of the time of the library's. A polynomial near 0, where the other
+// Within 3 units in the last place. A polynomial near 0, where the other
 // form would cancel; its coefficients are those of Cephes (Moshier, 1989).
 static inline Vector tanh_of(Vector x) {
     const Vector square = x * x;
@@ -181,6 +181,9 @@ extern "C" void kernel(float* out, const char* left, const char* right, const fl
     Matrix first{left, left_row, left_column}, second{right, right_row, right_column};
     if (transposed) first = {right, right_column, right_row}, second = {left, left_column, left_row};
     const bool alone = rows * columns * inner <= SMALL;
+#if !defined(__AVX512BF16__)
+    if (half) throw std::runtime_error("compiled for a processor that does not multiply bfloat16");
+#endif
     if (half)
         multiply<true>(p, first, second, left_copy, right_copy, alone);
     else

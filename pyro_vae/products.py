@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,10 +58,11 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
     >>> graph = make_fx(lambda x, weight: (x @ weight.t(),))(x, weight)
     >>> _ = with_products(graph, [x, weight])
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(one.is_cuda for one in inputs):
         return graph
     try:
         _kernel()
+        multiplies_bfloat16()  # here, as it runs the kernel, which it could not while a graph is made
     except kernels.NoKernelError:
         return graph
     return make_fx(_WithProducts(graph).run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
@@ -103,9 +105,16 @@ class _WithProducts(fx.Interpreter):
         return torch.ops.pyro_vae.product(left, right, of, _ACTIVATIONS.get(activation, 0))
 
 
+@functools.cache
 def multiplies_bfloat16() -> bool:
     """Whether the processor multiplies pairs of bfloat16, and not whole tiles of them, which libraries use better."""
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return False
+    try:  # an old compiler does not know how
+        torch.ops.pyro_vae.product(*(torch.ones(2, 2, dtype=torch.bfloat16) for _ in range(2)), None, 0)
+    except (kernels.NoKernelError, RuntimeError):
+        return False
+    return True
 
 
 def _in_pairs(matrix: Tensor) -> bool:

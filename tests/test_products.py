@@ -18,34 +18,25 @@ def matrix(rows, columns, transposed):
 
 
 SIZES = [(1, 1, 1), (3, 5, 2), (8, 48, 7), (9, 49, 33), (128, 40, 400), (37, 15, 61), (61, 37, 133), (130, 784, 20)]
+SIZES_IN_PAIRS = [(1, 1, 2), (3, 5, 2), (9, 49, 34), (128, 40, 400), (37, 16, 62), (61, 37, 134)]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+in_pairs = pytest.mark.skipif(not IN_PAIRS, reason="this processor does not multiply pairs of bfloat16")
+CASES = [
+    *((torch.float32, size) for size in SIZES),
+    *(pytest.param(torch.bfloat16, size, marks=in_pairs) for size in SIZES_IN_PAIRS),
+]
+
+
+@pytest.mark.parametrize(("dtype", "size"), CASES, ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_product_is_torchs(size, biased):
+def test_a_product_is_torchs(dtype, size, biased):
     """For matrices either way round, and with what is fused: so that each tile, copy and transposed store is met."""
     rows, columns, inner = size
     torch.manual_seed(0)
     bias = torch.randn(columns) if biased else None
     for of_left, of_right, activation in itertools.product((False, True), (False, True), (0, 1, 2)):
-        left, right = matrix(rows, inner, of_left), matrix(inner, columns, of_right)
-        expected = left.double() @ right.double() + (0 if bias is None else bias)
-        expected = [expected, expected.tanh(), expected.relu()][activation]
-        found = torch.ops.pyro_vae.product(left, right, bias, activation)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
-
-
-@pytest.mark.skipif(not IN_PAIRS, reason="this processor does not multiply pairs of bfloat16")
-@pytest.mark.parametrize(
-    "size", [(1, 1, 2), (3, 5, 2), (9, 49, 34), (128, 40, 400), (37, 16, 62), (61, 37, 134)], ids=str
-)
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_product_in_bfloat16_rounds_the_factors_alone(size, biased):
-    rows, columns, inner = size
-    torch.manual_seed(0)
-    bias = torch.randn(columns) if biased else None
-    for of_left, of_right, activation in itertools.product((False, True), (False, True), (0, 1, 2)):
-        left, right = matrix(rows, inner, of_left).bfloat16(), matrix(inner, columns, of_right).bfloat16()
+        left, right = matrix(rows, inner, of_left).to(dtype), matrix(inner, columns, of_right).to(dtype)
         expected = left.double() @ right.double() + (0 if bias is None else bias)
         expected = [expected, expected.tanh(), expected.relu()][activation]
         found = torch.ops.pyro_vae.product(left, right, bias, activation)
@@ -53,7 +44,7 @@ def test_a_product_in_bfloat16_rounds_the_factors_alone(size, biased):
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
 
 
-@pytest.mark.skipif(not IN_PAIRS, reason="this processor does not multiply pairs of bfloat16")
+@in_pairs
 def test_a_graph_in_bfloat16_gives_the_same():
     """Products of an odd inner dimension are torch's, as are those whose results stay in bfloat16."""
 
