@@ -82,7 +82,8 @@ class CompiledSVI:
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
             machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each (on a
-            CPU a step of Adam is then compiled as well, and all of it is called from C++);
+            CPU a step of Adam is then compiled as well, and all of it is called from C++; Inductor of torch 2.11 makes
+            several draws of a step in another order, that of 2.15 does not);
             `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
             `inductor` after 5,000 calls of a signature.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in

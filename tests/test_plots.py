@@ -1,4 +1,5 @@
 import io
+import math
 
 import matplotlib as mpl
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from pyro_vae import History, Spec, build, fit, latent, plots
 from pyro_vae.checks import InputError
+from pyro_vae.plots import curves
 from pyro_vae.plots.frame import with_palette
 
 
@@ -129,3 +131,10 @@ def test_a_collapsed_code_is_a_point_not_a_cloud_of_rounding():
     plane = latent.Plane(1e-4 * torch.randn(50, 2), ("$z_1$", "$z_2$"))
     axes = plots.latent_scatter(plane).axes[0]
     assert all(high - low >= 1 for low, high in (axes.get_xlim(), axes.get_ylim()))
+
+
+def test_there_is_no_share_of_a_negative_whole():
+    """A density may be above one, and the reconstruction then below zero, where a quotient would run to infinity."""
+    assert curves._share(3.0, 1.0, 2.0) == 0.4
+    assert math.isnan(curves._share(-1.0, 1.001, 1.0))
+    assert math.isnan(curves._share(0.0, 0.0, 1.0))

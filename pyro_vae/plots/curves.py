@@ -90,7 +90,8 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
     r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
 
     The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
-    :math:`\beta = 1`. It says little where the reconstruction has a constant in it, as a Gaussian likelihood's has.
+    :math:`\beta = 1`. It says little where the reconstruction has a constant in it, as a Gaussian likelihood's has, and
+    is left out where that makes the reconstruction negative.
 
     Args:
         histories: of one training, or of several by name. Training is solid, validation dashed.
@@ -125,4 +126,4 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
 
 def _share(reconstruction: float, kl: float, beta: float) -> float:
     total = reconstruction + beta * kl
-    return beta * kl / total if total else float("nan")
+    return beta * kl / total if reconstruction >= 0 and total else float("nan")
