@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,14 +88,19 @@ class FusedAdam:
                 maximize=False,
             )
 
-    def by_kernel(self, gradients: Sequence[Tensor]) -> bool:
-        """The same on the CPU by adam.cpp; False, and nothing is done, where it can't."""
+    def by_kernel(self, gradients: Sequence[Tensor], halves: Mapping[Tensor, Tensor]) -> bool:
+        """The same on the CPU by adam.cpp; False, and nothing is done, where it can't.
+
+        Args:
+            gradients: one for each of the parameters.
+            halves: of some parameters copies in bfloat16, which are to stay such.
+        """
         tensors = [one.with_gradients(gradients) for one in self._groups]
         if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
             return False
         kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t", "const double*")
         for of_group, one, settings in zip(tensors, self._groups, self._settings, strict=True):
-            parts = _parts(of_group)
+            parts = _parts(of_group, [halves.get(param) for param in one.params])
             parts.kept = gradients  # type: ignore[attr-defined] # whose addresses it has
             counters = torch.tensor([step.data_ptr() for step in one.steps])
             kernels.call(kernel, parts, len(parts), counters, len(counters), settings)
@@ -128,14 +133,15 @@ class _Group(NamedTuple):
         return list(zip(self.params, of_group, self.means, self.squares, self.steps, strict=True))
 
 
-def _parts(tensors: Sequence[tuple[Tensor, ...]]) -> Tensor:
+def _parts(tensors: Sequence[tuple[Tensor, ...]], halves: Sequence[Tensor | None]) -> Tensor:
     """The rows that adam.cpp takes, in an order in which each thread gets its share of each parameter."""
     found: list[tuple[float, list[int]]] = []
-    for *of_one, step in tensors:
+    for (*of_one, step), half in zip(tensors, halves, strict=True):
         count = of_one[0].numel()
         for start in range(0, count, PART):
             places = [one.data_ptr() + start * one.element_size() for one in of_one]
-            found.append((start / count, [*places, step.data_ptr(), min(PART, count - start)]))
+            of_half = 0 if half is None else half.data_ptr() + start * half.element_size()
+            found.append((start / count, [*places, step.data_ptr(), of_half, min(PART, count - start)]))
     return torch.tensor([row for _, row in sorted(found)])
 
 

@@ -23,6 +23,8 @@ _PRODUCTS = {
     torch.ops.aten.convolution.default,
     torch.ops.aten.convolution_backward.default,
 }
+_CAST, _TO_HALF = torch.ops.aten._to_copy.default, {"dtype": torch.bfloat16}
+_TURNS = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
 
 
 class NotCompilable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
@@ -88,9 +90,11 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(value, fx.Node) or value.meta["val"].dtype != torch.float32:
             return value
         if value not in halves:
+            turned = value.target in _TURNS  # what it turns may be used as it is, too, and is to be rounded once
+            of = (half(value.args[0]), *value.args[1:]) if turned else (value,)
             with copied.graph.inserting_after(value):
                 halves[value] = copied.graph.call_function(
-                    torch.ops.aten._to_copy.default, (value,), {"dtype": torch.bfloat16}
+                    value.target if turned else _CAST, of, {} if turned else _TO_HALF
                 )
                 halves[value].meta["val"] = value.meta["val"].bfloat16()
         return halves[value]
@@ -109,10 +113,33 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
     return copied
 
 
+def halves_apart(graph: fx.GraphModule, num_params: int) -> tuple[fx.GraphModule, list[int]]:
+    """A copy that takes the parameters' roundings to bfloat16, too, as its last arguments; and the places of these.
+
+    Args:
+        graph: takes the parameters first.
+    """
+    copied = copy.deepcopy(graph)
+    arguments = [node for node in copied.graph.nodes if node.op == "placeholder"]
+    found, last = [], arguments[-1]
+    for place, param in enumerate(arguments[:num_params]):
+        halves = [user for user in param.users if user.target is _CAST and user.kwargs == _TO_HALF]
+        if halves and param.meta["val"].dim() > 1:  # others are no factors
+            with copied.graph.inserting_after(last):
+                last = copied.graph.placeholder(f"half_{place}")
+            last.meta["val"] = halves[0].meta["val"]
+            for half in halves:
+                half.replace_all_uses_with(last)
+                copied.graph.erase_node(half)
+            found.append(place)
+    copied.recompile()
+    return copied, found
+
+
 def _single(graph: fx.GraphModule, node: fx.Node) -> None:
     users = list(node.users)
     with graph.graph.inserting_after(node):
-        single = graph.graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": torch.float32})
+        single = graph.graph.call_function(_CAST, (node,), {"dtype": torch.float32})
         single.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, single)

@@ -15,6 +15,7 @@ constexpr int ROWS = 8, VECTORS = 3;  // 24 of the 32 registers hold sums
 #else
 constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
 #endif
+constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t BLOCK = 4 * ROWS;  // rows to which a panel of `right` is applied while it is in the cache
 constexpr int64_t SMALL = 100000;    // multiplications that are not worth waking other threads for
 
@@ -53,6 +54,36 @@ static inline Vector multiplied(Vector left, Vector right, Vector sum) {
     return at::vec::fmadd(left, right, sum);
 }
 
+// to[j, i] = from[i, j], of the first columns j.
+template <int rows>
+static inline void store_turned(const Vector* from, float* to, int64_t to_row, int64_t columns) {
+#if defined(CPU_CAPABILITY_AVX512)
+    if (rows == 8 && columns == WIDTH) {
+        __m512d fours[2][4];  // of either half of the rows those of column k of each four columns
+        for (int half = 0; half < 2; half++) {
+            const Vector* const x = from + 4 * half;
+            const __m512d a = (__m512d)_mm512_unpacklo_ps(x[0], x[1]), b = (__m512d)_mm512_unpackhi_ps(x[0], x[1]);
+            const __m512d c = (__m512d)_mm512_unpacklo_ps(x[2], x[3]), d = (__m512d)_mm512_unpackhi_ps(x[2], x[3]);
+            fours[half][0] = _mm512_unpacklo_pd(a, c), fours[half][1] = _mm512_unpackhi_pd(a, c);
+            fours[half][2] = _mm512_unpacklo_pd(b, d), fours[half][3] = _mm512_unpackhi_pd(b, d);
+        }
+        const __m512i places[] = {_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)};
+        for (int k = 0; k < 4; k++)
+            for (int part = 0; part < 2; part++) {
+                const __m512d two = _mm512_permutex2var_pd(fours[0][k], places[part], fours[1][k]);
+                float* const at = to + (8 * part + k) * to_row;
+                _mm256_storeu_pd(reinterpret_cast<double*>(at), _mm512_castpd512_pd256(two));
+                _mm256_storeu_pd(reinterpret_cast<double*>(at + 4 * to_row), _mm512_extractf64x4_pd(two, 1));
+            }
+        return;
+    }
+#endif
+    float turned[rows][WIDTH];
+    for (int i = 0; i < rows; i++) from[i].store(turned[i], columns);
+    for (int64_t j = 0; j < columns; j++)
+        for (int i = 0; i < rows; i++) to[j * to_row + i] = turned[i][j];
+}
+
 // The last vector ends where the row ends, and so may do some columns once more. Only a row that is shorter than a
 // vector needs masks (`narrow`).
 template <int rows, int vectors, bool narrow, bool half>
@@ -76,16 +107,16 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
     }
     for (int v = 0; v < vectors; v++) {
         const int64_t first = column + (v < vectors - 1 ? v * WIDTH : last);
-        float turned[rows][WIDTH];
+        Vector of_rows[rows];
         for (int i = 0; i < rows; i++) {
             Vector x = sums[i][v];
             if (p.bias) x = x + (p.transposed ? Vector(p.bias[row + i]) : Vector::loadu(p.bias + first, count));
-            x = activated(x, p.activation);
-            x.store(p.transposed ? turned[i] : p.out + (row + i) * p.out_row + first, count);
+            of_rows[i] = activated(x, p.activation);
         }
         if (p.transposed)
-            for (int64_t j = 0; j < count; j++)
-                for (int i = 0; i < rows; i++) p.out[(first + j) * p.out_row + row + i] = turned[i][j];
+            store_turned<rows>(of_rows, p.out + first * p.out_row + row, p.out_row, count);
+        else
+            for (int i = 0; i < rows; i++) of_rows[i].store(p.out + (row + i) * p.out_row + first, count);
     }
 }
 
@@ -127,7 +158,17 @@ static void transpose(const float* from, int64_t from_row, float* to, int64_t to
 static void pair_up(const uint16_t* from, int64_t from_row, uint32_t* to, int64_t to_row, int64_t j, int64_t end) {
     for (; j < end; j++) {
         const uint16_t *even = from + 2 * j * from_row, *odd = even + from_row;
-        for (int64_t i = 0; i < to_row; i++) to[j * to_row + i] = even[i] | uint32_t(odd[i]) << 16;
+        uint32_t* const pairs = to + j * to_row;
+        int64_t i = 0;
+#if defined(CPU_CAPABILITY_AVX512)  // a compiler finds this only without the strides
+        for (; i + WIDTH <= to_row; i += WIDTH) {
+            const auto words = [i](const uint16_t* row) {
+                return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+            };
+            _mm512_storeu_si512(pairs + i, _mm512_or_si512(words(even), _mm512_slli_epi32(words(odd), 16)));
+        }
+#endif
+        for (; i < to_row; i++) pairs[i] = even[i] | uint32_t(odd[i]) << 16;
     }
 }
 
@@ -135,6 +176,17 @@ struct Matrix {
     const char* data;
     int64_t row, column;  // strides in numbers
 };
+
+// Some words of all columns of `right`, or of all rows of `left` turned.
+template <bool half>
+static void copy(Matrix from, char* to, int64_t columns, int64_t word, int64_t end) {
+    if (from.column != 1)
+        transpose(reinterpret_cast<const float*>(from.data), half ? from.column / 2 : from.column,
+                  reinterpret_cast<float*>(to), columns, word, end);
+    else
+        pair_up(reinterpret_cast<const uint16_t*>(from.data), from.row, reinterpret_cast<uint32_t*>(to), columns, word,
+                end);
+}
 
 template <bool half>
 static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char* right_copy, bool alone) {
@@ -148,25 +200,35 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
     const int64_t tiles = (p.rows + ROWS - 1) / ROWS, pieces = (p.words + WIDTH - 1) / WIDTH;
 #pragma omp parallel if (!alone)
     {
-        if (copies) {
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const bool by_columns = copies && p.columns >= 2 * threads * PANEL;
+        if (pairs_left || (copies && !by_columns)) {
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < pieces; i++) {
-                const int64_t j = i * WIDTH, end = std::min(p.words, j + WIDTH);
-                if (right.column != 1)
-                    transpose(reinterpret_cast<const float*>(right.data), right.column * size / 4,
-                              reinterpret_cast<float*>(right_copy), p.columns, j, end);
-                else
-                    pair_up(reinterpret_cast<const uint16_t*>(right.data), right.row,
-                            reinterpret_cast<uint32_t*>(right_copy), p.columns, j, end);
-                if (pairs_left)
-                    pair_up(reinterpret_cast<const uint16_t*>(left.data), left.column,
-                            reinterpret_cast<uint32_t*>(left_copy), p.rows, j, end);
+                const int64_t word = i * WIDTH, end = std::min(p.words, word + WIDTH);
+                if (pairs_left) copy<half>({left.data, left.column, 1}, left_copy, p.rows, word, end);
+                if (copies && !by_columns) copy<half>(right, right_copy, p.columns, word, end);
             }
         }
-        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        const int64_t end = std::min(p.rows, tiles * (thread + 1) / threads * ROWS);
-        for (int64_t row = tiles * thread / threads * ROWS; row < end; row += BLOCK)
-            rows_of<half>(p, row, std::min(end, row + BLOCK));
+        if (by_columns) {  // a thread copies what it uses itself, as far as it fits into its cache
+            const int64_t vectors = (p.columns + WIDTH - 1) / WIDTH;
+            const int64_t last = std::min(p.columns, vectors * (thread + 1) / threads * WIDTH);
+            for (int64_t column = vectors * thread / threads * WIDTH; column < last; column += PANEL) {
+                Product part = p;
+                part.columns = part.right_word = std::min(PANEL, last - column);
+                char* const of_part = right_copy + column * p.words * 4;
+                part.right = reinterpret_cast<const float*>(of_part);
+                part.out += p.transposed ? column * p.out_row : column;
+                if (p.bias && !p.transposed) part.bias += column;
+                copy<half>({right.data + column * right.column * size, right.row, right.column}, of_part, part.columns, 0,
+                           p.words);
+                rows_of<half>(part, 0, p.rows);
+            }
+        } else {
+            const int64_t end = std::min(p.rows, tiles * (thread + 1) / threads * ROWS);
+            for (int64_t row = tiles * thread / threads * ROWS; row < end; row += BLOCK)
+                rows_of<half>(p, row, std::min(end, row + BLOCK));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae import kernels
 
 _ACTIVATIONS = {torch.ops.aten.tanh.default: 1, torch.ops.aten.relu.default: 2}  # as product.cpp numbers them
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_VIEWS = (torch.ops.aten.t.default, torch.ops.aten.view.default)
 
 _TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # numbers that are multiplied by all rows of the other matrix; of more, libraries make better use
@@ -74,14 +76,16 @@ class _WithProducts(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self._includes_user: set[fx.Node] = set()
+        self._factors = {factor for node in graph.graph.nodes if node.target in _PRODUCTS for factor in _factors(node)}
 
     def run_node(self, n: fx.Node) -> Any:
         aten = torch.ops.aten
         first: Any = n.args[0] if n.args else None
         if first in self._includes_user:
             return self.env[first]
-        if n.target not in (aten.mm.default, aten.addmm.default) or n.kwargs:
-            return super().run_node(n)
+        if n.target not in _PRODUCTS or n.kwargs:
+            value = super().run_node(n)
+            return _once(value) if n in self._factors else value
         arguments: Any = self.map_nodes_to_values(n.args, n)
         *bias, left, right = arguments
         users = _single_users(n)
@@ -115,6 +119,26 @@ def multiplies_bfloat16() -> bool:
     except (kernels.NoKernelError, RuntimeError):
         return False
     return True
+
+
+def _once(value: Tensor) -> Tensor:
+    """The same, which Inductor is to compute once, and not anew for each that uses it."""
+    from torch._inductor import inductor_prims
+
+    if not torch.ops.aten.is_non_overlapping_and_dense(value):
+        return value
+    return inductor_prims.force_stride_order(value, value.stride())
+
+
+def _factors(product: fx.Node) -> Iterator[fx.Node]:
+    """What it multiplies, and what that is rounded from, as they are before they are turned."""
+    for factor in product.all_input_nodes:
+        while factor.op == "call_function":
+            if factor.target not in _VIEWS:
+                yield factor
+            if factor.target not in (*_VIEWS, torch.ops.aten._to_copy.default):
+                break
+            factor = factor.all_input_nodes[0]
 
 
 def _in_pairs(matrix: Tensor) -> bool:

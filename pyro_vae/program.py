@@ -123,12 +123,13 @@ class Program:
         The second is NaN where the program uses other parameters than the captured step.
         """
         devices = [one.device for one in (*params, *inputs) if one.is_cuda]
-        with self.watched.kept(), _no_trace(devices), poutine.trace(param_only=True) as used:
-            loss = float(self.estimate(*args, **kwargs))
-        if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
-            return loss, math.nan
-        with self.watched.kept(), _no_trace(devices):
-            return loss, float(captured.graph(*params, *inputs, *captured.live)[0])
+        with self.watched.kept():
+            with _no_trace(devices), poutine.trace(param_only=True) as used:
+                loss = float(self.estimate(*args, **kwargs))
+            if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
+                return loss, math.nan
+            with _no_trace(devices):
+                return loss, float(captured.graph(*params, *inputs, *captured.live)[0])
 
     def _run(self, objective: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         model, guide, _, prepare = self.parts

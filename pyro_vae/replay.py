@@ -16,6 +16,7 @@ from pyro_vae.optimizers import SharedOptimizer
 
 _requires_grad_and_hooks = operator.attrgetter("requires_grad", "_backward_hooks")
 _grad = operator.attrgetter("grad")
+_version = operator.attrgetter("_version")
 
 
 class Replay:
@@ -39,6 +40,21 @@ class Replay:
         pairs = zip(self._tensors, gradients, strict=False)
         self._trained = tuple(param for param, gradient in pairs if gradient is not None)
         self._adam: FusedAdam | None = None
+        self._halves: dict[Tensor, Tensor] = {}  # of some parameters copies in bfloat16, which the graph takes last
+        self._versions: list[int] = []  # of these parameters, when the copies were made
+
+    def compile(self, inputs: Sequence[Tensor]) -> None:
+        """By Inductor.
+
+        Raises:
+            NotCompilable: there is no compiler, say.
+        """
+        graph, places = self.captured.graph, []
+        if self.optimizer is not None and not self._tensors[0].is_cuda:  # where our kernel of Adam makes them
+            graph, places = backends.halves_apart(graph, len(self._tensors))
+        halves = {self._tensors[place]: self._tensors[place].detach().bfloat16() for place in places}
+        given = [*self._tensors, *inputs, *self.captured.live, *halves.values()]
+        self.graph, self._halves = backends.inductor(graph, given), halves
 
     def params_are_the_same(self) -> bool:
         """In the store, to be trained, and with the hooks that they had."""
@@ -61,6 +77,7 @@ class Replay:
                 self._adam.refresh()
         if self.to_record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
             self._record(inputs)
+        self._refresh_halves()
         loss, *gradients = (self.recorded or self._run)(*inputs)
         if self.optimizer is not None and self._adam is None:
             for param, gradient in zip(self._tensors, gradients, strict=True):
@@ -78,11 +95,18 @@ class Replay:
         self.calls += 1
         if self._adam is not None:
             self._adam.refresh()
+        if self._versions and self._versions != list(map(_version, self._halves)):
+            self._refresh_halves()
         return self.recorded(*inputs)[0]  # type: ignore[misc]
+
+    def _refresh_halves(self) -> None:
+        for param, half in self._halves.items():
+            half.copy_(param)
+        self._versions = list(map(_version, self._halves))
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
         """From now on the kernels are launched together, with the optimizer's among them where that is one kernel."""
-        written = [*self._fixed, *(self._adam.written() if self._adam else ())]
+        written = [*self._fixed, *self._halves.values(), *(self._adam.written() if self._adam else ())]
         self._addresses = list(map(Tensor.data_ptr, self._fixed))
         if any(one.is_cuda for one in (*written, *inputs)):
             self.recorded = backends.cuda_graph(self._run, inputs, written)
@@ -94,7 +118,7 @@ class Replay:
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """The loss, with the gradients where they have not been used yet."""
-        outputs = self.graph(*self._tensors, *inputs, *self.captured.live)
+        outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self._adam is None:
             return outputs
         self._adam([gradient for gradient in outputs[1:] if gradient is not None])
@@ -102,10 +126,10 @@ class Replay:
 
     def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
         """The same on the CPU, where the step has to be a kernel, too."""
-        outputs = self.graph(*self._tensors, *inputs, *self.captured.live)
+        outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self.optimizer is None:
             return outputs
         gradients = [gradient for gradient in outputs[1:] if gradient is not None]
-        if self._adam is None or not self._adam.by_kernel(gradients):
+        if self._adam is None or not self._adam.by_kernel(gradients, self._halves):
             raise recording.NotRecordable("the optimizer is not Adam in float32")
         return outputs[:1]

@@ -221,7 +221,9 @@ class CompiledSVI:
         if not self._unchecked:
             return
         steps = [step for step, _ in self._unchecked]
-        losses = torch.stack([loss.detach().double().sum() for _, loss in self._unchecked]).tolist()
+        losses = (
+            torch.stack([loss.detach() for _, loss in self._unchecked]).double().reshape(len(steps), -1).sum(1).tolist()
+        )
         self._unchecked.clear()
         for step, loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):
@@ -347,7 +349,7 @@ class CompiledSVI:
         replay.settled = True
         if self.compile == "inductor" or not on_cuda:
             try:
-                replay.graph = backends.inductor(replay.captured.graph, given)
+                replay.compile(inputs)
             except backends.NotCompilable as reason:
                 self._say(f"the captured step is not compiled: {reason}")
         if not on_cuda or self.compile != "inductor":

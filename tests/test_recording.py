@@ -175,6 +175,25 @@ def test_parameters_that_were_moved_are_used_where_they_are():
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
+def test_steps_in_bfloat16_see_parameters_that_were_written_to():
+    """Of which the step before has left rounded copies; the product reads those."""
+    found = []
+    for many in (False, True):
+        vae, _, svi = model_and_svi("inductor", precision="bf16")
+        arguments = ((pictures(number),) for number in range(3 * LOOKED_AT_EVERY))
+        losses = []
+        for number, loss in enumerate(svi.steps(arguments) if many else (svi.step_tensor(*args) for args in arguments)):
+            losses.append(loss.item())
+            if number % 50 == 30:
+                with torch.no_grad():
+                    vae.decoder[-2].weight.mul_(-3)
+        found.append(losses)
+        assert any(is_recorded(svi))
+    assert found[0] == found[1]
+    after = [found[0][number + 1] / found[0][number] for number in range(230, 281, 50)]
+    assert min(after) > 1.1  # where it matters
+
+
 def test_a_copy_has_parameters_of_its_own():
     pyro.clear_param_store()
     torch.manual_seed(0)
