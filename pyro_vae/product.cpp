@@ -28,16 +28,15 @@ struct Product {
     bool transposed;
 };
 
-// Within 3 units in the last place. A polynomial near 0, where the other
-// form would cancel; its coefficients are those of Cephes (Moshier, 1989).
+// Within 3 units in the last place: x p(x^2) / q(x^2), of the smallest largest error up to 9.05, where tanh is 1, found by
+// least squares with weights after Lawson (1961).
 static inline Vector tanh_of(Vector x) {
+    x = at::vec::clamp(x, Vector(-9.05f), Vector(9.05f));  // keeps NaN
     const Vector square = x * x;
-    Vector near = Vector(-5.70498872745e-3f);
-    for (const float c : {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f})
-        near = at::vec::fmadd(near, square, Vector(c));
-    near = at::vec::fmadd(near * square, x, x);
-    const Vector far = Vector(1) - Vector(2) / ((x + x).exp_u20() + Vector(1));
-    return Vector::blendv(near, far, x.abs() > Vector(0.625f));
+    Vector p(1.3265317e-8f), q(7.740029e-7f);
+    for (const float c : {2.0544716e-5f, 3.491679e-3f, 1.3377735e-1f, 1.f}) p = at::vec::fmadd(p, square, Vector(c));
+    for (const float c : {3.2792406e-4f, 2.5862111e-2f, 4.6711048e-1f, 1.f}) q = at::vec::fmadd(q, square, Vector(c));
+    return at::vec::clamp(x * p / q, Vector(-1), Vector(1));
 }
 
 static inline Vector activated(Vector x, int64_t activation) {
