@@ -23,7 +23,8 @@ _PRODUCTS = {
     torch.ops.aten.convolution.default,
     torch.ops.aten.convolution_backward.default,
 }
-_CAST, _TO_HALF = torch.ops.aten._to_copy.default, {"dtype": torch.bfloat16}
+_CAST = torch.ops.aten._to_copy.default
+_TO_HALF: dict[str, Any] = {"dtype": torch.bfloat16}
 _TURNS = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
 
 
@@ -90,12 +91,11 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
         if not isinstance(value, fx.Node) or value.meta["val"].dtype != torch.float32:
             return value
         if value not in halves:
-            turned = value.target in _TURNS  # what it turns may be used as it is, too, and is to be rounded once
-            of = (half(value.args[0]), *value.args[1:]) if turned else (value,)
+            target, of, options = _CAST, (value,), _TO_HALF
+            if value.target in _TURNS:  # what it turns may be used as it is, too, and is to be rounded once
+                target, of, options = value.target, (half(value.args[0]), *value.args[1:]), {}
             with copied.graph.inserting_after(value):
-                halves[value] = copied.graph.call_function(
-                    value.target if turned else _CAST, of, {} if turned else _TO_HALF
-                )
+                halves[value] = copied.graph.create_node("call_function", target, of, options)
                 halves[value].meta["val"] = value.meta["val"].bfloat16()
         return halves[value]
 

@@ -1,4 +1,5 @@
-// Calls kernels one after the other: of each its address, the number of its arguments, and these.
+// Calls kernels one after the other: of each its address, the number of its arguments, and these. A patch says of which
+// word the memory may have moved, to which of the places, and where it is in there.
 
 constexpr size_t MOST_ARGUMENTS = 96;
 
@@ -22,7 +23,10 @@ static constexpr auto for_each_count(std::index_sequence<counts...>) {
 
 static constexpr auto callers = for_each_count(std::make_index_sequence<MOST_ARGUMENTS>{});
 
-extern "C" void kernel(const int64_t* words, int64_t from, int64_t to) {
+extern "C" void kernel(int64_t* words, int64_t from, int64_t to, const int64_t* patches, int64_t num_patches,
+                       const int64_t* places) {
+    for (const int64_t* patch = patches; patch < patches + 3 * num_patches; patch += 3)
+        words[patch[0]] = places[patch[1]] + patch[2];
     while (from < to) {
         callers[words[from + 1]](words[from], words + from + 2);
         from += 2 + words[from + 1];

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -24,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae import kernels
 
 MOST_COPIED = 1 << 20  # bytes that an operation of torch's may give, which are copied to where the first result lies
+LOSSES = 256  # that are given memory at once
 MOST_ARGUMENTS = 96  # as in calls.cpp
 _aten = torch.ops.aten
 # Drawn in the place of the first draws, where the operation would make a new tensor of them.
@@ -100,9 +100,10 @@ class _Recording(TorchDispatchMode):
         super().__init__()
         self.thread = threading.get_ident()  # others may run compiled code of their own meanwhile
         self.spans = [_span(one) for one in inputs]
-        self.kept: list[Any] = list(inputs)  # so that no memory is used twice
+        self.operands: list[Tensor] = []  # of torch's operations
+        self.kept: list[Any] = [*inputs, self.operands]  # so that no memory is used twice
         self.words: list[int] = []  # as calls.cpp takes them
-        self.slots: list[list[tuple[int, int]]] = [[] for _ in inputs]  # of each input, its words and their offsets
+        self.addresses: list[int] = []  # the places of those of the words that are tensors' addresses
         self.operations: list[tuple[int, Callable[[], Any]]] = []  # and after how many of the words
 
     @contextmanager
@@ -134,12 +135,9 @@ class _Recording(TorchDispatchMode):
         self.words += [address or 0, len(arguments)]
         self.kept.append(arguments)
         for argument in arguments:
-            word = argument.data_ptr() if isinstance(argument, Tensor) else int(argument)
             if isinstance(argument, Tensor):
-                for slots, (start, end) in zip(self.slots, self.spans, strict=True):
-                    if start <= word < end:
-                        slots.append((len(self.words), word - start))
-            self.words.append(word)
+                self.addresses.append(len(self.words))
+            self.words.append(argument.data_ptr() if isinstance(argument, Tensor) else int(argument))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -148,7 +146,7 @@ class _Recording(TorchDispatchMode):
             return out  # whose kernels are heard of
         results = pytree.tree_leaves(out)
         given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        self.kept += [*given, *results]
+        self.operands += [*given, *results]
         in_place = all(one.alias_info is not None for one in func._schema.returns)
         if in_place and not func._schema.is_mutable:
             return out  # a view, which stays one
@@ -174,31 +172,49 @@ class _Recording(TorchDispatchMode):
 
     def replay(self, outputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
         """All that was recorded, as a function."""
-        calls = kernels.load("calls", "const int64_t*", "int64_t", "int64_t")
+        types = ("int64_t*", "int64_t", "int64_t", "const int64_t*", "int64_t", "const int64_t*")
+        calls = kernels.load("calls", *types)
         words, kept = torch.tensor(self.words, dtype=torch.int64), self.kept
-        view = words.numpy()
-        slots = [numpy.array(one, dtype=numpy.int64).reshape(-1, 2).T for one in self.slots]
-        places = [start for start, _ in self.spans]
+        loss, *others = outputs
+        # Of each argument of a kernel that may lie elsewhere: the word, the input or the loss, and its place in that.
+        moves_loss = self.is_of_kernels(loss)
+        spans = [*self.spans, _span(loss)] if moves_loss else self.spans
+        moving = [
+            (index, which, self.words[index] - start)
+            for index in self.addresses
+            for which, (start, end) in enumerate(spans)
+            if start <= self.words[index] < end
+        ]
+        patches = torch.tensor(moving, dtype=torch.int64)
+        places = torch.zeros(len(self.spans) + 1, dtype=torch.int64)
+        of_places = places.numpy()
         stops = [0, *(stop for stop, _ in self.operations), len(self.words)]
         operations = [*(operation for _, operation in self.operations), None]
-        parts = list(zip(stops[:-1], stops[1:], operations, strict=True))
-        loss, *others = outputs
+        num_patches = [len(moving), *[0] * len(self.operations)]
+        parts = list(zip(stops[:-1], stops[1:], num_patches, operations, strict=True))
+        free: list[Tensor] = []
 
         def replay(*given: Tensor) -> Sequence[Tensor]:
-            for index, one in enumerate(given):
-                place = one.data_ptr()
-                if place != places[index]:
-                    at, offsets = slots[index]
-                    view[at] = place + offsets
-                    places[index] = place
-            for start, stop, operation in parts:
-                calls(words, start, stop)
+            if not free:
+                free.extend(torch.empty(LOSSES, *loss.shape, dtype=loss.dtype).unbind())
+            out = free.pop()
+            for index, one in enumerate((*given, out)):
+                of_places[index] = one.data_ptr()
+            for start, stop, num, operation in parts:
+                calls(words, start, stop, patches, num, places)
                 if operation is not None:
                     operation()
-            return loss.clone(), *others
+            return out if moves_loss else out.copy_(loss), *others
 
         replay.kept = kept  # type: ignore[attr-defined]
         return replay
+
+    def is_of_kernels(self, loss: Tensor) -> bool:
+        """Whether it has memory of its own, and kernels use that, and nothing else."""
+        start, end = _span(loss)
+        alone = loss.untyped_storage().nbytes() == end - start
+        by_others = any(_span(one)[0] <= start < _span(one)[1] for one in self.operands)
+        return alone and not by_others and any(self.words[index] == start for index in self.addresses)
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
