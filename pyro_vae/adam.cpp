@@ -8,7 +8,7 @@ using Vector = at::vec::Vectorized<float>;
 constexpr int64_t AHEAD = 256;  // numbers: five streams are more than processors look ahead in by themselves
 
 static inline void store(at::BFloat16* to, Vector x, int64_t size) {
-#if defined(__AVX512BF16__)
+#if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
     if (size == Vector::size()) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x));
 #endif
     at::vec::convert<at::BFloat16>(x).store(to, size);

@@ -47,7 +47,7 @@ static inline Vector activated(Vector x, int64_t activation) {
 
 template <bool half>
 static inline Vector multiplied(Vector left, Vector right, Vector sum) {
-#if defined(__AVX512BF16__)
+#if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
     if constexpr (half) return _mm512_dpbf16_ps(sum, (__m512bh)(__m512)left, (__m512bh)(__m512)right);
 #endif
     return at::vec::fmadd(left, right, sum);
@@ -242,7 +242,7 @@ extern "C" void kernel(float* out, const char* left, const char* right, const fl
     Matrix first{left, left_row, left_column}, second{right, right_row, right_column};
     if (transposed) first = {right, right_column, right_row}, second = {left, left_column, left_row};
     const bool alone = rows * columns * inner <= SMALL;
-#if !defined(__AVX512BF16__)
+#if !defined(CPU_CAPABILITY_AVX512) || !defined(__AVX512BF16__)
     if (half) throw std::runtime_error("compiled for a processor that does not multiply bfloat16");
 #endif
     if (half)

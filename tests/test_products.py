@@ -9,6 +9,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae import backends, kernels, products
 from pyro_vae.adam import FusedAdam
 
+pytestmark = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
+)
 BY_KERNEL = torch.backends.cpu.get_cpu_capability() == "AVX512"
 IN_PAIRS = BY_KERNEL and products.multiplies_bfloat16()
 

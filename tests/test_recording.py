@@ -13,10 +13,18 @@ from pyro_vae import Spec, backends, build, kernels, recording
 from pyro_vae.svi import LOOKED_AT_EVERY, CompiledSVI
 
 
+pytestmark = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
+)
+BY_KERNEL = torch.backends.cpu.get_cpu_capability() == "AVX512"
+NO_KERNEL = "without AVX-512 the products are torch's, which take the arguments of a step where they lie"
+
+
 def compiled(function, inputs):
     return backends.inductor(make_fx(function)(*inputs), inputs)
 
 
+@pytest.mark.skipif(not BY_KERNEL, reason=NO_KERNEL)
 def test_a_recorded_graph_follows_its_arguments_wherever_they_lie():
     weight, counter = torch.randn(16, 16), torch.zeros(())
     x = torch.randn(6, 16)
@@ -145,7 +153,7 @@ def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():
         losses = [*svi.steps(arguments())] if many else [svi.step_tensor(*args) for args in arguments()]
         found.append((torch.stack(losses).double(), [param.detach().clone() for param in vae.parameters()]))
         if backend == "inductor":
-            assert any(is_recorded(svi))
+            assert any(is_recorded(svi)) == BY_KERNEL
     (eager, of_eager), (single, of_single), (many, of_many) = found
     assert torch.equal(single, many)
     assert all(map(torch.equal, of_single, of_many))
@@ -188,7 +196,7 @@ def test_steps_in_bfloat16_see_parameters_that_were_written_to():
                 with torch.no_grad():
                     vae.decoder[-2].weight.mul_(-3)
         found.append(losses)
-        assert any(is_recorded(svi))
+        assert any(is_recorded(svi)) or not BY_KERNEL
     assert found[0] == found[1]
     after = [found[0][number + 1] / found[0][number] for number in range(230, 281, 50)]
     assert min(after) > 1.1  # where it matters
@@ -201,7 +209,7 @@ def test_a_copy_has_parameters_of_its_own():
     svi = CompiledSVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters(), fused=True), compile="inductor")
     for _ in range(5):
         svi.step(pictures(0))
-    assert any(is_recorded(svi))
+    assert any(is_recorded(svi)) == BY_KERNEL
     other, state = copy.deepcopy((vae, svi)), copy.deepcopy(vae.state_dict())
     with pyro.get_param_store().scope():
         for _ in range(5):
