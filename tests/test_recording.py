@@ -12,7 +12,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae import Spec, backends, build, kernels, recording
 from pyro_vae.svi import LOOKED_AT_EVERY, CompiledSVI
 
-
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
 )
