@@ -258,6 +258,7 @@ class Row:
 def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv: bool) -> None:
     """Runs epochs of a row, one for each request."""
     device = choose_device(arguments.device)
+    torch.manual_seed(0)  # the same for all rows, so that the loss of bf16 can be compared
     epoch = None
     while connection.recv():
         try:
