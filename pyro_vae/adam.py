@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae import kernels
+from pyro_vae import kernels, products
+from pyro_vae.recording import Used, span
 
 PART = 8192  # numbers of a parameter that a thread steps at a time
 
@@ -42,6 +43,7 @@ class FusedAdam:
         self._settings = [self._settings_of(one.group) for one in self._groups]  # as adam.cpp takes them
         self._set = [one.group["lr"] for one in self._groups]
         self._constants = self._read_constants()
+        self._done: list[tuple[Tensor, list[tuple[Tensor, Tensor, Tensor | None]]]] = []  # by adam.cpp, the last time
 
     def is_current(self) -> bool:
         """Whether the optimizer still has the state, and beside the rate the constants, that this was made for."""
@@ -98,13 +100,35 @@ class FusedAdam:
         tensors = [one.with_gradients(gradients) for one in self._groups]
         if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
             return False
-        kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t", "const double*")
+        kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t")
+        self._done = []
         for of_group, one, settings in zip(tensors, self._groups, self._settings, strict=True):
-            parts = _parts(of_group, [halves.get(param) for param in one.params])
-            parts.kept = gradients  # type: ignore[attr-defined] # whose addresses it has
+            of_halves = list(map(halves.get, one.params))
+            parts = _parts(of_group, of_halves, settings)
             counters = torch.tensor([step.data_ptr() for step in one.steps])
-            kernels.call(kernel, parts, len(parts), counters, len(counters), settings)
+            kernels.call(kernel, parts, len(parts), counters, len(counters))
+            of_steps = [
+                (param, gradient, half) for (param, gradient, *_), half in zip(of_group, of_halves, strict=True)
+            ]
+            self._done.append((parts, of_steps))
         return True
+
+    def into_products(self, used: Used) -> None:
+        """Leaves steps of the last :meth:`by_kernel` to the products that give their gradients, when all run again.
+
+        Args:
+            used: the kernels and operations that were run, `by_kernel`'s among them.
+        """
+        for parts, of_steps in self._done:
+            for param, gradient, half in of_steps:
+                of_step = [one for one in (param, gradient, half) if one is not None]
+                for index, (kernel, arguments) in enumerate(used):
+                    update = products.update_of(kernel, arguments, gradient)
+                    if update is not None and not _use(used[index + 1 :], of_step):
+                        start, end = span(gradient)
+                        of_param = (parts[:, 6] >= start) & (parts[:, 6] < end)
+                        update.copy_(parts[of_param, : len(update)].amin(0))  # its first piece
+                        parts[of_param, 7] = 0
 
     def _decoupled(self, group: dict[str, Any]) -> bool:
         return group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
@@ -133,16 +157,24 @@ class _Group(NamedTuple):
         return list(zip(self.params, of_group, self.means, self.squares, self.steps, strict=True))
 
 
-def _parts(tensors: Sequence[tuple[Tensor, ...]], halves: Sequence[Tensor | None]) -> Tensor:
+def _parts(tensors: Sequence[tuple[Tensor, ...]], halves: Sequence[Tensor | None], settings: Tensor) -> Tensor:
     """The rows that adam.cpp takes, in an order in which each thread gets its share of each parameter."""
     found: list[tuple[float, list[int]]] = []
     for (*of_one, step), half in zip(tensors, halves, strict=True):
         count = of_one[0].numel()
         for start in range(0, count, PART):
-            places = [one.data_ptr() + start * one.element_size() for one in of_one]
-            of_half = 0 if half is None else half.data_ptr() + start * half.element_size()
-            found.append((start / count, [*places, step.data_ptr(), of_half, min(PART, count - start)]))
-    return torch.tensor([row for _, row in sorted(found)])
+            param, gradient, mean, square, of_half = (
+                0 if one is None else one.data_ptr() + start * one.element_size() for one in (*of_one, half)
+            )
+            others = (step.data_ptr(), of_half, settings.data_ptr(), gradient)
+            found.append((start / count, [param, mean, square, *others, min(PART, count - start)]))
+    return torch.tensor([row for _, row in sorted(found)], dtype=torch.int64)
+
+
+def _use(used: Used, tensors: Sequence[Tensor]) -> bool:
+    """Whether these calls are given memory of any of the tensors."""
+    given = [span(one) for _, arguments in used for one in arguments if isinstance(one, Tensor)]
+    return any(start < other_end and other < end for start, end in map(span, tensors) for other, other_end in given)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +31,17 @@ def load(name: str, *arguments: str) -> Kernel:
 
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         raise NoKernelError("a processor without vectors that torch knows")
-    source = Path(__file__).with_name(f"{name}.cpp").read_text(encoding="utf-8")
-    source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{source}"
+    source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{_text(f'{name}.cpp')}"
     try:
         return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
     except Exception as error:
         raise NoKernelError(" ".join(str(error).split())[:300]) from error
+
+
+def _text(name: str) -> str:
+    """Of a file of this folder, with those that it includes: it is compiled elsewhere."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return re.sub(r'#include "(.+)"', lambda found: _text(found[1]), text)
 
 
 def call(kernel: Kernel, *arguments: Any) -> None:

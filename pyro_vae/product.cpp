@@ -7,8 +7,13 @@
 // fits, the smaller matrix is copied. Libraries copy both into blocks first, which takes as long as a good part of the
 // product where one side is a batch of some hundreds. In bfloat16 the processor multiplies pairs, of two neighbours along
 // the inner dimension: `left` is used as it is where its rows are contiguous, and `right` is always copied.
+//
+// Where the result is the gradient of a parameter of which `update` is a row of adam.h, the step of Adam is done while it
+// is in registers, and it is not stored: the time of that step goes into reading and writing memory, which a product
+// leaves idle. Its rows are then whole vectors, and it is not done transposed.
 
-using Vector = at::vec::Vectorized<float>;
+#include "adam.h"
+
 constexpr int64_t WIDTH = Vector::size();
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int ROWS = 8, VECTORS = 3;  // 24 of the 32 registers hold sums
@@ -26,6 +31,8 @@ struct Product {
     float* out;
     int64_t rows, columns, words, left_row, left_word, right_word, out_row, activation;
     bool transposed;
+    Adam adam;
+    int64_t first_column;  // of all columns of the parameter
 };
 
 // Within 3 units in the last place: x p(x^2) / q(x^2), of the smallest largest error up to 9.05, where tanh is 1, found by
@@ -91,6 +98,10 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
     const int64_t last = narrow ? 0 : std::min((vectors - 1) * WIDTH, p.columns - column - WIDTH);
     const char* left = p.left + row * p.left_row;
     const float* right = p.right + column;
+    const int64_t place = row * p.out_row + p.first_column + column;
+    if (p.adam)
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++) p.adam.prefetch(place + i * p.out_row + v * WIDTH);
     Vector sums[rows][vectors];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = Vector(0);
@@ -103,6 +114,11 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
             std::memcpy(&word, left + i * p.left_row, sizeof word);
             for (int v = 0; v < vectors; v++) sums[i][v] = multiplied<half>(Vector(word), of_right[v], sums[i][v]);
         }
+    }
+    if (p.adam) {
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++) p.adam.step(place + i * p.out_row + v * WIDTH, sums[i][v]);
+        return;
     }
     for (int v = 0; v < vectors; v++) {
         const int64_t first = column + (v < vectors - 1 ? v * WIDTH : last);
@@ -217,6 +233,7 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
                 part.columns = part.right_word = std::min(PANEL, last - column);
                 char* const of_part = right_copy + column * p.words * 4;
                 part.right = reinterpret_cast<const float*>(of_part);
+                part.first_column = column;
                 part.out += p.transposed ? column * p.out_row : column;
                 if (p.bias && !p.transposed) part.bias += column;
                 copy<half>({right.data + column * right.column * size, right.row, right.column}, of_part, part.columns, 0,
@@ -231,11 +248,12 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
     }
 }
 
-extern "C" void kernel(float* out, const char* left, const char* right, const float* bias, char* left_copy,
-                       char* right_copy, int64_t rows, int64_t columns, int64_t inner, int64_t left_row,
+extern "C" void kernel(float* out, const char* left, const char* right, const float* bias, const int64_t* update,
+                       char* left_copy, char* right_copy, int64_t rows, int64_t columns, int64_t inner, int64_t left_row,
                        int64_t left_column, int64_t right_row, int64_t right_column, int64_t biased,
                        int64_t activation, int64_t transposed, int64_t half) {
     Product p{};
+    p.adam = Adam(update);
     p.bias = biased ? bias : nullptr, p.out = out, p.out_row = columns, p.activation = activation;
     p.transposed = transposed, p.words = half ? inner / 2 : inner;
     p.rows = transposed ? columns : rows, p.columns = transposed ? rows : columns;

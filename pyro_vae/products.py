@@ -18,6 +18,8 @@ _VIEWS = (torch.ops.aten.t.default, torch.ops.aten.view.default)
 
 _TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # numbers that are multiplied by all rows of the other matrix; of more, libraries make better use
+NUM_ARGUMENTS = 18  # of the kernel
+UPDATE = 6  # words of a row of adam.h
 
 _library = torch.library.Library("pyro_vae", "DEF")
 # Rows or columns of both are contiguous, and have to stay so.
@@ -28,7 +30,8 @@ _library.define(
 
 
 def _kernel() -> kernels.Kernel:
-    return kernels.load("product", "float*", *["const char*"] * 2, "const float*", *["char*"] * 2, *["int64_t"] * 11)
+    tensors = ["float*", *["const char*"] * 2, "const float*", "const int64_t*", *["char*"] * 2]
+    return kernels.load("product", *tensors, *["int64_t"] * 11)
 
 
 @torch.library.impl(_library, "product", "CPU")
@@ -44,13 +47,27 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) 
     copies = [torch.empty_like(one) for one in ((right, left) if transposed else (left, right))]
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
-    kernels.call(_kernel(), out, left, right, of, *copies, *sizes, bias is not None, activation, transposed, half)
+    tensors = (out, left, right, of, torch.zeros(UPDATE, dtype=torch.int64), *copies)
+    kernels.call(_kernel(), *tensors, *sizes, bias is not None, activation, transposed, half)
     return out
 
 
 @torch.library.impl(_library, "product", "Meta")
 def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
     return left.new_empty((left.shape[0], right.shape[1]), dtype=torch.float32)
+
+
+def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor) -> Tensor | None:
+    """Where a row of adam.h may be put, for the product that gives this gradient to do that step instead.
+
+    None where this is no call of the product, or gives something else, or with options that exclude it.
+    """
+    if len(arguments) != NUM_ARGUMENTS or kernel is not _kernel():
+        return None
+    out, columns, (biased, activation, transposed, _) = arguments[0], arguments[8], arguments[-4:]
+    if out.data_ptr() != gradient.data_ptr() or out.numel() != gradient.numel():
+        return None
+    return None if columns % 16 or biased or activation or transposed else arguments[4]
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:

@@ -25,6 +25,7 @@ from pyro_vae import kernels
 MOST_COPIED = 1 << 20  # bytes that an operation of torch's may give, which are copied to where the first result lies
 LOSSES = 256  # that are given memory at once
 MOST_ARGUMENTS = 96  # as in calls.cpp
+Used = Sequence[tuple[Any, Sequence[Any]]]  # kernels and operations in their order, with what they are given
 _aten = torch.ops.aten
 # Drawn in the place of the first draws, where the operation would make a new tensor of them.
 _DRAWS: dict[Any, Callable[..., Any]] = {
@@ -39,7 +40,10 @@ class NotRecordable(Exception):  # noqa: N818 (a reason to go on without, not an
 
 
 def record(
-    run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], written: Sequence[Tensor]
+    run: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    written: Sequence[Tensor],
+    improve: Callable[[Used], None] = lambda used: None,
 ) -> Callable[..., Sequence[Tensor]]:
     """A function that does what `run` does, without the Python between its kernels.
 
@@ -48,18 +52,20 @@ def record(
             beside its arguments are used where they lie now. The next call overwrites its results but the first.
         inputs: its arguments. Later ones are to be of the same kinds; they may lie elsewhere.
         written: what it may write to, and what is to be as before after the recording.
+        improve: is given what was recorded, and may change what kernels find in their arguments.
 
     Raises:
         NotRecordable: it does something else.
     """
-    spans = list(map(_span, inputs))
-    pairs = itertools.chain(itertools.combinations(spans, 2), itertools.product(spans, map(_span, written)))
+    spans = list(map(span, inputs))
+    pairs = itertools.chain(itertools.combinations(spans, 2), itertools.product(spans, map(span, written)))
     if any(one[0] < other[1] and other[0] < one[1] for one, other in pairs):
         raise NotRecordable("an argument shares memory with another one, or with what is written to")
     recording = _Recording(inputs)
     with torch.no_grad(), _put_back(written):
         with _put_back(written), recording.listening(), recording:
             outputs = run(*inputs)
+        improve(recording.used)
         replay = recording.replay(outputs)
         # From other values, so that what was not recorded shows: in its place are still the results of the recording.
         for one in written:
@@ -99,9 +105,10 @@ class _Recording(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.thread = threading.get_ident()  # others may run compiled code of their own meanwhile
-        self.spans = [_span(one) for one in inputs]
+        self.spans = [span(one) for one in inputs]
         self.operands: list[Tensor] = []  # of torch's operations
-        self.kept: list[Any] = [*inputs, self.operands]  # so that no memory is used twice
+        self.used: list[tuple[Any, Sequence[Any]]] = []
+        self.kept: list[Any] = [*inputs, self.operands, self.used]  # so that no memory is used twice
         self.words: list[int] = []  # as calls.cpp takes them
         self.addresses: list[int] = []  # the places of those of the words that are tensors' addresses
         self.operations: list[tuple[int, Callable[[], Any]]] = []  # and after how many of the words
@@ -133,7 +140,7 @@ class _Recording(TorchDispatchMode):
             raise NotRecordable(f"a kernel has {len(arguments)} arguments")
         address = ctypes.cast(ctypes.CDLL(kernel.__self__.__file__).kernel, ctypes.c_void_p).value
         self.words += [address or 0, len(arguments)]
-        self.kept.append(arguments)
+        self.used.append((kernel, arguments))
         for argument in arguments:
             if isinstance(argument, Tensor):
                 self.addresses.append(len(self.words))
@@ -150,6 +157,7 @@ class _Recording(TorchDispatchMode):
         in_place = all(one.alias_info is not None for one in func._schema.returns)
         if in_place and not func._schema.is_mutable:
             return out  # a view, which stays one
+        self.used.append((func, [*given, *results]))
 
         def copied() -> None:
             for one, value in zip(results, pytree.tree_leaves(func(*args, **kwargs)), strict=True):
@@ -178,7 +186,7 @@ class _Recording(TorchDispatchMode):
         loss, *others = outputs
         # Of each argument of a kernel that may lie elsewhere: the word, the input or the loss, and its place in that.
         moves_loss = self.is_of_kernels(loss)
-        spans = [*self.spans, _span(loss)] if moves_loss else self.spans
+        spans = [*self.spans, span(loss)] if moves_loss else self.spans
         moving = [
             (index, which, self.words[index] - start)
             for index in self.addresses
@@ -211,13 +219,13 @@ class _Recording(TorchDispatchMode):
 
     def is_of_kernels(self, loss: Tensor) -> bool:
         """Whether it has memory of its own, and kernels use that, and nothing else."""
-        start, end = _span(loss)
+        start, end = span(loss)
         alone = loss.untyped_storage().nbytes() == end - start
-        by_others = any(_span(one)[0] <= start < _span(one)[1] for one in self.operands)
+        by_others = any(span(one)[0] <= start < span(one)[1] for one in self.operands)
         return alone and not by_others and any(self.words[index] == start for index in self.addresses)
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def span(tensor: Tensor) -> tuple[int, int]:
     """Where its first number lies, and the end of its last one."""
     start = tensor.data_ptr()
     if tensor.numel() == 0:

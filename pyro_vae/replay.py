@@ -112,7 +112,8 @@ class Replay:
             self.recorded = backends.cuda_graph(self._run, inputs, written)
             return
         try:
-            self.recorded = recording.record(self._run_kernels, inputs, written)
+            improve = [self._adam.into_products] if self._adam else []
+            self.recorded = recording.record(self._run_kernels, inputs, written, *improve)
         except (recording.NotRecordable, kernels.NoKernelError):
             self.to_record, self.recorded = False, None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import backends, kernels, products
+from pyro_vae import backends, kernels, products, recording
 from pyro_vae.adam import FusedAdam
 
 pytestmark = pytest.mark.skipif(
@@ -167,6 +167,52 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
     for a, b in zip(expected, found, strict=True):
         for name, value in one.state[a].items():
             torch.testing.assert_close(other.state[b][name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=in_pairs)])
+@pytest.mark.parametrize(
+    ("columns", "after", "in_product"),
+    [
+        (64, None, True),
+        (400, None, True),
+        (20, None, False),  # no whole vectors
+        (64, "gradient", False),
+        (64, "param", False),
+        (64, "half", False),
+    ],
+)
+def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, columns, after, in_product):
+    """And the same in either case, as torch's Adam does it."""
+    torch.manual_seed(0)
+    left, right = torch.randn(34, 18).to(dtype).t(), torch.randn(34, columns).to(dtype)
+    fixed = torch.randn(18, columns)
+    param, other = (torch.ones(18, columns, requires_grad=True) for _ in range(2))
+    optimizers = [torch.optim.AdamW([one], lr=0.1, weight_decay=0.1, fused=True) for one in (param, other)]
+    adam, half = FusedAdam(optimizers[0], [param]), torch.ones(18, columns, dtype=torch.bfloat16)
+
+    def step():
+        gradient = torch.ops.pyro_vae.product(left, right, None, 0)
+        used = half.float() if after == "half" else {"gradient": gradient, "param": param.detach(), None: fixed}[after]
+        loss = torch.ops.pyro_vae.product(used[:1], used[:1].t(), None, 0)
+        assert adam.by_kernel([gradient], {param: half})
+        return (loss,)
+
+    seen = []
+
+    def improve(used):
+        adam.into_products(used)
+        seen.append(adam._done[0][0][:, 7].sum().item())
+
+    recorded = recording.record(step, [], [*adam.written(), half], improve)
+    assert seen == [0 if in_product else param.numel()]
+    for _ in range(3):
+        (loss,) = recorded()
+        expected = {"gradient": left.float() @ right.float(), None: fixed}.get(after, other.detach())
+        torch.testing.assert_close(loss[0, 0], expected[0].square().sum(), rtol=1e-2, atol=0)
+        other.grad = left.float() @ right.float()
+        optimizers[1].step()
+        torch.testing.assert_close(param, other, rtol=1e-4, atol=1e-5)
+        assert torch.equal(half, param.detach().bfloat16())
 
 
 def test_adam_is_left_to_torch_where_the_kernel_has_no_say():
