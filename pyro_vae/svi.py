@@ -26,7 +26,8 @@ INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned
 FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
 CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
 MOST_SIGNATURES = 16
-VERIFIED_AT = (1, 10, 100)  # calls of a captured step; and each 1,000th
+VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
+VERIFIED_EVERY = 5000  # after those; it takes as long as some twenty compiled steps
 FLOATS_BEFORE_LIVE = 3
 LOOKED_AT_EVERY = 100  # steps of `steps`
 CHANGES_BEFORE_EAGER = 3  # captures for values within reach, of which each was called less often than
@@ -65,7 +66,7 @@ class CompiledSVI:
       place), draws from random numbers other than torch's default ones, or fails while it is captured. Each capture is
       compared with its program on other values of the parameters, the arguments and the tensors within reach, in its
       loss and gradients. What changes later unseen is looked for again: the captured loss is compared with the
-      program's, from the same draws, at calls 1, 10, 100 and each 1,000th of a signature, and a warning tells where
+      program's, from the same draws, at calls 1, 10, 100, 1,000 and each 5,000th of a signature, and a warning tells where
       they part. Steps before that are the captured ones.
     - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
       once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
@@ -175,7 +176,8 @@ class CompiledSVI:
         """Many steps; as :meth:`step_tensor` for each of `arguments`, with less between two of them.
 
         What the programs reach, and the state of the optimizer, is looked at with every 100th step only. Leave it as it
-        is until the last one, but for the rate and for what tensors hold.
+        is until the last one, but for the rate and for what tensors hold; parameters in bf16 only by operations that
+        autograd could follow, and not through `.data`, as their rounded copies are made by the step before.
         """
         trusted: Replay | None = None
         kinds: list[Any] = []
@@ -276,7 +278,7 @@ class CompiledSVI:
             if replay.adds_to_gradients():
                 return None, []
             replay.calls += 1
-            if replay.calls in VERIFIED_AT or replay.calls % 1000 == 0:
+            if replay.calls in VERIFIED_AT or replay.calls % VERIFIED_EVERY == 0:
                 return self._verified(signature, replay, args, kwargs, inputs), inputs
             return self._faster(replay, inputs), inputs
         if replay is None and (signature in self._replays or not self.ready):
