@@ -66,8 +66,8 @@ class CompiledSVI:
       place), draws from random numbers other than torch's default ones, or fails while it is captured. Each capture is
       compared with its program on other values of the parameters, the arguments and the tensors within reach, in its
       loss and gradients. What changes later unseen is looked for again: the captured loss is compared with the
-      program's, from the same draws, at calls 1, 10, 100, 1,000 and each 5,000th of a signature, and a warning tells where
-      they part. Steps before that are the captured ones.
+      program's, from the same draws, at calls 1, 10, 100, 1,000 and each 5,000th of a signature, and a warning tells
+      where they part. Steps before that are the captured ones.
     - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
       once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
 

@@ -50,8 +50,8 @@ def waits_are_errors(monkeypatch):
 def test_no_step_waits_for_the_device(digits, waits_are_errors, device, compile, options):
     """Once the steps of whole batches and of the short last one are recorded and were first compared with the program.
 
-    Such a comparison, at calls 1, 10, 100, 1,000 and each 5,000th of either, reads two losses; so does the look at the losses
-    each 200 steps. Those of this test come in the first two epochs, and after the last step of each epoch.
+    Such a comparison, at calls 1, 10, 100, 1,000 and each 5,000th of either, reads two losses; so does the look at the
+    losses each 200 steps. Those of this test come in the first two epochs, and after the last step of each epoch.
     """
     images = digits.train.take(slice(0, 12 * 32 + 5))
     given = {"binarization": "threshold"} | options
