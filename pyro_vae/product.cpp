@@ -9,8 +9,8 @@
 // the inner dimension: `left` is used as it is where its rows are contiguous, and `right` is always copied.
 //
 // Where the result is the gradient of a parameter of which `update` is a row of adam.h, the step of Adam is done while it
-// is in registers, and it is not stored: the time of that step goes into reading and writing memory, which a product
-// leaves idle. Its rows are then whole vectors, and it is not done transposed.
+// is in registers, and it is neither stored nor read again. Its rows are then whole vectors, and it is not done
+// transposed.
 
 #include "adam.h"
 

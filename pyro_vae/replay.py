@@ -50,7 +50,7 @@ class Replay:
             NotCompilable: there is no compiler, say.
         """
         graph, places = self.captured.graph, list[int]()
-        if self.optimizer is not None and not self._tensors[0].is_cuda:  # where our kernel of Adam makes them
+        if self.optimizer is not None and not any(one.is_cuda for one in self._tensors):  # where adam.cpp makes them
             graph, places = backends.halves_apart(graph, len(self._tensors))
         halves = {self._tensors[place]: self._tensors[place].detach().bfloat16() for place in places}
         given = [*self._tensors, *inputs, *self.captured.live, *halves.values()]

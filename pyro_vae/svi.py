@@ -223,9 +223,7 @@ class CompiledSVI:
         if not self._unchecked:
             return
         steps = [step for step, _ in self._unchecked]
-        losses = (
-            torch.stack([loss.detach() for _, loss in self._unchecked]).double().reshape(len(steps), -1).sum(1).tolist()
-        )
+        losses = torch.stack([loss.sum() if loss.dim() else loss for _, loss in self._unchecked]).tolist()
         self._unchecked.clear()
         for step, loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):

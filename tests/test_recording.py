@@ -275,3 +275,21 @@ def test_without_a_compiler_for_our_kernels_the_step_is_the_compiled_one(monkeyp
     *_, svi = model_and_svi("inductor")
     assert [svi.step(pictures(0)) for _ in range(20)] == pytest.approx(expected, rel=1e-3)
     assert not any(is_recorded(svi))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_program_without_parameters_is_compiled_as_well(precision):
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("loc", dist.Normal(0.0, 1.0))
+
+    found = []
+    for backend in ("off", "inductor"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = CompiledSVI(model, guide, torch.optim.Adam, compile=backend, precision=precision)
+        found.append([svi.step(torch.ones(3)) for _ in range(6)])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
