@@ -5,20 +5,24 @@
 
 constexpr int64_t AHEAD = 256, SMALL = 8192;  // numbers; of fewer than the second, threads are not worth waking
 
+template <bool has_half>
+static void step(const Adam adam, const float* gradient, int64_t count) {
+    for (int64_t i = 0; i < count; i += Vector::size()) {
+        const int64_t size = std::min<int64_t>(Vector::size(), count - i);
+        adam.prefetch(i + AHEAD);
+        __builtin_prefetch(gradient + i + AHEAD);
+        adam.step<has_half>(i, Vector::loadu(gradient + i, size), size);
+    }
+}
+
 extern "C" void kernel(const int64_t* parts, int64_t count, float** steps, int64_t num_steps) {
     int64_t sum = 0;
     for (int64_t part = 0; part < count; part++) sum += parts[8 * part + 7];
 #pragma omp parallel for schedule(static) if (sum > SMALL)
     for (int64_t part = 0; part < count; part++) {
         const int64_t* const row = parts + 8 * part;
-        const Adam adam(row);
         const float* const gradient = reinterpret_cast<const float*>(row[6]);
-        for (int64_t i = 0; i < row[7]; i += Vector::size()) {
-            const int64_t size = std::min<int64_t>(Vector::size(), row[7] - i);
-            adam.prefetch(i + AHEAD);
-            __builtin_prefetch(gradient + i + AHEAD);
-            adam.step(i, Vector::loadu(gradient + i, size), size);
-        }
+        row[4] ? step<true>(Adam(row), gradient, row[7]) : step<false>(Adam(row), gradient, row[7]);
     }
     for (int64_t i = 0; i < num_steps; i++) *steps[i] += 1;
 }

@@ -8,8 +8,7 @@ using Vector = at::vec::Vectorized<float>;
 class Adam {
     float *param = nullptr, *mean, *square;
     at::BFloat16* half;
-    float decay, kept;
-    Vector step_size, root, epsilon, of_mean, of_square, kept_of_square;
+    Vector decay, kept, step_size, root, epsilon, of_mean, of_square, kept_of_square;
 
     static void store(at::BFloat16* to, Vector x, int64_t size) {
 #if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
@@ -32,8 +31,8 @@ class Adam {
         const double* const settings = reinterpret_cast<const double*>(row[5]);
         const double rate = settings[0], beta1 = settings[1], beta2 = settings[2];
         const bool decoupled = settings[5] != 0;
-        decay = decoupled ? 0 : settings[4];
-        kept = decoupled ? 1 - rate * settings[4] : 1;
+        decay = Vector(decoupled ? 0 : settings[4]);
+        kept = Vector(decoupled ? 1 - rate * settings[4] : 1);
         step_size = Vector(-rate / (1 - std::pow(beta1, step)));
         root = Vector(1 / std::sqrt(1 - std::pow(beta2, step))), epsilon = Vector(settings[3]);
         of_mean = Vector(1 - beta1), of_square = Vector(1 - beta2), kept_of_square = Vector(beta2);
@@ -47,18 +46,18 @@ class Adam {
         if (half) __builtin_prefetch(half + i, 1);
     }
 
-    // Of the numbers from i on.
+    // Of the numbers from i on; with nothing to decide, as that would take a good part of the time.
+    template <bool has_half>
     void step(int64_t i, Vector gradient, int64_t size = Vector::size()) const {
         Vector p = Vector::loadu(param + i, size), m = Vector::loadu(mean + i, size);
         Vector s = Vector::loadu(square + i, size);
-        if (decay != 0) gradient = gradient + p * Vector(decay);
-        if (kept != 1) p = p * Vector(kept);
+        gradient = at::vec::fmadd(p, decay, gradient);
         m = at::vec::fmadd(of_mean, gradient - m, m);
         s = at::vec::fmadd(of_square * gradient, gradient, kept_of_square * s);
-        p = p + step_size * m / at::vec::fmadd(s.sqrt(), root, epsilon);
+        p = at::vec::fmadd(p, kept, step_size * m / at::vec::fmadd(s.sqrt(), root, epsilon));
         m.store(mean + i, size);
         s.store(square + i, size);
         p.store(param + i, size);
-        if (half) store(half + i, p, size);
+        if (has_half) store(half + i, p, size);
     }
 };

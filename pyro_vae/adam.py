@@ -123,7 +123,7 @@ class FusedAdam:
             for param, gradient, half in of_steps:
                 of_step = [one for one in (param, gradient, half) if one is not None]
                 for index, (kernel, arguments) in enumerate(used):
-                    update = products.update_of(kernel, arguments, gradient)
+                    update = products.update_of(kernel, arguments, gradient, half is not None)
                     if update is not None and not _use(used[index + 1 :], of_step):
                         start, end = span(gradient)
                         of_param = (parts[:, 6] >= start) & (parts[:, 6] < end)

@@ -116,13 +116,19 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
         }
     }
     if (p.adam) {
+        const Adam adam = p.adam;  // which stores could change for all that the compiler knows
+        const int64_t out_row = p.out_row;
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++)
-            for (int v = 0; v < vectors; v++) p.adam.step(place + i * p.out_row + v * WIDTH, sums[i][v]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) adam.step<half>(place + i * out_row + v * WIDTH, sums[i][v]);
         return;
     }
+#pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) {
         const int64_t first = column + (v < vectors - 1 ? v * WIDTH : last);
         Vector of_rows[rows];
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             Vector x = sums[i][v];
             if (p.bias) x = x + (p.transposed ? Vector(p.bias[row + i]) : Vector::loadu(p.bias + first, count));
@@ -131,6 +137,7 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
         if (p.transposed)
             store_turned<rows>(of_rows, p.out + first * p.out_row + row, p.out_row, count);
         else
+#pragma GCC unroll 8
             for (int i = 0; i < rows; i++) of_rows[i].store(p.out + (row + i) * p.out_row + first, count);
     }
 }
@@ -142,14 +149,20 @@ static void panel(const Product& p, int64_t row, int64_t end, int64_t column) {
     for (; row < end; row++) tile<1, vectors, narrow, half>(p, row, column);
 }
 
+// How many of these columns to do next: a single vector would take half as long as three.
+static inline int64_t panel_of(int64_t columns) {
+    if (columns > PANEL && columns <= PANEL + WIDTH) return 2 * WIDTH;
+    return std::min(columns, PANEL);
+}
+
 template <bool half>
 static void rows_of(const Product& p, int64_t row, int64_t end) {
     if (p.columns < WIDTH) return panel<1, true, half>(p, row, end, 0);
-    for (int64_t column = 0; column < p.columns; column += VECTORS * WIDTH) {
-        const int64_t rest = p.columns - column;
-        if (rest > 2 * WIDTH)
+    for (int64_t column = 0, width; column < p.columns; column += width) {
+        width = panel_of(p.columns - column);
+        if (width > 2 * WIDTH)
             panel<VECTORS, false, half>(p, row, end, column);
-        else if (rest > WIDTH)
+        else if (width > WIDTH)
             panel<2, false, half>(p, row, end, column);
         else
             panel<1, false, half>(p, row, end, column);
@@ -216,7 +229,7 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
 #pragma omp parallel if (!alone)
     {
         const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-        const bool by_columns = copies && p.columns >= 2 * threads * PANEL;
+        const bool by_columns = copies && p.columns >= 4 * threads * WIDTH;
         if (pairs_left || (copies && !by_columns)) {
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < pieces; i++) {
@@ -228,9 +241,9 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
         if (by_columns) {  // a thread copies what it uses itself, as far as it fits into its cache
             const int64_t vectors = (p.columns + WIDTH - 1) / WIDTH;
             const int64_t last = std::min(p.columns, vectors * (thread + 1) / threads * WIDTH);
-            for (int64_t column = vectors * thread / threads * WIDTH; column < last; column += PANEL) {
+            for (int64_t column = vectors * thread / threads * WIDTH, width; column < last; column += width) {
                 Product part = p;
-                part.columns = part.right_word = std::min(PANEL, last - column);
+                part.columns = part.right_word = width = panel_of(last - column);
                 char* const of_part = right_copy + column * p.words * 4;
                 part.right = reinterpret_cast<const float*>(of_part);
                 part.first_column = column;

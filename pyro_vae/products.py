@@ -57,17 +57,18 @@ def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, activation:
     return left.new_empty((left.shape[0], right.shape[1]), dtype=torch.float32)
 
 
-def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor) -> Tensor | None:
+def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor, has_half: bool) -> Tensor | None:
     """Where a row of adam.h may be put, for the product that gives this gradient to do that step instead.
 
-    None where this is no call of the product, or gives something else, or with options that exclude it.
+    None where this is no call of the product, or gives something else, or with options that exclude it: of factors in
+    bfloat16 it makes a copy of the parameter in that (`has_half`), and of others none.
     """
     if len(arguments) != NUM_ARGUMENTS or kernel is not _kernel():
         return None
-    out, columns, (biased, activation, transposed, _) = arguments[0], arguments[8], arguments[-4:]
+    out, columns, (biased, activation, transposed, half) = arguments[0], arguments[8], arguments[-4:]
     if out.data_ptr() != gradient.data_ptr() or out.numel() != gradient.numel():
         return None
-    return None if columns % 16 or biased or activation or transposed else arguments[4]
+    return None if columns % 16 or biased or activation or transposed or half != has_half else arguments[4]
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
