@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.products import with_products
+from pyro_vae.rows import with_rows
 
 BACKENDS = ("off", "capture", "inductor", "cudagraph")
 
@@ -42,7 +43,7 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         import torch._inductor as compiler
 
         with torch.no_grad():
-            graph = with_products(copy.deepcopy(graph), inputs)
+            graph = with_products(with_rows(copy.deepcopy(graph)), inputs)
             return compiler.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error

@@ -1,0 +1,67 @@
+"""Minibatches of a compiled step on the CPU: rows of large data, gathered by a kernel of our own: rows.cpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyro_vae import kernels
+
+LARGE = 1 << 22  # bytes: data of fewer stays in the caches, where Inductor had better gather it while it uses it
+LONG = 64  # bytes of a row
+
+_index = torch.ops.aten.index.Tensor
+_library = torch.library.Library("pyro_vae", "FRAGMENT")
+_library.define("rows(Tensor data, Tensor places) -> Tensor")
+
+
+def _kernel() -> kernels.Kernel:
+    return kernels.load("rows", "char*", "const char*", "const int64_t*", *["int64_t"] * 3)
+
+
+@torch.library.impl(_library, "rows", "Meta")
+def _rows_shape(data: Tensor, places: Tensor) -> Tensor:
+    return data.new_empty((len(places), *data.shape[1:]))
+
+
+@torch.library.impl(_library, "rows", "CPU")
+def _rows(data: Tensor, places: Tensor) -> Tensor:
+    out = _rows_shape(data, places)
+    kernels.call(_kernel(), out, data, places, len(places), len(data), data[:1].nbytes)
+    return out
+
+
+def with_rows(graph: fx.GraphModule) -> fx.GraphModule:
+    """The same graph, changed: `data[places]` is done by the kernel, where the data is large.
+
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> data, places = torch.rand(10_000, 784), torch.tensor([3, 5])
+    >>> graph = make_fx(lambda data, places: data[places])(data, places)
+    >>> torch.equal(with_rows(graph)(data, places), data[places])
+    True
+    """
+    found = [node for node in graph.graph.find_nodes(op="call_function", target=_index) if _fits(node)]
+    if found:
+        try:
+            _kernel()
+        except kernels.NoKernelError:
+            return graph
+    for node in found:
+        arguments: Any = node.args
+        node.target, node.args = torch.ops.pyro_vae.rows.default, (arguments[0], *arguments[1])
+    graph.recompile()
+    return graph
+
+
+def _fits(node: fx.Node) -> bool:
+    arguments: Any = node.args
+    values: list[Any] = [getattr(one, "meta", {}).get("val") for one in (arguments[0], *arguments[1])]
+    if len(values) != 2 or not all(isinstance(one, Tensor) for one in values):
+        return False
+    data, places = values
+    if data.is_cuda or places.dtype != torch.int64 or places.dim() != 1:
+        return False
+    long = data[:1].nbytes >= LONG and data.nbytes >= LARGE
+    return long and data.is_contiguous() and places.is_contiguous()

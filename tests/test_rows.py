@@ -1,0 +1,63 @@
+"""Rows of large data, gathered by our kernel, against torch's indexing."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae import backends, rows
+
+pytestmark = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
+)
+
+
+@pytest.mark.parametrize("shape", [(50, 1, 28, 28), (7, 3), (3,)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bool])
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 200])
+def test_rows_are_those_of_indexing(shape, dtype, count):
+    data = torch.rand(shape).mul(255).to(dtype)
+    places = torch.randint(-len(data), len(data), (count,))
+    assert torch.equal(torch.ops.pyro_vae.rows(data, places), data[places])
+
+
+@pytest.mark.parametrize("place", [-8, 7, 2**62])
+def test_a_place_outside_is_an_error(place):
+    with pytest.raises(RuntimeError, match=rf"index {place} is out of bounds for 7"):
+        torch.ops.pyro_vae.rows(torch.rand(7, 3), torch.tensor([0, place]))
+
+
+LARGE, PLACES = torch.rand(2000, 784), torch.randint(2000, (60,))
+
+
+@pytest.mark.parametrize(
+    ("data", "indices", "by_kernel"),
+    [
+        (LARGE, [PLACES], True),
+        (LARGE.view(-1, 28, 28), [PLACES], True),
+        (LARGE[:1000], [PLACES % 1000], False),  # not large
+        (LARGE.view(-1, 8), [PLACES], False),  # short rows
+        (LARGE.t(), [PLACES % 784], False),
+        (LARGE, [torch.stack([PLACES, PLACES], 1)[:, 0]], False),
+        (LARGE, [PLACES.view(6, 10)], False),
+        (LARGE, [PLACES.int()], False),
+        (LARGE, [PLACES, PLACES % 784], False),
+        (LARGE, [None, PLACES % 784], False),
+        (LARGE, [torch.rand(2000) < 0.5], False),
+    ],
+)
+def test_a_graph_takes_rows_by_the_kernel_where_it_can(data, indices, by_kernel):
+    given = [one for one in indices if one is not None]
+
+    def function(data, *places):
+        left = iter(places)
+        return torch.ops.aten.index.Tensor(data, [None if one is None else next(left) for one in indices])
+
+    graph = rows.with_rows(make_fx(function)(data, *given))
+    assert any(node.target is torch.ops.pyro_vae.rows.default for node in graph.graph.nodes) == by_kernel
+    assert torch.equal(graph(data, *given), data[tuple(slice(None) if one is None else one for one in indices)])
+
+
+def test_compiled_rows_are_the_same():
+    graph = make_fx(lambda data, places: (data[places].sin(),))(LARGE, PLACES)
+    (found,) = backends.inductor(graph, [LARGE, PLACES])(LARGE, PLACES)
+    torch.testing.assert_close(found, LARGE[PLACES].sin())
