@@ -1,4 +1,8 @@
-"""Minibatches of a compiled step on the CPU: rows of large data, gathered by a kernel of our own: rows.cpp."""
+"""Minibatches of a compiled step on the CPU: rows of the data, gathered by a kernel of our own: rows.cpp.
+
+Inductor gathers them while it uses them, and then waits for each where the data does not fit into the caches; and as it
+checks places in several threads at a time, one that is outside ends the process.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ from torch import Tensor, fx
 
 from pyro_vae import kernels
 
-LARGE = 1 << 22  # bytes: data of fewer stays in the caches, where Inductor had better gather it while it uses it
-LONG = 64  # bytes of a row
+LONG = 64  # bytes of a row; others are left to Inductor
 
 _index = torch.ops.aten.index.Tensor
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
@@ -34,10 +37,10 @@ def _rows(data: Tensor, places: Tensor) -> Tensor:
 
 
 def with_rows(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph, changed: `data[places]` is done by the kernel, where the data is large.
+    """The same graph, changed: `data[places]` is done by the kernel.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
-    >>> data, places = torch.rand(10_000, 784), torch.tensor([3, 5])
+    >>> data, places = torch.rand(10, 784), torch.tensor([3, 5])
     >>> graph = make_fx(lambda data, places: data[places])(data, places)
     >>> torch.equal(with_rows(graph)(data, places), data[places])
     True
@@ -63,5 +66,4 @@ def _fits(node: fx.Node) -> bool:
     data, places = values
     if data.is_cuda or places.dtype != torch.int64 or places.dim() != 1:
         return False
-    long = data[:1].nbytes >= LONG and data.nbytes >= LARGE
-    return long and data.is_contiguous() and places.is_contiguous()
+    return data[:1].nbytes >= LONG and data.is_contiguous() and places.is_contiguous()
