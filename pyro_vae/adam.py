@@ -138,8 +138,8 @@ class FusedAdam:
         return torch.tensor(numbers, dtype=torch.float64)
 
     def _read_constants(self) -> list[tuple[Any, ...]]:
-        groups = [one.group for one in self._groups]
-        return [(group["betas"], group["eps"], group["weight_decay"]) for group in groups]
+        groups = self.optimizer.param_groups
+        return [(len(group["params"]), group["betas"], group["eps"], group["weight_decay"]) for group in groups]
 
 
 class _Group(NamedTuple):

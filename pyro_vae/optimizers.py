@@ -1,10 +1,14 @@
-"""One torch optimizer over all parameters, where Pyro keeps one for each and steps them in a Python loop."""
+"""One torch optimizer over all parameters, where Pyro keeps one for each and steps them in a Python loop.
+
+Pyro's optimizers of each parameter are still there, and have the same state: what one steps, the others go on from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pyro
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
@@ -34,6 +38,7 @@ class SharedOptimizer(PyroOptim):
         self._pyro: PyroOptim | None = None
         self._clipped: dict[Tensor, Callable[[Tensor], None]] = {}
         self._known: set[int] = set()
+        self._had_gradient: set[Tensor] = set()
         self._pending: dict[str, Any] | None = None
         if isinstance(optim, torch.optim.Optimizer):
             self.optimizer = optim
@@ -57,14 +62,27 @@ class SharedOptimizer(PyroOptim):
             self.optimizer.step()
 
     def step(self, params: Sequence[Tensor]) -> None:
-        """A step of the parameters by their gradients, which are gone then."""
+        """A step of the parameters by their gradients, which are gone then.
+
+        By zeros where one has had a gradient and has none now, as Pyro leaves zeros behind.
+        """
+        for param in params:
+            if param.grad is not None:
+                self._had_gradient.add(param)
+            elif param in self._had_gradient:
+                param.grad = torch.zeros_like(param)
         self(params)
         for param in params:
             param.grad = None
 
+    def had_gradient(self, param: Tensor) -> bool:
+        """In any of the steps so far."""
+        return param in self._had_gradient
+
     def fused_adam(self, params: Sequence[Tensor]) -> FusedAdam | None:
         """The step of these parameters as one kernel, where this optimizer is one that such a kernel is all of."""
         self._add([param for param in params if id(param) not in self._known])
+        self._had_gradient |= set(params)
         optimizer = self.optimizer
         if optimizer is None or self._clipped or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
             return None
@@ -83,35 +101,39 @@ class SharedOptimizer(PyroOptim):
             self._pending = state
         elif state:
             self.optimizer.load_state_dict(state)
+            self._share()
 
     def _add(self, params: list[Tensor]) -> None:
         if not params or self._make is None:
             return
-        groups = self._groups(params)
+        groups = [{"params": params}] if self._pyro is None else self._groups(self._pyro, params)
         if self.optimizer is None:
             self.optimizer = self._make(groups, **_fused(self._make))
             if isinstance(self._pyro, PyroLRScheduler):
-                # Under one of the parameters, so that the wrapper's own step() reaches the one scheduler.
-                self._pyro.optim_objs[params[0]] = self._pyro.pt_scheduler_constructor(
-                    self.optimizer, **self._pyro.kwargs
-                )
+                self._schedule(self._pyro, params[0])
             if self._pending:
                 self.optimizer.load_state_dict(self._pending)
         else:
             for group in groups:
                 self.optimizer.add_param_group(group)
         self._known |= {id(param) for param in params}
+        self._share()
 
-    def _groups(self, params: list[Tensor]) -> list[dict[str, Any]]:
+    def _groups(self, wrapper: PyroOptim, params: list[Tensor]) -> list[dict[str, Any]]:
         """Parameters of the same arguments in one group, which is one call of the optimizer's kernel."""
-        if self._pyro is None:
-            return [{"params": params}]
         groups: list[dict[str, Any]] = []
         for param in params:
-            clip = self._pyro._get_grad_clip(param)  # type: ignore[arg-type]
+            clip = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
             if clip is not None:
                 self._clipped[param] = clip
-            arguments = self._pyro._get_optim_args(param)
+            if isinstance(wrapper, PyroLRScheduler):
+                arguments = wrapper._get_optim_args(param)
+            else:
+                (group,) = _of_one(wrapper, param).param_groups
+                if not _fused(self._make):  # it may change its own rate, as ClippedAdam does
+                    groups.append(group)
+                    continue
+                arguments = {name: value for name, value in group.items() if name not in ("params", "fused", "foreach")}
             same = next((one for one in groups if arguments == {k: v for k, v in one.items() if k != "params"}), None)
             if same is None:
                 groups.append({"params": [param], **arguments})
@@ -119,7 +141,53 @@ class SharedOptimizer(PyroOptim):
                 same["params"].append(param)
         return groups
 
+    def _share(self) -> None:
+        """Gives the state, and where it has one parameter only the group, to the wrapper's optimizers as well."""
+        if self._pyro is None or self.optimizer is None or isinstance(self._pyro, PyroLRScheduler):
+            return
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                one = self._pyro.optim_objs[param]
+                if one.state[param] and not self.optimizer.state[param]:
+                    self.optimizer.state[param] = _on_device_of(param, one.state[param])
+                one.state[param] = self.optimizer.state[param]
+                if not _fused(self._make):
+                    one.param_groups[0] = group
+
+    def _schedule(self, wrapper: PyroLRScheduler, first: Tensor) -> None:
+        """Makes the one scheduler, under one of the parameters, so that the wrapper's own step() reaches it."""
+        if wrapper.optim_objs:
+            raise checks.fail("optim", "a scheduler that is in use", "one of its own for each CompiledSVI")
+        scheduler = wrapper.optim_objs[first] = wrapper.pt_scheduler_constructor(self.optimizer, **wrapper.kwargs)
+        waiting = wrapper._state_waiting_to_be_consumed
+        if waiting:
+            state = waiting.pop(pyro.get_param_store().param_name(first), {})
+            try:
+                scheduler.load_state_dict(state["scheduler"])
+                scheduler.optimizer.load_state_dict(state["optimizer"])
+            except (KeyError, ValueError) as error:
+                message = "the state of a scheduler that a CompiledSVI of the same parameters has used"
+                raise checks.fail("optim", "the state of another scheduler", message) from error
+
+
+def _of_one(wrapper: PyroOptim, param: Tensor) -> torch.optim.Optimizer:
+    """The wrapper's optimizer of this parameter, made and loaded as Pyro does it."""
+    if param not in wrapper.optim_objs:
+        one = wrapper.optim_objs[param] = wrapper._get_optim(param)
+        wrapper.grad_clip[param] = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
+        state = wrapper._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(param), None)
+        if state is not None:
+            one.load_state_dict(state)
+    return wrapper.optim_objs[param]
+
+
+def _on_device_of(param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """The same state, in place, with its number of steps where the fused kernel takes it."""
+    if isinstance(state.get("step"), Tensor):
+        state["step"] = state["step"].to(param.device, torch.float32)
+    return state
+
 
 def _fused(make: Any) -> dict[str, bool]:
-    """The fused kernel, for the optimizers of torch that have one for the CPU as well."""
-    return {"fused": True} if make in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) else {}
+    """The fused kernel for Adam; that of SGD fails where a parameter gets its first gradient later than others."""
+    return {"fused": True} if make in (torch.optim.Adam, torch.optim.AdamW) else {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor
 
 from pyro_vae import backends, kernels, recording
@@ -38,7 +39,8 @@ class Replay:
         self._as_captured = list(map(_requires_grad_and_hooks, self._tensors))
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
-        self._trained = tuple(param for param, gradient in pairs if gradient is not None)
+        self._without_gradient = {param for param, gradient in pairs if gradient is None}
+        self._zeros: dict[Tensor, Tensor] = {}  # of those of these that had one in other steps, as Pyro has them
         self._adam: FusedAdam | None = None
         self._halves: dict[Tensor, Tensor] = {}  # of some parameters copies in bfloat16, which the graph takes last
         self._versions: list[int] = []  # of these parameters, when the copies were made
@@ -69,12 +71,7 @@ class Replay:
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """The loss, after which the step is done."""
         if self.optimizer is not None:
-            if self._adam is None or not self._adam.is_current():
-                adam, self._adam = self._adam, self.optimizer.fused_adam(self._trained)
-                if adam is not self._adam:
-                    self.recorded = None
-            if self._adam is not None:
-                self._adam.refresh()
+            self._prepare_adam(self.optimizer)
         if self.to_record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
             self._record(inputs)
         self._refresh_halves()
@@ -84,6 +81,25 @@ class Replay:
                 param.grad = gradient
             self.optimizer.step(self._tensors)
         return loss
+
+    def _prepare_adam(self, optimizer: SharedOptimizer) -> None:
+        had_gradient = set(filter(optimizer.had_gradient, self._without_gradient))
+        if self._adam is None or had_gradient != self._zeros.keys() or not self._adam.is_current():
+            self._zeros = {param: torch.zeros_like(param) for param in had_gradient}
+            stepped = [one for one in self._tensors if one not in self._without_gradient or one in self._zeros]
+            adam, self._adam = self._adam, optimizer.fused_adam(stepped)
+            if adam is not self._adam:
+                self.recorded = None
+        if self._adam is not None:
+            self._adam.refresh()
+
+    def _gradients(self, of_tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """Of the parameters that are stepped."""
+        found = (
+            self._zeros.get(param) if gradient is None else gradient
+            for param, gradient in zip(self._tensors, of_tensors, strict=True)
+        )
+        return [gradient for gradient in found if gradient is not None]
 
     @property
     def is_all_recorded(self) -> bool:
@@ -122,7 +138,7 @@ class Replay:
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self._adam is None:
             return outputs
-        self._adam([gradient for gradient in outputs[1:] if gradient is not None])
+        self._adam(self._gradients(outputs[1:]))
         return outputs[:1]
 
     def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
@@ -130,7 +146,6 @@ class Replay:
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self.optimizer is None:
             return outputs
-        gradients = [gradient for gradient in outputs[1:] if gradient is not None]
-        if self._adam is None or not self._adam.by_kernel(gradients, self._halves):
+        if self._adam is None or not self._adam.by_kernel(self._gradients(outputs[1:]), self._halves):
             raise recording.NotRecordable("the optimizer is not Adam in float32")
         return outputs[:1]
