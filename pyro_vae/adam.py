@@ -24,24 +24,22 @@ class FusedAdam:
     def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
         self.optimizer, self._state, self._params = optimizer, optimizer.state, tuple(params)
         self._states = [_adam_state(optimizer.state[param], param) for param in params]
-        of_each = {
-            id(param): (place, state) for place, (param, state) in enumerate(zip(params, self._states, strict=True))
-        }
+        places = {param: place for place, param in enumerate(params)}
         self._groups: list[_Group] = []
-        for group in optimizer.param_groups:
-            found = [of_each[id(param)] for param in group["params"] if id(param) in of_each]
+        for groups in self._alike():
+            found = [places[param] for group in groups for param in group["params"] if param in places]
             if found:
-                of_group = [params[place] for place, _ in found]
-                states = [[state[name] for _, state in found] for name in ("exp_avg", "exp_avg_sq", "step")]
-                self._groups.append(_Group(group, [place for place, _ in found], of_group, *states))
+                states = [[self._states[place][name] for place in found] for name in ("exp_avg", "exp_avg_sq", "step")]
+                self._groups.append(_Group(groups, found, [params[place] for place in found], *states))
         # A recorded step reads the rate where it lies.
         on_cuda = params[0].is_cuda
         self._rates = [
-            torch.tensor(one.group["lr"], dtype=torch.float32, device=params[0].device) if on_cuda else None
+            torch.tensor(one.lr, dtype=torch.float32, device=params[0].device) if on_cuda else None
             for one in self._groups
         ]
-        self._settings = [self._settings_of(one.group) for one in self._groups]  # as adam.cpp takes them
-        self._set = [one.group["lr"] for one in self._groups]
+        numbers = [self._numbers(one.groups[0]) for one in self._groups]
+        self._settings = [torch.tensor(one, dtype=torch.float64) for one in numbers]  # as adam.cpp takes them
+        self._set = [one.lr for one in self._groups]
         self._constants = self._read_constants()
         self._done: list[tuple[Tensor, list[tuple[Tensor, Tensor, Tensor | None]]]] = []  # by adam.cpp, the last time
 
@@ -51,19 +49,23 @@ class FusedAdam:
             self.optimizer.state is self._state
             and all(map(operator.is_, map(self._state.get, self._params), self._states))
             and self._read_constants() == self._constants
+            and all(one.has_one_rate() for one in self._groups)
             and nothing_but_the_kernel(self.optimizer)
         )
 
-    def refresh(self) -> None:
-        """Takes over the learning rates as they are now."""
+    def refresh(self) -> bool:
+        """Takes over the learning rates as they are now; False where it can't, as equal ones have parted."""
         for index, one in enumerate(self._groups):
-            now = one.group["lr"]
+            if not one.has_one_rate():
+                return False
+            now = one.lr
             if now != self._set[index]:
                 self._set[index] = now
                 self._settings[index][0] = now
                 rate = self._rates[index]
                 if rate is not None:
                     rate.fill_(now)
+        return True
 
     def written(self) -> list[Tensor]:
         """All tensors that a step writes to, the parameters among them."""
@@ -73,7 +75,8 @@ class FusedAdam:
         """A step by these gradients, one for each of the parameters."""
         for one, rate in zip(self._groups, self._rates, strict=True):
             torch._foreach_add_(one.steps, 1)
-            update = torch._fused_adamw_ if self._decoupled(one.group) else torch._fused_adam_
+            group = one.groups[0]
+            update = torch._fused_adamw_ if self._decoupled(group) else torch._fused_adam_
             update(
                 one.params,
                 [gradients[place] for place in one.places],
@@ -81,11 +84,11 @@ class FusedAdam:
                 one.squares,
                 [],
                 one.steps,
-                lr=one.group["lr"] if rate is None else rate,
-                beta1=one.group["betas"][0],
-                beta2=one.group["betas"][1],
-                weight_decay=one.group["weight_decay"],
-                eps=one.group["eps"],
+                lr=one.lr if rate is None else rate,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
                 amsgrad=False,
                 maximize=False,
             )
@@ -133,9 +136,16 @@ class FusedAdam:
     def _decoupled(self, group: dict[str, Any]) -> bool:
         return group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
 
-    def _settings_of(self, group: dict[str, Any]) -> Tensor:
-        numbers = [group["lr"], *group["betas"], group["eps"], group["weight_decay"], self._decoupled(group)]
-        return torch.tensor(numbers, dtype=torch.float64)
+    def _numbers(self, group: dict[str, Any]) -> tuple[float, ...]:
+        """In the order of adam.h."""
+        return group["lr"], *group["betas"], group["eps"], group["weight_decay"], self._decoupled(group)
+
+    def _alike(self) -> list[list[dict[str, Any]]]:
+        """The optimizer's groups, those of the same numbers together: one kernel steps them."""
+        found: dict[tuple[float, ...], list[dict[str, Any]]] = {}
+        for group in self.optimizer.param_groups:
+            found.setdefault(self._numbers(group), []).append(group)
+        return list(found.values())
 
     def _read_constants(self) -> list[tuple[Any, ...]]:
         groups = self.optimizer.param_groups
@@ -145,12 +155,20 @@ class FusedAdam:
 class _Group(NamedTuple):
     """Parameters of the same settings, and what Adam keeps of each."""
 
-    group: dict[str, Any]
+    groups: list[dict[str, Any]]  # of the optimizer
     places: list[int]  # of these among all parameters
     params: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
+
+    @property
+    def lr(self) -> float:
+        return self.groups[0]["lr"]
+
+    def has_one_rate(self) -> bool:
+        lr = self.lr
+        return all(group["lr"] == lr for group in self.groups)
 
     def with_gradients(self, gradients: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         of_group = [gradients[place] for place in self.places]

@@ -120,39 +120,31 @@ class SharedOptimizer(PyroOptim):
         self._share()
 
     def _groups(self, wrapper: PyroOptim, params: list[Tensor]) -> list[dict[str, Any]]:
-        """Parameters of the same arguments in one group, which is one call of the optimizer's kernel."""
-        groups: list[dict[str, Any]] = []
+        """Of each parameter the group of the wrapper's own optimizer, so that its rate is one for both."""
+        groups = []
         for param in params:
             clip = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
             if clip is not None:
                 self._clipped[param] = clip
             if isinstance(wrapper, PyroLRScheduler):
-                arguments = wrapper._get_optim_args(param)
+                groups.append({"params": [param], **wrapper._get_optim_args(param)})
             else:
                 (group,) = _of_one(wrapper, param).param_groups
-                if not _fused(self._make):  # it may change its own rate, as ClippedAdam does
-                    groups.append(group)
-                    continue
-                arguments = {name: value for name, value in group.items() if name not in ("params", "fused", "foreach")}
-            same = next((one for one in groups if arguments == {k: v for k, v in one.items() if k != "params"}), None)
-            if same is None:
-                groups.append({"params": [param], **arguments})
-            else:
-                same["params"].append(param)
+                group.update(_fused(self._make))
+                groups.append(group)
         return groups
 
     def _share(self) -> None:
-        """Gives the state, and where it has one parameter only the group, to the wrapper's optimizers as well."""
+        """Lets the wrapper's optimizers have the groups and the state of this one."""
         if self._pyro is None or self.optimizer is None or isinstance(self._pyro, PyroLRScheduler):
             return
         for group in self.optimizer.param_groups:
-            for param in group["params"]:
-                one = self._pyro.optim_objs[param]
-                if one.state[param] and not self.optimizer.state[param]:
-                    self.optimizer.state[param] = _on_device_of(param, one.state[param])
-                one.state[param] = self.optimizer.state[param]
-                if not _fused(self._make):
-                    one.param_groups[0] = group
+            (param,) = group["params"]
+            one = self._pyro.optim_objs[param]
+            if one.state[param] and not self.optimizer.state[param]:
+                self.optimizer.state[param] = _on_device_of(param, one.state[param])
+            one.state[param] = self.optimizer.state[param]
+            one.param_groups[0] = group
 
     def _schedule(self, wrapper: PyroLRScheduler, first: Tensor) -> None:
         """Makes the one scheduler, under one of the parameters, so that the wrapper's own step() reaches it."""

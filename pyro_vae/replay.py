@@ -109,8 +109,8 @@ class Replay:
     def again(self, inputs: Sequence[Tensor]) -> Tensor:
         """The same, where it has been recorded and nothing has been replaced since."""
         self.calls += 1
-        if self._adam is not None:
-            self._adam.refresh()
+        if self._adam is not None and not self._adam.refresh():
+            return self(inputs)
         if self._versions and self._versions != list(map(_version, self._halves)):
             self._refresh_halves()
         return self.recorded(*inputs)[0]  # type: ignore[misc]

@@ -182,6 +182,41 @@ def test_parameters_that_are_added_later_are_stepped(compile):
     assert all(not torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
 
 
+@every_wrapper
+@pytest.mark.parametrize("compile", ["off", "capture", "inductor"])
+def test_rates_that_are_set_by_hand_are_followed(wrapper, compile):
+    """In the optimizers of the wrapper, of all parameters and of one."""
+    found = []
+    for kind in (SVI, lambda *args, **kwargs: CompiledSVI(*args, **kwargs, compile=compile)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim = wrapper()
+        svi = kind(model, guide, optim, loss=Trace_ELBO())
+        for step in range(12):
+            svi.step(X)
+            for name, value in pyro.get_param_store()._params.items():
+                if step % 3 == 1 or (step > 6 and name == "loc"):
+                    optim.optim_objs[value].param_groups[0]["lr"] *= 0.8
+        found.append({name: value.detach().clone() for name, value in pyro.get_param_store().items()})
+    assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize("compile", ["capture", "inductor"])
+def test_rates_that_part_between_many_steps_are_followed(compile):
+    found = []
+    for kind in (SVI, lambda *args, **kwargs: CompiledSVI(*args, **kwargs, compile=compile)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim = pyro.optim.Adam({"lr": 0.05})
+        svi = kind(model, guide, optim, loss=Trace_ELBO())
+        many = svi.steps([(X,)] * 130) if isinstance(svi, CompiledSVI) else (svi.step(X) for _ in range(130))
+        for step, _ in enumerate(many):
+            if step == 115:
+                optim.optim_objs[pyro.get_param_store()._params["loc"]].param_groups[0]["lr"] = 0.5
+        found.append({name: value.detach().clone() for name, value in pyro.get_param_store().items()})
+    assert_same(found[1], found[0])
+
+
 def scheduler():
     return pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5})
 
