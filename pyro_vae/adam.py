@@ -149,7 +149,7 @@ class FusedAdam:
 
     def _read_constants(self) -> list[tuple[Any, ...]]:
         groups = self.optimizer.param_groups
-        return [(len(group["params"]), group["betas"], group["eps"], group["weight_decay"]) for group in groups]
+        return [(group["betas"], group["eps"], group["weight_decay"]) for group in groups]
 
 
 class _Group(NamedTuple):

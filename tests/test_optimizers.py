@@ -218,33 +218,38 @@ def test_rates_that_part_between_many_steps_are_followed(compile):
 
 
 def scheduler():
-    return pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5})
+    options = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}}
+    return pyro.optim.StepLR({**options, "step_size": 3, "gamma": 0.1})
 
 
-def with_scheduler(kind, optim):
+def with_scheduler(kind, optim, rounds=2):
     svi = kind(model, guide, optim, loss=Trace_ELBO())
-    for _ in range(4):
-        svi.step(X)
-    optim.step()
+    for _ in range(rounds):
+        for _ in range(4):
+            svi.step(X)
+        optim.step()
     return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
 
 
 def test_the_state_of_a_scheduler_goes_from_one_to_the_next():
+    """Its rate falls after the third round, which is the first of the second one."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    expected, optim = None, scheduler()
-    for _ in range(2):
-        svi = svi if expected else SVI(model, guide, optim, loss=Trace_ELBO())  # noqa: F821
-        for _ in range(4):
-            svi.step(X)
-        optim.step()
-        expected = {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    expected = with_scheduler(SVI, scheduler(), rounds=4)
     pyro.clear_param_store()
     torch.manual_seed(0)
     first, second = scheduler(), scheduler()
     with_scheduler(CompiledSVI, first)
     second.set_state(first.get_state())
     assert_same(with_scheduler(CompiledSVI, second), expected)
+
+
+def test_the_optimizers_of_a_wrapper_are_one_kernel():
+    svi = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}))
+    pyro.clear_param_store()
+    svi.step(X)
+    adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
+    assert [len(one.params) for one in adam._groups] == [2]
 
 
 def test_a_scheduler_that_has_stepped_others_is_refused():
