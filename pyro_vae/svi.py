@@ -77,14 +77,16 @@ class CompiledSVI:
     Args:
         model, guide: Pyro programs of the same arguments.
         optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
-            wrappers, with or without a scheduler. The last two become one optimizer over all parameters.
+            wrappers, with or without a scheduler. The last two become one optimizer over all parameters. A wrapper
+            without a scheduler keeps its state and rates as with Pyro's SVI, and either goes on where the other stopped.
         loss, loss_and_grads: one of Pyro's objectives; another, or functions as Pyro's SVI takes them, run eagerly.
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
             machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each (on a
             CPU a step of Adam is then compiled as well, and all of it is called from C++; Inductor of torch 2.11 makes
-            several draws of a step in another order, that of 2.15 does not);
+            several draws of a step in another order, that of 2.15 does not; either may lay out otherwise what they
+            fill, so that a transformer with dropout, say, drops other entries);
             `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
             `inductor` after 5,000 calls of a signature.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in
