@@ -78,7 +78,7 @@ class CompiledSVI:
         model, guide: Pyro programs of the same arguments.
         optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
             wrappers, with or without a scheduler. The last two become one optimizer over all parameters. A wrapper
-            without a scheduler keeps its state and rates as with Pyro's SVI, and either goes on where the other stopped.
+            without a scheduler keeps its state and rates as with Pyro's SVI: each goes on where the other stopped.
         loss, loss_and_grads: one of Pyro's objectives; another, or functions as Pyro's SVI takes them, run eagerly.
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
