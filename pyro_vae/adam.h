@@ -8,7 +8,8 @@ using Vector = at::vec::Vectorized<float>;
 class Adam {
     float *param = nullptr, *mean, *square;
     at::BFloat16* half;
-    Vector decay, kept, step_size, root, epsilon, of_mean, of_square, kept_of_square;
+    float decay;
+    Vector kept, step_size, root, epsilon, of_mean, of_square, kept_of_square;
 
     static void store(at::BFloat16* to, Vector x, int64_t size) {
 #if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
@@ -31,7 +32,7 @@ class Adam {
         const double* const settings = reinterpret_cast<const double*>(row[5]);
         const double rate = settings[0], beta1 = settings[1], beta2 = settings[2];
         const bool decoupled = settings[5] != 0;
-        decay = Vector(decoupled ? 0 : settings[4]);
+        decay = decoupled ? 0 : settings[4];
         kept = Vector(decoupled ? 1 - rate * settings[4] : 1);
         step_size = Vector(-rate / (1 - std::pow(beta1, step)));
         root = Vector(1 / std::sqrt(1 - std::pow(beta2, step))), epsilon = Vector(settings[3]);
@@ -39,6 +40,7 @@ class Adam {
     }
 
     explicit operator bool() const { return param != nullptr; }
+    bool decays() const { return decay != 0; }
 
     // More streams than processors look ahead in by themselves.
     void prefetch(int64_t i) const {
@@ -47,11 +49,11 @@ class Adam {
     }
 
     // Of the numbers from i on; with nothing to decide, as that would take a good part of the time.
-    template <bool has_half>
+    template <bool decays, bool has_half>
     void step(int64_t i, Vector gradient, int64_t size = Vector::size()) const {
         Vector p = Vector::loadu(param + i, size), m = Vector::loadu(mean + i, size);
         Vector s = Vector::loadu(square + i, size);
-        gradient = at::vec::fmadd(p, decay, gradient);
+        if (decays) gradient = at::vec::fmadd(p, Vector(decay), gradient);  // where p may be infinite, 0 p is not 0
         m = at::vec::fmadd(of_mean, gradient - m, m);
         s = at::vec::fmadd(of_square * gradient, gradient, kept_of_square * s);
         p = at::vec::fmadd(p, kept, step_size * m / at::vec::fmadd(s.sqrt(), root, epsilon));

@@ -101,7 +101,7 @@ class FusedAdam:
             halves: of some parameters copies in bfloat16, which are to stay such.
         """
         tensors = [one.with_gradients(gradients) for one in self._groups]
-        if not all(_alike(of_one) for of_group in tensors for *of_one, _ in of_group):
+        if not all(_match(of_one) for of_group in tensors for *of_one, _ in of_group):
             return False
         kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t")
         self._done = []
@@ -122,7 +122,9 @@ class FusedAdam:
         Args:
             used: the kernels and operations that were run, `by_kernel`'s among them.
         """
-        for parts, of_steps in self._done:
+        for (parts, of_steps), one in zip(self._done, self._groups, strict=True):
+            if one.groups[0]["weight_decay"] and not self._decoupled(one.groups[0]):
+                continue
             for param, gradient, half in of_steps:
                 of_step = [one for one in (param, gradient, half) if one is not None]
                 for index, (kernel, arguments) in enumerate(used):
@@ -195,7 +197,7 @@ def _use(used: Used, tensors: Sequence[Tensor]) -> bool:
     return any(start < other_end and other < end for start, end in map(span, tensors) for other, other_end in given)
 
 
-def _alike(tensors: Sequence[Tensor]) -> bool:
+def _match(tensors: Sequence[Tensor]) -> bool:
     """In float32 on the CPU, and their numbers in the same places, with nothing between."""
     first = tensors[0]
     dense = torch.ops.aten.is_non_overlapping_and_dense(first)

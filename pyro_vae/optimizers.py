@@ -1,11 +1,14 @@
 """One torch optimizer over all parameters, where Pyro keeps one for each and steps them in a Python loop.
 
-Pyro's optimizers of each parameter are still there, and have the same state: what one steps, the others go on from.
+Of Pyro's wrappers that is done for Adam and AdamW, whose own optimizers, one for each parameter, then have the groups
+and the state of the shared one: what one steps, the others go on from. Other wrappers step as they do for Pyro.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -17,14 +20,17 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.adam import FusedAdam, nothing_but_the_kernel
 
+_FUSED = (torch.optim.Adam, torch.optim.AdamW)
+# Which parameters a wrapper has stepped by a gradient, in whichever of its SVIs.
+_had_gradients: weakref.WeakKeyDictionary[PyroOptim, set[Tensor]] = weakref.WeakKeyDictionary()
+
 
 class SharedOptimizer(PyroOptim):
     """Steps all parameters at once; it stands wherever Pyro takes an optimizer.
 
     Args:
         optim: a torch optimizer, which steps the parameters that it was given; or a class of such, or anything that
-            makes one from groups of parameters; or one of Pyro's wrappers, of any torch optimizer, with its arguments,
-            its clipping and its scheduler.
+            makes one from groups of parameters; or one of Pyro's wrappers.
 
     >>> param = torch.ones(2, requires_grad=True)
     >>> param.grad = torch.ones(2)
@@ -35,17 +41,19 @@ class SharedOptimizer(PyroOptim):
 
     def __init__(self, optim: Any) -> None:
         self.optimizer: torch.optim.Optimizer | None = None
-        self._pyro: PyroOptim | None = None
+        self.wrapper: PyroOptim | None = None
         self._clipped: dict[Tensor, Callable[[Tensor], None]] = {}
-        self._known: set[int] = set()
+        self._known: set[Tensor] = set()
         self._had_gradient: set[Tensor] = set()
         self._pending: dict[str, Any] | None = None
+        self._make: Any = None
         if isinstance(optim, torch.optim.Optimizer):
             self.optimizer = optim
-            self._known = {id(param) for group in optim.param_groups for param in group["params"]}
-            self._make: Any = None
         elif isinstance(optim, PyroOptim):
-            self._pyro, self._make = optim, optim.pt_optim_constructor
+            self.wrapper = optim
+            self._had_gradient = _had_gradients.setdefault(optim, set())
+            if optim.pt_optim_constructor in _FUSED and not isinstance(optim, PyroLRScheduler):
+                self._make = optim.pt_optim_constructor
         elif callable(optim):
             self._make = optim
         else:
@@ -54,12 +62,16 @@ class SharedOptimizer(PyroOptim):
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """As Pyro calls it, which zeroes the gradients itself."""
         params = list(params)
-        self._add([param for param in params if id(param) not in self._known])
+        if self.wrapper is not None and self._make is None:
+            self.wrapper(params)
+            return
+        self._take(params)
         for param in params:
             if param in self._clipped:
                 self._clipped[param](param)
         if self.optimizer is not None:
-            self.optimizer.step()
+            with self._alone(set(params)):
+                self.optimizer.step()
 
     def step(self, params: Sequence[Tensor]) -> None:
         """A step of the parameters by their gradients, which are gone then.
@@ -79,107 +91,133 @@ class SharedOptimizer(PyroOptim):
         """In any of the steps so far."""
         return param in self._had_gradient
 
-    def fused_adam(self, params: Sequence[Tensor]) -> FusedAdam | None:
-        """The step of these parameters as one kernel, where this optimizer is one that such a kernel is all of."""
-        self._add([param for param in params if id(param) not in self._known])
+    def fused_adam(self, params: Sequence[Tensor], last: FusedAdam | None = None) -> FusedAdam | None:
+        """The step of these parameters as one kernel, where this optimizer is one that such a kernel is all of.
+
+        Args:
+            params: all of them are about to be stepped.
+            last: what was given for them the last time, and is given again where nothing has changed.
+        """
         self._had_gradient |= set(params)
+        if self.wrapper is not None and self._make is None:
+            return None
+        self._take(params)
         optimizer = self.optimizer
-        if optimizer is None or self._clipped or type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        if last is not None and last.optimizer is optimizer and last.is_current():
+            return last
+        if optimizer is None or self._clipped or type(optimizer) not in _FUSED:
             return None
         alike = len({(param.device, param.dtype) for param in params}) == 1  # as the kernel takes them
         return FusedAdam(optimizer, params) if alike and nothing_but_the_kernel(optimizer) else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the torch optimizer."""
+        """The state of the torch optimizer; where Pyro's wrapper does the steps, that of the wrapper."""
+        if self.wrapper is not None and self._make is None:
+            return self.wrapper.get_state()
         if self.optimizer is None:
             return self._pending or {}
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from such a state; before the first step it waits for the parameters."""
-        if self.optimizer is None:
+        if self.wrapper is not None and self._make is None:
+            if "param_groups" in state:
+                raise checks.fail("state", "the state of a torch optimizer", "that of the same optimizer of Pyro's")
+            self.wrapper.optim_objs.clear()  # made anew by the next step, they take it
+            self.wrapper.set_state(state)
+        elif self.optimizer is None:
             self._pending = state
         elif state:
-            self.optimizer.load_state_dict(state)
-            self._share()
+            self._load(state)
 
-    def _add(self, params: list[Tensor]) -> None:
-        if not params or self._make is None:
+    def _take(self, params: Sequence[Tensor]) -> None:
+        """Makes the torch optimizer, or adds parameters that it does not know."""
+        if self._make is None:
             return
-        groups = [{"params": params}] if self._pyro is None else self._groups(self._pyro, params)
+        if self._wrapper_has_changed():
+            self.optimizer = None
+            self._known.clear()
+        new = [param for param in params if param not in self._known]
+        if not new:
+            return
+        groups = [{"params": new}] if self.wrapper is None else [self._group_of(self.wrapper, one) for one in new]
         if self.optimizer is None:
-            self.optimizer = self._make(groups, **_fused(self._make))
-            if isinstance(self._pyro, PyroLRScheduler):
-                self._schedule(self._pyro, params[0])
-            if self._pending:
-                self.optimizer.load_state_dict(self._pending)
+            self.optimizer = self._make(groups, **({"fused": True} if self._make in _FUSED else {}))
         else:
             for group in groups:
                 self.optimizer.add_param_group(group)
-        self._known |= {id(param) for param in params}
-        self._share()
+        self._known |= set(new)
+        if self.wrapper is not None:
+            for param in new:
+                self.optimizer.state[param] = self.wrapper.optim_objs[param].state[param]
+            self._give(self.wrapper, self.optimizer)
+        if self._pending:
+            state, self._pending = self._pending, None
+            self._load(state)
 
-    def _groups(self, wrapper: PyroOptim, params: list[Tensor]) -> list[dict[str, Any]]:
-        """Of each parameter the group of the wrapper's own optimizer, so that its rate is one for both."""
-        groups = []
-        for param in params:
-            clip = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
-            if clip is not None:
-                self._clipped[param] = clip
-            if isinstance(wrapper, PyroLRScheduler):
-                groups.append({"params": [param], **wrapper._get_optim_args(param)})
-            else:
-                (group,) = _of_one(wrapper, param).param_groups
-                group.update(_fused(self._make))
-                groups.append(group)
-        return groups
+    def _group_of(self, wrapper: PyroOptim, param: Tensor) -> dict[str, Any]:
+        """That of the wrapper's own optimizer, which is made, and loaded, as Pyro does it."""
+        if param not in wrapper.optim_objs:
+            one = wrapper.optim_objs[param] = wrapper._get_optim(param)
+            wrapper.grad_clip[param] = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
+            state = wrapper._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(param), None)
+            if state is not None:
+                one.load_state_dict(state)
+        clip = wrapper.grad_clip[param]
+        if clip is not None:
+            self._clipped[param] = clip
+        (group,) = wrapper.optim_objs[param].param_groups
+        step = wrapper.optim_objs[param].state[param].get("step")
+        if step is not None:  # where the fused kernel takes it
+            wrapper.optim_objs[param].state[param]["step"] = step.to(param.device, torch.float32)
+        return _fused(group)
 
-    def _share(self) -> None:
+    def _give(self, wrapper: PyroOptim, optimizer: torch.optim.Optimizer) -> None:
         """Lets the wrapper's optimizers have the groups and the state of this one."""
-        if self._pyro is None or self.optimizer is None or isinstance(self._pyro, PyroLRScheduler):
-            return
+        for group in optimizer.param_groups:
+            (param,) = group["params"]
+            wrapper.optim_objs[param].param_groups[0] = group
+            wrapper.optim_objs[param].state[param] = optimizer.state[param]
+
+    def _wrapper_has_changed(self) -> bool:
+        """Whether somebody has replaced what :meth:`_give` gave."""
+        if self.wrapper is None or self.optimizer is None:
+            return False
         for group in self.optimizer.param_groups:
             (param,) = group["params"]
-            one = self._pyro.optim_objs[param]
-            if one.state[param] and not self.optimizer.state[param]:
-                self.optimizer.state[param] = _on_device_of(param, one.state[param])
-            one.state[param] = self.optimizer.state[param]
-            one.param_groups[0] = group
+            one = self.wrapper.optim_objs.get(param)
+            if one is None or one.param_groups[0] is not group:
+                return True
+            if one.state.get(param) is not self.optimizer.state.get(param):
+                return True
+        return False
 
-    def _schedule(self, wrapper: PyroLRScheduler, first: Tensor) -> None:
-        """Makes the one scheduler, under one of the parameters, so that the wrapper's own step() reaches it."""
-        if wrapper.optim_objs:
-            raise checks.fail("optim", "a scheduler that is in use", "one of its own for each CompiledSVI")
-        scheduler = wrapper.optim_objs[first] = wrapper.pt_scheduler_constructor(self.optimizer, **wrapper.kwargs)
-        waiting = wrapper._state_waiting_to_be_consumed
-        if waiting:
-            state = waiting.pop(pyro.get_param_store().param_name(first), {})
-            try:
-                scheduler.load_state_dict(state["scheduler"])
-                scheduler.optimizer.load_state_dict(state["optimizer"])
-            except (KeyError, ValueError) as error:
-                message = "the state of a scheduler that a CompiledSVI of the same parameters has used"
-                raise checks.fail("optim", "the state of another scheduler", message) from error
+    def _load(self, state: dict[str, Any]) -> None:
+        if self.optimizer is None:
+            return
+        if self.wrapper is not None:  # which has a group for each parameter
+            groups = [{**group, "params": [one]} for group in state["param_groups"] for one in group["params"]]
+            state = {**state, "param_groups": list(map(_fused, groups))}
+        self.optimizer.load_state_dict(state)
+        if self.wrapper is not None:
+            self._give(self.wrapper, self.optimizer)
 
-
-def _of_one(wrapper: PyroOptim, param: Tensor) -> torch.optim.Optimizer:
-    """The wrapper's optimizer of this parameter, made and loaded as Pyro does it."""
-    if param not in wrapper.optim_objs:
-        one = wrapper.optim_objs[param] = wrapper._get_optim(param)
-        wrapper.grad_clip[param] = wrapper._get_grad_clip(param)  # type: ignore[arg-type]
-        state = wrapper._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(param), None)
-        if state is not None:
-            one.load_state_dict(state)
-    return wrapper.optim_objs[param]
+    @contextmanager
+    def _alone(self, params: set[Tensor]) -> Iterator[None]:
+        """Inside, the optimizer has the groups of these parameters only, as Pyro's wrappers step no others."""
+        if self.wrapper is None or self.optimizer is None:
+            yield
+            return
+        groups = self.optimizer.param_groups
+        self.optimizer.param_groups = [group for group in groups if group["params"][0] in params]
+        try:
+            yield
+        finally:
+            self.optimizer.param_groups = groups
 
 
-def _on_device_of(param: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """The same state, in place, with its number of steps where the fused kernel takes it."""
-    if isinstance(state.get("step"), Tensor):
-        state["step"] = state["step"].to(param.device, torch.float32)
-    return state
-
-
-def _fused(make: Any) -> dict[str, bool]:
-    """The fused kernel for Adam; that of SGD fails where a parameter gets its first gradient later than others."""
-    return {"fused": True} if make in (torch.optim.Adam, torch.optim.AdamW) else {}
+def _fused(group: dict[str, Any]) -> dict[str, Any]:
+    """The same group, stepped by the fused kernel where nobody has chosen another."""
+    if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
+        group["fused"] = True
+    return group

@@ -9,8 +9,8 @@
 // the inner dimension: `left` is used as it is where its rows are contiguous, and `right` is always copied.
 //
 // Where the result is the gradient of a parameter of which `update` is a row of adam.h, the step of Adam is done while it
-// is in registers, and it is neither stored nor read again. Its rows are then whole vectors, and it is not done
-// transposed.
+// is in registers, and it is neither stored nor read again. Its rows are then whole vectors, it is not done transposed,
+// and the weights do not decay through the gradient.
 
 #include "adam.h"
 
@@ -120,7 +120,7 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; v++) adam.step<half>(place + i * out_row + v * WIDTH, sums[i][v]);
+            for (int v = 0; v < vectors; v++) adam.step<false, half>(place + i * out_row + v * WIDTH, sums[i][v]);
         return;
     }
 #pragma GCC unroll 3
@@ -148,8 +148,8 @@ static void panel(const Product& p, int64_t row, int64_t end, int64_t column) {
     for (; row < end; row++) tile<1, vectors, narrow, half>(p, row, column);
 }
 
-// How many of these columns to do next: a single vector would take half as long as three.
-static inline int64_t panel_of(int64_t columns) {
+// How many of these columns to do next: of four vectors two, as the last one alone would take half as long as three.
+static inline int64_t next_width(int64_t columns) {
     if (columns > PANEL && columns <= PANEL + WIDTH) return 2 * WIDTH;
     return std::min(columns, PANEL);
 }
@@ -158,7 +158,7 @@ template <bool half>
 static void rows_of(const Product& p, int64_t row, int64_t end) {
     if (p.columns < WIDTH) return panel<1, true, half>(p, row, end, 0);
     for (int64_t column = 0, width; column < p.columns; column += width) {
-        width = panel_of(p.columns - column);
+        width = next_width(p.columns - column);
         if (width > 2 * WIDTH)
             panel<VECTORS, false, half>(p, row, end, column);
         else if (width > WIDTH)
@@ -242,7 +242,7 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
             const int64_t last = std::min(p.columns, vectors * (thread + 1) / threads * WIDTH);
             for (int64_t column = vectors * thread / threads * WIDTH, width; column < last; column += width) {
                 Product part = p;
-                part.columns = part.right_word = width = panel_of(last - column);
+                part.columns = part.right_word = width = next_width(last - column);
                 char* const of_part = right_copy + column * p.words * 4;
                 part.right = reinterpret_cast<const float*>(of_part);
                 part.out += p.transposed ? column * p.out_row : column;

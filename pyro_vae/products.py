@@ -36,6 +36,16 @@ def _kernel() -> kernels.Kernel:
 
 @torch.library.impl(_library, "product", "CPU")
 def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    out = _product_shape(left, right, bias, activation)
+    if out.dim() == 2:
+        _multiply(out, left, right, bias, activation)
+    else:  # of many, which have neither a bias nor an activation
+        for one in zip(out, left, right, strict=True):
+            _multiply(*one, None, 0)
+    return out
+
+
+def _multiply(out: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> None:
     (rows, inner), columns = left.shape, right.shape[1]
     half = left.dtype == torch.bfloat16
     if half:  # the columns of one factor are copied always, and the rows of the other where they are not contiguous
@@ -43,18 +53,16 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) 
         transposed = direct > left.numel() + (right.stride(0) != 1) * right.numel()
     else:
         transposed = right.stride(1) != 1 and (left.stride(0) == 1 or rows < columns)
-    out = left.new_empty((rows, columns), dtype=torch.float32)
     copies = [torch.empty_like(one) for one in ((right, left) if transposed else (left, right))]
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
     tensors = (out, left, right, of, torch.zeros(UPDATE, dtype=torch.int64), *copies)
     kernels.call(_kernel(), *tensors, *sizes, bias is not None, activation, transposed, half)
-    return out
 
 
 @torch.library.impl(_library, "product", "Meta")
 def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> Tensor:
-    return left.new_empty((left.shape[0], right.shape[1]), dtype=torch.float32)
+    return left.new_empty((*left.shape[:-1], right.shape[-1]), dtype=torch.float32)
 
 
 def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor, has_half: bool) -> Tensor | None:
@@ -101,6 +109,8 @@ class _WithProducts(fx.Interpreter):
         first: Any = n.args[0] if n.args else None
         if first in self._includes_user:
             return self.env[first]
+        if n.target is aten.bmm.default:
+            return self._run_many(n)
         if n.target not in _PRODUCTS or n.kwargs:
             value = super().run_node(n)
             return _once(value) if n in self._factors else value
@@ -125,6 +135,14 @@ class _WithProducts(fx.Interpreter):
         self._includes_user |= {n, *included[:-1]} if included else set()
         of = bias[0].float() if bias else None
         return torch.ops.pyro_vae.product(left, right, of, _ACTIVATIONS.get(activation, 0))
+
+    def _run_many(self, n: fx.Node) -> Any:
+        arguments: Any = self.map_nodes_to_values(n.args, n)
+        fits = all(one.dtype == torch.float32 and one.device.type == "cpu" for one in arguments)
+        if not fits or min(one[0].numel() for one in arguments) > LARGEST:
+            return super().run_node(n)
+        left, right = (one if 1 in one.stride()[1:] else one.contiguous() for one in arguments)
+        return torch.ops.pyro_vae.product(left, right, None, 0)
 
 
 @functools.cache

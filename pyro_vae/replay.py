@@ -40,7 +40,8 @@ class Replay:
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
         self._without_gradient = {param for param, gradient in pairs if gradient is None}
-        self._zeros: dict[Tensor, Tensor] = {}  # of those of these that had one in other steps, as Pyro has them
+        self._zeros: dict[Tensor, Tensor] = {}  # the gradients of those of them that had one in another step
+        self._stepped = [param for param in self._tensors if param not in self._without_gradient]
         self._adam: FusedAdam | None = None
         self._halves: dict[Tensor, Tensor] = {}  # of some parameters copies in bfloat16, which the graph takes last
         self._versions: list[int] = []  # of these parameters, when the copies were made
@@ -83,15 +84,17 @@ class Replay:
         return loss
 
     def _prepare_adam(self, optimizer: SharedOptimizer) -> None:
+        last = self._adam
         had_gradient = set(filter(optimizer.had_gradient, self._without_gradient))
-        if self._adam is None or had_gradient != self._zeros.keys() or not self._adam.is_current():
+        if had_gradient != self._zeros.keys():
             self._zeros = {param: torch.zeros_like(param) for param in had_gradient}
-            stepped = [one for one in self._tensors if one not in self._without_gradient or one in self._zeros]
-            adam, self._adam = self._adam, optimizer.fused_adam(stepped)
-            if adam is not self._adam:
-                self.recorded = None
-        if self._adam is not None:
-            self._adam.refresh()
+            self._stepped = [one for one in self._tensors if one not in self._without_gradient or one in self._zeros]
+            last = None
+        adam = optimizer.fused_adam(self._stepped, last)
+        if adam is not self._adam:
+            self._adam, self.recorded = adam, None
+        if adam is not None:
+            adam.refresh()
 
     def _gradients(self, of_tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """Of the parameters that are stepped."""

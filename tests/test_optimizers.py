@@ -1,5 +1,7 @@
 """Pyro's optimizers keep their state, whoever steps: `CompiledSVI` beside `pyro.infer.SVI`."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pyro.optim
@@ -18,6 +20,7 @@ WRAPPERS = {
     "Adam, by name": lambda: pyro.optim.Adam(lambda name: {"lr": 0.1 if name == "loc" else 0.01}),
     "AdamW": lambda: pyro.optim.AdamW({"lr": 0.05, "weight_decay": 0.1}),
     "SGD": lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.1}),
+    "Adagrad": lambda: pyro.optim.Adagrad({"lr": 0.05}),
     "RMSprop": lambda: pyro.optim.RMSprop({"lr": 0.05}),
     "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.9}),
 }
@@ -36,6 +39,19 @@ def guide(x):
     pyro.sample("mu", dist.Normal(loc, scale))
 
 
+def late_model(x, both):
+    loc = pyro.param("late", torch.tensor(1.0)) if both else 0.0
+    model(x - loc)
+
+
+def late_guide(x, both):
+    guide(x)
+
+
+def values():
+    return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+
+
 def after(optim, kinds, steps=6):
     """The parameters after some steps of an SVI of each kind, one SVI after the other, with one optimizer."""
     pyro.clear_param_store()
@@ -44,7 +60,7 @@ def after(optim, kinds, steps=6):
         svi = kind(model, guide, optim, loss=Trace_ELBO())
         for _ in range(steps):
             svi.step(X)
-    return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    return values()
 
 
 def assert_same(found, expected):
@@ -72,7 +88,7 @@ def test_two_take_turns(wrapper):
         for _ in range(6):
             one.step(X)
             other.step(X[:20])
-        found.append({name: value.detach().clone() for name, value in pyro.get_param_store().items()})
+        found.append(values())
     assert_same(found[1], found[0])
 
 
@@ -101,7 +117,7 @@ def test_the_state_of_a_wrapper_is_taken(wrapper, kind):
     svi = CompiledSVI(model, guide, second)
     for _ in range(6):
         svi.step(X)
-    assert_same({name: value.detach() for name, value in pyro.get_param_store().items()}, expected)
+    assert_same(values(), expected)
 
 
 @every_wrapper
@@ -115,8 +131,8 @@ def test_its_own_state_is_in_the_wrapper_too(wrapper):
         first = CompiledSVI(model, guide, wrapper())
         for _ in range(6):
             first.step(X)
-        values, noise = pyro.get_param_store().get_state(), torch.get_rng_state()
-        params = {name: value.detach().clone() for name, value in values["params"].items()}
+        noise = torch.get_rng_state()
+        params = {name: value.detach().clone() for name, value in pyro.get_param_store()._params.items()}
         second = CompiledSVI(model, guide, optim)
         for _ in range(steps_before):
             second.step(X)
@@ -130,7 +146,7 @@ def test_its_own_state_is_in_the_wrapper_too(wrapper):
         svi = SVI(model, guide, optim, loss=Trace_ELBO())
         for _ in range(3):
             svi.step(X)
-        assert_same({name: value.detach() for name, value in pyro.get_param_store().items()}, expected)
+        assert_same(values(), expected)
 
 
 class SometimesUsed(nn.Module):
@@ -162,6 +178,123 @@ def test_a_parameter_without_a_gradient_is_stepped_by_zeros_where_it_had_one(wra
         for both in order:
             svi.step(X[:, None], both)
         found.append({name: value.detach().clone() for name, value in net.named_parameters()})
+    assert_same(found[1], found[0])
+
+
+@every_wrapper
+@pytest.mark.parametrize("kinds", [(CompiledSVI, CompiledSVI), (SVI, CompiledSVI)], ids=["own", "after Pyro's"])
+def test_zeros_are_also_those_of_another_svi(wrapper, kinds):
+    found = []
+    for of_steps in ((SVI, SVI), kinds):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        net, optim = SometimesUsed(), wrapper()
+        for kind, both in zip(of_steps, (True, False), strict=True):
+            svi = kind(net.model, net.guide, optim, loss=Trace_ELBO())
+            for _ in range(5):
+                svi.step(X[:, None], both)
+        found.append({name: value.detach().clone() for name, value in net.named_parameters()})
+    assert_same(found[1], found[0])
+
+
+@every_wrapper
+@pytest.mark.parametrize("kinds", [(CompiledSVI,) * 4, (CompiledSVI, SVI, CompiledSVI, SVI)], ids=["own", "both"])
+@pytest.mark.parametrize("compile", ["off", "capture"])
+def test_only_the_parameters_of_a_step_are_stepped(wrapper, kinds, compile):
+    """Whatever gradients others have, and however their rates decay."""
+    found = []
+    for of_steps in ((SVI,) * 4, kinds):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim = wrapper()
+        for number, kind in enumerate(of_steps):
+            options = {} if kind is SVI else {"compile": compile}
+            svi = kind(late_model, late_guide, optim, loss=Trace_ELBO(), **options)
+            for _ in range(4):
+                svi.step(X, number % 3 < 2)
+        found.append(values())
+    assert_same(found[1], found[0])
+
+
+def forget_all(optim, one):
+    optim.optim_objs.clear()
+
+
+def forget_state(optim, one):
+    optim.optim_objs[one].state.clear()
+
+
+def load_another(optim, one):
+    state = optim.optim_objs[one].state_dict()
+    state["param_groups"][0]["lr"] *= 0.5
+    state["state"] = {0: {name: value * 1 for name, value in state["state"].get(0, {}).items()}}
+    optim.optim_objs[one].load_state_dict(state)
+
+
+@every_wrapper
+@pytest.mark.parametrize("change", [forget_all, forget_state, load_another])
+def test_what_is_replaced_in_a_wrapper_counts(wrapper, change):
+    found = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim = wrapper()
+        svi = kind(late_model, late_guide, optim, loss=Trace_ELBO())
+        for step in range(12):
+            svi.step(X, step > 7)
+            if step == 5:
+                change(optim, pyro.get_param_store()._params["loc"])
+        found.append(values())
+    assert_same(found[1], found[0])
+
+
+def test_two_of_one_wrapper_stay_together_after_a_load():
+    pyro.clear_param_store()
+    optim = pyro.optim.Adam({"lr": 0.05})
+    one, other = (CompiledSVI(model, guide, optim) for _ in range(2))
+    for svi in (one, other, one):
+        svi.step(X)
+    one.load_state_dict(one.state_dict())
+    for svi in (one, other, one, other):
+        svi.step(X)
+    assert [int(state["step"]) for svi in (one, other) for state in svi.state_dict()["state"].values()] == [7] * 4
+
+
+def test_the_state_of_a_torch_optimizer_is_taken():
+    """Of any grouping; where Pyro's wrapper does the steps, it is refused."""
+    pyro.clear_param_store()
+    svi = CompiledSVI(model, guide, torch.optim.Adam)
+    for _ in range(3):
+        svi.step(X)
+    state = svi.state_dict()
+    assert len(state["param_groups"]) == 1
+    for steps_before in (0, 1):
+        later = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}))
+        for _ in range(steps_before):
+            later.step(X)
+        later.load_state_dict(copy.deepcopy(state))  # of which torch takes the tensors themselves
+        later.step(X)
+        assert [int(one["step"]) for one in later.state_dict()["state"].values()] == [4, 4]
+    with pytest.raises(InputError, match="state: given 'the state of a torch optimizer'"):
+        CompiledSVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.05})).load_state_dict(state)
+
+
+class Scaled(torch.optim.Optimizer):
+    """Keeps an option to itself, and asks for it."""
+
+    def __init__(self, params, lr, scale):
+        super().__init__(params, {"lr": lr})
+        self.scale = scale
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for param in group["params"]:
+                param -= group["lr"] * self.scale * param.grad
+
+
+def test_an_optimizer_of_ones_own_has_its_arguments():
+    found = [after(pyro.optim.PyroOptim(Scaled, {"lr": 0.01, "scale": 0.3}), [kind]) for kind in (SVI, CompiledSVI)]
     assert_same(found[1], found[0])
 
 
@@ -197,7 +330,7 @@ def test_rates_that_are_set_by_hand_are_followed(wrapper, compile):
             for name, value in pyro.get_param_store()._params.items():
                 if step % 3 == 1 or (step > 6 and name == "loc"):
                     optim.optim_objs[value].param_groups[0]["lr"] *= 0.8
-        found.append({name: value.detach().clone() for name, value in pyro.get_param_store().items()})
+        found.append(values())
     assert_same(found[1], found[0])
 
 
@@ -213,35 +346,45 @@ def test_rates_that_part_between_many_steps_are_followed(compile):
         for step, _ in enumerate(many):
             if step == 115:
                 optim.optim_objs[pyro.get_param_store()._params["loc"]].param_groups[0]["lr"] = 0.5
-        found.append({name: value.detach().clone() for name, value in pyro.get_param_store().items()})
+        found.append(values())
     assert_same(found[1], found[0])
 
 
-def scheduler():
-    options = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}}
-    return pyro.optim.StepLR({**options, "step_size": 3, "gamma": 0.1})
+def schedulers():
+    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}}
+    return {
+        "StepLR": lambda: pyro.optim.StepLR({**adam, "step_size": 2, "gamma": 0.1}),
+        "LambdaLR": lambda: pyro.optim.LambdaLR({**adam, "lr_lambda": [lambda step: 1 / (1 + step)]}),
+        "OneCycleLR": lambda: pyro.optim.OneCycleLR({**adam, "max_lr": 0.5, "total_steps": 20}),
+        "CosineAnnealingLR": lambda: pyro.optim.CosineAnnealingLR({**adam, "T_max": 5}),
+        "of SGD": lambda: pyro.optim.ExponentialLR(
+            {"optimizer": torch.optim.SGD, "optim_args": {"lr": 1e-3, "momentum": 0.9}, "gamma": 0.5}
+        ),
+    }
 
 
-def with_scheduler(kind, optim, rounds=2):
-    svi = kind(model, guide, optim, loss=Trace_ELBO())
-    for _ in range(rounds):
-        for _ in range(4):
-            svi.step(X)
-        optim.step()
-    return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
-
-
-def test_the_state_of_a_scheduler_goes_from_one_to_the_next():
-    """Its rate falls after the third round, which is the first of the second one."""
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    expected = with_scheduler(SVI, scheduler(), rounds=4)
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    first, second = scheduler(), scheduler()
-    with_scheduler(CompiledSVI, first)
-    second.set_state(first.get_state())
-    assert_same(with_scheduler(CompiledSVI, second), expected)
+@pytest.mark.parametrize("make", schedulers().values(), ids=schedulers())
+@pytest.mark.parametrize(
+    "kinds", [(CompiledSVI,) * 2, (SVI, CompiledSVI), (CompiledSVI, SVI)], ids=["own", "to", "from"]
+)
+@pytest.mark.parametrize("saved", [False, True])
+def test_schedulers_are_pyros(make, kinds, saved):
+    """With a parameter that appears later, and from one to the other, also by way of what the wrapper saves."""
+    found = []
+    for of_steps in ((SVI, SVI), kinds):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim = make()
+        for number, kind in enumerate(of_steps):
+            if number and saved:
+                state, optim = optim.get_state(), make()
+                optim.set_state(state)
+            svi = kind(late_model, late_guide, optim, loss=Trace_ELBO())
+            for step in range(8):
+                svi.step(X, number + step > 2)
+                optim.step()
+        found.append(values())
+    assert_same(found[1], found[0])
 
 
 def test_the_optimizers_of_a_wrapper_are_one_kernel():
@@ -250,13 +393,3 @@ def test_the_optimizers_of_a_wrapper_are_one_kernel():
     svi.step(X)
     adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
     assert [len(one.params) for one in adam._groups] == [2]
-
-
-def test_a_scheduler_that_has_stepped_others_is_refused():
-    pyro.clear_param_store()
-    optim, other = scheduler(), scheduler()
-    with_scheduler(SVI, optim)
-    other.set_state(optim.get_state())
-    for given, reason in ((optim, "in use"), (other, "state of another scheduler")):
-        with pytest.raises(InputError, match=f"optim: given .*{reason}"):
-            CompiledSVI(model, guide, given).step(X)

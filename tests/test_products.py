@@ -1,6 +1,7 @@
 """Our kernels on the CPU against torch's: the matrix product, Adam, and a graph whose products are replaced."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -130,6 +131,20 @@ def test_a_graph_with_products_gives_the_same():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.skipif(not BY_KERNEL, reason="this processor has no AVX-512, where products are left as they are")
+def test_products_of_many_are_the_same():
+    def step(x, weight):
+        return x @ weight.transpose(1, 2), weight.transpose(1, 2) @ weight, x[:, ::2, ::2] @ weight[:, :8]
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 6, 16), torch.randn(3, 24, 16)]
+    other = products.with_products(make_fx(step)(*inputs), inputs)
+    targets = [node.target for node in other.graph.nodes]
+    assert targets.count(torch.ops.pyro_vae.product.default) == 3
+    for found, expected in zip(other(*inputs), step(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_large_matrices_are_left_to_the_library():
     inputs = [torch.randn(2, 1100), torch.randn(1100, 1100)]
     graph = make_fx(lambda x, weight: (x @ weight,))(*inputs)
@@ -169,6 +184,22 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
             torch.testing.assert_close(other.state[b][name], value, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_an_infinite_parameter_stays_where_it_is(kind):
+    """As a logit that is minus infinity does."""
+    start = torch.tensor([-math.inf, 1.0, math.inf] * 10)
+    found = []
+    for by_kernel in (False, True):
+        param = start.clone().requires_grad_()
+        adam = FusedAdam(kind([param], lr=0.1, weight_decay=0.0, fused=True), [param])
+        gradient = torch.where(start.isinf(), 0.0, 1.0)
+        with torch.no_grad():
+            assert adam.by_kernel([gradient], {}) if by_kernel else adam([gradient]) is None
+        found.append(param.detach())
+    torch.testing.assert_close(found[1], found[0])
+    assert found[1].isinf().equal(start.isinf())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=in_pairs)])
 @pytest.mark.parametrize(
     ("columns", "after", "in_product"),
@@ -180,6 +211,7 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
         (64, "param", False),
         (64, "half", False),
         (64, "precision", False),  # a copy in bfloat16 is made by products of such factors
+        (64, "decay", False),  # as torch's Adam has it, in the gradient
     ],
 )
 def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, columns, after, in_product):
@@ -188,7 +220,8 @@ def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, colum
     left, right = torch.randn(34, 18).to(dtype).t(), torch.randn(34, columns).to(dtype)
     fixed = torch.randn(18, columns)
     param, other = (torch.ones(18, columns, requires_grad=True) for _ in range(2))
-    optimizers = [torch.optim.AdamW([one], lr=0.1, weight_decay=0.1, fused=True) for one in (param, other)]
+    kind = torch.optim.Adam if after == "decay" else torch.optim.AdamW
+    optimizers = [kind([one], lr=0.1, weight_decay=0.1, fused=True) for one in (param, other)]
     adam, half = FusedAdam(optimizers[0], [param]), torch.ones(18, columns, dtype=torch.bfloat16)
     has_half = after == "half" or (dtype == torch.bfloat16) != (after == "precision")
 

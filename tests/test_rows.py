@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import backends, rows
+from pyro_vae import backends, kernels, rows
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
@@ -57,6 +57,9 @@ def test_a_graph_takes_rows_by_the_kernel_where_it_can(data, indices, by_kernel)
 
 
 def test_compiled_rows_are_the_same():
+    heard = []
     graph = make_fx(lambda data, places: (data[places].sin(),))(DATA, PLACES)
-    (found,) = backends.inductor(graph, [DATA, PLACES])(DATA, PLACES)
+    with kernels.heard_by(lambda kernel, arguments: heard.append(kernel)):
+        (found,) = backends.inductor(graph, [DATA, PLACES])(DATA, PLACES)
     torch.testing.assert_close(found, DATA[PLACES].sin())
+    assert heard == [rows._kernel()]

@@ -272,6 +272,23 @@ def test_torch_optimizers_as_class_factory_and_instance():
     assert results[0] == pytest.approx(results[2])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sum_of_parameters_is_captured(seed):
+    """Whatever lies in the memory that its gradients get: they are compared before that is given back."""
+    torch.manual_seed(seed)
+    pyro.clear_param_store()
+
+    def model(x):
+        weight = pyro.param("a", torch.randn(3, 2)) + pyro.param("b", torch.randn(3, 2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal((x @ weight).sum(-1), 1.0), obs=x[:, 0])
+
+    svi = CompiledSVI(model, lambda x: None, torch.optim.Adam)
+    for _ in range(3):
+        svi.step(X)
+    assert svi.signatures == 1
+
+
 # --- what stays live ----------------------------------------------------------------------------------------------
 
 
