@@ -77,8 +77,9 @@ class CompiledSVI:
     Args:
         model, guide: Pyro programs of the same arguments.
         optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
-            wrappers, with or without a scheduler. The last two become one optimizer over all parameters. A wrapper
-            without a scheduler keeps its state and rates as with Pyro's SVI: each goes on where the other stopped.
+            wrappers, with or without a scheduler. A class, and wrappers of Adam and AdamW without a scheduler, become
+            one optimizer over all parameters. A wrapper keeps its state and rates as with Pyro's SVI: each goes on
+            where the other stopped. Only the zeros that Pyro leaves in gradients are not left for Pyro's SVI.
         loss, loss_and_grads: one of Pyro's objectives; another, or functions as Pyro's SVI takes them, run eagerly.
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
