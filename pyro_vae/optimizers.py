@@ -186,9 +186,7 @@ class SharedOptimizer(PyroOptim):
         for group in self.optimizer.param_groups:
             (param,) = group["params"]
             one = self.wrapper.optim_objs.get(param)
-            if one is None or one.param_groups[0] is not group:
-                return True
-            if one.state.get(param) is not self.optimizer.state.get(param):
+            if one is None or one.state.get(param) is not self.optimizer.state.get(param):
                 return True
         return False
 

@@ -207,11 +207,11 @@ def test_only_the_parameters_of_a_step_are_stepped(wrapper, kinds, compile):
         pyro.clear_param_store()
         torch.manual_seed(0)
         optim = wrapper()
+        options = {SVI: {}, CompiledSVI: {"compile": compile}}
+        svis = {kind: kind(late_model, late_guide, optim, loss=Trace_ELBO(), **options[kind]) for kind in set(of_steps)}
         for number, kind in enumerate(of_steps):
-            options = {} if kind is SVI else {"compile": compile}
-            svi = kind(late_model, late_guide, optim, loss=Trace_ELBO(), **options)
             for _ in range(4):
-                svi.step(X, number % 3 < 2)
+                svis[kind].step(X, number % 3 < 2)
         found.append(values())
     assert_same(found[1], found[0])
 
