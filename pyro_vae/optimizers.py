@@ -41,7 +41,8 @@ class SharedOptimizer(PyroOptim):
 
     def __init__(self, optim: Any) -> None:
         self.optimizer: torch.optim.Optimizer | None = None
-        self.wrapper: PyroOptim | None = None
+        self._wrapper: PyroOptim | None = None  # whose parameters this one steps
+        self._left_to: PyroOptim | None = None  # a wrapper that steps them itself
         self._clipped: dict[Tensor, Callable[[Tensor], None]] = {}
         self._known: set[Tensor] = set()
         self._had_gradient: set[Tensor] = set()
@@ -50,10 +51,11 @@ class SharedOptimizer(PyroOptim):
         if isinstance(optim, torch.optim.Optimizer):
             self.optimizer = optim
         elif isinstance(optim, PyroOptim):
-            self.wrapper = optim
             self._had_gradient = _had_gradients.setdefault(optim, set())
             if optim.pt_optim_constructor in _FUSED and not isinstance(optim, PyroLRScheduler):
-                self._make = optim.pt_optim_constructor
+                self._wrapper, self._make = optim, optim.pt_optim_constructor
+            else:
+                self._left_to = optim
         elif callable(optim):
             self._make = optim
         else:
@@ -62,8 +64,8 @@ class SharedOptimizer(PyroOptim):
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """As Pyro calls it, which zeroes the gradients itself."""
         params = list(params)
-        if self.wrapper is not None and self._make is None:
-            self.wrapper(params)
+        if self._left_to is not None:
+            self._left_to(params)
             return
         self._take(params)
         for param in params:
@@ -99,7 +101,7 @@ class SharedOptimizer(PyroOptim):
             last: what was given for them the last time, and is given again where nothing has changed.
         """
         self._had_gradient |= set(params)
-        if self.wrapper is not None and self._make is None:
+        if self._left_to is not None:
             return None
         self._take(params)
         optimizer = self.optimizer
@@ -112,19 +114,19 @@ class SharedOptimizer(PyroOptim):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the torch optimizer; where Pyro's wrapper does the steps, that of the wrapper."""
-        if self.wrapper is not None and self._make is None:
-            return self.wrapper.get_state()
+        if self._left_to is not None:
+            return self._left_to.get_state()
         if self.optimizer is None:
             return self._pending or {}
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from such a state; before the first step it waits for the parameters."""
-        if self.wrapper is not None and self._make is None:
+        if self._left_to is not None:
             if "param_groups" in state:
                 raise checks.fail("state", "the state of a torch optimizer", "that of the same optimizer of Pyro's")
-            self.wrapper.optim_objs.clear()  # made anew by the next step, they take it
-            self.wrapper.set_state(state)
+            self._left_to.optim_objs.clear()  # made anew by the next step, they take it
+            self._left_to.set_state(state)
         elif self.optimizer is None:
             self._pending = state
         elif state:
@@ -140,17 +142,17 @@ class SharedOptimizer(PyroOptim):
         new = [param for param in params if param not in self._known]
         if not new:
             return
-        groups = [{"params": new}] if self.wrapper is None else [self._group_of(self.wrapper, one) for one in new]
+        groups = [{"params": new}] if self._wrapper is None else [self._group_of(self._wrapper, one) for one in new]
         if self.optimizer is None:
             self.optimizer = self._make(groups, **({"fused": True} if self._make in _FUSED else {}))
         else:
             for group in groups:
                 self.optimizer.add_param_group(group)
         self._known |= set(new)
-        if self.wrapper is not None:
+        if self._wrapper is not None:
             for param in new:
-                self.optimizer.state[param] = self.wrapper.optim_objs[param].state[param]
-            self._give(self.wrapper, self.optimizer)
+                self.optimizer.state[param] = self._wrapper.optim_objs[param].state[param]
+            self._give(self._wrapper, self.optimizer)
         if self._pending:
             state, self._pending = self._pending, None
             self._load(state)
@@ -181,11 +183,11 @@ class SharedOptimizer(PyroOptim):
 
     def _wrapper_has_changed(self) -> bool:
         """Whether somebody has replaced what :meth:`_give` gave."""
-        if self.wrapper is None or self.optimizer is None:
+        if self._wrapper is None or self.optimizer is None:
             return False
         for group in self.optimizer.param_groups:
             (param,) = group["params"]
-            one = self.wrapper.optim_objs.get(param)
+            one = self._wrapper.optim_objs.get(param)
             if one is None or one.state.get(param) is not self.optimizer.state.get(param):
                 return True
         return False
@@ -193,17 +195,17 @@ class SharedOptimizer(PyroOptim):
     def _load(self, state: dict[str, Any]) -> None:
         if self.optimizer is None:
             return
-        if self.wrapper is not None:  # which has a group for each parameter
+        if self._wrapper is not None:  # which has a group for each parameter
             groups = [{**group, "params": [one]} for group in state["param_groups"] for one in group["params"]]
             state = {**state, "param_groups": list(map(_fused, groups))}
         self.optimizer.load_state_dict(state)
-        if self.wrapper is not None:
-            self._give(self.wrapper, self.optimizer)
+        if self._wrapper is not None:
+            self._give(self._wrapper, self.optimizer)
 
     @contextmanager
     def _alone(self, params: set[Tensor]) -> Iterator[None]:
         """Inside, the optimizer has the groups of these parameters only, as Pyro's wrappers step no others."""
-        if self.wrapper is None or self.optimizer is None:
+        if self._wrapper is None or self.optimizer is None:
             yield
             return
         groups = self.optimizer.param_groups
