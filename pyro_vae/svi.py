@@ -237,7 +237,10 @@ class CompiledSVI:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same."""
+        """Goes on with the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same.
+
+        Where one of Pyro's wrappers does the steps, that of another torch optimizer is an InputError.
+        """
         self.optimizer.load_state_dict(state)
 
     # --- what Pyro does -----------------------------------------------------------------------------------------
