@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 # Written once this checkout is installed in that environment.
 READY := $(ENV)/.pyro_vae-$(firstword $(shell echo '$(CURDIR)' | cksum))
 
-.PHONY: demo test lint format bench docs links clean
+.PHONY: demo test lint format bench gpu docs links clean
 
 demo: $(READY)
 	rm -rf demo
@@ -33,6 +33,11 @@ $(READY): pyproject.toml
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
 	$(BIN)/python benchmarks/svi_step.py --data-root $(DATA)
+
+# Installs nothing, so that it also runs where there is no network: in .venv or the active environment, else by PYTHON.
+DEVICE ?= cuda
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py --data-root $(DATA) --device $(DEVICE) $(GPU)
 
 docs: $(READY).docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

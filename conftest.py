@@ -15,6 +15,10 @@ from pyro_vae import Images, Splits, load_data
 SHARED = Path(__file__).parents[1] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", help="of tests/test_cuda.py, which are skipped where it is not there")
+
+
 @pytest.fixture(autouse=True)
 def _clean_pyro():
     pyro.clear_param_store()

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=4, help="at least 2; the first is not counted")
     parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the JSON file")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
     images = load_data("mnist", arguments.data_root).train.draw(arguments.images)
@@ -34,7 +35,7 @@ def main() -> None:
         epochs=arguments.epochs,
     )
     rows = []
-    for backend in ("capture", "inductor") if device.type == "cpu" else ("capture", "cudagraph"):
+    for backend in ("capture", "inductor") if device.type == "cpu" else ("capture", "cudagraph", "inductor"):
         one = fit(
             build(spec),
             images,
@@ -69,7 +70,7 @@ def main() -> None:
         "rows": rows,
     }
     name = "many_seeds.json" if device.type == "cpu" else "many_seeds_cuda.json"
-    files.write_json(Path(__file__).with_name(name), found)
+    files.write_json(arguments.out / name, found)
 
 
 if __name__ == "__main__":

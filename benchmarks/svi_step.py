@@ -16,6 +16,7 @@ import itertools
 import math
 import multiprocessing
 import operator
+import os
 import statistics
 import tempfile
 import time
@@ -110,14 +111,20 @@ def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.devic
     return make
 
 
-def numpyro_loop(pixels: Tensor, device: torch.device, conv: bool, bf16: bool = False) -> Epoch:
-    """NumPyro with the epoch in one fori_loop; with `bf16`, the factors of its matrix products are rounded to that."""
+def numpyro_loop(
+    pixels: Tensor, device: torch.device, conv: bool, bf16: bool = False, products: str = "highest"
+) -> Epoch:
+    """NumPyro with the epoch in one fori_loop; with `bf16`, the factors of its matrix products are rounded to that.
+
+    `products` is JAX's precision of float32 ones: on a GPU `highest` is float32, as PyTorch's are, and `default` TF32.
+    """
     import jax
     import numpyro
     import numpyro.distributions as dist
     from jax import numpy as jnp
     from numpyro.infer import SVI, Trace_ELBO
 
+    jax.config.update("jax_default_matmul_precision", products)
     data = jnp.asarray(pixels.numpy().reshape(len(pixels), -1))
     full, rest = divmod(len(data), BATCH)
 
@@ -228,15 +235,24 @@ ROWS = {
     "Pyro, stock loop": pyro_stock,
     "pythae, BaseTrainer": pythae_trainer,
     "hand-written PyTorch, fused Adam": hand_written,
-    "NumPyro bf16, fori_loop": partial(numpyro_loop, bf16=True),
+    "NumPyro bf16, fori_loop": partial(numpyro_loop, bf16=True, products="default"),
+    "NumPyro tf32, fori_loop": partial(numpyro_loop, products="default"),
     "NumPyro, fori_loop": numpyro_loop,
     "pyro_vae, bf16 inductor": ours("inductor", "bf16"),
     "pyro_vae, inductor": ours("inductor"),
+    "pyro_vae, bf16 cudagraph": ours("cudagraph", "bf16"),
     "pyro_vae, cudagraph": ours("cudagraph"),
     "pyro_vae, capture": ours("capture"),
     "pyro_vae, off": ours("off"),
 }
-CONV_ROWS = ("Pyro, stock loop", "hand-written PyTorch, fused Adam", "pyro_vae, capture", "pyro_vae, inductor")
+ON_CUDA_ONLY = ("NumPyro tf32, fori_loop", "pyro_vae, bf16 cudagraph", "pyro_vae, cudagraph")
+CONV_ROWS = (
+    "Pyro, stock loop",
+    "hand-written PyTorch, fused Adam",
+    "pyro_vae, inductor",
+    "pyro_vae, cudagraph",
+    "pyro_vae, capture",
+)
 
 
 class Row:
@@ -253,7 +269,7 @@ class Row:
         """Its seconds, the loss after it in nats per image, and how many signatures have been captured."""
         self.connection.send("epoch")
         answer = self.connection.recv()
-        if isinstance(answer, ImportError):
+        if isinstance(answer, RuntimeError):
             raise answer
         return answer
 
@@ -261,18 +277,21 @@ class Row:
 def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv: bool) -> None:
     """Runs epochs of a row, one for each request."""
     device = choose_device(arguments.device)
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX would take most of a GPU that all rows share
+    if device.type == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
     torch.manual_seed(0)  # the same for all rows, so that the loss of bf16 can be compared
     epoch = None
     while connection.recv():
         try:
             epoch = epoch or ROWS[name](pixels_of(arguments, conv), device, conv)
-        except ImportError as error:
-            return connection.send(error)
-        warm_up()
-        started = time.perf_counter()
-        loss = epoch()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+            warm_up()
+            started = time.perf_counter()
+            loss = epoch()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        except Exception as error:  # this row is left out, and the others go on
+            return connection.send(RuntimeError(" ".join(f"{type(error).__name__}: {error}".split())[:300]))
         signatures = epoch.svi.signatures if hasattr(epoch, "svi") else None
         connection.send((time.perf_counter() - started, loss, signatures))
     return None
@@ -298,7 +317,7 @@ def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list
         row = Row(name, arguments, conv)
         try:
             first[name] = row.epoch()[0]
-        except ImportError as error:
+        except (RuntimeError, EOFError) as error:
             print(f"{name}: left out ({error})", flush=True)
             continue
         rows.append(row)
@@ -351,10 +370,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of each row")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--conv-images", type=int, default=12_800)
-    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this; writes no JSON")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the JSON file")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    names = [name for name in ROWS if arguments.rows in name and ("cudagraph" in name) <= (device.type == "cuda")]
+    names = [name for name in ROWS if arguments.rows in name and (device.type == "cuda" or name not in ON_CUDA_ONLY)]
     found = {"environment": environment(arguments.device) | versions()}
     print(", ".join(f"{name} {found['environment'][name]}" for name in ("torch", "pyro", *versions())), flush=True)
     for kind, few in (("mlp", arguments.images), ("conv", arguments.conv_images)):
@@ -365,7 +385,7 @@ def main() -> None:
             print("\n".join(table(found[kind])), flush=True)
     if not arguments.rows:
         name = "svi_step.json" if device.type == "cpu" else "svi_step_cuda.json"
-        files.write_json(Path(__file__).with_name(name), found)
+        files.write_json(arguments.out / name, found)
 
 
 if __name__ == "__main__":

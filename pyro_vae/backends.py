@@ -49,6 +49,10 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error
 
 
+class NotRecordable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
+    """Why a step can't be recorded as a CUDA graph, in one line."""
+
+
 def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> Run:
     """The kernels of `run`, recorded once and launched together.
 
@@ -56,23 +60,24 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) ->
         run: what to record. All tensors that it uses beside its arguments are read, and written, where they lie now.
         inputs: its arguments, which are copied into place at each call.
         written: what it may write to, and what is to be as before after the recording.
+
+    Raises:
+        NotRecordable: it waits for the device, or does something else that CUDA can't record. All is as before.
     """
     static = [one.clone() for one in inputs]
+    device = next((one.device for one in (*static, *written) if one.is_cuda), torch.device("cuda"))
     before = [one.detach().clone() for one in written]
-    generator = torch.cuda.get_rng_state()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.no_grad(), torch.cuda.stream(side):
-        for _ in range(3):  # so that libraries are set up before the recording
-            run(*static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        outputs = run(*static)
-    torch.cuda.set_rng_state(generator)
-    with torch.no_grad():
-        for one, value in zip(written, before, strict=True):
-            one.detach().copy_(value)
+    generator = torch.cuda.get_rng_state(device)
+    try:
+        with torch.cuda.device(device), torch.no_grad():
+            graph, outputs = _record(run, static)
+    except RuntimeError as error:
+        raise NotRecordable(" ".join(str(error).split())[:300]) from error
+    finally:
+        torch.cuda.set_rng_state(generator, device)
+        with torch.no_grad():
+            for one, value in zip(written, before, strict=True):
+                one.detach().copy_(value)
 
     def replay(*given: Tensor) -> Sequence[Tensor]:
         for one, value in zip(static, given, strict=True):
@@ -81,6 +86,19 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) ->
         return outputs[0].clone(), *outputs[1:]  # the loss outlives the next replay
 
     return replay
+
+
+def _record(run: Run, static: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # so that libraries are set up before the recording
+            run(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run(*static)
+    return graph, outputs
 
 
 def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:

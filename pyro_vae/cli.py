@@ -452,6 +452,10 @@ def _run(arguments: list[str] | None) -> int:
         return _report(f"{reason}; expected a place that can be read and written, with room", 2)
     except (FloatingPointError, parallel.PeerStoppedError) as error:
         return _report(str(error), 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which need not be loaded
+            raise
+        return _report(" ".join(str(error).split()), 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code != _INTERRUPTED:

@@ -111,8 +111,11 @@ class Members:
         key = kind, index.shape[1]
         if key not in self._runs:
             run = self._captured(kind, pixels, index)
-            if self.backend == "cudagraph":
-                run = backends.cuda_graph(run, [index], written=[*self._kept(), self.totals])
+            if self.device.type == "cuda" and self.backend != "capture":
+                try:
+                    run = backends.cuda_graph(run, [index], written=[*self._kept(), self.totals])
+                except backends.NotRecordable as reason:
+                    warnings.warn(f"fit_many: no CUDA graph of the captured step: {reason}", stacklevel=4)
             self._runs[key] = run
         return self._runs[key](index)[0]
 

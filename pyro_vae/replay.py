@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,7 +129,11 @@ class Replay:
         written = [*self._fixed, *self._halves.values(), *(self._adam.written() if self._adam else ())]
         self._addresses = list(map(Tensor.data_ptr, self._fixed))
         if any(one.is_cuda for one in (*written, *inputs)):
-            self.recorded = backends.cuda_graph(self._run, inputs, written)
+            try:
+                self.recorded = backends.cuda_graph(self._run, inputs, written)
+            except backends.NotRecordable as reason:
+                self.to_record, self.recorded = False, None
+                warnings.warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}", stacklevel=6)
             return
         try:
             improve = [self._adam.into_products] if self._adam else []

@@ -84,10 +84,11 @@ class CompiledSVI:
         prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
             of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
-            machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each (on a
-            CPU a step of Adam is then compiled as well, and all of it is called from C++; Inductor of torch 2.11 makes
-            several draws of a step in another order, that of 2.15 does not; either may lay out otherwise what they
-            fill, so that a transformer with dropout, say, drops other entries);
+            machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each. On
+            CUDA its kernels are then recorded as one CUDA graph; on a CPU a step of Adam is compiled as well, and all
+            of it is called from C++. (Inductor of torch 2.11 makes several draws of a step in another order, that of
+            2.15 does not; either may lay out otherwise what they fill, so that a transformer with dropout, say, drops
+            other entries);
             `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
             `inductor` after 5,000 calls of a signature.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in
@@ -358,8 +359,7 @@ class CompiledSVI:
                 replay.compile(inputs)
             except backends.NotCompilable as reason:
                 self._say(f"the captured step is not compiled: {reason}")
-        if not on_cuda or self.compile != "inductor":
-            replay.to_record = True
+        replay.to_record = True  # on CUDA as one graph; on a CPU as calls from C++
         return replay
 
     def _live_float(self, index: int, leaf: Any, device: torch.device | None) -> Any:

@@ -155,6 +155,7 @@ def fit(
 
     Raises:
         InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
+        torch.OutOfMemoryError: the device has no room for a step; the last checkpoint is good.
         FloatingPointError: the loss or a weight is not finite. The message names epoch and step (of several processes
             perhaps the step after, where another process spoke first); the last checkpoint is good.
         PeerStoppedError: another process of the training stopped.
@@ -358,6 +359,13 @@ def _where_it_failed(svi: CompiledSVI, where: Callable[[int], str]) -> Iterator[
         reason = str(error).splitlines()[0][:160]
         place = where(svi.num_steps)
         raise FloatingPointError(f"not a number, or out of range, at {place}; try a smaller lr ({reason})") from error
+    except RuntimeError as error:
+        if not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+            raise
+        reason = " ".join(str(error).split()).split(". ")[0][:160]
+        place = where(svi.num_steps)
+        hint = "try a smaller batch_size, or fewer particles"
+        raise torch.OutOfMemoryError(f"out of memory at {place}; {hint} ({reason})") from error
 
 
 def _stored(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any] | None:

@@ -1,0 +1,201 @@
+"""Checks and measures everything that is to run on a GPU, in one command; `make gpu DATA=FOLDER` calls it.
+
+    python benchmarks/gpu.py --data-root DATA [--out gpu-check] [--device cuda] [--quick] [--parts tests,step]
+
+It needs no network and no installation of this checkout, but the packages of `pyproject.toml`, with pytest and
+pytest-xdist for the tests; what is missing is named first. Each part is a process of its own, which is ended at its
+limit and does not stop the others. Their output goes to `OUT/PART.log`, their results to `OUT`, and what all of them
+found to `OUT/gpu.json` after each part; the table is printed last. `--device cpu --quick` rehearses all of it.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+# By the name that is imported; the names on PyPI are those of `pyproject.toml`.
+REQUIRED = {
+    "arviz": "arviz",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "platformdirs": "platformdirs",
+    "pyro": "pyro-ppl",
+    "pyroapi": "pyro-api",
+    "opt_einsum": "opt_einsum",
+    "pytest": "pytest",
+    "xdist": "pytest-xdist",
+    "rich": "rich",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "tqdm": "tqdm",
+    "typer": "typer",
+}
+PEERS = {"jax": "jax", "numpyro": "numpyro", "pythae": "pythae"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, the seconds after which it is ended, and the files of its result in the folder of results."""
+
+    name: str
+    what: str
+    command: list[str]
+    limit_seconds: float
+    results: tuple[str, ...] = ()
+
+
+def parts(arguments: argparse.Namespace) -> list[Part]:
+    """All parts, in the order in which they run: what is right first, then what is fast."""
+    python, data, device, quick = sys.executable, str(arguments.data_root), arguments.device, arguments.quick
+    out = arguments.out
+    bench = ["--data-root", data, "--device", device, "--out", str(out)]
+    study = [
+        "--data-root",
+        data,
+        "--device",
+        device,
+        "--jobs",
+        "2" if quick else "6",
+        "--quiet",
+        "--out",
+        str(out / "study"),
+    ]
+    suffix = "" if device == "cpu" else "_cuda"
+    tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device]
+    tests += ["-k", "capture and not a_training"] if quick else ["-n", "8", "--dist", "load"]
+    few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "5"]
+    return [
+        Part("tests", "training, resume, bf16 and evaluation are right", [python, "-m", "pytest", *tests], 240),
+        Part(
+            "step", "one SVI step", [python, "benchmarks/svi_step.py", *bench, *few], 300, (f"svi_step{suffix}.json",)
+        ),
+        Part(
+            "seeds",
+            "8 seeds at once",
+            [python, "benchmarks/many_seeds.py", *bench, *(["--images", "1280", "--epochs", "2"] if quick else [])],
+            120,
+            (f"many_seeds{suffix}.json",),
+        ),
+        Part(
+            "study",
+            "14 models of Fashion-MNIST, 25 epochs each",
+            [
+                *(python, "-m", "pyro_vae", "study", "fashion-14", *study),
+                *(["--only", "vanilla_z8", "--epochs", "1"] if quick else ()),
+            ],
+            300,
+            ("study/results.csv", "study/results.md", "study/study.json"),
+        ),
+    ]
+
+
+def missing() -> list[str]:
+    """Packages that are not installed; peers alone only leave rows out."""
+    absent = [package for name, package in REQUIRED.items() if importlib.util.find_spec(name) is None]
+    peers = [package for name, package in PEERS.items() if importlib.util.find_spec(name) is None]
+    if peers:
+        print(f"rows of these packages, which are not installed, are left out: {', '.join(peers)}", flush=True)
+    return absent
+
+
+def run(part: Part, out: Path, limit_seconds: float) -> dict:
+    """Runs a part; what came of it."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    environment |= {"PYTHONUNBUFFERED": "1", "PYRO_VAE_CACHE": str(out / "cache")}
+    log, started = out / f"{part.name}.log", time.perf_counter()
+    print(f"{part.name}: {part.what}, at most {limit_seconds:.0f} s", flush=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(  # noqa: S603 (commands of this file)
+            part.command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(limit_seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+        if code is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    text = log.read_text(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    counts = re.findall(r"^(?=.*\d+ (?:passed|failed)).*$", text, re.MULTILINE)
+    for name in part.results:
+        if (out / name).is_file():
+            shutil.copy(out / name, out / f"{part.name}-{Path(name).name}")
+    result = "ended at its limit" if code is None else ("done" if code == 0 else f"exit {code}")
+    seconds = time.perf_counter() - started
+    print(f"{part.name}: {result}, {seconds:.0f} s", flush=True)
+    return {
+        "part": part.name,
+        "what": part.what,
+        "result": result,
+        "seconds": round(seconds, 1),
+        "tests": counts[-1].strip("= ") if counts else None,
+        "last_line": lines[-1][-300:] if lines else "",
+        "table": [line for line in lines if line.startswith("|")],
+    }
+
+
+def report(found: list[dict]) -> None:
+    """The tables of the parts, and a line of each."""
+    for one in found:
+        if one["result"] != "done":
+            print(f"\n{one['part']}: {one['result']}; last line: {one['last_line']}")
+        if one["table"]:
+            print(f"\n{one['what']}\n\n" + "\n".join(one["table"]))
+    print("\n| part | result | seconds |\n|---|---|---|")
+    for one in found:
+        print(f"| {one['part']}: {one['what']} | {one['tests'] or one['result']} | {one['seconds']:.0f} |")
+
+
+def main() -> int:
+    """Runs the chosen parts; 0 where all are done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of torchvision's data folders")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of logs and results")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="little data, few tests: to rehearse it")
+    parser.add_argument("--parts", default="tests,step,seeds,study")
+    arguments = parser.parse_args()
+    arguments.out, arguments.data_root = arguments.out.absolute(), arguments.data_root.absolute()
+    if absent := missing():
+        print(f"install first, or carry as wheels: {' '.join(absent)}", file=sys.stderr)
+        return 2
+    chosen = arguments.parts.split(",")
+    known = parts(arguments)
+    if unknown := set(chosen) - {part.name for part in known}:
+        parser.error(f"--parts: given {', '.join(sorted(unknown))}, expected {', '.join(part.name for part in known)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    from pyro_vae import files
+    from pyro_vae.run_folder import environment
+
+    found: list[dict] = []
+    surroundings = environment(arguments.device)
+    print(", ".join(f"{name} {surroundings[name]}" for name in ("device", "torch", "pyro", "python")), flush=True)
+    for part in known:
+        if part.name in chosen:
+            limit_seconds = part.limit_seconds * (10 if arguments.device == "cpu" else 1)
+            found.append(run(part, arguments.out, limit_seconds))
+            files.write_json(arguments.out / "gpu.json", {"environment": surroundings, "parts": found})
+    report(found)
+    return int(any(one["result"] != "done" for one in found))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    sys.exit(main())
