@@ -74,7 +74,7 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     ]
     suffix = "" if device == "cpu" else "_cuda"
     tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device]
-    tests += ["-k", "capture and not a_training"] if quick else ["-n", "8", "--dist", "load"]
+    tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "8", "--dist", "load"]
     few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "5"]
     return [
         Part("tests", "training, resume, bf16 and evaluation are right", [python, "-m", "pytest", *tests], 240),
@@ -114,6 +114,7 @@ def run(part: Part, out: Path, limit_seconds: float) -> dict:
     """Runs a part; what came of it."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     environment |= {"PYTHONUNBUFFERED": "1", "PYRO_VAE_CACHE": str(out / "cache")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # warnings of other plugins would be errors
     log, started = out / f"{part.name}.log", time.perf_counter()
     print(f"{part.name}: {part.what}, at most {limit_seconds:.0f} s", flush=True)
     with log.open("wb") as file:

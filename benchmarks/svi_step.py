@@ -276,6 +276,7 @@ class Row:
 
 def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv: bool) -> None:
     """Runs epochs of a row, one for each request."""
+    connection.send("ready")
     device = choose_device(arguments.device)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX would take most of a GPU that all rows share
     if device.type == "cpu":
@@ -313,15 +314,17 @@ def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list
     """One dictionary a row; the first epoch of each, with its compilation, is reported apart."""
     steps = math.ceil((arguments.conv_images if conv else arguments.images) / BATCH)
     rows, first = [], {}
-    for name in names:
-        row = Row(name, arguments, conv)
+    started = [Row(name, arguments, conv) for name in names]
+    for row in started:
+        row.connection.recv()  # ready: all of them import at the same time, and none while another is timed
+    for row in started:
         try:
-            first[name] = row.epoch()[0]
+            first[row.name] = row.epoch()[0]
         except (RuntimeError, EOFError) as error:
-            print(f"{name}: left out ({error})", flush=True)
+            print(f"{row.name}: left out ({error})", flush=True)
             continue
         rows.append(row)
-        print(f"{name}: first epoch {first[name]:.1f} s", flush=True)
+        print(f"{row.name}: first epoch {first[row.name]:.1f} s", flush=True)
     found = {row.name: [] for row in rows}
     for _ in range(arguments.epochs):
         for row in rows:
