@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_vae.checks import InputError
-from pyro_vae.evaluation import neighbourhoods_from_features
+from pyro_vae.evaluation import neighbourhoods, neighbourhoods_from_features
 
 
 def normal(n, d, seed):
@@ -62,3 +62,12 @@ def test_mode_collapse_lowers_recall_and_coverage_not_precision():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("columns", [5, 6, 119, 120, 141, 1000])
+def test_the_kth_smallest_of_a_row_is_that_of_a_sorted_row(columns):
+    """Also with ties, and where the row has no whole number of groups."""
+    values = normal(7, columns, 0)
+    values[3:] = values[3:].round()
+    for k in (1, 2, 5):
+        assert torch.equal(neighbourhoods._smallest(values, k), values.sort(1).values[:, k - 1])

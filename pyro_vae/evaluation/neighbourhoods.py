@@ -30,7 +30,7 @@ class Neighbourhoods:
     m: int
 
 
-def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, chunk: int = 1000) -> Neighbourhoods:
+def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, chunk: int = 200) -> Neighbourhoods:
     """Precision, recall, density and coverage of features `(n, d)` and `(m, d)`.
 
     The neighbourhood of an image is the open ball that reaches to its k-th nearest other image of the same sample.
@@ -50,17 +50,21 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
         raise checks.fail(
             "generated", f"{generated.shape[1]} features", f"as many as the real images have, {real.shape[1]}"
         )
-    real_radius, generated_radius = _radii(real, k, chunk), _radii(generated, k, chunk)
-    in_real = torch.zeros(
-        len(generated), dtype=torch.int64
-    )  # in how many real neighbourhoods each generated image lies
+    # Distances do not change, and their rounding errors are smallest, where the features lie around zero.
+    centre = real.mean(0)
+    real, generated = real - centre, generated - centre
+    real_radius, generated_radius = _squared_radii(real, k, chunk), _squared_radii(generated, k, chunk)
+    norms = generated.square().sum(1)
+    # In how many real neighbourhoods each generated image lies.
+    in_real = torch.zeros(len(generated), dtype=torch.int64)
     recalled = covered = 0
     for rows, radius in zip(real.split(chunk), real_radius.split(chunk), strict=True):
-        distance = torch.cdist(rows, generated)
-        inside = distance < radius[:, None]
-        in_real += inside.sum(0)
-        covered += int(inside.any(1).sum())
-        recalled += int((distance < generated_radius).any(1).sum())
+        # |y|^2 - 2 x^T y, to which |x|^2 is missing: it stands on the other side of each comparison.
+        distance = torch.addmm(norms, rows, generated.T, alpha=-2)
+        own = rows.square().sum(1)
+        in_real += (distance < (radius - own)[:, None]).sum(0, dtype=torch.int32)
+        covered += int((distance.amin(1) < radius - own).sum())
+        recalled += int((distance.sub_(generated_radius).amin(1) < -own).sum())
     return Neighbourhoods(
         precision=(in_real > 0).double().mean().item(),
         recall=recalled / len(real),
@@ -72,6 +76,28 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
     )
 
 
-def _radii(x: Tensor, k: int, chunk: int) -> Tensor:
-    """Distance of each row to its k-th nearest other row; the nearest of all is the row itself."""
-    return torch.cat([torch.cdist(rows, x).kthvalue(k + 1, dim=1).values for rows in x.split(chunk)])
+def _squared_radii(x: Tensor, k: int, chunk: int) -> Tensor:
+    """Squared distance of each row to its k-th nearest other row; the nearest of all is the row itself."""
+    norms = x.square().sum(1)
+    found = [
+        _smallest(torch.addmm(norms, rows, x.T, alpha=-2), k + 1) + rows.square().sum(1) for rows in x.split(chunk)
+    ]
+    return torch.cat(found)
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """The k-th smallest value of each row.
+
+    The k smallest values lie in the k groups with the smallest minima, so only these are sorted: the rest is a minimum,
+    which is several times faster than a selection from the whole row.
+    """
+    groups = values.shape[1] // _GROUP
+    if groups <= k:
+        return values.kthvalue(k, dim=1).values
+    grouped = values[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+    nearest = grouped.amin(1).topk(k, dim=1, largest=False, sorted=False).indices
+    few = grouped.gather(2, nearest[:, None].expand(-1, _GROUP, -1)).flatten(1)
+    return torch.cat([few, values[:, groups * _GROUP :]], 1).kthvalue(k, dim=1).values
+
+
+_GROUP = 20
