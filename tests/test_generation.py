@@ -286,3 +286,12 @@ def test_agreement_with_torchmetrics():
     for part, real in ((x, True), (y, False)):
         peer.update(part, real=real)
     assert frechet_from_features(x, y) == pytest.approx(peer.compute().item(), rel=1e-6)
+
+
+def test_kernel_distance_in_blocks_is_that_of_the_whole_matrices():
+    """Of more rows than are multiplied at once, and with a rest."""
+    x, y = normal(230, 7, 0), normal(230, 7, 1) * 1.3
+    k_xx, k_yy, k_xy = ((a @ b.T / 7 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = (k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (230 * 229)
+    expected = (within - 2 * k_xy.mean()).item()
+    assert kernel_distance_from_features(x, y, subsets=1, subset_size=230).mean == pytest.approx(expected, rel=1e-10)

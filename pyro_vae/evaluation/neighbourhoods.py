@@ -50,21 +50,16 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
         raise checks.fail(
             "generated", f"{generated.shape[1]} features", f"as many as the real images have, {real.shape[1]}"
         )
-    # Distances do not change, and their rounding errors are smallest, where the features lie around zero.
-    centre = real.mean(0)
-    real, generated = real - centre, generated - centre
-    real_radius, generated_radius = _squared_radii(real, k, chunk), _squared_radii(generated, k, chunk)
     norms = generated.square().sum(1)
+    real_reach, generated_radius = _reach(real, k, chunk), _reach(generated, k, chunk) + norms
     # In how many real neighbourhoods each generated image lies.
     in_real = torch.zeros(len(generated), dtype=torch.int64)
     recalled = covered = 0
-    for rows, radius in zip(real.split(chunk), real_radius.split(chunk), strict=True):
-        # |y|^2 - 2 x^T y, to which |x|^2 is missing: it stands on the other side of each comparison.
-        distance = torch.addmm(norms, rows, generated.T, alpha=-2)
-        own = rows.square().sum(1)
-        in_real += (distance < (radius - own)[:, None]).sum(0, dtype=torch.int32)
-        covered += int((distance.amin(1) < radius - own).sum())
-        recalled += int((distance.sub_(generated_radius).amin(1) < -own).sum())
+    for rows, reach in zip(real.split(chunk), real_reach.split(chunk), strict=True):
+        distance = torch.addmm(norms, rows, generated.T, alpha=-2)  # without |x|^2, as the reach
+        in_real += (distance < reach[:, None]).sum(0, dtype=torch.int32)
+        covered += int((distance.amin(1) < reach).sum())
+        recalled += int((distance.sub_(generated_radius).amin(1) < -rows.square().sum(1)).sum())
     return Neighbourhoods(
         precision=(in_real > 0).double().mean().item(),
         recall=recalled / len(real),
@@ -76,13 +71,13 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
     )
 
 
-def _squared_radii(x: Tensor, k: int, chunk: int) -> Tensor:
-    """Squared distance of each row to its k-th nearest other row; the nearest of all is the row itself."""
+def _reach(x: Tensor, k: int, chunk: int) -> Tensor:
+    """|x_j|^2 - 2 x_i^T x_j of each row's k-th nearest other row: the squared distance without |x_i|^2.
+
+    The nearest of all is the row itself.
+    """
     norms = x.square().sum(1)
-    found = [
-        _smallest(torch.addmm(norms, rows, x.T, alpha=-2), k + 1) + rows.square().sum(1) for rows in x.split(chunk)
-    ]
-    return torch.cat(found)
+    return torch.cat([_smallest(torch.addmm(norms, rows, x.T, alpha=-2), k + 1) for rows in x.split(chunk)])
 
 
 def _smallest(values: Tensor, k: int) -> Tensor:
