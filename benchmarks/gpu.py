@@ -42,6 +42,10 @@ REQUIRED = {
     "tqdm": "tqdm",
     "typer": "typer",
 }
+FASHION_14 = [
+    *("vanilla_z8", "vanilla_z32", "beta0.25_z32", "beta2_z32", "beta4_z32", "flow4_z32", "flow8_z32", "vanilla_z64"),
+    *("beta0.25_z64", "beta2_z64", "beta4_z64", "flow4_z64", "flow8_z64", "vanilla_z128"),
+]
 PEERS = {"jax": "jax", "numpyro": "numpyro", "pythae": "pythae"}
 
 
@@ -61,21 +65,15 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     python, data, device, quick = sys.executable, str(arguments.data_root), arguments.device, arguments.quick
     out = arguments.out
     bench = ["--data-root", data, "--device", device, "--out", str(out)]
-    study = [
-        "--data-root",
-        data,
-        "--device",
-        device,
-        "--jobs",
-        "2" if quick else "6",
-        "--quiet",
-        "--out",
-        str(out / "study"),
-    ]
+    models = ["vanilla_z8"] if quick else FASHION_14
+    study = ["--data-root", data, "--device", device, "--quiet", "--out", str(out / "study")]
+    study += ["--jobs", "2", "--epochs", "1"] if quick else ["--jobs", "7"]
+    study += [f"--only={model}" for model in models]
     suffix = "" if device == "cpu" else "_cuda"
     tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device]
     tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "8", "--dist", "load"]
-    few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "5"]
+    seeds = ["--images", "1280", "--epochs", "2"] if quick else ["--epochs", "3"]
+    few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "3"]
     return [
         Part("tests", "training, resume, bf16 and evaluation are right", [python, "-m", "pytest", *tests], 240),
         Part(
@@ -84,17 +82,14 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
         Part(
             "seeds",
             "8 seeds at once",
-            [python, "benchmarks/many_seeds.py", *bench, *(["--images", "1280", "--epochs", "2"] if quick else [])],
+            [python, "benchmarks/many_seeds.py", *bench, *seeds],
             120,
             (f"many_seeds{suffix}.json",),
         ),
         Part(
             "study",
             "14 models of Fashion-MNIST, 25 epochs each",
-            [
-                *(python, "-m", "pyro_vae", "study", "fashion-14", *study),
-                *(["--only", "vanilla_z8", "--epochs", "1"] if quick else ()),
-            ],
+            [python, "-m", "pyro_vae", "study", "fashion-14", *study],
             300,
             ("study/results.csv", "study/results.md", "study/study.json"),
         ),

@@ -286,7 +286,7 @@ def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv
     while connection.recv():
         try:
             epoch = epoch or ROWS[name](pixels_of(arguments, conv), device, conv)
-            warm_up()
+            warm_up(0.5 if device.type == "cpu" else 0.1)
             started = time.perf_counter()
             loss = epoch()
             if device.type == "cuda":
@@ -298,7 +298,7 @@ def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv
     return None
 
 
-def warm_up(seconds: float = 0.5) -> None:
+def warm_up(seconds: float) -> None:
     """Keeps all threads busy."""
     square, end = torch.ones(400, 400), time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -386,9 +386,8 @@ def main() -> None:
         if few and wanted:
             found[kind] = measure(wanted, arguments, conv)
             print("\n".join(table(found[kind])), flush=True)
-    if not arguments.rows:
-        name = "svi_step.json" if device.type == "cpu" else "svi_step_cuda.json"
-        files.write_json(arguments.out / name, found)
+        if not arguments.rows:
+            files.write_json(arguments.out / f"svi_step{'' if device.type == 'cpu' else '_cuda'}.json", found)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,9 +41,12 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         NotCompilable: there is no compiler on this machine, or it fails.
     """
     try:
-        import torch._inductor as compiler
+        # What the compiler warns of, TF32 and its own deprecations, is no fault of the program, nor a reason to fail
+        # where warnings are errors.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch._inductor as compiler
 
-        with torch.no_grad():
             graph = with_products(with_rows(copy.deepcopy(graph)), inputs)
             return compiler.compile(graph, list(inputs), options={"fallback_random": True})
     except Exception as error:

@@ -1,5 +1,7 @@
 """Between the first and the last step of an epoch, nothing waits for the device."""
 
+import warnings
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,11 +20,18 @@ class NoNumberReadBack(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
+def synchronization(mode):
+    """What CUDA does where the host would wait: nothing (default), or an error."""
+    if torch.cuda.is_available():
+        with warnings.catch_warnings():  # it is a prototype, and says so
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(mode)
+
+
 @pytest.fixture
 def waits_are_errors(monkeypatch):
     """From the third epoch on; gives the epochs that were begun."""
     original, epochs = training.shuffled, []
-    on_cuda = torch.cuda.is_available()
 
     def shuffled(*arguments):
         epochs.append(len(epochs) + 1)
@@ -30,13 +39,11 @@ def waits_are_errors(monkeypatch):
             yield from original(*arguments)
             return
         with NoNumberReadBack():
-            if on_cuda:
-                torch.cuda.set_sync_debug_mode("error")
             try:
+                synchronization("error")
                 yield from original(*arguments)
             finally:
-                if on_cuda:
-                    torch.cuda.set_sync_debug_mode("default")
+                synchronization("default")
 
     monkeypatch.setattr(training, "shuffled", shuffled)
     return epochs
