@@ -12,11 +12,11 @@ import argparse
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +51,12 @@ PEERS = {"jax": "jax", "numpyro": "numpyro", "pythae": "pythae"}
 
 @dataclass(frozen=True)
 class Part:
-    """A command, the seconds after which it is ended, and the files of its result in the folder of results."""
+    """A command, and the seconds after which it is ended."""
 
     name: str
     what: str
     command: list[str]
     limit_seconds: float
-    results: tuple[str, ...] = ()
 
 
 def parts(arguments: argparse.Namespace) -> list[Part]:
@@ -69,29 +68,30 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     study = ["--data-root", data, "--device", device, "--quiet", "--out", str(out / "study")]
     study += ["--jobs", "2", "--epochs", "1"] if quick else ["--jobs", "7"]
     study += [f"--only={model}" for model in models]
-    suffix = "" if device == "cpu" else "_cuda"
-    tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device]
+    tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device, "-vv"]
     tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "8", "--dist", "load"]
     seeds = ["--images", "1280", "--epochs", "2"] if quick else ["--epochs", "3"]
     few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "3"]
     return [
         Part("tests", "training, resume, bf16 and evaluation are right", [python, "-m", "pytest", *tests], 240),
+        Part("step", "one SVI step", [python, "benchmarks/svi_step.py", *bench, *few], 300),
         Part(
-            "step", "one SVI step", [python, "benchmarks/svi_step.py", *bench, *few], 300, (f"svi_step{suffix}.json",)
+            "kernels",
+            "where a step spends its time",
+            [python, "benchmarks/svi_kernels.py", *bench, *(["--images", "15000"] if quick else ())],
+            60,
         ),
         Part(
             "seeds",
             "8 seeds at once",
             [python, "benchmarks/many_seeds.py", *bench, *seeds],
             120,
-            (f"many_seeds{suffix}.json",),
         ),
         Part(
             "study",
             "14 models of Fashion-MNIST, 25 epochs each",
             [python, "-m", "pyro_vae", "study", "fashion-14", *study],
             300,
-            ("study/results.csv", "study/results.md", "study/study.json"),
         ),
     ]
 
@@ -120,18 +120,13 @@ def run(part: Part, out: Path, limit_seconds: float) -> dict:
             code: int | None = process.wait(limit_seconds)
         except subprocess.TimeoutExpired:
             code = None
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGTERM)
-            raise
-        if code is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        finally:  # whatever ends this one: what the part has started must not go on beside the next
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     text = log.read_text(errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     counts = re.findall(r"^(?=.*\d+ (?:passed|failed)).*$", text, re.MULTILINE)
-    for name in part.results:
-        if (out / name).is_file():
-            shutil.copy(out / name, out / f"{part.name}-{Path(name).name}")
     result = "ended at its limit" if code is None else ("done" if code == 0 else f"exit {code}")
     seconds = time.perf_counter() - started
     print(f"{part.name}: {result}, {seconds:.0f} s", flush=True)
@@ -140,17 +135,22 @@ def run(part: Part, out: Path, limit_seconds: float) -> dict:
         "what": part.what,
         "result": result,
         "seconds": round(seconds, 1),
+        "failed": re.findall(r"^FAILED (.*?)(?: - .*)?$", text, re.MULTILINE),
         "tests": counts[-1].strip("= ") if counts else None,
         "last_line": lines[-1][-300:] if lines else "",
         "table": [line for line in lines if line.startswith("|")],
     }
 
 
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def report(found: list[dict]) -> None:
     """The tables of the parts, and a line of each."""
     for one in found:
         if one["result"] != "done":
-            print(f"\n{one['part']}: {one['result']}; last line: {one['last_line']}")
+            print("\n".join([f"\n{one['part']}: {one['result']}; last line: {one['last_line']}", *one["failed"]]))
         if one["table"]:
             print(f"\n{one['what']}\n\n" + "\n".join(one["table"]))
     print("\n| part | result | seconds |\n|---|---|---|")
@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of logs and results")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="little data, few tests: to rehearse it")
-    parser.add_argument("--parts", default="tests,step,seeds,study")
+    parser.add_argument("--parts", default="tests,step,kernels,seeds,study")
     arguments = parser.parse_args()
     arguments.out, arguments.data_root = arguments.out.absolute(), arguments.data_root.absolute()
     if absent := missing():
@@ -176,6 +176,7 @@ def main() -> int:
     if unknown := set(chosen) - {part.name for part in known}:
         parser.error(f"--parts: given {', '.join(sorted(unknown))}, expected {', '.join(part.name for part in known)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _terminated)
 
     from pyro_vae import files
     from pyro_vae.run_folder import environment
