@@ -44,7 +44,7 @@ class Spec:
     True
     """
 
-    dataset: str = _field("digits", f"{', '.join(DATASETS)}, or the path of an .npz file or a folder of images")
+    dataset: str = _field("digits", f"{', '.join(DATASETS)}, or the path of an .npz or .npy file or a folder of images")
     image_shape: tuple[int, ...] | None = _field(
         None, "channels,height,width; found out from the data where it is not given"
     )
@@ -173,9 +173,9 @@ def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
 
 
 def check_dataset(name: str) -> None:
-    """`name` is a known data set, or the path of an .npz file or a folder."""
-    path = Path(name)
-    if name in DATASETS or path.is_dir() or (path.is_file() and path.suffix == ".npz"):
+    """`name` is a known data set, or the path of an .npz or .npy file or a folder."""
+    path = Path(name).expanduser()
+    if name in DATASETS or path.is_dir() or (path.is_file() and path.suffix.lower() in (".npz", ".npy")):
         return
     if path.exists() or len(path.parts) > 1 or path.suffix:
         raise checks.fail("dataset", name, f"{', '.join(DATASETS)}, or an existing .npz file or folder of images")

@@ -129,22 +129,32 @@ def test_npz_with_train_and_test_and_colours_last(tmp_path):
         ({"images": np.full((2, 4, 4), 2.0)}, "pixels from 2 to 2"),
         ({"images": np.full((2, 4, 4), -0.1)}, "pixels from -0.1"),
         ({"images": np.zeros((2, 4, 4), np.int64)}, "int64.*expected uint8, or floats"),
+        ({"images": np.zeros((2, 4, 4), np.uint32)}, "uint32.*expected uint8, or floats"),
+        ({"images": np.full((2, 4, 4), 1.00001, np.float32)}, "pixels from 1.00001 to 1.00001"),
         ({"images": np.zeros((0, 4, 4), np.uint8)}, "at least one image"),
         ({"images": np.zeros((2, 4), np.uint8)}, r"shape \(N, H, W\)"),
         ({"images": np.zeros((2, 4, 4, 5), np.uint8)}, r"with C = 1 or 3"),
         ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)}, "one label an image"),
+        ({"images": np.zeros((3, 4, 4), np.uint8), "y": np.array([1j, 2, 3])}, "y: given 'complex128', expected whole"),
         ({"images": np.array([{}])}, "without pickled objects"),
-        (
-            {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array(list("abc"))},
-            "labels: given 'str32', expected whole",
-        ),
         (
             {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array([0, 0.5, 1])},
             "labels: given 'float64', expected whole",
         ),
+        ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array([0, np.inf, 1])}, "labels: given 'float64'"),
+        ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array(1)}, "labels: given 'a single value'"),
+        ({"images": np.zeros((1, 4, 4), np.uint8)}, "with 1 image', expected at least 2"),
         (
-            {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.array([0, -1, 1])},
-            "labels: given -1, expected labels of at least 0",
+            {"x_test": np.zeros((3, 4, 4), np.uint8)},
+            "with 'test'', expected a set named train as well|a set named train",
+        ),
+        (
+            {"x_train": np.zeros((3, 4, 4), np.uint8), "train_images": np.zeros((3, 4, 4), np.uint8)},
+            "with x_train and train_images', expected one array of images of the train set",
+        ),
+        (
+            {"x_train": np.zeros((3, 4, 4), np.uint8), "images": np.zeros((3, 4, 4), np.uint8)},
+            "expected arrays `images`",
         ),
         (
             {"x_train": np.zeros((3, 4, 4), np.uint8), "x_test": np.zeros((3, 5, 4), np.uint8)},
@@ -199,7 +209,10 @@ def test_deep_grey_and_transparent_images(tmp_path):
         Image.fromarray(np.array([[[9, 8, 7, 255], [200, 200, 200, 0]]], dtype=np.uint8)).save(
             tmp_path / "clear" / f"{name}.png"
         )
-    train, _ = load_data(str(tmp_path / "clear"))
+    with pytest.warns(
+        UserWarning, match=r"clear: images with transparent parts, taken as black: 2; .* dark: .* 9 of 255"
+    ):
+        train, _ = load_data(str(tmp_path / "clear"))
     assert train.pixels[0, :, 0].tolist() == [[9, 0], [8, 0], [7, 0]]
     (tmp_path / "float").mkdir()
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float" / "a.tif")

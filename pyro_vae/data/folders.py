@@ -1,0 +1,217 @@
+"""Folders of pictures: which are for training and which for testing, and of which class each is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae import checks
+from pyro_vae.data import cache, decoding, splitting
+from pyro_vae.data.images import Splits
+from pyro_vae.data.pixels import stretch_binary
+
+_FORMAT = 1  # of what is kept in the cache
+_OF_TOOLS = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "__pycache__", "$recycle.bin", "lost+found"}
+_EXPECTED = "train and test folders (and perhaps val), or class folders, or images alone"
+
+
+class File(NamedTuple):
+    """A picture file."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class Folder:
+    """A folder with pictures in it, or below."""
+
+    path: str
+    pictures: dict[str, File] = field(default_factory=dict)
+    folders: dict[str, Folder] = field(default_factory=dict)
+
+    def files(self) -> Iterator[File]:
+        """All pictures in it and below, sorted by the parts of their paths."""
+        for name in sorted([*self.pictures, *self.folders]):
+            if name in self.pictures:
+                yield self.pictures[name]
+            else:
+                yield from self.folders[name].files()
+
+
+def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
+    """The data set in a folder of pictures."""
+    others: list[str] = []
+    root = _scan(str(path), (), others)
+    if root is None:
+        suffixes = ", ".join(sorted(decoding.SUFFIXES))
+        raise checks.fail("dataset", str(path), f"a folder with images ({suffixes})")
+    if others:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        notes.append(f"files left out that are not images: {len(others):,} ({listed})")
+    found = _parts(root, notes)
+    train, test = splitting.train_and_test(
+        found, {split: len(list(part.files())) for split, part in found.items()}, notes
+    )
+    parts = {"training": train} if test is None else {"training": train, "test": test}
+    labels, class_names = _labels(parts, notes)
+    pictures = [list(part.files()) for part in parts.values()]
+    order = splitting.order([len(part) for part in pictures])
+    name, key = path.resolve().name, _key(root.path, pictures)
+    kept = cache.read(key, len(order.rows))
+    pixels, decoded_notes = (kept.pixels, kept.notes) if kept else _decode(pictures, order, name, progress)
+    notes += decoded_notes
+    splits = splitting.to_splits(pixels, order, labels, name, class_names)
+    if kept:
+        for images, fingerprint in zip(splits, kept.fingerprints, strict=True):
+            images.__dict__["fingerprint"] = fingerprint  # a cached property, which takes long to compute
+    else:
+        _keep(cache.Kept(pixels, decoded_notes, [images.fingerprint for images in splits]), key, notes)
+    return splits
+
+
+def _keep(kept: cache.Kept, key: str, notes: list[str]) -> None:
+    try:
+        cache.write(key, kept)
+    except OSError as error:
+        reason = error.strerror or error
+        notes.append(f"the decoded images are not kept for the next time: {cache.folder()} can't be written ({reason})")
+
+
+def _scan(path: str, above: tuple[tuple[int, int], ...], others: list[str]) -> Folder | None:
+    """The pictures below a folder, links followed; None where there are none. `others` gets what is no picture."""
+    try:
+        status = os.stat(path)
+        with os.scandir(path) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise checks.fail("dataset", path, f"a folder that can be read ({error.strerror or error})") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that it lies in
+        return None
+    found = Folder(path)
+    for entry in visible:
+        if entry.name.casefold() in _OF_TOOLS:
+            continue
+        if _is_folder(entry):
+            if below := _scan(entry.path, (*above, here), others):
+                found.folders[entry.name] = below
+        elif file := _picture(entry):
+            found.pictures[entry.name] = file
+        else:
+            others.append(entry.name)
+    return found if found.pictures or found.folders else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _picture(entry: os.DirEntry[str]) -> File | None:
+    if os.path.splitext(entry.name)[1].lower() not in decoding.SUFFIXES:
+        return None
+    try:
+        status = entry.stat()
+    except OSError as error:  # a link to nothing
+        raise checks.fail("dataset", entry.path, f"a readable image ({error.strerror or error})") from error
+    return File(entry.path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
+    """The folder of each split, `train` alone where there are none; a folder that holds but one other is passed by."""
+    parts = {"train": root}
+    divided = False
+    while True:
+        if not divided and (splits := _splits(parts["train"], notes)):
+            parts, divided = splits, True
+        names = {name for part in parts.values() for name in part.folders}
+        if len(names) != 1 or any(part.pictures for part in parts.values()):
+            break
+        (name,) = names
+        parts = {split: part.folders[name] for split, part in parts.items()}
+    for part in parts.values():
+        for name, below in part.folders.items():
+            if misplaced := [one for one in (name, *below.folders) if splitting.is_clear(one)]:
+                raise checks.fail("dataset", f"{part.path} with a folder {misplaced[0]!r} among classes", _EXPECTED)
+    return parts
+
+
+def _splits(folder: Folder, notes: list[str]) -> dict[str, Folder] | None:
+    names = sorted(folder.folders)
+    splits = [splitting.split_of(name) for name in names]
+    if not any(map(splitting.is_clear, names)) and not (all(splits) and "train" in splits):
+        return None
+    if not all(splits):
+        raise checks.fail("dataset", f"{folder.path} with folders {', '.join(names)}", _EXPECTED)
+    by_split = splitting.by_split(names, folder.path)
+    if folder.pictures:
+        notes.append(f"images left out beside the folder {by_split['train']}: {len(folder.pictures):,}")
+    return {split: folder.folders[name] for split, name in by_split.items()}
+
+
+def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | None], tuple[str, ...]]:
+    """Of each part, the class of each picture: the folder that it lies in."""
+    labelled = {split: part for split, part in parts.items() if part.folders and not part.pictures}
+    for split, part in parts.items():
+        if part.folders and part.pictures:
+            total = len(list(part.files()))
+            notes.append(f"no {split} labels: of {total:,} images, {len(part.pictures):,} lie in no class folder")
+        elif labelled and split not in labelled:
+            notes.append(f"no {split} labels: its images lie in no class folders")
+    classes = tuple(sorted({name for part in labelled.values() for name in part.folders}))
+    for split, part in labelled.items():
+        if missing := [name for name in classes if name not in part.folders]:
+            listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            notes.append(f"classes without {split} images: {len(missing):,} of {len(classes):,} ({listed})")
+    index = {name: number for number, name in enumerate(classes)}
+    labels: list[Tensor | None] = []
+    for split, part in parts.items():
+        if split not in labelled:
+            labels.append(None)
+            continue
+        names = sorted(part.folders)
+        counts = torch.tensor([len(list(part.folders[name].files())) for name in names])
+        labels.append(torch.tensor([index[name] for name in names]).repeat_interleave(counts))
+    return labels, classes
+
+
+def _key(root: str, parts: list[list[File]]) -> str:
+    """What the pixels depend on: how they are decoded, and names, sizes and times of change of the files."""
+    digest = hashlib.sha256(f"{_FORMAT} {PIL.__version__}".encode())
+    for part in parts:
+        rows = (f"{file.path[len(root) :]}\0{file.size}\0{file.mtime_ns}" for file in part)
+        digest.update(os.fsencode("\0\0".join(["", *rows])))
+    return digest.hexdigest()[:32]
+
+
+def _decode(parts: list[list[File]], order: splitting.Order, name: str, progress: bool) -> tuple[np.ndarray, list[str]]:
+    """The pixels of all pictures, in the order's rows, and what is to be said of them."""
+    notes: list[str] = []
+    paths = [file.path for part in parts for file in part]
+    bar = tqdm(
+        decoding.decode_all(paths, sum(file.size for part in parts for file in part)),
+        total=len(paths),
+        desc=f"images of {name}",
+        unit="image",
+        leave=False,
+        disable=None if progress else True,  # shown where standard error is a terminal
+    )
+    with bar:
+        pixels = decoding.stack(bar, paths, order.rows, notes)
+    stretch_binary(pixels, True, notes)
+    return pixels, notes

@@ -1,0 +1,150 @@
+"""`Images`: uint8 pixels and labels of one data set; `Splits`: those to train on and those to test with."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.device import to_unit
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A set of images of one size.
+
+    Args:
+        pixels: uint8, shape `(N, C, H, W)`, grey levels 0 to 255, N >= 1; a tensor, or a NumPy array (which is copied
+            where it is read-only).
+        labels: whole numbers, shape `(N,)`, indices into `class_names`, kept as int64; or None.
+        name: what the set is called in tables and file names.
+        class_names: the classes in the order of the labels.
+
+    Raises:
+        InputError: where a dtype or shape is another.
+
+    >>> images = Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), name="black")
+    >>> len(images), images.shape
+    (3, (1, 8, 8))
+    """
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    name: str = "images"
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        pixels = _tensor("pixels", self.pixels, "torch.uint8 of shape (N, C, H, W)")
+        if pixels.dtype != torch.uint8 or pixels.dim() != 4:
+            raise checks.fail("pixels", _described(pixels), "torch.uint8 of shape (N, C, H, W)")
+        if 0 in pixels.shape:
+            raise checks.fail("pixels", tuple(pixels.shape), "at least one image of at least one pixel")
+        object.__setattr__(self, "pixels", pixels)
+        if not isinstance(self.name, str):
+            raise checks.fail("name", self.name, "a text")
+        object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self._checked_labels(len(pixels)))
+
+    def _checked_labels(self, n: int) -> Tensor:
+        expected = f"torch.int64 of shape ({n},), one label an image"
+        labels = _tensor("labels", self.labels, expected)
+        if labels.is_floating_point() or labels.is_complex() or labels.shape != (n,):
+            raise checks.fail("labels", _described(labels), expected)
+        labels = labels.long()
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0:
+            raise checks.fail("labels", lowest, "labels of at least 0")
+        if self.class_names and highest >= len(self.class_names):
+            raise checks.fail("class_names", len(self.class_names), f"at least {highest + 1}, one name for each label")
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of each image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, pixels and labels, which caches and provenance refer to."""
+        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        for part in (self.pixels, self.labels):
+            if part is not None:
+                digest.update(part.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def take(self, index: Tensor | slice) -> Images:
+        """The images at these positions, as `Images` of the same name."""
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Images, Images]:
+        """Two disjoint parts, `1 - fraction` and `fraction` of the images, the same ones for the same seed.
+
+        Each part has at least one image.
+        """
+        real = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+        if not real or not 0 < fraction < 1 or len(self) < 2:
+            raise checks.fail(
+                "fraction", fraction, f"a number above 0 and below 1, of at least 2 images ({len(self)} here)"
+            )
+        checks.seed("seed", seed)
+        kept, held_out = split_places(len(self), fraction, seed)
+        return self.take(kept), self.take(held_out)
+
+    def draw(self, n: int, seed: int = 0) -> Images:
+        """n of the images at random (all where there are fewer), the same ones for the same seed.
+
+        Sets from folders are sorted by class, so the first n would be of one class.
+        """
+        checks.positive_integer("n", n)
+        checks.seed("seed", seed)
+        if n >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(int(seed)))
+        return self.take(order[:n].sort().values)
+
+    def as_float(self) -> Tensor:
+        """All pixels as float32 in [0, 1], shape `(N, C, H, W)`."""
+        return to_unit(self.pixels)
+
+
+class Splits(NamedTuple):
+    """The training and the test images of one data set."""
+
+    train: Images
+    test: Images
+
+
+def split_places(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The places of `1 - fraction` and of `fraction` of n images, each sorted and, where n > 1, of at least one."""
+    count = min(max(round(n * fraction), 1), n - 1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def _tensor(argument: str, values: Any, expected: str) -> Tensor:
+    """A tensor as it is; a NumPy array or a list as a tensor that may be written to."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.ascontiguousarray(values) if isinstance(values, list | tuple | np.ndarray) else None
+        if array is not None:
+            return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except (TypeError, ValueError, OverflowError):  # a dtype that torch lacks, a ragged list
+        pass
+    raise checks.fail(argument, type(values).__name__, expected)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
