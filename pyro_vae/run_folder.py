@@ -45,7 +45,7 @@ def run(
             refuse.
     """
     folder = Path(folder)
-    images = load_data(spec.dataset, data_root)
+    images = load_data(spec.dataset, data_root, progress=progress)
     spec = _with_shape(spec, images)
     with joined(device) as here:
         if here.rank == 0:

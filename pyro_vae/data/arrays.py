@@ -70,6 +70,9 @@ class _Set:
     images: StoredArray
     labels: StoredArray | None
 
+    def __len__(self) -> int:
+        return len(self.images)
+
 
 def load_arrays(path: Path, notes: list[str]) -> Splits:
     """The data set in an `.npz` or `.npy` file."""
@@ -82,7 +85,7 @@ def load_arrays(path: Path, notes: list[str]) -> Splits:
         if left_out:
             listed = ", ".join(f"{key} ({reason})" for key, reason in list(left_out.items())[:5])
             notes.append(f"entries left out: {len(left_out)}, {listed}{', ...' if len(left_out) > 5 else ''}")
-        train, test = splitting.train_and_test(sets, {split: len(one.images) for split, one in sets.items()}, notes)
+        train, test = splitting.train_and_test(sets, notes)
         return _read(train, test, path, notes)
 
 
@@ -116,8 +119,14 @@ def _members(path: Path) -> tuple[dict[str, StoredArray], dict[str, str]]:
             if key == info.filename:
                 left_out[key] = "no array"
                 continue
-            with archive.open(info) as file:
-                found = _read_header(file, info.file_size)
+            try:
+                with archive.open(info) as file:
+                    found = _read_header(file, info.file_size)
+            except ValueError:
+                if _role(key):
+                    raise
+                left_out[key] = "unreadable"
+                continue
             if found is None:
                 left_out[key] = "pickled"
             else:

@@ -11,10 +11,11 @@ from PIL import Image, ImageOps
 
 from pyro_vae import checks
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # MPO, of cameras, is opened as JPEG
 FEW = 2_000  # pictures that are decoded before other processes have started
 _SMALL = 2**24  # bytes of files, likewise
+_IDLE_SECONDS = 10  # after which the processes end
 _AT_ONCE = 256  # pictures that a process is given at a time, or fewer large ones
 
 
@@ -71,7 +72,8 @@ def decode_all(paths: Sequence[str], num_bytes: int) -> Iterator[Picture]:
 
     at_once = max(1, min(_AT_ONCE, len(paths) * 2**22 // max(1, num_bytes)))
     parts = [paths[start : start + at_once] for start in range(0, len(paths), at_once)]
-    for pictures in Parallel(n_jobs=-1, return_as="generator")(delayed(_decode_some)(part) for part in parts):
+    pool = Parallel(n_jobs=-1, return_as="generator", idle_worker_timeout=_IDLE_SECONDS)
+    for pictures in pool(delayed(_decode_some)(part) for part in parts):
         yield from pictures
 
 

@@ -42,6 +42,10 @@ class Folder:
     pictures: dict[str, File] = field(default_factory=dict)
     folders: dict[str, Folder] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """How many pictures there are in it and below."""
+        return len(self.pictures) + sum(map(len, self.folders.values()))
+
     def files(self) -> Iterator[File]:
         """All pictures in it and below, sorted by the parts of their paths."""
         for name in sorted([*self.pictures, *self.folders]):
@@ -56,20 +60,17 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
     others: list[str] = []
     root = _scan(str(path), (), others)
     if root is None:
-        suffixes = ", ".join(sorted(decoding.SUFFIXES))
+        suffixes = ", ".join(decoding.SUFFIXES)
         raise checks.fail("dataset", str(path), f"a folder with images ({suffixes})")
     if others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         notes.append(f"files left out that are not images: {len(others):,} ({listed})")
-    found = _parts(root, notes)
-    train, test = splitting.train_and_test(
-        found, {split: len(list(part.files())) for split, part in found.items()}, notes
-    )
+    train, test = splitting.train_and_test(_parts(root, notes), notes)
     parts = {"training": train} if test is None else {"training": train, "test": test}
     labels, class_names = _labels(parts, notes)
     pictures = [list(part.files()) for part in parts.values()]
     order = splitting.order([len(part) for part in pictures])
-    name, key = path.resolve().name, _key(root.path, pictures)
+    name, key = path.absolute().name, _key(root.path, pictures)
     kept = cache.read(key, len(order.rows))
     pixels, decoded_notes = (kept.pixels, kept.notes) if kept else _decode(pictures, order, name, progress)
     notes += decoded_notes
@@ -123,7 +124,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _picture(entry: os.DirEntry[str]) -> File | None:
-    if os.path.splitext(entry.name)[1].lower() not in decoding.SUFFIXES:
+    if not entry.name.lower().endswith(decoding.SUFFIXES):
         return None
     try:
         status = entry.stat()
@@ -169,8 +170,7 @@ def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | N
     labelled = {split: part for split, part in parts.items() if part.folders and not part.pictures}
     for split, part in parts.items():
         if part.folders and part.pictures:
-            total = len(list(part.files()))
-            notes.append(f"no {split} labels: of {total:,} images, {len(part.pictures):,} lie in no class folder")
+            notes.append(f"no {split} labels: of {len(part):,} images, {len(part.pictures):,} lie in no class folder")
         elif labelled and split not in labelled:
             notes.append(f"no {split} labels: its images lie in no class folders")
     classes = tuple(sorted({name for part in labelled.values() for name in part.folders}))
@@ -185,7 +185,7 @@ def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | N
             labels.append(None)
             continue
         names = sorted(part.folders)
-        counts = torch.tensor([len(list(part.folders[name].files())) for name in names])
+        counts = torch.tensor([len(part.folders[name]) for name in names])
         labels.append(torch.tensor([index[name] for name in names]).repeat_interleave(counts))
     return labels, classes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ _SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 _CLEAR = ("train", "training", "validation", "valid", "val", "test", "testing")  # the others may be classes
 _FORM = re.compile(r"(?:images?|imgs?|data)?[ _.-]*([a-z]+?)[ _.-]*(?:set|split|data|images?|imgs?)?[ _.-]*\d*")
 
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound=Sized)
 
 
 def split_of(name: str) -> str | None:
@@ -59,7 +59,7 @@ def by_split(names: Iterable[str], where: str) -> dict[str, str]:
     return found
 
 
-def train_and_test(parts: Mapping[str, Part], sizes: Mapping[str, int], notes: list[str]) -> tuple[Part, Part | None]:
+def train_and_test(parts: Mapping[str, Part], notes: list[str]) -> tuple[Part, Part | None]:
     """The part to train on, and the one to test with where there is one.
 
     A validation set is the test set where there is no other; else it is left out, because training holds out images of
@@ -67,7 +67,7 @@ def train_and_test(parts: Mapping[str, Part], sizes: Mapping[str, int], notes: l
     """
     if "test" in parts and "validation" in parts:
         notes.append(
-            f"validation images left out: {sizes['validation']:,} (training holds out a share of the training images)"
+            f"validation images left out: {len(parts['validation']):,} (training holds out some of the training images)"
         )
     if "test" not in parts and "validation" in parts:
         notes.append("the validation images are the test set, as there is no other")
