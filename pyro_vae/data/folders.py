@@ -63,10 +63,9 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
         suffixes = ", ".join(decoding.SUFFIXES)
         raise checks.fail("dataset", str(path), f"a folder with images ({suffixes})")
     if others:
-        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        listed = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
         notes.append(f"files left out that are not images: {len(others):,} ({listed})")
-    train, test = splitting.train_and_test(_parts(root, notes), notes)
-    parts = {"training": train} if test is None else {"training": train, "test": test}
+    parts = _parts(root, notes)
     labels, class_names = _labels(parts, notes)
     pictures = [list(part.files()) for part in parts.values()]
     order = splitting.order([len(part) for part in pictures])
@@ -134,17 +133,17 @@ def _picture(entry: os.DirEntry[str]) -> File | None:
 
 
 def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
-    """The folder of each split, `train` alone where there are none; a folder that holds but one other is passed by."""
-    parts = {"train": root}
+    """The folders of the training and perhaps of the test images; one that holds but one other is passed by."""
+    parts = {"training": root}
     divided = False
     while True:
-        if not divided and (splits := _splits(parts["train"], notes)):
+        if not divided and (splits := _splits(parts["training"], notes)):
             parts, divided = splits, True
         names = {name for part in parts.values() for name in part.folders}
-        if len(names) != 1 or any(part.pictures for part in parts.values()):
+        if len(names) != 1 or any(part.pictures and part.folders for part in parts.values()):
             break
         (name,) = names
-        parts = {split: part.folders[name] for split, part in parts.items()}
+        parts = {split: part.folders.get(name, part) for split, part in parts.items()}
     for part in parts.values():
         for name, below in part.folders.items():
             if misplaced := [one for one in (name, *below.folders) if splitting.is_clear(one)]:
@@ -162,7 +161,8 @@ def _splits(folder: Folder, notes: list[str]) -> dict[str, Folder] | None:
     by_split = splitting.by_split(names, folder.path)
     if folder.pictures:
         notes.append(f"images left out beside the folder {by_split['train']}: {len(folder.pictures):,}")
-    return {split: folder.folders[name] for split, name in by_split.items()}
+    train, test = splitting.train_and_test({split: folder.folders[name] for split, name in by_split.items()}, notes)
+    return {"training": train} if test is None else {"training": train, "test": test}
 
 
 def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | None], tuple[str, ...]]:
