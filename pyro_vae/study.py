@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -169,6 +170,7 @@ def train_and_judge(
     """Trains one model into its folder, or goes on with it, and judges it by each group of metrics that it lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
+        warnings.filterwarnings("ignore", re.escape(f"{one.spec.dataset}: "))  # said when the study loaded it
         model, _, images = run_folder.run(
             one.spec, one.folder, data_root=data_root, device=device, resume=True, snapshots=snapshots, progress=False
         )
