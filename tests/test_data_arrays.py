@@ -124,10 +124,12 @@ def test_classes_are_those_of_both_sets(tmp_path):
     [
         (np.eye(20, 3), r"mine.npz: labels of shape \(20, 3\) are left out: they are not one class for each image"),
         (np.where(np.arange(20) < 5, np.nan, 1), "labels are left out: 5 of 20 are missing"),
+        (np.arange(20), "labels are left out: 20 distinct ones are more than 10 classes"),
         (np.array([None] * 20), r"entries left out: 1, labels \(pickled\)"),
     ],
 )
-def test_labels_that_are_no_classes_are_left_out_and_said(tmp_path, labels, note):
+def test_labels_that_are_no_classes_are_left_out_and_said(tmp_path, monkeypatch, labels, note):
+    monkeypatch.setattr("pyro_vae.data.labels.MAX_CLASSES", 10)
     with pytest.warns(UserWarning, match=note):
         train, test = load(tmp_path, images=GREY, labels=labels)
     assert (train.labels, test.labels, len(train)) == (None, None, 18)
@@ -269,6 +271,7 @@ def test_images_take_arrays_and_lists():
         (lambda: Images(GREY[:, None], np.zeros(20)), "labels: given 'torch.float64 of shape"),
         (lambda: Images(GREY[:, None], "abc"), "labels: given 'str', expected torch.int64 of shape"),
         (lambda: Images(GREY[:, None], [-1] * 20), "labels: given -1, expected labels of at least 0"),
+        (lambda: Images(GREY[:, None], [0, 10**9] * 10), "labels: given 1000000000, expected indices .* below 65,536"),
         (lambda: Images(GREY[:, None], [2] * 20, class_names=("a", "b")), "class_names: given 2, expected at least 3"),
         (lambda: Images(GREY[:, None], name=None), "name: given None, expected a text"),
         (lambda: Images(GREY[:, None]).split("0.1"), "fraction: given '0.1'"),

@@ -201,7 +201,7 @@ def _read(train: _Set, test: _Set | None, path: Path, notes: list[str]) -> Split
     for part in parts:
         grey.check_dtype(part.images.dtype, part.images.what)
     order = splitting.order([shape[0] for shape, _ in shapes])
-    labels, class_names = class_labels.as_classes([_labels_of(part, notes) for part in parts])
+    labels, class_names = class_labels.as_classes([_labels_of(part, notes) for part in parts], notes)
     pixels = np.empty((len(order.rows), *shapes[0][0][1:]), np.uint8)
     places = np.split(order.rows, [len(parts[0].images)])
     _fill(pixels, [part.images for part in parts], [axes for _, axes in shapes], places, notes)

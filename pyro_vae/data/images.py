@@ -15,6 +15,8 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.device import to_unit
 
+MAX_CLASSES = 2**16
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -62,6 +64,9 @@ class Images:
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0:
             raise checks.fail("labels", lowest, "labels of at least 0")
+        if highest >= MAX_CLASSES:
+            expected = f"indices of classes, below {MAX_CLASSES:,} (`unique(return_inverse=True)` makes them)"
+            raise checks.fail("labels", highest, expected)
         if self.class_names and highest >= len(self.class_names):
             raise checks.fail("class_names", len(self.class_names), f"at least {highest + 1}, one name for each label")
         return labels

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.data.images import MAX_CLASSES
 
 
 def one_per_image(labels: np.ndarray, n: int, what: str, notes: list[str]) -> np.ndarray | None:
@@ -44,15 +45,18 @@ def one_per_image(labels: np.ndarray, n: int, what: str, notes: list[str]) -> np
     return labels
 
 
-def as_classes(parts: Sequence[np.ndarray | None]) -> tuple[list[Tensor | None], tuple[str, ...]]:
+def as_classes(parts: Sequence[np.ndarray | None], notes: list[str]) -> tuple[list[Tensor | None], tuple[str, ...]]:
     """The labels of each part as indices of the distinct ones of all parts, sorted, and their names.
 
-    >>> as_classes([np.array([10**9, 0]), np.array([-1, 0])])
+    >>> as_classes([np.array([10**9, 0]), np.array([-1, 0])], notes=[])
     ([tensor([2, 1]), tensor([0, 1])], ('-1', '0', '1000000000'))
     """
     known = [part for part in parts if part is not None]
     if not known:
         return [None for _ in parts], ()
     classes = np.unique(np.concatenate(known))
+    if len(classes) > MAX_CLASSES:
+        notes.append(f"labels are left out: {len(classes):,} distinct ones are more than {MAX_CLASSES:,} classes")
+        return [None for _ in parts], ()
     indices = [None if part is None else torch.from_numpy(np.searchsorted(classes, part)) for part in parts]
     return indices, tuple(map(str, classes))
