@@ -28,14 +28,14 @@ def load_data(
 
     What is left out or scaled of a user's own images is said in one warning.
 
-    **An `.npz` file** has arrays `images` and perhaps `labels`; or these for each split, as `x_train`, `y_train`,
+    An `.npz` file has arrays `images` and perhaps `labels`; or these for each split, as `x_train`, `y_train`,
     `x_test`, `y_test` or as `train_images`, `train_labels`, ...; an `.npy` file is images alone. Arrays of images are
     `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`: uint8, bool, uint16 (of 10, 12, 14 or 16 bits, by the largest value),
     or floats in [0, 1], which are rounded to 256 grey levels. uint8 that holds only 0 and 1 is black and white. Labels
     are whole numbers or texts, one for each image or one-hot; the distinct ones are the classes. Pickled objects are
     never read.
 
-    **A folder** holds pictures of one size, in folders of the splits or not, in class folders below or not. Names of
+    A folder holds pictures of one size, in folders of the splits or not, in class folders below or not. Names of
     splits are `train`, `val`, `test`, in any case and common spelling. A picture is turned by its orientation tag; of
     several frames the first is taken. The decoded pixels are kept in this user's cache folder.
 
