@@ -202,7 +202,7 @@ def _match(tensors: Sequence[Tensor]) -> bool:
     first = tensors[0]
     dense = torch.ops.aten.is_non_overlapping_and_dense(first)
     return dense and all(
-        one.dtype == torch.float32 and not one.is_cuda and one.stride() == first.stride() for one in tensors
+        one.dtype == torch.float32 and one.device.type == "cpu" and one.stride() == first.stride() for one in tensors
     )
 
 

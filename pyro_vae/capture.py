@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from pyro_vae.generators import own_generators
+from pyro_vae.generators import own_generators, same_generators
 
 LARGEST_MOVED = 1_000_000  # elements of a tensor that is given other values for a comparison
 
@@ -129,7 +129,7 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) 
             continue
         size = 0.0 if one is None or not one.numel() else float(one.detach().abs().max())
         tolerance = 1e-5 + (1e-3 if number else 3e-5) * size
-        if one is None or other is None or not _close(one.detach().double(), other.detach().double(), tolerance):
+        if one is None or other is None or not _close(one.detach().cpu(), other.detach().cpu(), tolerance):
             what = "a gradient" if number else "its loss"
             now, frozen = ("none" if value is None else _short(value.detach()) for value in (one, other))
             raise NotCapturable(
@@ -139,7 +139,9 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) 
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True)
+    return one.shape == other.shape and torch.allclose(
+        one.double(), other.double(), rtol=0, atol=tolerance, equal_nan=True
+    )
 
 
 def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], other_noise: bool = False) -> fx.GraphModule:
@@ -147,10 +149,10 @@ def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], other_noise: 
         with _PyroReadsNothing():
             return function(*tensors)
 
-    devices = {tensor.device for tensor in inputs if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), Restoring(), pyro.validation_enabled(False):
+    devices = {torch.device("cpu"), *(tensor.device for tensor in inputs)}
+    with same_generators(devices), Restoring(), pyro.validation_enabled(False):
         if other_noise:
-            for device in (torch.device("cpu"), *devices):
+            for device in devices:
                 torch.rand(1, device=device)
         try:
             return make_fx(without_host)(*inputs)

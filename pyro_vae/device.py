@@ -13,13 +13,15 @@ from pyro_vae.parallel import ALONE, Peers
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; anything else is taken by its word."""
+    """`auto` is CUDA where there is one, else Apple's MPS, else the CPU; anything else is taken by its word."""
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise checks.fail("device", str(device), "auto, cpu, or a device of this machine") from error
     return chosen
 
@@ -51,8 +53,9 @@ def batches(
     shuffle: bool = False,
     dynamic: bool = False,
     peers: Peers = ALONE,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
-    """Float32 batches in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
+    """Batches of floats in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
 
     The order and the dynamic binarization come from the default generators, so a caller who seeds those owns them.
     The pixels stay uint8 until here; they are gathered where they lie. Among several processes, each takes its part of
@@ -60,7 +63,7 @@ def batches(
     """
     every = torch.arange(len(pixels), device=pixels.device)
     for places in shuffled(pixels, batch_size, peers) if shuffle else every.split(batch_size):
-        yield gather(pixels, places if shuffle else peers.part(places), device, dynamic=dynamic)
+        yield gather(pixels, places if shuffle else peers.part(places), device, dynamic=dynamic, dtype=dtype)
 
 
 def shuffled(pixels: Tensor, batch_size: int, peers: Peers = ALONE) -> Iterator[Tensor]:
@@ -70,12 +73,19 @@ def shuffled(pixels: Tensor, batch_size: int, peers: Peers = ALONE) -> Iterator[
     return map(peers.part, order.split(batch_size))
 
 
-def gather(pixels: Tensor, places: Tensor, device: torch.device, *, dynamic: bool = False) -> Tensor:
-    """The float32 batch of the images at these places; `dynamic` draws each pixel."""
-    x = to_unit(pixels[places].to(device))
+def gather(
+    pixels: Tensor,
+    places: Tensor,
+    device: torch.device,
+    *,
+    dynamic: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The batch of the images at these places, in floats; `dynamic` draws each pixel."""
+    x = to_unit(pixels[places].to(device), dtype)
     return x.bernoulli() if dynamic else x
 
 
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 grey levels as float32 in [0, 1]."""
-    return pixels.to(torch.float32) / 255
+def to_unit(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 grey levels as floats in [0, 1]."""
+    return pixels.to(dtype) / 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,9 +16,20 @@ def own_generators(device: torch.device, seed: int) -> Iterator[None]:
     >>> with own_generators(torch.device("cpu"), seed=0):
     ...     inside = torch.rand(2)
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with same_generators([device]):
         seed_generators(device, seed)
         yield
+
+
+@contextmanager
+def same_generators(devices: Iterable[torch.device]) -> Iterator[None]:
+    """In the end the default generators of the CPU and of `devices` are as before."""
+    before = [(device, generator_states(device)) for device in {torch.device("cpu"), *devices}]
+    try:
+        yield
+    finally:
+        for device, states in before:
+            set_generator_states(device, states)
 
 
 def seed_generators(device: torch.device, seed: int) -> None:
@@ -27,6 +38,8 @@ def seed_generators(device: torch.device, seed: int) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
@@ -34,6 +47,8 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -42,3 +57,5 @@ def set_generator_states(device: torch.device, states: dict[str, Tensor]) -> Non
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data import Images
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import batches, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Model, with_prior
-from pyro_vae.models.images import check_fits, evaluating
+from pyro_vae.models.images import check_fits, dtype_of, evaluating, move
 from pyro_vae.posteriors import location
 
 if TYPE_CHECKING:
@@ -28,12 +28,11 @@ class Plane(NamedTuple):
 
 def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | torch.device = "auto") -> Tensor:
     """One code for each image, `(N, d)`: the :func:`~pyro_vae.posteriors.location` of q(z|x)."""
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     check_fits(model, images)
-    pixels = resident(images.pixels, target)
+    chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
     with evaluating(model):
-        return torch.cat([location(model.encode(x)).cpu() for x in batches(pixels, batch_size, target)])
+        return torch.cat([location(model.encode(x)).cpu() for x in chunks])
 
 
 def posterior_means(
@@ -51,11 +50,10 @@ def posterior_means(
     """
     checks.positive_integer("draws", draws)
     checks.seed("seed", seed)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     check_fits(model, images)
     with own_generators(target, seed), evaluating(model):
-        chunks = batches(resident(images.pixels, target), batch_size, target)
+        chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
         return torch.cat([model.encode(x).sample((draws,)).mean(0).cpu() for x in chunks])
 
 
@@ -70,8 +68,7 @@ def prior_samples(
     checks.positive_integer("n", n)
     checks.seed("seed", seed)
     vae = with_prior(model)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     with own_generators(target, seed), evaluating(model):
         return torch.cat([vae.sample(size).cpu() for size in sizes])
@@ -126,7 +123,7 @@ def to_plane(z: Tensor) -> Plane:
     pca = principal_components(z, 2)
     first, second = pca.explained_variance_ratio_
     labels = (f"first principal component ({first:.0%} of variance)", f"second ({second:.0%})")
-    return Plane(torch.from_numpy(pca.transform(z.double().numpy())).float(), labels)
+    return Plane(torch.from_numpy(pca.transform(z.cpu().double().numpy())).float(), labels)
 
 
 def principal_components(x: Tensor, n: int) -> PCA:
@@ -139,7 +136,7 @@ def principal_components(x: Tensor, n: int) -> PCA:
 
     if not 1 <= n <= min(x.shape):
         raise checks.fail("n", n, f"from 1 to {min(x.shape)} components of data of shape {tuple(x.shape)}")
-    return PCA(n, svd_solver="covariance_eigh").fit(x.double().numpy())
+    return PCA(n, svd_solver="covariance_eigh").fit(x.cpu().double().numpy())
 
 
 def principal_angles(model: Model, images: Images) -> Tensor:

@@ -57,7 +57,7 @@ def fit_many(
             the step of full batches only.
         images: what the spec's validation fraction is held out of; `load_data(...).train`, say.
         seeds: one for each member.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         out: a new folder, which gets a `checkpoint/` after each epoch, and at the end a run folder for each seed,
             `seed-0` and so on, with all but a checkpoint of its own.
         resume: go on from the checkpoint in `out`.
@@ -98,7 +98,8 @@ def fit_many(
     backend = spec.compile
     if backend == "auto":
         worth_it = spec.epochs * steps_per_epoch * len(seeds) >= WORTH_COMPILING
-        backend = "cudagraph" if target.type == "cuda" else ("inductor" if worth_it else "capture")
+        elsewhere = "inductor" if worth_it and target.type == "cpu" else "capture"
+        backend = "cudagraph" if target.type == "cuda" else elsewhere
     settings = {name: value for name, value in spec.to_dict().items() if name not in (*HOW_LONG_AND_HOW, "seed")}
     settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
     epochs: list[list[Epoch]] = []  # of each epoch, one for each member
@@ -138,7 +139,7 @@ def fit_many(
                 if held_out.count:
                     losses = [members.evaluate(held_out.pixels, i) for i in held_out.batches(spec.batch_size)]
                     of_held_out = members.losses(losses, held_out.count, f"epoch {number}, validation")
-                beta = float(members.beta)
+                beta = beta_at(done - 1, spec.beta, spec.beta_warmup * steps_per_epoch)
                 pairs = zip(of_train, of_held_out, strict=True)
                 epochs.append([epoch_of(number, beta, one, other, seconds, train.count) for one, other in pairs])
                 mean = sum(one.loss for one in of_train) / len(seeds)

@@ -16,7 +16,8 @@ from pyro_vae.capture import NotCapturable, capture, gradients_set_aside
 from pyro_vae.device import to_unit
 from pyro_vae.generators import generator_states, set_generator_states
 from pyro_vae.models import build
-from pyro_vae.objectives import Losses, Terms, objective
+from pyro_vae.models.images import dtype_of
+from pyro_vae.objectives import Losses, Terms, exact_totals, objective
 from pyro_vae.spec import Spec
 
 Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member, or for all
@@ -31,17 +32,18 @@ class Members:
         self.models = [build(spec) for spec in specs]
         # What stands for all when the step is captured.
         self._one = build(self.spec).to(device)
-        self._terms = Terms(device)
+        self.dtype = dtype_of(self._one)
+        self._terms = Terms(device, self.dtype)
         self._elbo: Any = self._terms.watch(objective(self.spec.objective, self.spec.particles))
         self.beta: float | Tensor = self.spec.beta
         if self.spec.beta_warmup:
-            self.beta = torch.tensor(self.spec.beta, dtype=torch.float64, device=device)
-        self.totals = torch.zeros(len(specs), 2, dtype=torch.float64, device=device)
+            self.beta = torch.tensor(self.spec.beta, dtype=self.dtype, device=device)
+        self.sums, self.lost = (torch.zeros(len(specs), 3, dtype=self.dtype, device=device) for _ in range(2))
         params, buffers = torch.func.stack_module_state(list(self.models))
         self.params = [param.detach().to(device) for param in params.values()]
         self.buffers = {name: buffer.to(device) for name, buffer in buffers.items()}
         self.moments = [[torch.zeros_like(param) for param in self.params] for _ in range(2)]
-        self.counts = [torch.zeros((), device=device) for _ in self.params]
+        self.counts = [torch.zeros((), dtype=torch.float32, device=device) for _ in self.params]
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in self.seeds]
         self._runs: dict[tuple[str, int], backends.Run] = {}
 
@@ -78,12 +80,13 @@ class Members:
 
     def losses(self, losses: list[Tensor], count: int, where: str) -> list[Losses]:
         """Means over the images of each member; here alone the device is waited for."""
-        steps = torch.stack(losses).double()
+        steps = torch.stack(losses).cpu().double()
         for step, member in (~steps.isfinite()).nonzero()[:1].tolist():
             place = f"seed {self.seeds[member]} is {steps[step, member]} at {where}, step {step + 1}"
             raise FloatingPointError(f"the loss of {place}; try a smaller lr")
-        parts = zip(steps.sum(0).tolist(), self.totals.tolist(), strict=True)
-        self.totals.zero_()
+        parts = zip(steps.sum(0).tolist(), exact_totals(self.sums, self.lost).tolist(), strict=True)
+        self.sums.zero_()
+        self.lost.zero_()
         return [Losses(loss / count, -log_likelihood / count, kl / count) for loss, (log_likelihood, kl) in parts]
 
     def check_weights(self, epoch: int) -> None:
@@ -113,7 +116,7 @@ class Members:
             run = self._captured(kind, pixels, index)
             if self.device.type == "cuda" and self.backend != "capture":
                 try:
-                    run = backends.cuda_graph(run, [index], written=[*self._kept(), self.totals])
+                    run = backends.cuda_graph(run, [index], written=[*self._kept(), self.sums, self.lost])
                 except backends.NotRecordable as reason:
                     warnings.warn(f"fit_many: no CUDA graph of the captured step: {reason}", stacklevel=4)
             self._runs[key] = run
@@ -123,12 +126,12 @@ class Members:
         """What does all from positions to Adam. It works in place on what lies in `self`."""
 
         def batch(index: Tensor) -> Tensor:
-            x = to_unit(pixels[index])
+            x = to_unit(pixels[index], self.dtype)
             return self._drawn(lambda which, generator: x[which].bernoulli(generator=generator)) if dynamic else x
 
         dynamic = self.spec.binarization == "dynamic"
         try:
-            graph, draws, live = self._graph(kind, to_unit(pixels[index]))
+            graph, draws, live = self._graph(kind, to_unit(pixels[index], self.dtype))
         except NotCapturable as reason:
             raise checks.fail("spec", self.spec, f"a model whose step can be captured ({reason})") from reason
 
@@ -180,7 +183,7 @@ class Members:
         one = capture(estimate, [*params, x[0].clone()], [*params, x[0].flip(0) * 0.5])
         draws = _lift_draws(one.graph, len(params) + 1, len(self.models))
         stacked = {id(buffer): self.buffers[name] for name, buffer in self._one.named_buffers()}
-        stacked[id(self._terms.totals)] = self.totals
+        stacked |= {id(self._terms.sums): self.sums, id(self._terms.lost): self.lost}
         live = [stacked.get(id(tensor), tensor) for tensor in one.live]
         shared = [0 if id(tensor) in stacked else None for tensor in one.live]
         mapped = torch.vmap(one.graph, in_dims=(*[0] * (len(params) + 1 + len(draws)), *shared))

@@ -18,6 +18,7 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
+from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.spec import OBJECTIVES
@@ -60,19 +61,24 @@ class Losses(NamedTuple):
 
 
 class Terms:
-    """The two parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
+    """The parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
 
-    `watch(elbo)` returns a copy of an objective of Pyro's that adds to `totals`, log p(x|z) and KL, each time it makes
-    its traces: the parts come with the step, at no second pass through the networks, and stay on the device. A
-    captured step adds to them as well, because it is one tensor that is added to in place.
+    `watch(elbo)` returns a copy of an objective of Pyro's that adds log p(x|z), log q(z|x) and log p(z) to `sums` each
+    time it makes its traces: the parts come with the step, at no second pass through the networks, and stay on the
+    device. A captured step adds to them as well, because it adds in place. Not every device has float64, so what the
+    additions round off is summed in `lost`.
+
+    Source of the summation: Neumaier, "Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen", 1974,
+    https://doi.org/10.1002/zamm.19740540106
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.sums, self.lost = (torch.zeros(3, dtype=dtype, device=device) for _ in range(2))
 
     def reset(self) -> None:
         """Back to nothing."""
-        self.totals.zero_()
+        self.sums.zero_()
+        self.lost.zero_()
 
     def watch(self, elbo: ELBO) -> ELBO:
         """A copy of `elbo` that reports here."""
@@ -86,24 +92,32 @@ class Terms:
         watched._get_trace = get_trace  # type: ignore[method-assign]
         return watched
 
-    def per_image(self, total_loss: float, count: int) -> Losses:
-        """What was added since the reset, over `count` images; here alone the device is waited for."""
-        log_likelihood, kl = self.totals.tolist()
-        return Losses(total_loss / count, -log_likelihood / count, kl / count)
+    def totals(self) -> Tensor:
+        """log p(x|z) and KL since the reset, float64 on the CPU, shape `(2,)`; here alone the device is waited for."""
+        return exact_totals(self.sums, self.lost)
 
     @torch.no_grad()
     def _add(self, model_trace: Any, guide_trace: Any, particles: int) -> None:
-        parts = torch.zeros_like(self.totals).unbind()
-        log_likelihood, kl = parts
+        log_likelihood, log_q, log_p = list[Tensor](), list[Tensor](), list[Tensor]()
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
                 continue
-            log_p = site["unscaled_log_prob"].sum() / particles
-            if site["is_observed"]:
-                log_likelihood = log_likelihood + log_p
-            else:
-                kl = kl + guide_trace.nodes[name]["unscaled_log_prob"].sum() / particles - log_p
-        self.totals.add_(torch.stack([log_likelihood, kl]))
+            (log_likelihood if site["is_observed"] else log_p).append(site["unscaled_log_prob"].sum())
+            if not site["is_observed"]:
+                log_q.append(guide_trace.nodes[name]["unscaled_log_prob"].sum())
+        nothing = self.sums.new_zeros(())
+        parts = torch.stack([sum(one[1:], one[0]) if one else nothing for one in (log_likelihood, log_q, log_p)])
+        added = parts / particles
+        sums = self.sums + added
+        self.lost.add_(added - (sums - self.sums))
+        self.sums.copy_(sums)
+
+
+def exact_totals(sums: Tensor, lost: Tensor) -> Tensor:
+    """log p(x|z) and KL, `(..., 2)`, float64 on the CPU, from what `Terms` sums, and loses thereby, `(..., 3)`."""
+    exact = sums.cpu().double() + lost.cpu().double().nan_to_num(nan=0.0)  # NaN beside an infinite sum
+    log_likelihood, log_q, log_p = exact.unbind(-1)
+    return torch.stack([log_likelihood, log_q - log_p], dim=-1)
 
 
 def beta_at(step: int, beta: float, warmup_steps: int) -> float:

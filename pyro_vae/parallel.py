@@ -76,6 +76,10 @@ class Peers:
             for tensor, total in zip(tensors, _sums(tensors), strict=True):
                 tensor.copy_(total)
 
+    def total(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """The sums over all processes of numbers on the CPU, which are sent from `device`."""
+        return _sums([numbers.to(device)])[0].cpu() if self.size > 1 else numbers
+
     def add_gradients_up(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on each step of `optimizer` is by the sum of all processes' gradients; a missing one counts as 0."""
         if self.size == 1:

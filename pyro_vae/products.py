@@ -86,7 +86,7 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
     >>> graph = make_fx(lambda x, weight: (x @ weight.t(),))(x, weight)
     >>> _ = with_products(graph, [x, weight])
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(one.is_cuda for one in inputs):
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(one.device.type != "cpu" for one in inputs):
         return graph
     try:
         _kernel()

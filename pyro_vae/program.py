@@ -22,6 +22,7 @@ from pyro_vae.capture import (
     param_store_kept,
     verify,
 )
+from pyro_vae.generators import same_generators
 from pyro_vae.watching import Watched
 
 
@@ -57,7 +58,7 @@ class Program:
 
     def params(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The parameters, from one estimate with Pyro's own checks that leaves no other trace."""
-        devices = [param.device for param in pyro.get_param_store()._params.values() if param.is_cuda]
+        devices = [param.device for param in pyro.get_param_store()._params.values()]
         with _no_trace(devices), poutine.trace(param_only=True) as found:
             self.estimate(*args, **kwargs)
         return params_of(found.trace)
@@ -122,7 +123,7 @@ class Program:
 
         The second is NaN where the program uses other parameters than the captured step.
         """
-        devices = [one.device for one in (*params, *inputs) if one.is_cuda]
+        devices = [one.device for one in (*params, *inputs)]
         with self.watched.kept():
             with _no_trace(devices), poutine.trace(param_only=True) as used:
                 loss = float(self.estimate(*args, **kwargs))
@@ -167,7 +168,7 @@ def shown(label: str) -> str:
 @contextmanager
 def _no_trace(devices: Sequence[torch.device]) -> Iterator[None]:
     """Random numbers, and all else that an estimate moves, are as before; there are no gradients."""
-    with torch.random.fork_rng(devices=list(set(devices))), Restoring(), torch.no_grad():
+    with same_generators(devices), Restoring(), torch.no_grad():
         yield
 
 

@@ -54,7 +54,9 @@ class Replay:
             NotCompilable: there is no compiler, say.
         """
         graph, places = self.captured.graph, list[int]()
-        if self.optimizer is not None and not any(one.is_cuda for one in self._tensors):  # where adam.cpp makes them
+        if self.optimizer is not None and all(
+            one.device.type == "cpu" for one in self._tensors
+        ):  # where adam.cpp makes them
             graph, places = backends.halves_apart(graph, len(self._tensors))
         halves = {self._tensors[place]: self._tensors[place].detach().bfloat16() for place in places}
         given = [*self._tensors, *inputs, *self.captured.live, *halves.values()]

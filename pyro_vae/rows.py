@@ -64,6 +64,6 @@ def _fits(node: fx.Node) -> bool:
     if len(values) != 2 or not all(isinstance(one, Tensor) for one in values):
         return False
     data, places = values
-    if data.is_cuda or places.dtype != torch.int64 or places.dim() != 1:
+    if data.device.type != "cpu" or places.dtype != torch.int64 or places.dim() != 1:
         return False
     return data[:1].nbytes >= LONG and data.is_contiguous() and places.is_contiguous()

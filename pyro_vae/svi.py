@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -156,24 +156,30 @@ class CompiledSVI:
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One gradient step; the estimate of the loss before it, or of both, where there are two, as in Pyro."""
-        loss = self.step_tensor(*args, **kwargs)
-        number: Any = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
-        if not math.isfinite(number if loss.dim() == 0 else sum(number)):
+        loss = self._step(args, kwargs)
+        if isinstance(loss, Tensor):
+            loss = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
+        number = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+        if not math.isfinite(sum(number) if isinstance(number, tuple) else number):
             raise NotFiniteError(number, self.num_steps)
         self._unchecked.clear()
         return number
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """The same, without waiting for the device; the loss stays there."""
+        loss = _as_tensor(self._step(args, kwargs), args, kwargs)
+        self._note(loss)
+        return loss
+
+    def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A tensor, or what Pyro's objective gives."""
         self.num_steps += 1
         replay, inputs = self._replay("step", args, kwargs)
         if replay is None:
-            loss = self._eager_step(args, kwargs)
-        else:
-            with torch.no_grad():
-                loss = replay(inputs)
-            self._used = replay
-        self._note(loss)
+            return self._eager_step(args, kwargs)
+        with torch.no_grad():
+            loss = replay(inputs)
+        self._used = replay
         return loss
 
     def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
@@ -212,15 +218,17 @@ class CompiledSVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """An estimate of the loss, without a step."""
-        return self.evaluate_tensor(*args, **kwargs).item()
+        return float(self._evaluate(args, kwargs))
 
     def evaluate_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """The same, without waiting for the device."""
+        return _as_tensor(self._evaluate(args, kwargs), args, kwargs)
+
+    def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A tensor, or what Pyro's objective gives."""
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
-            if replay is None:
-                return _as_tensor(self._program.estimate(*args, **kwargs), args, kwargs)
-            return replay(inputs)
+            return self._program.estimate(*args, **kwargs) if replay is None else replay(inputs)
 
     def check_finite(self) -> None:
         """Waits for the device, and raises :class:`NotFiniteError` where a loss since the last check was not finite."""
@@ -246,11 +254,11 @@ class CompiledSVI:
 
     # --- what Pyro does -----------------------------------------------------------------------------------------
 
-    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with poutine.trace(param_only=True) as found:
             loss = self._program.estimate_with_gradients(*args, **kwargs)
         self.optimizer.step(list(params_of(found.trace).values()))
-        return _as_tensor(loss, args, kwargs)
+        return loss
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
@@ -272,8 +280,8 @@ class CompiledSVI:
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
             self._say("runs eagerly: an argument requires gradients")
             return None, []
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
-        leaves = [self._live_float(index, leaf, device) for index, leaf in enumerate(leaves)]
+        like = _like(leaves)
+        leaves = [self._live_float(index, leaf, like) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         arguments = (kind, tree, *map(_kind_of, leaves), torch.get_default_dtype())
         watched = self._program.watched
@@ -362,14 +370,14 @@ class CompiledSVI:
         replay.to_record = True  # on CUDA as one graph; on a CPU as calls from C++
         return replay
 
-    def _live_float(self, index: int, leaf: Any, device: torch.device | None) -> Any:
+    def _live_float(self, index: int, leaf: Any, like: dict[str, Any]) -> Any:
         """A float that keeps changing, as a tensor; the others, and the first values of this one, as they are."""
         if not isinstance(leaf, float):
             return leaf
         seen = self._floats.setdefault(index, set())
         if len(seen) <= FLOATS_BEFORE_LIVE:
             seen.add(leaf)
-        return torch.tensor(leaf, dtype=torch.float64, device=device) if len(seen) > FLOATS_BEFORE_LIVE else leaf
+        return torch.tensor(leaf, **like) if len(seen) > FLOATS_BEFORE_LIVE else leaf
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -396,10 +404,19 @@ def _one_line(error: BaseException | None) -> str:
 
 def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
     """Pyro's number, or numbers, where the captured losses are: on the device of the arguments."""
-    device = next((leaf.device for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)), None)
+    if isinstance(loss, Tensor):
+        return loss.detach() if loss.requires_grad else loss
     if isinstance(loss, tuple):
         loss = [float(one) for one in loss]
-    return torch.as_tensor(loss, dtype=torch.float64, device=device).detach()
+    return torch.as_tensor(loss, **_like(pytree.tree_leaves(arguments)))
+
+
+def _like(leaves: Sequence[Any]) -> dict[str, Any]:
+    """Type and device for a number beside these arguments: float64 only beside float64, which not all devices have."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    types = {torch.get_default_dtype(), *(one.dtype for one in tensors)}
+    dtype = torch.float64 if torch.float64 in types else torch.float32
+    return {"dtype": dtype, "device": tensors[0].device if tensors else None}
 
 
 def _kind_of(leaf: Any) -> Any:

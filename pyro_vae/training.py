@@ -28,7 +28,7 @@ from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, choose_device, gather, resident, shuffled
 from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
-from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
+from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
@@ -139,7 +139,7 @@ def fit(
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
-        device: `auto` is CUDA where there is one, else the CPU; of several processes, each takes a GPU of its own.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU; of several processes, each takes a GPU of its own.
         compile: how the step runs: `off`, `capture`, `inductor` or `cudagraph`, as in
             :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps; then `cudagraph` on CUDA, and on a
             CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
@@ -212,7 +212,9 @@ def fit(
         "images": train.fingerprint,
         "validation": None if held_out is None else held_out.fingerprint,
     }
-    model.to(target).train()
+    move(model, target)
+    model.train()
+    dtype = dtype_of(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     here.add_gradients_up(optimizer)
     optimizer.zero_grad()  # an interrupted step may have left gradients
@@ -225,8 +227,8 @@ def fit(
     if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING and precision == "fp32":
         backend = "off"
     elif compile == "auto":
-        on_cpu = "inductor" if epochs * steps_per_epoch >= WORTH_COMPILING else "capture"
-        backend = "cudagraph" if target.type == "cuda" else on_cpu
+        worth_it = epochs * steps_per_epoch >= WORTH_COMPILING and target.type == "cpu"
+        backend = "cudagraph" if target.type == "cuda" else ("inductor" if worth_it else "capture")
 
     def state() -> dict[str, Any]:
         return {
@@ -256,8 +258,8 @@ def fit(
         elif checkpoint is not None:
             checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         here.broadcast(list(model.state_dict().values()))
-        terms = Terms(target)
-        gathered = partial(gather, train_pixels, device=target, dynamic=dynamic)
+        terms = Terms(target, dtype)
+        gathered = partial(gather, train_pixels, device=target, dynamic=dynamic, dtype=dtype)
         on_device = train_pixels.device == target  # else they stream from the host
 
         def batch(images: Tensor, beta: Any) -> tuple[Tensor, Any]:
@@ -274,7 +276,7 @@ def fit(
             precision=precision,
         )
         with evaluating(model, gradients=True):
-            _register(svi, train_pixels[:1], target, beta)
+            _register(svi, model, train_pixels[:1], target, beta)
         first_step = len(history) * steps_per_epoch
 
         def name_of(step: int) -> str:
@@ -283,7 +285,7 @@ def fit(
 
         hidden = None if progress and here.rank == 0 else True
         bar = tqdm(total=epochs * steps_per_epoch, initial=first_step, unit="step", disable=hidden)
-        beta_now = torch.tensor(beta, dtype=torch.float64, device=target) if beta_warmup else beta
+        beta_now = torch.tensor(beta, dtype=dtype, device=target) if beta_warmup else beta
         with bar, _where_it_failed(svi, name_of):
             for number in range(len(history) + 1, epochs + 1):
                 started = time.perf_counter()
@@ -316,14 +318,17 @@ def fit(
                     with evaluating(model, gradients=True), _where_it_failed(svi, partial(str.format, validation_of)):
                         losses = [
                             svi.evaluate_tensor(x, beta_now) if len(x) else x.sum()
-                            for x in batches(held_out_pixels, batch_size, target, dynamic=dynamic, peers=here)
+                            for x in batches(
+                                held_out_pixels, batch_size, target, dynamic=dynamic, peers=here, dtype=dtype
+                            )
                         ]
                     held_out_losses = _over_all(here, terms, losses, len(held_out_pixels))
                     if not math.isfinite(held_out_losses.loss):
                         raise FloatingPointError(
                             f"the loss is {held_out_losses.loss} at {validation_of}; try a smaller lr"
                         )
-                history.append(_epoch(number, float(beta_now), train_losses, held_out_losses, seconds, len(train)))
+                last_beta = beta_at(number * steps_per_epoch - 1, beta, beta_warmup * steps_per_epoch)
+                history.append(_epoch(number, last_beta, train_losses, held_out_losses, seconds, len(train)))
                 if snapshots is not None and number in snapshots:  # before the checkpoint, from which it would be lost
                     checkpoints.save(model, snapshots[number])
                 if checkpoint is not None:
@@ -333,9 +338,9 @@ def fit(
     return History(tuple(history))
 
 
-def _register(svi: CompiledSVI, pixels: Tensor, device: torch.device, beta: float) -> None:
+def _register(svi: CompiledSVI, model: Model, pixels: Tensor, device: torch.device, beta: float) -> None:
     """Lets Pyro meet the parameters before the first step, which is then like all others, after a resume as well."""
-    (x,) = batches(pixels, 1, device)
+    (x,) = batches(pixels, 1, device, dtype=dtype_of(model))
     with own_generators(device, 0), torch.no_grad(), pyro.validation_enabled(False):
         svi.guide(x, beta)
         svi.model(x, beta)
@@ -377,14 +382,15 @@ def _step_of_the_others(svi: CompiledSVI, optimizer: torch.optim.Optimizer, noth
     svi.num_steps += 1
     optimizer.step()
     optimizer.zero_grad()
-    return nothing.sum().double()
+    return nothing.sum().float()
 
 
 def _over_all(here: Peers, terms: Terms, losses: list[Tensor], count: int) -> Losses:
     """Means over `count` images, those of all processes."""
-    total = torch.stack(losses).double().sum()
-    here.add_up([total, terms.totals])
-    return terms.per_image(total.item(), count)
+    on_device = torch.stack(losses)
+    totals = torch.cat([on_device.cpu().double().sum()[None], terms.totals()])
+    loss, log_likelihood, kl = here.total(totals, on_device.device).tolist()
+    return Losses(loss / count, -log_likelihood / count, kl / count)
 
 
 # Fields of a spec with which a training may go on as others.

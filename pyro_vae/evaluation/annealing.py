@@ -11,10 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae import checks
-from pyro_vae.device import choose_device
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_images, evaluating
+from pyro_vae.models.images import check_images, dtype_of, evaluating, move
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def annealed_log_likelihood(
         chains: independent chains an image, averaged as weights.
         leapfrog_steps: steps of each Hamiltonian trajectory.
         step_size: of the first trajectory.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
         progress: a progress bar, where standard error is a terminal.
 
@@ -74,9 +73,8 @@ def annealed_log_likelihood(
     """
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
     vae = with_prior(model)
-    target = choose_device(device)
-    model.to(target)
-    x = check_images(x).to(target)
+    target = move(model, device)
+    x = check_images(x).to(target, dtype_of(model))
     with own_generators(target, seed), evaluating(vae, gradients=True):
         z = vae.prior().sample((chains, len(x)))
         log_weights, acceptance = _anneal(vae, x, z, _schedule(temperatures), leapfrog_steps, step_size, progress)
@@ -110,8 +108,7 @@ def two_sided_log_likelihood(
     checks.positive_integer("n", n)
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
     vae = with_prior(model)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     schedule = _schedule(temperatures)
     with own_generators(target, seed), evaluating(vae, gradients=True):
         with torch.no_grad():
@@ -143,7 +140,7 @@ def _anneal(
     pairs = itertools.pairwise(schedule)
     for before, after in tqdm(pairs, "AIS", total=len(schedule) - 1, leave=False, disable=None if progress else True):
         with torch.no_grad():
-            log_weights += float(after - before) * model.decode(z).log_prob(x).double().cpu()
+            log_weights += float(after - before) * model.decode(z).log_prob(x).cpu().double()
         z, rate = _hmc(model, x, z, float(after), leapfrog_steps, step_size)
         accepted.append(rate)
         step_size *= 1.02 if rate > 0.65 else 0.98
@@ -170,7 +167,7 @@ def _hmc(model: VAE, x: Tensor, z: Tensor, beta: float, steps: int, step_size: f
         momentum = momentum - step_size / 2 * gradient
     end = energy + momentum.square().sum(-1) / 2
     take = torch.rand_like(start).log() < start - end  # false where the trajectory diverged to NaN
-    return torch.where(take[..., None], position, z).detach(), take.double().mean().item()
+    return torch.where(take[..., None], position, z).detach(), take.float().mean().item()
 
 
 def _check(temperatures: int, chains: int, leapfrog_steps: int, step_size: float, seed: int) -> None:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import batches, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
+from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
 from pyro_vae.posteriors import location
 
 
@@ -62,7 +62,7 @@ def mse_per_pixel(x: Tensor, reconstruction: Tensor) -> float:
     """
     if x.shape != reconstruction.shape:
         raise checks.fail("reconstruction", tuple(reconstruction.shape), f"the shape of x, {tuple(x.shape)}")
-    return (x.double() - reconstruction.double()).square().mean().item()
+    return (x.cpu().double() - reconstruction.cpu().double()).square().mean().item()
 
 
 def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor) -> tuple[Tensor, bool]:
@@ -101,7 +101,7 @@ def bounds(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         samples: posterior samples an image for the Monte Carlo parts.
         batch_size: images at a time.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the posterior samples. The global generators are as before afterwards.
         progress: a progress bar, where standard error is a terminal.
 
@@ -113,15 +113,14 @@ def bounds(
     checks.positive_integer("samples", samples)
     checks.seed("seed", seed)
     checks.positive_integer("batch_size", batch_size)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
     per_image: dict[str, list[Tensor]] = {}
     kl_is_exact = None
     with own_generators(target, seed), evaluating(model):
-        chunks = batches(resident(fixed.pixels, target), batch_size, target)
+        chunks = batches(resident(fixed.pixels, target), batch_size, target, dtype=dtype_of(model))
         steps = -(-len(fixed) // batch_size)
         for x in tqdm(chunks, "ELBO", total=steps, unit="batch", leave=False, disable=None if progress else True):
             values, exact = _terms(model, x, samples)

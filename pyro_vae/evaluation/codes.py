@@ -55,7 +55,7 @@ def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Te
     for name, one in (("q", q), ("p", p)):
         if not isinstance(one, torch.distributions.Independent):
             raise checks.fail(name, type(one).__name__, "a distribution of independent dimensions")
-    values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().double()
+    values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().cpu().double()
     return values.reshape(-1, values.shape[-1]).mean(0)
 
 
@@ -117,7 +117,7 @@ def aggregate_posterior(
         mixture = [wide.log_prob(part[:, None]).logsumexp(1) for part in z.split(max(1, 4_000_000 // (n * d)))]
         draws.append(wide.log_prob(z) - torch.cat(mixture) + math.log(n))
     information = torch.stack(draws)
-    average_kl = torch.distributions.kl_divergence(q, p).detach().double().mean().item()
+    average_kl = torch.distributions.kl_divergence(q, p).detach().cpu().double().mean().item()
     found = information.mean().item()
     return AggregatePosterior(
         mean=means.mean(0),

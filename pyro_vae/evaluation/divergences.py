@@ -89,15 +89,15 @@ def _by_enumeration(p: dist.TorchDistribution, q: dist.TorchDistribution) -> Div
 def _mass(p: dist.TorchDistribution, support: Tensor) -> Tensor:
     """Probabilities; torch keeps its own an epsilon away from 0, which is taken back here."""
     mass = p.log_prob(support).exp()
-    return torch.where(mass <= 2 * torch.finfo(mass.dtype).eps, 0.0, mass).double()
+    return torch.where(mass <= 2 * torch.finfo(mass.dtype).eps, 0.0, mass).cpu().double()
 
 
 def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
     """log p(x), which is -inf outside the support."""
     inside = p.support.check(x)  # type: ignore[union-attr]
     wide = inside.reshape(*inside.shape, *(1 for _ in range(x.dim() - inside.dim())))
-    value = p.log_prob(torch.where(wide, x, p.sample().expand_as(x))).double()
-    return torch.where(inside, value, -math.inf)
+    value = p.log_prob(torch.where(wide, x, p.sample().expand_as(x))).cpu().double()
+    return torch.where(inside.cpu(), value, -math.inf)
 
 
 def _kl(p: dist.TorchDistribution, q: dist.TorchDistribution, ratio: Tensor) -> tuple[float, float]:

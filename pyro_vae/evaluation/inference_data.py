@@ -11,11 +11,10 @@ from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.device import choose_device
 from pyro_vae.evaluation.likelihood import log_mean_weight, smooth_log_weights, weighted_draws
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, evaluating
+from pyro_vae.models.images import check_fits, dtype_of, evaluating, move
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -52,7 +51,7 @@ def to_inference_data(
         k: importance samples an image that they are drawn from, at least 25.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         decoded_at_once: codes in one pass of the decoder.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
     """
     with warnings.catch_warnings():
@@ -62,13 +61,12 @@ def to_inference_data(
     checks.positive_integer("draws", draws)
     checks.positive_integer("k", k)
     vae = with_prior(model)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     parts: list[tuple[Tensor, ...]] = []
     with own_generators(target, seed), evaluating(model):
-        for x in fixed.as_float().to(target).split(1):
+        for x in fixed.as_float().to(target, dtype_of(model)).split(1):
             parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
     z, log_likelihood, predicted, pareto_k, log_evidence = (
         torch.cat(column, dim=-1) for column in zip(*parts, strict=True)

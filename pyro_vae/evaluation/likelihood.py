@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from tqdm import tqdm
 
 from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import batches, resident
 from pyro_vae.evaluation.features import fingerprint
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, evaluating, warn_of_grey
+from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
 
 BANDS = ("good", "ok", "bad", "very bad")
 
@@ -179,7 +180,7 @@ def evidence(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
             noise.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the samples. The global generators are as before afterwards.
         partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
             goes on from there, to the same result. It stays until you remove it.
@@ -197,8 +198,7 @@ def evidence(
     checks.positive_integer("decoded_at_once", decoded_at_once)
     checks.seed("seed", seed)
     vae = with_prior(model)
-    target = choose_device(device)
-    model.to(target)
+    target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     warn_of_grey(model, fixed, "none")
@@ -218,7 +218,9 @@ def evidence(
         disable=None if progress else True,
     )
     with evaluating(model), bar:
-        rest = batches(resident(fixed.pixels[start:], target), block, target) if start < len(fixed) else ()
+        rest: Iterable[Tensor] = ()
+        if start < len(fixed):
+            rest = batches(resident(fixed.pixels[start:], target), block, target, dtype=dtype_of(model))
         for x, block_seed in zip(rest, seeds[start // block :], strict=True):
             # Validation is off: numbers that are lost show in the weights.
             with own_generators(target, block_seed), pyro.validation_enabled(False):

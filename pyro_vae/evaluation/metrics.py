@@ -31,7 +31,7 @@ from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import evaluating
+from pyro_vae.models.images import dtype_of, evaluating
 from pyro_vae.spec import GROUPS
 
 
@@ -156,7 +156,7 @@ def evaluate(
         splits: of the inception score.
         train: real training images, of which as many as are generated are scored in the samples' place.
         batch_size: images at a time.
-        device: `auto` is CUDA where there is one, else the CPU.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
         progress: progress bars, where standard error is a terminal.
 
@@ -262,7 +262,7 @@ def evaluate(
 
 
 def _active_units(model: Model, images: Images, batch_size: int, device: torch.device, seed: int) -> ActiveUnits:
-    try_out = images.take(slice(0, 1)).as_float().to(next(model.parameters()))
+    try_out = images.take(slice(0, 1)).as_float().to(device, dtype_of(model))
     with evaluating(model):
         mean_is_known = not isinstance(model.encode(try_out), torch.distributions.TransformedDistribution)
     if mean_is_known:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae import checks
 from pyro_vae.data import Images
+from pyro_vae.device import choose_device
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model
@@ -31,6 +32,23 @@ def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDi
     return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's weights, float32 or float64, in which it takes its images."""
+    dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        raise checks.fail("model", f"weights of type {str(dtype).removeprefix('torch.')}", "float32 or float64")
+    return dtype
+
+
+def move(model: nn.Module, device: str | torch.device) -> torch.device:
+    """Moves a model to `device`, which may be "auto", and says which one that is."""
+    target = choose_device(device)
+    if target.type == "mps" and dtype_of(model) is torch.float64:
+        raise checks.fail("model", "float64 weights", f"float32 on {target}, which has no float64")
+    model.to(target)
+    return target
+
+
 @contextmanager
 def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
     """In evaluation mode, and without gradients unless wanted, inside; each part in its own mode again outside."""
@@ -47,7 +65,7 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
 def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     parameter = next(model.parameters())
-    x = images.take(slice(0, 1)).as_float().to(parameter)
+    x = images.take(slice(0, 1)).as_float().to(parameter.device, dtype_of(model))
     try:
         with evaluating(model):
             shape = tuple(model.reconstruct(x).shape[1:])
