@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae import checks, files
 from pyro_vae.models import Model, build
@@ -26,16 +26,35 @@ WEIGHTS = "weights.safetensors"
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Writes the weights of a model, and its `Spec` where :func:`pyro_vae.build` made it, as one safetensors file.
 
+    A tensor that stands in the model under several names, as that of an encoder that the prior uses too, is written
+    under the first; the file's metadata has the others, as `shared`.
+
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> path = save(build(Spec(latent_dim=2)), folder + "/vae.safetensors")
     >>> load(path).spec.latent_dim
     2
     """
+    if not isinstance(model, nn.Module):
+        raise checks.fail("model", model, "a model")
     spec = getattr(model, "spec", None)
     metadata = {"spec": spec.to_json()} if isinstance(spec, Spec) else {}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return files.write(path, to_safetensors(state, metadata))
+    state: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise checks.fail("model", f"a {type(tensor).__name__} as {name}", "tensors alone in its state_dict")
+        same = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and same in first:
+            shared[name] = first[same]
+        else:
+            first[same] = name
+            # Cloned, as safetensors takes no views of one another either.
+            state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if shared:
+        metadata["shared"] = json.dumps(shared)
+    return files.write(checks.path("path", path), to_safetensors(state, metadata))
 
 
 def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
@@ -49,15 +68,18 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
     Raises:
         InputError: a missing or damaged file, or weights that do not fit the model.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     path = path / WEIGHTS if path.is_dir() else path
+    if model is not None and not isinstance(model, nn.Module):
+        raise checks.fail("model", model, "a model, into which the weights go")
     if not path.is_file():
         raise checks.fail("path", str(path), "a file of weights, or a run folder with one")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+        state |= _shared(state, metadata.get("shared", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise checks.fail("path", str(path), f"an undamaged safetensors file ({error})") from error
     if model is None:
         if "spec" not in metadata:
@@ -68,7 +90,22 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise checks.fail("path", str(path), f"weights that fit the model ({reason})") from error
+    for name, value in model.state_dict().items():  # which another may have overwritten
+        if not torch.allclose(value, state[name].to(value), rtol=0, atol=0, equal_nan=True):
+            reason = f"{name} shares its memory there with what has other values in the file"
+            raise checks.fail("path", str(path), f"weights that fit the model ({reason})")
     return model
+
+
+def _shared(state: dict[str, Tensor], text: str) -> dict[str, Tensor]:
+    """The tensors that a file has under other names; a ValueError where it does not say so rightly."""
+    names = json.loads(text)
+    if not isinstance(names, dict):
+        raise ValueError("`shared` is no object of names")
+    for name, first in names.items():
+        if name in state or not isinstance(first, str) or first not in state:
+            raise ValueError(f"`shared` has {name!r} as another name of {first!r}")
+    return {name: state[first] for name, first in names.items()}
 
 
 # --- checkpoints: one file, named after its epoch and its own SHA-256, so that damage never goes unseen -------------

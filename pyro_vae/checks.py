@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -22,6 +24,13 @@ def unknown_name(argument: str, given: object, expected: Iterable[str]) -> Input
     nearest = difflib.get_close_matches(str(given), names, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return fail(argument, given, f"one of {', '.join(names)}{hint}")
+
+
+def path(argument: str, given: object) -> Path:
+    """`given` as a path."""
+    if not isinstance(given, str | os.PathLike):
+        raise fail(argument, given, "a path")
+    return Path(given)
 
 
 def one_of(argument: str, given: object, expected: Iterable[str]) -> None:

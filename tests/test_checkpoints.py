@@ -1,8 +1,12 @@
+import copy
+import json
 import os
 
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import RenyiELBO
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -127,3 +131,79 @@ def test_a_new_training_does_not_overwrite_a_checkpoint(tiny, tmp_path):
     with pytest.raises(InputError, match="resume=True goes on with it"):
         fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
     assert [path.name for path in tmp_path.iterdir()] == before
+
+
+class Vamp(nn.Module):
+    """A mixture of the posteriors of learned images, by the encoder of the model itself."""
+
+    def __init__(self, encoder, posterior):
+        super().__init__()
+        self.encoder, self.posterior = encoder, posterior
+        self.images = nn.Parameter(torch.rand(3, 1, 8, 8))
+        self.register_buffer("first", self.images.data[0])  # a part of it
+
+    def forward(self):
+        components = dist.Normal(*self.encoder(self.images).chunk(2, -1)).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), components)
+
+
+def with_shared_weights():
+    model = by_hand()
+    model.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.Linear(2, 4), nn.Softplus())
+    model.decoder[0].weight = nn.Parameter(model.encoder[1].weight.data.T)  # the same memory, turned
+    model.prior = Vamp(model.encoder, model.posterior)
+    return model
+
+
+def test_shared_weights_are_saved_once_and_loaded_shared(tiny, tmp_path):
+    model = with_shared_weights()
+    fit(model, tiny, epochs=2, snapshots={1: tmp_path / "1.safetensors"}, checkpoint=tmp_path / "state", **QUIET)
+    path = save(model, tmp_path / "2.safetensors")
+    with safe_open(path, framework="pt") as file:
+        assert sorted(file.keys()) == [
+            *("decoder.0.bias", "decoder.0.weight", "encoder.1.bias", "encoder.1.weight", "encoder.2.bias"),
+            *("encoder.2.weight", "likelihood.log_variance", "prior.first", "prior.images"),
+        ]
+        assert json.loads(file.metadata()["shared"])["prior.encoder.1.weight"] == "encoder.1.weight"
+    for other in (with_shared_weights(), copy.deepcopy(with_shared_weights())):
+        load(path, other)
+        assert other.prior.encoder[1].weight is other.encoder[1].weight
+        for name, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+    load(tmp_path / "1.safetensors", other)
+
+
+def test_shared_weights_and_models_that_do_not_share_them(tmp_path):
+    shared, apart = with_shared_weights(), with_shared_weights()
+    apart.prior = Vamp(copy.deepcopy(apart.encoder), apart.posterior)
+    load(save(shared, tmp_path / "shared.safetensors"), apart)
+    assert torch.equal(apart.prior.encoder[1].weight, shared.encoder[1].weight)
+    with torch.no_grad():
+        apart.prior.encoder[2].bias += 1
+    with pytest.raises(InputError, match=r"weights that fit the model \(encoder.2.bias shares its memory"):
+        load(save(apart, tmp_path / "apart.safetensors"), shared)
+
+
+@pytest.mark.parametrize(
+    "shared", ["[]", "{", '{"encoder.1.weight": "encoder.1.bias"}', '{"a": "none"}', '{"a": ["encoder.1.bias"]}', "1"]
+)
+def test_damaged_names_of_shared_weights(tmp_path, shared):
+    state = {name: value.contiguous() for name, value in by_hand().state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors", metadata={"shared": shared})
+    with pytest.raises(InputError, match="expected an undamaged safetensors file") as error:
+        load(tmp_path / "a.safetensors", by_hand())
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_that_is_no_tensor_is_named(tmp_path):
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = by_hand()
+    model.encoder[1] = Counting(64, 4)
+    with pytest.raises(InputError, match="model: given 'a dict as encoder.1._extra_state', expected tensors alone"):
+        save(model, tmp_path / "a.safetensors")
