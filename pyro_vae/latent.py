@@ -12,7 +12,7 @@ from pyro_vae.data import Images
 from pyro_vae.device import batches, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Model, with_prior
-from pyro_vae.models.images import check_fits, dtype_of, evaluating, move
+from pyro_vae.models.images import check_fits, check_model, check_set, device_of, dtype_of, evaluating, move
 from pyro_vae.posteriors import location
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Plane(NamedTuple):
 
 def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | torch.device = "auto") -> Tensor:
     """One code for each image, `(N, d)`: the :func:`~pyro_vae.posteriors.location` of q(z|x)."""
+    _check(model, images, batch_size)
     target = move(model, device)
     check_fits(model, images)
     chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
@@ -48,8 +49,9 @@ def posterior_means(
 
     A deterministic autoencoder has one code for each image, and that is it.
     """
-    checks.positive_integer("draws", draws)
-    checks.seed("seed", seed)
+    _check(model, images, batch_size)
+    draws = checks.positive_integer("draws", draws)
+    seed = checks.seed("seed", seed)
     target = move(model, device)
     check_fits(model, images)
     with own_generators(target, seed), evaluating(model):
@@ -65,8 +67,8 @@ def prior_samples(
     Raises:
         InputError: the model has no prior.
     """
-    checks.positive_integer("n", n)
-    checks.seed("seed", seed)
+    n, batch_size = checks.positive_integer("n", n), checks.positive_integer("batch_size", batch_size)
+    seed = checks.seed("seed", seed)
     vae = with_prior(model)
     target = move(model, device)
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
@@ -76,16 +78,31 @@ def prior_samples(
 
 def decode_codes(model: Model, z: Tensor) -> Tensor:
     """The means of p(x|z), `(N, C, H, W)`, for codes `(N, d)`."""
+    check_model(model, "decode")
+    codes = checks.tensor("z", z)
+    if codes.dim() != 2:
+        raise checks.fail("z", z, "codes of shape (N, d)")
     with evaluating(model):
-        return model.decode(z.to(_device(model))).mean.cpu()
+        try:
+            return model.decode(codes.to(device_of(model), dtype_of(model))).mean.cpu()
+        except RuntimeError as error:
+            raise checks.fail("z", codes, f"codes that the model's decoder takes ({error})") from error
 
 
 def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
     """Decoded points on the line between the codes of two images `(C, H, W)`, ends included: `(steps, C, H, W)`."""
-    checks.positive_integer("steps", steps)
+    steps = checks.positive_integer("steps", steps)
+    check_model(model, "encode", "decode")
+    images = [checks.tensor(name, one) for name, one in (("start", start), ("end", end))]
+    for name, one in zip(("start", "end"), images, strict=True):
+        if one.dim() != 3 or not one.is_floating_point() or one.shape != images[0].shape:
+            raise checks.fail(name, one, "an image of floats in [0, 1], of shape (C, H, W), the same for both")
     with evaluating(model):
-        ends = location(model.encode(torch.stack([start, end]).to(_device(model)))).cpu()
-    weight = torch.linspace(0, 1, steps)[:, None]
+        try:
+            ends = location(model.encode(torch.stack(images).to(device_of(model), dtype_of(model)))).cpu()
+        except RuntimeError as error:
+            raise checks.fail("start", images[0], f"images that the model's encoder takes ({error})") from error
+    weight = torch.linspace(0, 1, steps, dtype=ends.dtype)[:, None]
     return decode_codes(model, (1 - weight) * ends[0] + weight * ends[1])
 
 
@@ -99,7 +116,9 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
             stands for an equal share of a standard normal prior.
         limit: half the width of the even grid.
     """
-    checks.positive_integer("size", size)
+    size = checks.positive_integer("size", size)
+    limit = checks.positive("limit", limit)
+    check_model(model, "decode")
     checks.one_of("spacing", spacing, ("even", "quantiles"))
     if spacing == "even":
         axis = torch.linspace(-limit, limit, size)
@@ -108,13 +127,14 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     try:
         images = decode_codes(model, torch.stack([first, second], dim=-1).reshape(-1, 2))
-    except RuntimeError as error:
-        raise checks.fail("model", type(model).__name__, f"a model with a 2-d latent space ({error})") from error
+    except checks.InputError as error:
+        raise checks.fail("model", model, f"a model with a 2-d latent space ({error})") from error
     return images.reshape(size, size, *images.shape[1:])
 
 
 def to_plane(z: Tensor) -> Plane:
     """Codes `(N, d)` in the plane: as they are for d = 2, with a zero beside them for d = 1, else by PCA."""
+    z = checks.matrix("z", z)
     dimensions = z.shape[1]
     if dimensions == 1:
         return Plane(torch.cat([z, torch.zeros_like(z)], dim=1), ("$z_1$", ""))
@@ -134,7 +154,9 @@ def principal_components(x: Tensor, n: int) -> PCA:
     """
     from sklearn.decomposition import PCA
 
-    if not 1 <= n <= min(x.shape):
+    x = checks.matrix("x", x)
+    n = checks.positive_integer("n", n)
+    if n > min(x.shape):
         raise checks.fail("n", n, f"from 1 to {min(x.shape)} components of data of shape {tuple(x.shape)}")
     return PCA(n, svd_solver="covariance_eigh").fit(x.cpu().double().numpy())
 
@@ -158,6 +180,7 @@ def principal_angles(model: Model, images: Images) -> Tensor:
     Raises:
         InputError: the decoder is not linear, or there are fewer pixels or images than latent dimensions.
     """
+    _check(model, images, 1)
     columns = linear_columns(model, images)
     pca = principal_components(images.as_float().flatten(1), columns.shape[1])
     return subspace_angles(columns, torch.from_numpy(pca.components_.T))
@@ -167,12 +190,16 @@ def subspace_angles(a: Tensor, b: Tensor) -> Tensor:
     """Principal angles between the column spaces of two matrices, in degrees, from the largest to the smallest."""
     from scipy.linalg import subspace_angles as in_radians
 
+    a, b = checks.matrix("a", a), checks.matrix("b", b)
+    if len(a) != len(b):
+        raise checks.fail("b", b, f"{len(a)} rows, as a has")
     return torch.rad2deg(torch.from_numpy(in_radians(a.numpy(), b.numpy())))
 
 
 def linear_columns(model: Model, images: Images) -> Tensor:
     """W of a decoder W z + b, `(C H W, d)` in float64; found out from some points, which must lie on such a map."""
-    d = codes(model, images.take(slice(0, 1)), device=_device(model)).shape[1]
+    _check(model, images, 1)
+    d = codes(model, images.take(slice(0, 1)), device=device_of(model)).shape[1]
     z = torch.cat([torch.zeros(1, d), torch.eye(d), torch.full((1, d), -3.0)])
     decoded = decode_codes(model, z).flatten(1).double()
     columns = (decoded[1:-1] - decoded[0]).T
@@ -182,5 +209,7 @@ def linear_columns(model: Model, images: Images) -> Tensor:
     return columns
 
 
-def _device(model: Model) -> torch.device:
-    return next(model.parameters()).device
+def _check(model: Model, images: Images, batch_size: int) -> None:
+    check_model(model, "encode", "decode", "reconstruct")
+    check_set("images", images)
+    checks.positive_integer("batch_size", batch_size)

@@ -21,7 +21,7 @@ from pyro_vae.device import choose_device
 from pyro_vae.generators import own_generators
 from pyro_vae.members import Members
 from pyro_vae.models import Model, build
-from pyro_vae.models.images import check_fits, warn_of_grey
+from pyro_vae.models.images import check_fits, check_set, warn_of_grey
 from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.parallel import peers
 from pyro_vae.run_folder import environment, training_split
@@ -77,7 +77,9 @@ def fit_many(
     >>> [len(history.epochs) for model, history in runs]
     [1, 1]
     """
+    check_set("images", images)
     specs = _specs(spec, images, seeds)
+    seeds = [one.seed for one in specs]
     spec = specs[0]
     target = choose_device(device)
     if spec.compile == "cudagraph" and target.type != "cuda":
@@ -164,15 +166,16 @@ def fit_many(
 def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
     """What each member is the run of."""
     if not isinstance(spec, Spec):
-        raise checks.fail("spec", type(spec).__name__, "a Spec")
+        raise checks.fail("spec", spec, "a Spec")
     if spec.compile == "off":
         raise checks.fail("compile", spec.compile, "auto or a backend: the step of many seeds is a captured one")
     if spec.image_shape not in (None, images.shape):
         raise checks.fail("image_shape", spec.image_shape, f"{images.shape}, as the images have")
+    if hasattr(seeds, "tolist"):  # an array
+        seeds = seeds.tolist()
     if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:
         raise checks.fail("seeds", seeds, "one or more whole numbers, each of them once")
-    for seed in seeds:
-        checks.seed("seeds", seed)
+    seeds = [checks.seed("seeds", seed) for seed in seeds]
     if len({*seeds}) < len(seeds):
         raise checks.fail("seeds", seeds, "each seed once")
     return [dataclasses.replace(spec, image_shape=images.shape, seed=seed) for seed in seeds]

@@ -24,6 +24,18 @@ CLOSED_FORM_KL = (("normal", "standard-normal"), ("laplace", "laplace"), ("unifo
 OBJECTIVES = ("elbo", "mean-field", "iwae")
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
+_NAMES = {
+    "binarization": BINARIZATIONS,
+    "model": MODELS,
+    "network": NETWORKS,
+    "activation": ACTIVATIONS,
+    "likelihood": LIKELIHOODS,
+    "prior": PRIORS,
+    "posterior": POSTERIORS,
+    "objective": OBJECTIVES,
+    "compile": COMPILERS,
+    "precision": PRECISIONS,
+}
 GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
 
 
@@ -73,44 +85,27 @@ class Spec:
     precision: str = _field("fp32", f"of the matrix products of training: {', '.join(PRECISIONS)}")
 
     def __post_init__(self) -> None:
-        for name in ("image_shape", "hidden", "channels"):  # JSON has lists only
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("validation_fraction", "variance", "beta", "lr"):
-            if type(getattr(self, name)) is int:
-                object.__setattr__(self, name, float(getattr(self, name)))
-        if not isinstance(self.dataset, str) or not self.dataset:
+        for name in ("image_shape", "hidden", "channels"):
+            if getattr(self, name) is not None:
+                self._keep(name, _sizes(name, getattr(self, name), length=3 if name == "image_shape" else None))
+        if not isinstance(self.dataset, str | os.PathLike) or not os.fspath(self.dataset):
             raise checks.fail("dataset", self.dataset, "a name or a path")
-        if self.image_shape is not None:
-            _check_sizes("image_shape", self.image_shape, length=3)
-        checks.one_of("binarization", self.binarization, BINARIZATIONS)
-        checks.non_negative("validation_fraction", self.validation_fraction)
+        self._keep("dataset", str(self.dataset))
+        for name, names in _NAMES.items():
+            if name != "activation" or self.activation is not None:
+                self._keep(name, checks.one_of(name, getattr(self, name), names))
+        for name in ("latent_dim", "flow_layers", "particles", "epochs", "batch_size"):
+            self._keep(name, checks.positive_integer(name, getattr(self, name)))
+        for name in ("variance", "lr"):
+            self._keep(name, checks.positive(name, getattr(self, name)))
+        for name in ("validation_fraction", "beta"):
+            self._keep(name, checks.non_negative(name, getattr(self, name)))
+        self._keep("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
+        self._keep("seed", checks.seed("seed", self.seed))
         if self.validation_fraction >= 1:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
-        checks.one_of("model", self.model, MODELS)
-        checks.one_of("network", self.network, NETWORKS)
-        _check_sizes("hidden", self.hidden)
-        _check_sizes("channels", self.channels)
-        if self.activation is not None:
-            checks.one_of("activation", self.activation, ACTIVATIONS)
-        checks.positive_integer("latent_dim", self.latent_dim)
-        checks.one_of("likelihood", self.likelihood, LIKELIHOODS)
-        checks.positive("variance", self.variance)
-        checks.one_of("prior", self.prior, PRIORS)
-        checks.one_of("posterior", self.posterior, POSTERIORS)
-        checks.positive_integer("flow_layers", self.flow_layers)
-        checks.non_negative("beta", self.beta)
-        checks.non_negative_integer("beta_warmup", self.beta_warmup)
-        checks.one_of("objective", self.objective, OBJECTIVES)
-        checks.positive_integer("particles", self.particles)
         if self.objective == "iwae" and self.particles == 1:
             raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
-        checks.positive_integer("epochs", self.epochs)
-        checks.positive_integer("batch_size", self.batch_size)
-        checks.positive("lr", self.lr)
-        checks.seed("seed", self.seed)
-        checks.one_of("compile", self.compile, COMPILERS)
-        checks.one_of("precision", self.precision, PRECISIONS)
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
         if self.model == "autoencoder":
@@ -127,6 +122,10 @@ class Spec:
                 self.objective,
                 f"elbo or iwae: a {self.posterior} posterior has no analytic KL to a {self.prior} prior",
             )
+
+    def _keep(self, name: str, value: Any) -> None:
+        """As a plain value of Python's: NumPy's numbers and arrays, lists and paths are taken as well."""
+        object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, tuples as lists, ready for JSON."""
@@ -200,8 +199,8 @@ def _from_text(name: str, text: str) -> Any:
     return text
 
 
-def _check_sizes(name: str, sizes: object, length: int | None = None) -> None:
-    if not isinstance(sizes, tuple) or (length is not None and len(sizes) != length):
-        raise checks.fail(name, sizes, f"{length or 'a tuple of'} whole numbers")
-    for size in sizes:
-        checks.positive_integer(name, size)
+def _sizes(name: str, given: Any, length: int | None) -> tuple[int, ...]:
+    sizes = given.tolist() if hasattr(given, "tolist") else given  # an array
+    if not isinstance(sizes, tuple | list) or (length is not None and len(sizes) != length):
+        raise checks.fail(name, given, f"{length or 'a tuple of'} whole numbers")
+    return tuple(checks.positive_integer(name, size) for size in sizes)

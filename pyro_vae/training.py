@@ -28,7 +28,7 @@ from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, choose_device, gather, resident, shuffled
 from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
-from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_of_grey
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
@@ -166,12 +166,20 @@ def fit(
     >>> len(history.epochs)
     1
     """
-    checks.positive_integer("epochs", epochs)
-    checks.positive_integer("batch_size", batch_size)
-    checks.positive("lr", lr)
-    checks.non_negative("beta", beta)
-    checks.non_negative_integer("beta_warmup", beta_warmup)
-    checks.seed("seed", seed)
+    check_model(model, "model", "guide")
+    check_set("images", images)
+    if validation is not None:
+        check_set("validation", validation)
+    epochs = checks.positive_integer("epochs", epochs)
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    lr = checks.positive("lr", lr)
+    beta = checks.non_negative("beta", beta)
+    beta_warmup = checks.non_negative_integer("beta_warmup", beta_warmup)
+    seed = checks.seed("seed", seed)
+    if not any(one.requires_grad for one in model.parameters()):
+        raise checks.fail("model", f"{type(model).__name__} without parameters to train", "a model with some")
+    if snapshots is not None and not isinstance(snapshots, Mapping):
+        raise checks.fail("snapshots", snapshots, "files by the number of the epoch, a dictionary")
     checks.one_of("compile", compile, ("auto", *BACKENDS))
     checks.one_of("precision", precision, PRECISIONS)
     if precision == "bf16" and compile == "off":
@@ -194,7 +202,7 @@ def fit(
     train = binarize(images, binarization)
     held_out = None if validation is None else binarize(validation, binarization)
     for part in (train, held_out):
-        if part is not None:
+        if part is not None and hasattr(model, "reconstruct"):
             check_fits(model, part)
     if here.rank == 0:
         warn_of_grey(model, train, binarization)
@@ -399,9 +407,10 @@ HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")
 
 def _description(model: Model) -> dict[str, Any] | str:
     """What a checkpoint must have in common with the model that goes on from it, beside the shapes of its weights."""
-    if model.spec is None:
+    spec = getattr(model, "spec", None)
+    if spec is None:
         return repr(model)
-    return {name: value for name, value in model.spec.to_dict().items() if name not in HOW_LONG_AND_HOW}
+    return {name: value for name, value in spec.to_dict().items() if name not in HOW_LONG_AND_HOW}
 
 
 def _attributes(elbo: ELBO) -> str:

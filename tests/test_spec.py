@@ -1,7 +1,9 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pyro_vae.checks import InputError
@@ -61,11 +63,11 @@ def test_every_field_has_help():
         ({"latent_dim": 0}, "latent_dim: given 0, expected a whole number of at least 1"),
         ({"latent_dim": True}, "latent_dim: given True"),
         ({"likelihood": "normal"}, "likelihood: given 'normal'"),
-        ({"variance": 0}, "variance: given 0.0, expected a finite number above 0"),
+        ({"variance": 0}, "variance: given 0, expected a finite number above 0"),
         ({"prior": "normal"}, "prior: given 'normal'"),
         ({"posterior": "flow"}, "posterior: given 'flow'"),
         ({"flow_layers": 0}, "flow_layers: given 0"),
-        ({"beta": -1}, "beta: given -1.0, expected a finite number of at least 0"),
+        ({"beta": -1}, "beta: given -1, expected a finite number of at least 0"),
         ({"beta": float("nan")}, "beta: given nan"),
         ({"beta_warmup": -1}, "beta_warmup: given -1"),
         ({"objective": "elb"}, "objective: given 'elb', .*did you mean 'elbo'"),
@@ -88,6 +90,70 @@ def test_every_field_has_help():
 def test_bad_fields_are_named(fields, message):
     with pytest.raises(InputError, match=message):
         Spec(**fields)
+
+
+def test_what_numpy_has_is_kept_as_plain_values():
+    fields = {
+        "dataset": Path("data") / "mine.npz",
+        "image_shape": np.array([1, 8, 8]),
+        "binarization": np.str_("dynamic"),
+        "validation_fraction": np.float32(0.5),
+        "hidden": np.array([16, 8], dtype=np.int32),
+        "channels": [np.int64(4), np.uint8(8)],
+        "latent_dim": np.int64(2),
+        "variance": np.int64(1),
+        "beta": np.float64(0.25),
+        "seed": np.uint16(3),
+    }
+    expected = Spec(
+        dataset=str(Path("data") / "mine.npz"),
+        image_shape=(1, 8, 8),
+        binarization="dynamic",
+        validation_fraction=0.5,
+        hidden=(16, 8),
+        channels=(4, 8),
+        latent_dim=2,
+        variance=1.0,
+        beta=0.25,
+        seed=3,
+    )
+    for spec in (Spec(**fields), Spec.from_dict(fields), dataclasses.replace(Spec(), **fields)):
+        assert spec == expected
+        assert spec.to_json() == expected.to_json()
+        assert Spec.from_json(spec.to_json()) == expected
+        assert {type(value) for value in vars(spec).values()} <= {int, float, str, tuple, type(None)}
+        assert {type(size) for size in (*spec.image_shape, *spec.hidden, *spec.channels)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"latent_dim": "2"}, "latent_dim: given '2', expected a whole number of at least 1"),
+        ({"latent_dim": np.float64(2)}, "latent_dim: given np.float64\\(2.0\\), expected a whole number"),
+        ({"latent_dim": np.bool_(True)}, "latent_dim: given np.True_, expected a whole number"),
+        ({"latent_dim": np.array([2])}, "latent_dim: given ndarray of int64 and shape \\(1,\\), expected a whole"),
+        ({"lr": "0.1"}, "lr: given '0.1', expected a finite number above 0"),
+        ({"lr": 10**400}, "lr: given 1000.*, expected a finite number above 0"),
+        ({"beta": None}, "beta: given None, expected a finite number of at least 0"),
+        ({"hidden": "16,8"}, "hidden: given '16,8', expected a tuple of whole numbers"),
+        ({"hidden": np.zeros((2, 2), int)}, "hidden: given \\[0, 0\\], expected a whole number"),
+        ({"hidden": np.array([16.0])}, "hidden: given 16.0, expected a whole number"),
+        ({"hidden": {16}}, "hidden: given set, expected a tuple of whole numbers"),
+        ({"image_shape": np.array([8, 8])}, "image_shape: given ndarray .*, expected 3 whole numbers"),
+        ({"dataset": 3}, "dataset: given 3, expected a name or a path"),
+        (
+            {"dataset": np.zeros((3, 8, 8))},
+            "dataset: given ndarray of float64 and shape \\(3, 8, 8\\), expected a name",
+        ),
+        ({"prior": ["laplace"]}, "prior: given \\['laplace'\\], expected one of standard-normal"),
+        ({"seed": 2**63}, "seed: given 9223372036854775808, expected a whole number from 0"),
+    ],
+)
+def test_other_types_are_refused_in_one_line(fields, message):
+    for make in (Spec, lambda **values: Spec.from_dict(values)):
+        with pytest.raises(InputError, match=f"^{message}") as error:
+            make(**fields)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

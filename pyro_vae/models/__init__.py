@@ -7,6 +7,7 @@ from torch import nn
 
 from pyro_vae import checks, likelihoods, networks, posteriors, priors
 from pyro_vae.models.autoencoder import Autoencoder
+from pyro_vae.models.images import check_model
 from pyro_vae.models.prior_at_start import PriorAtStart
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
@@ -41,6 +42,8 @@ def build(spec: Spec) -> Model:
     >>> build(Spec(dataset="mnist", network="conv", latent_dim=16)).sample(2).shape
     torch.Size([2, 1, 28, 28])
     """
+    if not isinstance(spec, Spec):
+        raise checks.fail("spec", spec, "a Spec")
     shape = spec.image_shape or _IMAGE_SHAPES.get(spec.dataset)
     if shape is None:
         raise checks.fail("image_shape", None, f"(channels, height, width) of the images of {spec.dataset}")
@@ -54,7 +57,8 @@ def build(spec: Spec) -> Model:
 def with_prior(model: Model) -> VAE:
     """`model`, where it has a prior; an autoencoder has none, so no samples and no evidence."""
     if isinstance(model, Autoencoder):
-        raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
+        raise checks.fail("model", model, "a model with a prior; a deterministic autoencoder has none")
+    check_model(model, "encode", "decode", "prior")
     return model
 
 

@@ -21,9 +21,26 @@ if TYPE_CHECKING:
 
 def check_images(x: Tensor) -> Tensor:
     """`x`, where it is a batch of float images `(N, C, H, W)`."""
-    if x.dim() != 4 or not x.is_floating_point():
-        raise checks.fail("x", f"{x.dtype} of shape {tuple(x.shape)}", "floats in [0, 1] of shape (N, C, H, W)")
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        raise checks.fail("x", x, "floats in [0, 1] of shape (N, C, H, W)")
     return x
+
+
+def check_model(model: object, *methods: str) -> None:
+    """`model` is a module with these methods."""
+    if not isinstance(model, nn.Module) or any(not callable(getattr(model, name, None)) for name in methods):
+        names = ", ".join(f"`{name}`" for name in methods)
+        raise checks.fail(
+            "model", model, f"a VAE, an Autoencoder, or another module with {names}; build(spec) makes one"
+        )
+
+
+def check_set(argument: str, images: object) -> None:
+    """`images` are such."""
+    if isinstance(images, tuple):
+        raise checks.fail(argument, images, "Images, such as the `train` or the `test` of these splits")
+    if not isinstance(images, Images):
+        raise checks.fail(argument, images, "Images; Images(pixels) makes them of uint8 pixels of shape (N, C, H, W)")
 
 
 def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDistribution:
@@ -38,6 +55,11 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     if dtype not in (torch.float32, torch.float64):
         raise checks.fail("model", f"weights of type {str(dtype).removeprefix('torch.')}", "float32 or float64")
     return dtype
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
 
 
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
@@ -64,8 +86,7 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
 
 def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
-    parameter = next(model.parameters())
-    x = images.take(slice(0, 1)).as_float().to(parameter.device, dtype_of(model))
+    x = images.take(slice(0, 1)).as_float().to(device_of(model), dtype_of(model))
     try:
         with evaluating(model):
             shape = tuple(model.reconstruct(x).shape[1:])
@@ -81,7 +102,7 @@ def check_fits(model: Model, images: Images) -> None:
 
 def warn_of_grey(model: Model, images: Images, binarization: str) -> None:
     """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
-    if getattr(model.likelihood, "support", None) != "binary" or binarization == "dynamic":
+    if getattr(getattr(model, "likelihood", None), "support", None) != "binary" or binarization == "dynamic":
         return
     if bool(((images.pixels > 0) & (images.pixels < 255)).any()):
         warnings.warn(
