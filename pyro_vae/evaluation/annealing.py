@@ -105,7 +105,7 @@ def two_sided_log_likelihood(
     Source: Grosse et al., "Sandwiching the marginal likelihood using bidirectional Monte Carlo", 2015,
     https://arxiv.org/abs/1511.02543
     """
-    checks.positive_integer("n", n)
+    n = checks.positive_integer("n", n)
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
     vae = with_prior(model)
     target = move(model, device)

@@ -15,7 +15,7 @@ from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_of_grey
 from pyro_vae.posteriors import location
 
 
@@ -60,6 +60,7 @@ def mse_per_pixel(x: Tensor, reconstruction: Tensor) -> float:
     >>> mse_per_pixel(torch.zeros(2, 1, 2, 2), torch.full((2, 1, 2, 2), 0.5))
     0.25
     """
+    x, reconstruction = checks.tensor("x", x), checks.tensor("reconstruction", reconstruction)
     if x.shape != reconstruction.shape:
         raise checks.fail("reconstruction", tuple(reconstruction.shape), f"the shape of x, {tuple(x.shape)}")
     return (x.cpu().double() - reconstruction.cpu().double()).square().mean().item()
@@ -76,6 +77,9 @@ def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor
     >>> kl_per_image(q, p, q.sample((1,)))[0]  # 1/2 for each dimension
     tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
     """
+    for name, one in (("q", q), ("p", p)):
+        if not isinstance(one, torch.distributions.Distribution):
+            raise checks.fail(name, one, "a distribution")
     try:
         return kl_divergence(q, p), True  # (eq. 3.3)
     except NotImplementedError:
@@ -110,9 +114,11 @@ def bounds(
     >>> result.n, result.kl_is_exact
     (359, True)
     """
-    checks.positive_integer("samples", samples)
-    checks.seed("seed", seed)
-    checks.positive_integer("batch_size", batch_size)
+    check_model(model, "encode", "decode", "reconstruct")
+    check_set("images", images)
+    samples = checks.positive_integer("samples", samples)
+    seed = checks.seed("seed", seed)
+    batch_size = checks.positive_integer("batch_size", batch_size)
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)

@@ -101,9 +101,10 @@ def aggregate_posterior(
             raise checks.fail(
                 name, type(base or one).__name__, "a diagonal normal; a flow scores only codes of its own"
             )
-    if len(q.batch_shape) != 1:
+    if len(q.batch_shape) != 1 or len(q.event_shape) != 1:
         raise checks.fail("q", f"batch shape {tuple(q.batch_shape)}", "that of N images, (N,)")
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+    samples, seed = checks.positive_integer("samples", samples), checks.seed("seed", seed)
+    if samples < 2:
         raise checks.fail("samples", samples, "a whole number of at least 2, for a standard error")
     n, d = q.batch_shape[0], q.event_shape[0]
     means, deviations = q.mean.detach().cpu().double(), q.stddev.detach().cpu().double()
@@ -151,6 +152,7 @@ def probe_accuracy(codes: Tensor, labels: Tensor, test_codes: Tensor, test_label
         check_features("codes", codes, least=max(2, k)).numpy(),
         check_features("test_codes", test_codes, least=1).numpy(),
     )
+    labels, test_labels = checks.tensor("labels", labels).cpu(), checks.tensor("test_labels", test_labels).cpu()
     for name, values, wanted in (("labels", labels, x), ("test_labels", test_labels, x_test)):
         if values.shape != (len(wanted),):
             raise checks.fail(name, tuple(values.shape), f"one label a code, shape ({len(wanted)},)")

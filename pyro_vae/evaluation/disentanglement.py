@@ -7,6 +7,7 @@ have: :func:`pyro_vae.shapes.shapes` makes images with five.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
@@ -116,7 +117,7 @@ def dci_from_importance(importance: np.ndarray, informativeness: float = float("
     >>> round(dci_from_importance(one_each).disentanglement, 6)
     1.0
     """
-    importance = np.asarray(importance, dtype=np.float64)
+    importance = _array("importance", importance, np.float64)
     if importance.ndim != 2 or importance.size == 0 or not np.isfinite(importance).all() or (importance < 0).any():
         raise checks.fail("importance", importance.shape, "a matrix (d, f) of finite numbers of at least 0")
     if importance.sum() == 0:  # no code matters to any factor
@@ -157,8 +158,18 @@ def _split(n: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return order[count:], order[:count]
 
 
+def _array(name: str, given: Any, dtype: Any) -> np.ndarray:
+    try:
+        found = np.asarray(given, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise checks.fail(name, given, "an array of numbers") from error
+    if not (np.issubdtype(found.dtype, np.number) or found.dtype == bool):
+        raise checks.fail(name, found, "an array of numbers")
+    return found
+
+
 def _check(codes: np.ndarray, factors: np.ndarray, continuous: bool) -> tuple[np.ndarray, np.ndarray]:
-    codes, factors = np.asarray(codes, dtype=np.float64), np.asarray(factors)
+    codes, factors = _array("codes", codes, np.float64), _array("factors", factors, None)
     if codes.ndim != 2 or codes.size == 0 or not np.isfinite(codes).all():
         raise checks.fail("codes", codes.shape, "finite numbers of shape (N, d)")
     if factors.ndim != 2 or len(factors) != len(codes):

@@ -49,11 +49,12 @@ def divergences(
     >>> round(found.jensen_shannon / math.log(2), 4)
     1.0
     """
-    checks.positive_integer("samples", samples)
+    samples, seed = checks.positive_integer("samples", samples), checks.seed("seed", seed)
     if samples < 2:
         raise checks.fail("samples", samples, "at least 2, for a standard error")
-    checks.seed("seed", seed)
     for name, one in (("p", p), ("q", q)):
+        if not isinstance(one, torch.distributions.Distribution):
+            raise checks.fail(name, one, "a distribution")
         if one.batch_shape:
             raise checks.fail(name, f"batch shape {tuple(one.batch_shape)}", "one distribution, without batch shape")
     if p.event_shape != q.event_shape:

@@ -27,7 +27,7 @@ from pyro_vae import checks, files
 from pyro_vae.data import Images, Splits
 from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.generators import own_generators
-from pyro_vae.models.images import evaluating
+from pyro_vae.models.images import check_set, evaluating
 
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision")
 _INCEPTION_FILES = {
@@ -75,7 +75,10 @@ def extract(
     extractor: Extractor, images: Tensor, *, batch_size: int = 500, device: str | torch.device = "auto"
 ) -> Features:
     """The features of uint8 or float images `(N, C, H, W)`, batch by batch, on the CPU."""
-    target = choose_device(device)
+    images = checks.tensor("images", images)
+    if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise checks.fail("images", images, "uint8 pixels, or floats in [0, 1], of shape (N, C, H, W)")
+    batch_size, target = checks.positive_integer("batch_size", batch_size), choose_device(device)
     if isinstance(extractor, nn.Module):
         extractor.to(target)
     with evaluating(extractor) if isinstance(extractor, nn.Module) else torch.inference_mode():
@@ -97,6 +100,7 @@ def extract_cached(
     The file is named after the extractor, whose name holds the fingerprint of its weights, and after that of the
     images: other weights or other images are other files. A damaged file is made anew.
     """
+    check_set("images", images)
     folder = Path(cache) if cache is not None else files.cache_folder() / "features"
     path = folder / f"{_file_name(extractor.name)}-{images.fingerprint[:16]}.safetensors"
     try:
@@ -208,7 +212,11 @@ def in_domain_classifier(
         device: where to train.
         progress: a progress bar, where standard error is a terminal.
     """
+    if not isinstance(splits, tuple) or len(splits) != 2:
+        raise checks.fail("splits", splits, "Splits, the training and the test images of a data set")
     train, test = splits
+    for part in splits:
+        check_set("splits", part)
     if train.labels is None or test.labels is None:
         raise checks.fail(
             "extractor", "classifier", f"a data set with labels, which {train.name} lacks; or another extractor"
@@ -217,7 +225,7 @@ def in_domain_classifier(
     path = folder / f"{_file_name(train.name)}-{train.fingerprint[:16]}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name)
+        classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name).float()
     if not _read_cached(classifier, path):
         _train_classifier(classifier, train, choose_device(device), progress)
         classifier.eval().cpu().to(memory_format=torch.contiguous_format)

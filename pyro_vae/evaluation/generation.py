@@ -88,7 +88,11 @@ def frechet_distance(x: Moments, y: Moments) -> float:
 def frechet_from_stats(mean_x: Tensor, covariance_x: Tensor, mean_y: Tensor, covariance_y: Tensor) -> float:
     """:func:`frechet_distance` from means `(d,)` and covariances `(d, d)`."""
     mean_x, mean_y, covariance_x, covariance_y = (
-        value.detach().cpu().double() for value in (mean_x, mean_y, covariance_x, covariance_y)
+        checks.tensor(name, value).cpu().double()
+        for name, value in (
+            *(("mean_x", mean_x), ("mean_y", mean_y)),
+            *(("covariance_x", covariance_x), ("covariance_y", covariance_y)),
+        )
     )
     for name, covariance in (("covariance_x", covariance_x), ("covariance_y", covariance_y)):
         if mean_x.dim() != 1 or mean_x.shape != mean_y.shape or covariance.shape != (len(mean_x), len(mean_x)):
@@ -322,9 +326,10 @@ def _sum_of_cubes(block: Tensor) -> Tensor:
 
 def check_features(name: str, features: Tensor, least: int) -> Tensor:
     """Float64 on the CPU, `(n, d)`, finite."""
-    if features.dim() != 2 or len(features) < least:
-        raise checks.fail(name, f"shape {tuple(features.shape)}", f"shape (n, d) with n of at least {least}")
-    x = features.detach().cpu().double()
+    x = checks.tensor(name, features)
+    if x.dim() != 2 or len(x) < least:
+        raise checks.fail(name, f"shape {tuple(x.shape)}", f"shape (n, d) with n of at least {least}")
+    x = x.cpu().double()
     if not bool(x.isfinite().all()):
         raise checks.fail(name, "NaN or infinity", "finite numbers")
     return x

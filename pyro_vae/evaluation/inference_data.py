@@ -14,7 +14,7 @@ from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.evaluation.likelihood import log_mean_weight, smooth_log_weights, weighted_draws
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, dtype_of, evaluating, move
+from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, move
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -58,9 +58,11 @@ def to_inference_data(
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its 1.0 on import
         import arviz
 
-    checks.positive_integer("draws", draws)
-    checks.positive_integer("k", k)
+    draws, k = checks.positive_integer("draws", draws), checks.positive_integer("k", k)
+    decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
+    seed = checks.seed("seed", seed)
     vae = with_prior(model)
+    check_set("images", images)
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)

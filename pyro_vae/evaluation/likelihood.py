@@ -24,7 +24,7 @@ from pyro_vae.device import batches, resident
 from pyro_vae.evaluation.features import fingerprint
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, move, warn_of_grey
 
 BANDS = ("good", "ok", "bad", "very bad")
 
@@ -126,6 +126,7 @@ def _psislw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_weights(log_weights: Tensor) -> Tensor:
+    log_weights = checks.tensor("log_weights", log_weights)
     if log_weights.dim() != 2 or 0 in log_weights.shape:
         raise checks.fail(
             "log_weights", f"shape {tuple(log_weights.shape)}", "shape (K, N), K samples of each of N images"
@@ -194,10 +195,11 @@ def evidence(
     >>> result.n, result.k
     (359, 50)
     """
-    checks.positive_integer("k", k)
-    checks.positive_integer("decoded_at_once", decoded_at_once)
-    checks.seed("seed", seed)
+    k = checks.positive_integer("k", k)
+    decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
+    seed = checks.seed("seed", seed)
     vae = with_prior(model)
+    check_set("images", images)
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)

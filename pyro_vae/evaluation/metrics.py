@@ -31,7 +31,7 @@ from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import dtype_of, evaluating
+from pyro_vae.models.images import check_model, check_set, dtype_of, evaluating
 from pyro_vae.spec import GROUPS
 
 
@@ -165,19 +165,29 @@ def evaluate(
     >>> sorted(found.to_dict())[:4]
     ['active_units', 'elbo_nats', 'elbo_se', 'kl_per_sample']
     """
+    check_model(model, "encode", "decode", "reconstruct")
+    check_set("images", images)
+    if train is not None:
+        check_set("train", train)
+    if isinstance(metrics, str):
+        raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
+    if extractor is not None and not (callable(extractor) and hasattr(extractor, "name")):
+        raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.features")
     chosen = (
         list(metrics) if metrics is not None else ["bounds", "codes", *(["samples"] if extractor is not None else [])]
     )
     for group in chosen:
         checks.one_of("metrics", group, GROUPS)
-    checks.positive_integer("k", k)
+    k, samples = checks.positive_integer("k", k), checks.positive_integer("samples", samples)
+    splits, batch_size = checks.positive_integer("splits", splits), checks.positive_integer("batch_size", batch_size)
+    seed = checks.seed("seed", seed)
     if evidence_images is not None:
-        checks.positive_integer("evidence_images", evidence_images)
+        evidence_images = checks.positive_integer("evidence_images", evidence_images)
     if "samples" in chosen:
         if extractor is None:
             raise checks.fail("extractor", None, "a feature extractor, by which samples are judged")
         if num_generated is not None:
-            checks.positive_integer("num_generated", num_generated)
+            num_generated = checks.positive_integer("num_generated", num_generated)
         if (num_generated or len(images)) < max(splits, 10):
             raise checks.fail("num_generated", num_generated or len(images), f"at least {max(splits, 10)}")
     if isinstance(model, Autoencoder):
@@ -192,14 +202,17 @@ def evaluate(
         "images_sha256": images.fingerprint,
         "n": len(images),
         "seed": seed,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
         "device": target.type,
         "versions": {"pyro_vae": __version__}
         | {name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
     }
     # The binarization that the numbers are of, which is not always that of training.
-    likelihood = {"likelihood": type(model.likelihood).__name__, "binarization": fixed_binarization(binarization)}
+    likelihood = {
+        "likelihood": type(getattr(model, "likelihood", None)).__name__,
+        "binarization": fixed_binarization(binarization),
+    }
     values: dict[str, Any] = {}
     provenance: dict[str, dict[str, Any]] = {}
 
