@@ -159,7 +159,7 @@ class CompiledSVI:
         loss = self._step(args, kwargs)
         if isinstance(loss, Tensor):
             loss = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
-        number = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+        number: Any = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
         if not math.isfinite(sum(number) if isinstance(number, tuple) else number):
             raise NotFiniteError(number, self.num_steps)
         self._unchecked.clear()
