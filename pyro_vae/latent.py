@@ -128,7 +128,7 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
     try:
         images = decode_codes(model, torch.stack([first, second], dim=-1).reshape(-1, 2))
     except checks.InputError as error:
-        raise checks.fail("model", model, f"a model with a 2-d latent space ({error})") from error
+        raise checks.fail("model", type(model).__name__, f"a model with a 2-d latent space ({error})") from error
     return images.reshape(size, size, *images.shape[1:])
 
 

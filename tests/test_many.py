@@ -161,7 +161,7 @@ def test_run_folders_and_resume(few, tmp_path):
         ({"seeds": "12"}, "seeds: given '12'"),
         ({"seeds": [0, -1]}, "seeds: given -1, expected a whole number from 0"),
         ({"seeds": [[0]]}, r"seeds: given \[0\], expected a whole number"),
-        ({"spec": "digits"}, "spec: given 'str', expected a Spec"),
+        ({"spec": "digits"}, "spec: given 'digits', expected a Spec"),
         ({"spec": dataclasses.replace(SPEC, image_shape=(1, 28, 28))}, r"image_shape: given \(1, 28, 28\)"),
         ({"images": Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8)), "spec": Spec(network="conv")}, "image_shape"),
         ({"spec": dataclasses.replace(SPEC, compile="off")}, "compile: given 'off', expected auto or a backend"),

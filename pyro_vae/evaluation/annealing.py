@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae import checks
+from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_images, dtype_of, evaluating, move
@@ -75,6 +76,7 @@ def annealed_log_likelihood(
     vae = with_prior(model)
     target = move(model, device)
     x = check_images(x).to(target, dtype_of(model))
+    check_programs(vae, x[:2])
     with own_generators(target, seed), evaluating(vae, gradients=True):
         z = vae.prior().sample((chains, len(x)))
         log_weights, acceptance = _anneal(vae, x, z, _schedule(temperatures), leapfrog_steps, step_size, progress)
@@ -114,6 +116,7 @@ def two_sided_log_likelihood(
         with torch.no_grad():
             exact = vae.prior().sample((n,))
             x = vae.decode(exact).sample()
+        check_programs(vae, x[:2])
         start = vae.prior().sample((chains, n))
         forward, _ = _anneal(vae, x, start, schedule, leapfrog_steps, step_size, progress)
         start = exact.expand(chains, *exact.shape)

@@ -13,9 +13,19 @@ from tqdm import tqdm
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
+from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import (
+    check_fits,
+    check_model,
+    check_set,
+    dtype_of,
+    evaluating,
+    first_of,
+    move,
+    warn_of_grey,
+)
 from pyro_vae.posteriors import location
 
 
@@ -122,6 +132,7 @@ def bounds(
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
+    check_programs(model, first_of(model, fixed))
     warn_of_grey(model, fixed, "none")
     per_image: dict[str, list[Tensor]] = {}
     kl_is_exact = None

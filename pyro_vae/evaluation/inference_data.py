@@ -12,9 +12,10 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.evaluation.likelihood import log_mean_weight, smooth_log_weights, weighted_draws
+from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, move
+from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -66,6 +67,7 @@ def to_inference_data(
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
+    check_programs(model, first_of(model, fixed))
     parts: list[tuple[Tensor, ...]] = []
     with own_generators(target, seed), evaluating(model):
         for x in fixed.as_float().to(target, dtype_of(model)).split(1):

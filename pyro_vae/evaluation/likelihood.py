@@ -22,9 +22,10 @@ from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
 from pyro_vae.evaluation.features import fingerprint
+from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_of_grey
 
 BANDS = ("good", "ok", "bad", "very bad")
 
@@ -203,6 +204,7 @@ def evidence(
     target = move(model, device)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
+    check_programs(model, first_of(model, fixed))
     warn_of_grey(model, fixed, "none")
     block = min(len(fixed), 50, decoded_at_once)
     settings = f"{fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"

@@ -29,9 +29,10 @@ from pyro_vae.evaluation.generation import (
 )
 from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
+from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_model, check_set, dtype_of, evaluating
+from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, first_of, move
 from pyro_vae.spec import GROUPS
 
 
@@ -197,6 +198,9 @@ def evaluate(
             )
         chosen = [group for group in chosen if group not in ("evidence", "samples")]
     target = choose_device(device)
+    move(model, target)
+    check_fits(model, images)
+    check_programs(model, first_of(model, binarize(images.take(slice(0, 2)), fixed_binarization(binarization))))
     source: dict[str, Any] = {
         "images": images.name,
         "images_sha256": images.fingerprint,

@@ -57,7 +57,7 @@ def build(spec: Spec) -> Model:
 def with_prior(model: Model) -> VAE:
     """`model`, where it has a prior; an autoencoder has none, so no samples and no evidence."""
     if isinstance(model, Autoencoder):
-        raise checks.fail("model", model, "a model with a prior; a deterministic autoencoder has none")
+        raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
     check_model(model, "encode", "decode", "prior")
     return model
 

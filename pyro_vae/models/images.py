@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def check_images(x: Tensor) -> Tensor:
     """`x`, where it is a batch of float images `(N, C, H, W)`."""
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
-        raise checks.fail("x", x, "floats in [0, 1] of shape (N, C, H, W)")
+        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else x
+        raise checks.fail("x", given, "floats in [0, 1] of shape (N, C, H, W)")
     return x
 
 
@@ -62,6 +63,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next((one.device for one in model.parameters()), torch.device("cpu"))
 
 
+def first_of(model: nn.Module, images: Images) -> Tensor:
+    """The first two images (the one, where there are no more), as the model takes them."""
+    return images.take(slice(0, 2)).as_float().to(device_of(model), dtype_of(model))
+
+
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
     """Moves a model to `device`, which may be "auto", and says which one that is."""
     target = choose_device(device)
@@ -86,7 +92,7 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
 
 def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
-    x = images.take(slice(0, 1)).as_float().to(device_of(model), dtype_of(model))
+    x = first_of(model, images)[:1]
     try:
         with evaluating(model):
             shape = tuple(model.reconstruct(x).shape[1:])

@@ -1,0 +1,100 @@
+"""Whether a pair's programs are what the estimators take them for: they compose `encode`, `prior` and `decode`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vae import checks
+from pyro_vae.generators import own_generators
+from pyro_vae.models import VAE, Autoencoder, Model
+from pyro_vae.models.images import device_of, evaluating
+from pyro_vae.models.prior_at_start import PriorAtStart
+from pyro_vae.posteriors import location
+
+# The programs that are so by their own text; the guide of the last differs from a VAE's by what its loss has beside.
+_OWN = [(one.model, one.guide) for one in (VAE, Autoencoder, PriorAtStart)]
+
+
+def check_programs(model: Model, x: Tensor) -> None:
+    """`model.model` and `model.guide` have the sites and the log-probabilities that the parts of the model give.
+
+    Both are run once, at beta = 1: the latent site is `z`, the observed one `x`, and at the z that the guide draws
+    their log-probabilities are those of `prior()`, `encode(x)` and `decode(z)`. An autoencoder has no latent site.
+
+    Args:
+        model: a `VAE`, an `Autoencoder`, or a subclass with programs of its own.
+        x: some images, `(N, C, H, W)`, where the model is.
+
+    Raises:
+        InputError: what differs.
+    """
+    if not all(callable(getattr(model, name, None)) for name in ("model", "guide")):
+        return
+    store = pyro.get_param_store()
+    with own_generators(device_of(model), 0), evaluating(model), store.scope(), pyro.validation_enabled(False):
+        _check(model, x)
+
+
+def _check(model: Model, x: Tensor) -> None:
+    for name in ("model", "guide"):
+        try:
+            inspect.signature(getattr(model, name)).bind(x, 1.0)
+        except TypeError as error:
+            raise _differs(model, f"a `{name}` that does not take (x, beta)") from error
+    guide = poutine.trace(model.guide).get_trace(x, 1.0)
+    replayed = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(x, 1.0)
+    of_guide, of_model = _sites(guide), _sites(replayed)
+    is_own = tuple(getattr(program, "__func__", None) for program in (model.model, model.guide)) in _OWN
+    latent = sorted(name for name, site in of_model.items() if not site["is_observed"])
+    observed = sorted(name for name, site in of_model.items() if site["is_observed"])
+    expected = [] if isinstance(model, Autoencoder) else ["z"]
+    if latent != expected:
+        raise _differs(model, f"the latent sites {', '.join(latent) or 'none'} in `model`")
+    if observed != ["x"]:
+        raise _differs(model, f"the observed sites {', '.join(observed) or 'none'} in `model`")
+    if sorted(of_guide) != expected and not is_own:
+        raise _differs(model, f"the sites {', '.join(sorted(of_guide)) or 'none'} in `guide`")
+    if not is_own:
+        _check_values(model, x, of_guide, of_model)
+
+
+def _check_values(model: Model, x: Tensor, of_guide: dict[str, Any], of_model: dict[str, Any]) -> None:
+    q = model.encode(x)
+    z = of_guide["z"]["value"] if "z" in of_guide else location(q)
+    pairs = [("log p(x|z) in `model`", of_model["x"], model.decode(z).log_prob(x))]
+    if "z" in of_guide:
+        pairs.append(("log p(z) in `model`", of_model["z"], model.prior().log_prob(z)))  # type: ignore[union-attr]
+        if not isinstance(q, torch.distributions.TransformedDistribution):  # a flow scores only draws of its own
+            pairs.append(("log q(z|x) in `guide`", of_guide["z"], q.log_prob(z)))
+    for what, site, values in pairs:
+        found, composed = site["log_prob"].sum().item(), values.sum().item()
+        size = max(1.0, values.abs().sum().item(), site["log_prob"].abs().sum().item())
+        if abs(found - composed) > 1e-4 * size:
+            raise _differs(model, f"{what} of {found:.6g} on {len(x)} images, where its parts give {composed:.6g}")
+
+
+def _sites(trace: poutine.Trace) -> dict[str, Any]:
+    """Those that are draws or data, or add to the log-probability otherwise, as factors do."""
+    trace.compute_log_prob()
+    samples = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return {
+        name: site
+        for name, site in samples.items()
+        if not (site_is_subsample(site) or site["infer"].get("_deterministic"))
+    }
+
+
+def _differs(model: Model, what: str) -> checks.InputError:
+    return checks.fail(
+        "model",
+        f"{type(model).__name__} with {what}",
+        "the latent site z of `prior()` and `encode(x)`, and the observed site x of `decode(z)`, and no others: these "
+        "are what an evaluation is of",
+    )
