@@ -42,7 +42,7 @@ DataRoot = Annotated[
         help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache", show_default=False
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, ...")]
+Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
 Seed = Annotated[int, typer.Option(help="seed of all noise", parser=_whole_number, metavar="INTEGER")]
 Run = Annotated[Path, typer.Argument(help="run folder")]
 

@@ -48,8 +48,8 @@ class Spec:
     """The definition of one training run.
 
     Every field is checked on construction (:class:`~pyro_vae.checks.InputError` names the field, what was given and
-    what is expected). `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option
-    of the same name with dashes.
+    what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
+    `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option of the same name with dashes.
 
     >>> spec = Spec(dataset="mnist", latent_dim=2)
     >>> Spec.from_json(spec.to_json()) == spec

@@ -161,6 +161,10 @@ def evaluate(
         seed: of all noise. The global generators are as before afterwards.
         progress: progress bars, where standard error is a terminal.
 
+    Raises:
+        InputError: a wrong argument; or a model whose programs do not say what its `encode`, `prior` and `decode` say,
+            of which all metrics are (a second latent variable, say, or a factor).
+
     >>> from pyro_vae import Spec, build, load_data
     >>> found = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
     >>> sorted(found.to_dict())[:4]
