@@ -42,7 +42,7 @@ def objective(name: str, particles: int = 1) -> ELBO:
     5
     """
     checks.one_of("objective", name, OBJECTIVES)
-    checks.positive_integer("particles", particles)
+    particles = checks.positive_integer("particles", particles)
     # Both plates, of particles and of images, in one batch; and "data" is the only plate inside.
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     if name == "iwae":

@@ -57,6 +57,8 @@ def record(
     Raises:
         NotRecordable: it does something else.
     """
+    if any(one.device.type != "cpu" for one in (*inputs, *written)):
+        raise NotRecordable("it is not on a CPU")
     spans = list(map(span, inputs))
     pairs = itertools.chain(itertools.combinations(spans, 2), itertools.product(spans, map(span, written)))
     if any(one[0] < other[1] and other[0] < one[1] for one, other in pairs):

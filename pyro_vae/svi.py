@@ -356,7 +356,8 @@ class CompiledSVI:
         on_cuda = given[0].is_cuda if given else False
         first = not any(one is not None and one.settled for one in self._replays.values())
         if self.compile == "auto":
-            wanted = on_cuda or replay.calls > INDUCTOR_AFTER
+            on_cpu = bool(given) and given[0].device.type == "cpu"
+            wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)
         else:  # a compilation for each short last batch would not pay
             wanted = first or replay.calls > FURTHER_AFTER
         if not wanted:

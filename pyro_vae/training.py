@@ -32,7 +32,7 @@ from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of,
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
-from pyro_vae.spec import PRECISIONS
+from pyro_vae.spec import BINARIZATIONS, PRECISIONS
 from pyro_vae.svi import CompiledSVI, NotFiniteError
 
 
@@ -181,7 +181,8 @@ def fit(
     if snapshots is not None and not isinstance(snapshots, Mapping):
         raise checks.fail("snapshots", snapshots, "files by the number of the epoch, a dictionary")
     checks.one_of("compile", compile, ("auto", *BACKENDS))
-    checks.one_of("precision", precision, PRECISIONS)
+    precision = checks.one_of("precision", precision, PRECISIONS)
+    binarization = checks.one_of("binarization", binarization, BINARIZATIONS)
     if precision == "bf16" and compile == "off":
         raise checks.fail(
             "precision", precision, "fp32 where compile is off: only a captured step has bfloat16 products"
@@ -209,7 +210,7 @@ def fit(
 
     settings = {
         "model": _description(model),
-        "objective": objective if isinstance(objective, str) else _attributes(elbo),
+        "objective": str(objective) if isinstance(objective, str) else _attributes(elbo),
         "particles": elbo.num_particles,
         "batch_size": batch_size,
         "lr": lr,
@@ -231,7 +232,7 @@ def fit(
     held_out_pixels = None if held_out is None else resident(held_out.pixels, target)
     steps_per_epoch = math.ceil(len(train) / batch_size)
     dynamic = binarization == "dynamic"
-    backend = compile
+    backend = str(compile)
     if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING and precision == "fp32":
         backend = "off"
     elif compile == "auto":

@@ -193,6 +193,12 @@ def half():
 def test_numbers_of_numpy_are_taken(given, tmp_path):
     one, two, five = np.int64(1), np.int32(2), np.uint8(5)
     options = {"epochs": one, "batch_size": five, "seed": two, "lr": np.float32(0.01), "beta": np.float64(1)}
+    options |= {
+        "particles": two,
+        "objective": np.str_("elbo"),
+        "binarization": np.str_("none"),
+        "compile": np.str_("off"),
+    }
     histories = []
     for _ in range(2):  # the second time from what is stored, in which there is nothing but plain values
         model = build(SPEC)
