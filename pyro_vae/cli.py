@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
+import os
 import shlex
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from pyro_vae import __version__, parallel
 from pyro_vae.checks import InputError, fail, one_of
-from pyro_vae.spec import DATASETS, GROUPS, SPEC_FIELDS, Spec, check_dataset, read_spec
+from pyro_vae.cli_options import DataRoot, Dataset, Device, Quiet, Run, Seed, path, spec_options, whole_number
+from pyro_vae.console import show, show_table, silence
+from pyro_vae.progress import say
+from pyro_vae.spec import DATASETS, GROUPS, Spec, check_dataset, check_still_there, read_spec
+
+if TYPE_CHECKING:
+    from pyro_vae.data import Splits
+    from pyro_vae.evaluation import Extractor, Metrics
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,64 +37,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and
 app.add_typer(data_app, name="data")
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
-
-
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache", show_default=False
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
-Seed = Annotated[int, typer.Option(help="seed of all noise", parser=_whole_number, metavar="INTEGER")]
-Run = Annotated[Path, typer.Argument(help="run folder")]
-
-
-def spec_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those the user named, as text."""
-    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
-
-    def with_options(**values: Any) -> None:
-        given = {name: values.pop(name) for name in SPEC_FIELDS}
-        command({name: text for name, text in given.items() if text is not None}, **values)
-
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")
-            ],
-        )
-        for name in SPEC_FIELDS
-    ]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + options
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
-    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-    return with_options
-
-
-def _help(name: str) -> str:
-    default = SPEC_FIELDS[name].default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return SPEC_FIELDS[name].metadata["help"] + ("" if default is None else f" (default: {shown})")
-
-
-def _metavar(name: str) -> str:
-    kind = str(SPEC_FIELDS[name].type)
-    return "NUMBERS" if kind.startswith("tuple") else {"int": "INTEGER", "float": "NUMBER"}.get(kind, "TEXT")
-
-
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pyro-vae {__version__}")
+        show(f"pyro-vae {__version__}")
         raise typer.Exit
 
 
@@ -100,30 +53,34 @@ def _main(
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="folder to make", parser=path, metavar="PATH")] = Path("demo"),
+) -> None:
     """Train a VAE on the embedded 8x8 digits, judge it, and draw it; under a minute on two cores."""
     from pyro_vae.demo import run_demo
 
     metrics, figures = run_demo(out)
-    _print_metrics(metrics, "A VAE with 8 latent dimensions, on test images of 8x8 digits")
-    typer.echo(f"Figures: {', '.join(str(path) for path in figures)}")
-    typer.echo(f"Next: pyro-vae sample {out} --n 100 --out samples.png")
-    typer.echo(
-        "      pyro-vae data fetch mnist && pyro-vae train --dataset mnist --network conv --hidden 256 --out RUN"
-    )
+    _show_metrics([metrics], "A VAE with 8 latent dimensions, on test images of 8x8 digits")
+    show(f"Figures: {', '.join(map(str, figures))}")
+    show(f"Next: pyro-vae sample {shlex.quote(str(out))} --n 100 --out samples.png")
+    show("      pyro-vae data fetch mnist && pyro-vae train --dataset mnist --network conv --hidden 256 --out RUN")
 
 
 @app.command()
 @spec_options
 def train(
     given: dict[str, str],
-    out: Annotated[Path, typer.Option(help="run folder to make")],
+    out: Annotated[Path, typer.Option(help="run folder to make", parser=path, metavar="PATH")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the run in --out; its spec need not be repeated")
+        bool,
+        typer.Option(
+            "--resume",
+            help="go on with the run in --out; its spec need not be repeated. Images that were moved: --dataset PATH",
+        ),
     ] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train one model into a run folder; the options below define it. torchrun makes several processes one training."""
     values = Spec.parse(given)
@@ -144,13 +101,27 @@ def train(
         )
     if here.rank > 0:
         return  # what remains is the first one's
-    metrics = evaluate_model(
-        model, images.test, binarization=spec.binarization, device=device, seed=spec.seed, progress=not quiet
-    )
-    run_folder.add_metrics(out, metrics)
-    plots.save_run_figures(model, images.test, history, out / "figures")
+    found: list[Metrics] = []
+
+    def part(name: str) -> None:
+        if name == "figures":
+            plots.save_run_figures(model, images.test, history, out / "figures")
+            return
+        measured = evaluate_model(
+            model,
+            images.test,
+            metrics=[name],
+            binarization=spec.binarization,
+            device=device,
+            seed=spec.seed,
+            progress=not quiet,
+        )
+        run_folder.add_metrics(out, measured)
+        found.append(measured)
+
+    _each(("bounds", "codes", "figures"), part)
     if not quiet:
-        _print_metrics(metrics, f"{out}, test images")
+        _show_metrics(found, f"{out}, test images")
 
 
 @app.command()
@@ -158,26 +129,29 @@ def study(
     name: Annotated[
         str | None, typer.Argument(help="name of a study, or a .py or .toml file of your own", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="study folder to make, or to go on with", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="study folder to make, or to go on with", show_default=False, parser=path, metavar="PATH"),
+    ] = None,
     list_studies: Annotated[
         bool, typer.Option("--list", help="list the studies, and the time that each takes")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(help="instead of the study's", parser=_whole_number, metavar="INTEGER")
+        int | None, typer.Option(help="instead of the study's", parser=whole_number, metavar="INTEGER")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="trainings of each model: mean and sd", parser=_whole_number, metavar="INTEGER")
+        int, typer.Option(help="trainings of each model: mean and sd", parser=whole_number, metavar="INTEGER")
     ] = 1,
     only: Annotated[list[str] | None, typer.Option(help="train this model only; may be repeated")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the study's", show_default=False)] = None,
     jobs: Annotated[
-        int, typer.Option(help="models trained at the same time", parser=_whole_number, metavar="INTEGER")
+        int, typer.Option(help="models trained at the same time", parser=whole_number, metavar="INTEGER")
     ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
             help="of each; by default the cores divided among the jobs. The same number gives the same bits",
-            parser=_whole_number,
+            parser=whole_number,
             metavar="INTEGER",
             show_default=False,
         ),
@@ -189,11 +163,11 @@ def study(
     ray_gpus: Annotated[float, typer.Option(help="GPUs, or the fraction of one, for each model on Ray")] = 0.0,
     ray_retries: Annotated[
         int,
-        typer.Option(help="new starts of a model whose Ray worker was lost", parser=_whole_number, metavar="INTEGER"),
+        typer.Option(help="new starts of a model whose Ray worker was lost", parser=whole_number, metavar="INTEGER"),
     ] = 3,
     data_root: DataRoot = None,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar and no table")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train and judge all models of a study; called again, it goes on where it was stopped."""
     from pyro_vae import studies
@@ -205,6 +179,7 @@ def study(
         raise fail(
             "study", None, f"one of {', '.join(studies.NAMES)}, FILE.py or FILE.toml; --list tells what they are"
         )
+    dataset = dataset and os.path.expanduser(dataset)
     chosen = studies.named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
     if out is None:
         raise fail("--out", None, "a folder for the study")
@@ -218,30 +193,26 @@ def study(
     command = shlex.join(
         ["pyro-vae", "study", name, "--out", str(out), *given, *(f"--only={one}" for one in only or ())]
     )
-    try:
-        stored = run_study(
-            chosen,
-            out,
-            seeds=seeds,
-            only=only or (),
-            data_root=data_root,
-            device=device,
-            jobs=jobs,
-            threads=threads,
-            ray=ray,
-            ray_gpus=ray_gpus,
-            ray_retries=ray_retries,
-            command=command,
-            progress=not quiet,
-        )
-    except KeyboardInterrupt:
-        typer.echo("pyro-vae: stopped; what was done is kept, and the same command goes on with it", err=True)
-        raise typer.Exit(1) from None
+    stored = run_study(
+        chosen,
+        out,
+        seeds=seeds,
+        only=only or (),
+        data_root=data_root,
+        device=device,
+        jobs=jobs,
+        threads=threads,
+        ray=ray,
+        ray_gpus=ray_gpus,
+        ray_retries=ray_retries,
+        command=command,
+        progress=not quiet,
+    )
     if not quiet:
-        typer.echo((out / "results.md").read_text(encoding="utf-8"))
+        show((out / "results.md").read_text(encoding="utf-8"))
     for entry in stored["entries"]:
         if entry["status"] in ("failed", "skipped"):
-            typer.echo(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}", err=True)
+            say(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}")
     if any(entry["status"] == "failed" for entry in stored["entries"]):
         raise typer.Exit(1)
 
@@ -251,13 +222,15 @@ def _list_studies() -> None:
 
     for name in studies.NAMES:
         one = studies.named(name)
-        typer.echo(f"{name:12} {one.title}: {len(one.entries)} models; {one.cost}")
+        show(f"{name:12} {one.title}: {len(one.entries)} models; {one.cost}")
 
 
 def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
     stored = read_spec(out)
     if stored is None:
         raise fail("--out", str(out), "a run folder to resume, with a spec.json")
+    if "dataset" not in values:
+        check_still_there(stored)
     return Spec.from_dict(stored.to_dict() | values)
 
 
@@ -267,12 +240,12 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
     ] = "bounds,codes,samples",
-    k: Annotated[int, typer.Option(help="importance samples an image", parser=_whole_number, metavar="INTEGER")] = 5000,
+    k: Annotated[int, typer.Option(help="importance samples an image", parser=whole_number, metavar="INTEGER")] = 5000,
     evidence_images: Annotated[
         int | None,
         typer.Option(
             help="take so many test images, at random, for the evidence; all by default",
-            parser=_whole_number,
+            parser=whole_number,
             metavar="INTEGER",
             show_default=False,
         ),
@@ -281,7 +254,7 @@ def evaluate(
         int | None,
         typer.Option(
             help="images to generate for the scores of samples; as many as test images by default",
-            parser=_whole_number,
+            parser=whole_number,
             metavar="INTEGER",
             show_default=False,
         ),
@@ -293,11 +266,16 @@ def evaluate(
         ),
     ] = "classifier",
     weights: Annotated[
-        Path | None, typer.Option(help="file of Inception weights; else torch's hub cache", show_default=False)
+        Path | None,
+        typer.Option(
+            help="file of Inception weights; else torch's hub cache", show_default=False, parser=path, metavar="PATH"
+        ),
     ] = None,
+    dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     seed: Seed = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Judge a trained model on the test images; each group of results is added to metrics.json as it comes."""
     chosen = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -310,28 +288,29 @@ def evaluate(
         raise fail("--evidence-images", evidence_images, "a whole number of at least 1")
     if n is not None and n < 10:
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
+    if extractor == "none":
+        chosen = [name for name in chosen if name != "samples"]
+    if not chosen:
+        raise fail("--metrics", metrics, "a group beside samples, which need an extractor")
 
     from pyro_vae import run_folder
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation import features
 
-    model, spec, images = run_folder.open_run(run, data_root)
+    model, spec, images = run_folder.open_run(run, data_root, dataset)
+    if note := run_folder.check_data(run, images):
+        say(f"pyro-vae: note: {note}")
     run_folder.read_metrics(run)  # a damaged file is noticed before the work, not after it
-    judge = None
-    if "samples" in chosen and extractor != "none" and spec.model != "autoencoder":
+    judge: Extractor | None = None
+    if weights is not None and extractor.startswith("inception"):  # a wrong file is bad input, whatever else there is
         judge = features.by_name(extractor, images, weights=weights, device=device)
-    if spec.model == "autoencoder":
-        chosen = [name for name in chosen if name in ("bounds", "codes")]
-    if judge is None:
-        chosen = [name for name in chosen if name != "samples"]
-    if not chosen:
-        raise fail(
-            "--metrics",
-            metrics,
-            "a group that this model has: samples need an extractor, and a prior; so does evidence",
-        )
     partial = run / "evidence.partial.safetensors"
-    for name in chosen:
+
+    def part(name: str) -> None:
+        nonlocal judge
+        _check_group(name, spec, images, n)
+        if name == "samples" and judge is None:
+            judge = features.by_name(extractor, images, device=device, progress=not quiet)
         found = evaluate_model(
             model,
             images.test,
@@ -345,19 +324,32 @@ def evaluate(
             train=images.train,
             device=device,
             seed=seed,
-            progress=True,
+            progress=not quiet,
         )
         run_folder.add_metrics(run, found)
         if name == "evidence":
             partial.unlink(missing_ok=True)
-        _print_metrics(found, f"{run}, {name} of {len(images.test):,} test images")
+        if not quiet:
+            _show_metrics([found], f"{run}, {name} of {len(images.test):,} test images")
+
+    _each(chosen, part)
+
+
+def _check_group(name: str, spec: Spec, images: Splits, generated: int | None) -> None:
+    """What a group of metrics asks of a run, before anything is trained or computed for it."""
+    if spec.model == "autoencoder" and name in ("evidence", "samples"):
+        raise fail("model", spec.model, "a model with a prior")
+    if name == "codes" and len(images.test) < 2:
+        raise fail("test images", len(images.test), "at least 2, whose codes differ or not")
+    if name == "samples" and (generated or len(images.test)) < 10:
+        raise fail("test images", len(images.test), "at least 10, or --n for the number of samples")
 
 
 @app.command()
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option(help="images to draw", parser=_whole_number, metavar="INTEGER")] = 64,
-    out: Annotated[Path, typer.Option(help="picture file to write")] = Path("samples.png"),
+    n: Annotated[int, typer.Option(help="images to draw", parser=whole_number, metavar="INTEGER")] = 64,
+    out: Annotated[Path, typer.Option(help="picture file to write", parser=path, metavar="PATH")] = Path("samples.png"),
     seed: Seed = 0,
 ) -> None:
     """Draw samples of a trained model into one picture."""
@@ -368,21 +360,27 @@ def sample(
 
     model = run_folder.open_model(run)
     plots.save_figure(plots.image_grid(latent.prior_samples(model, n, seed=seed), f"Samples of {run.name}"), out)
-    typer.echo(f"{n} samples: {out}")
+    show(f"{n} samples: {out}")
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="study folder or run folder", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="study folder or run folder", parser=path, metavar="DIR")],
     out: Annotated[
-        Path | None, typer.Option(help="HTML file to write; report.html in the folder by default", show_default=False)
+        Path | None,
+        typer.Option(
+            help="HTML file to write; report.html in the folder by default",
+            show_default=False,
+            parser=path,
+            metavar="PATH",
+        ),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a study or a run."""
     from pyro_vae.report import report as write_report
 
-    path = write_report(folder, out)
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    page = write_report(folder, out)
+    show(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
 
 
 @data_app.command("list")
@@ -393,9 +391,9 @@ def data_list(data_root: DataRoot = None) -> None:
     for name in DATASETS:
         try:
             train, test = load_data(name, data_root)
-            typer.echo(f"{name:14} here: {len(train):,} training and {len(test):,} test images of shape {train.shape}")
+            show(f"{name:14} here: {len(train):,} training and {len(test):,} test images of shape {train.shape}")
         except InputError as error:
-            typer.echo(f"{name:14} not here: {error}")
+            show(f"{name:14} not here: {error}")
 
 
 @data_app.command("fetch")
@@ -406,23 +404,45 @@ def data_fetch(name: Annotated[str, typer.Argument(help=", ".join(DATASETS))], d
     from pyro_vae.data import load_data
 
     train, test = load_data(name, data_root, download=True)
-    typer.echo(f"{name}: {len(train):,} training and {len(test):,} test images")
+    show(f"{name}: {len(train):,} training and {len(test):,} test images")
 
 
-def _print_metrics(metrics: Any, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _show_metrics(found: Sequence[Metrics], title: str) -> None:
+    rows = [row for metrics in found for row in metrics.rows()]
+    judges = [metrics.extractor for metrics in found if metrics.extractor is not None]
+    show_table(rows, title, f"samples are judged by {judges[0]}" if judges else "")
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("what it is", overflow="fold")
-    for label, value, meaning in metrics.rows():
-        table.add_row(label, value, meaning)
-    if metrics.extractor is not None:
-        table.caption, table.caption_justify = f"samples are judged by {metrics.extractor}", "left"
-    Console().print(table)
+
+def _each(names: Sequence[str], part: Callable[[str], None]) -> None:
+    """Does each part, and then says in a line each which parts could not be done, and why.
+
+    It is an error only where nothing could be done. A mistake of ours in one part is raised after all the others.
+    """
+    left_out: list[Exception] = []
+    mistakes: list[Exception] = []
+    for name in names:
+        try:
+            part(name)
+        except (InputError, FloatingPointError) as error:
+            left_out.append(type(error)(f"{name}: {error}"))
+        except OSError:
+            raise
+        except Exception as error:
+            mistakes.append(error)
+    if len(left_out) == len(names):
+        raise type(left_out[0])("; ".join(map(str, left_out)))
+    for reason in left_out:
+        say(f"pyro-vae: left out: {reason}")
+    if mistakes:
+        raise mistakes[0]
+
+
+_STOPPED = {
+    "train": "what was done is kept, and a training goes on with `pyro-vae train --resume --out RUN`",
+    "study": "what was done is kept, and the same command goes on with it",
+    "evaluate": "what was done is kept, and the same command goes on with it",
+    "demo": "what was done is kept, and the same command goes on with it",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -430,9 +450,9 @@ def main(arguments: list[str] | None = None) -> int:
     main_thread = threading.current_thread() is threading.main_thread()  # signals are its alone
     before = signal.signal(signal.SIGTERM, _terminated) if main_thread else None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_plotting_backend():
             warnings.showwarning = _show_once(set())
-            return _run(arguments)
+            return _run(sys.argv[1:] if arguments is None else arguments)
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
@@ -441,12 +461,15 @@ def main(arguments: list[str] | None = None) -> int:
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False) or 0
     except (InputError, TyperException) as error:
         text = error.format_message() if isinstance(error, TyperException) else str(error)
-        return _report(" ".join(text.split()), 2) if text else 2  # without text: the help was asked for by no arguments
+        return _report(text, 2) if text else 2  # without text: the help was asked for by no arguments
+    except BrokenPipeError:  # the help, read by `head`
+        silence()
+        return 1
     except OSError as error:
         reason = f"{error.filename or 'file'}: {error.strerror or error}"
         return _report(f"{reason}; expected a place that can be read and written, with room", 2)
@@ -460,12 +483,12 @@ def _run(arguments: list[str] | None) -> int:
         code = _INTERRUPTED
     if code != _INTERRUPTED:
         return code
-    return _report("stopped; what was done is kept, and a training goes on with `pyro-vae train --resume --out RUN`", 1)
+    return _report("; ".join(["stopped", *(text for name, text in _STOPPED.items() if name in arguments[:1])]), 1)
 
 
 def _report(text: str, code: int) -> int:
     if parallel.first_to_fail():  # of several processes, one speaks
-        print(f"pyro-vae: {text}", file=sys.stderr)
+        say(f"pyro-vae: {text}")
     return code
 
 
@@ -473,10 +496,21 @@ def _terminated(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _without_plotting_backend() -> Iterator[None]:
+    """Figures are saved and never shown, so the backend that a notebook or a shell asks for need not be there."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
 def _show_once(shown: set[str]) -> Callable[..., None]:
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in shown and parallel.peers().rank == 0:
-            print(f"pyro-vae: note: {message}", file=sys.stderr)
+            say(f"pyro-vae: note: {message}")
         shown.add(str(message))
 
-    return show
+    return note

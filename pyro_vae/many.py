@@ -13,7 +13,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae import checkpoints, checks, files
 from pyro_vae.data import Images, binarize
@@ -24,6 +23,7 @@ from pyro_vae.models import Model, build
 from pyro_vae.models.images import check_fits, check_set, warn_of_grey
 from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.parallel import peers
+from pyro_vae.progress import Progress, duration
 from pyro_vae.run_folder import environment, training_split
 from pyro_vae.spec import Spec
 from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History
@@ -61,7 +61,7 @@ def fit_many(
         out: a new folder, which gets a `checkpoint/` after each epoch, and at the end a run folder for each seed,
             `seed-0` and so on, with all but a checkpoint of its own.
         resume: go on from the checkpoint in `out`.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
 
     Returns:
         For each seed its model, on the CPU, and the losses of each epoch. The seconds in it are those of all together.
@@ -125,7 +125,7 @@ def fit_many(
             checkpoints.write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch
         total = spec.epochs * steps_per_epoch
-        with tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar:
+        with Progress(total, "step", initial=done, shown=progress, timed=False) as bar:
             for number in range(len(epochs) + 1, spec.epochs + 1):
                 started = time.perf_counter()
                 losses = []
@@ -145,7 +145,9 @@ def fit_many(
                 pairs = zip(of_train, of_held_out, strict=True)
                 epochs.append([epoch_of(number, beta, one, other, seconds, train.count) for one, other in pairs])
                 mean = sum(one.loss for one in of_train) / len(seeds)
-                bar.set_postfix_str(f"{mean:.2f} nats, the mean of {len(seeds)} seeds")
+                summary = f"{mean:.2f} nats, the mean of {len(seeds)} seeds"
+                bar.describe(summary)
+                bar.line(f"epoch {number} of {spec.epochs}: {summary}; {duration(seconds)}, {bar.left()}")
                 if folder is not None:
                     checkpoints.write_checkpoint(folder / "checkpoint", number, state(members))
         members.give_back()
@@ -153,7 +155,8 @@ def fit_many(
         (model, History(tuple(rows))) for model, rows in zip(members.models, zip(*epochs, strict=True), strict=True)
     ]
     if folder is not None:
-        surroundings = environment(str(device)) | {"images": images.fingerprint, "processes": 1}
+        surroundings = environment(str(device)) | {"images": images.fingerprint, "num_images": len(images)}
+        surroundings |= {"processes": 1, "seeds": list(seeds)}
         for (model, history), one in zip(runs, specs, strict=True):
             own = folder / f"seed-{one.seed}"
             files.write(own / "spec.json", one.to_json() + "\n")

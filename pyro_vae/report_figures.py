@@ -26,35 +26,38 @@ def curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> d
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    from pyro_vae.figure_style import default_style
+
     styles = [
         (_COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]) for index in range(len(lines))
     ]
     drawn: set[str] = set()
     panels = []
-    for part, label in (("loss", "Loss"), ("reconstruction", "Reconstruction"), ("kl", "KL")):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        for (name, split, history), (colour, dashes) in zip(lines, styles, strict=True):
-            points = [
-                (row["epoch"], row[column])
-                for row in history
-                if "epoch" in row and (column := f"{split}_{part}_nats") in row
-            ]
-            if points:
-                pattern = "-" if dashes == "none" else (0, tuple(float(one) for one in dashes.split()))
-                marker = "o" if len(points) < 3 else None
-                axes.plot(*zip(*points, strict=True), color=colour, linestyle=pattern, linewidth=1.8, marker=marker)
-                drawn.add(name)
-        if not axes.lines:
-            continue
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("nats per image")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        buffer = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-        panels.append({"title": label, "source": _data_url("svg+xml", buffer.getvalue())})
+    with default_style():
+        for part, label in (("loss", "Loss"), ("reconstruction", "Reconstruction"), ("kl", "KL")):
+            figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+            axes = figure.add_subplot()
+            for (name, split, history), (colour, dashes) in zip(lines, styles, strict=True):
+                points = [
+                    (row["epoch"], row[column])
+                    for row in history
+                    if "epoch" in row and (column := f"{split}_{part}_nats") in row
+                ]
+                if points:
+                    pattern = "-" if dashes == "none" else (0, tuple(float(one) for one in dashes.split()))
+                    marker = "o" if len(points) < 3 else None
+                    axes.plot(*zip(*points, strict=True), color=colour, linestyle=pattern, linewidth=1.8, marker=marker)
+                    drawn.add(name)
+            if not axes.lines:
+                continue
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("nats per image")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+            buffer = io.BytesIO()
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+            panels.append({"title": label, "source": _data_url("svg+xml", buffer.getvalue())})
     legend = [
         {"name": name, "colour": colour, "dashes": dashes}
         for (name, _, _), (colour, dashes) in zip(lines, styles, strict=True)

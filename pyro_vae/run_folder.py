@@ -19,7 +19,7 @@ from pyro_vae.device import choose_device
 from pyro_vae.evaluation import Metrics
 from pyro_vae.models import Model, build
 from pyro_vae.parallel import joined
-from pyro_vae.spec import Spec, read_spec
+from pyro_vae.spec import Spec, check_still_there, read_spec
 from pyro_vae.training import History, fit
 
 
@@ -37,7 +37,8 @@ def run(
 
     The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
-    raise the number of epochs. The weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
+    raise the number of epochs, or name another place of the same images. The weights after the epochs in `snapshots`
+    stay as `snapshots/epoch-00005.safetensors`.
     Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
 
     Raises:
@@ -50,10 +51,11 @@ def run(
     with joined(device) as here:
         if here.rank == 0:
             _check_folder(folder, spec, resume)
+            check_data(folder, images)
         model = build(spec)
         train, validation = training_split(spec, images.train)
         if here.rank == 0:
-            _begin(folder, spec, environment(device) | {"images": images.train.fingerprint, "processes": here.size})
+            _begin(folder, spec, environment(device) | _description(images) | {"processes": here.size})
         history = fit(
             model,
             train,
@@ -82,7 +84,9 @@ def run(
 
 
 def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
-    if read_spec(folder) != spec or not (folder / WEIGHTS).is_file():
+    stored = read_spec(folder)
+    same = stored is not None and replace(stored, dataset=spec.dataset) == spec  # wherever its images are now
+    if not same or not (folder / WEIGHTS).is_file():
         for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
             (folder / name).unlink(missing_ok=True)
     files.write(folder / "spec.json", spec.to_json() + "\n")
@@ -101,22 +105,94 @@ def open_model(folder: str | os.PathLike[str]) -> Model:
 
 
 def open_run(
-    folder: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
 ) -> tuple[Model, Spec, Splits]:
-    """The trained model of a run folder, its spec, and its data set."""
+    """The trained model of a run folder, its spec, and its data set.
+
+    Args:
+        folder: of the run.
+        data_root: folder of the named data sets.
+        dataset: the path of the same images, where they are no longer where they were trained on.
+
+    Raises:
+        InputError: the run is not finished, or the images are not those that it was trained on.
+    """
     spec = _finished(folder)
-    return load(folder).eval(), spec, load_data(spec.dataset, data_root)
+    if dataset is None:
+        check_still_there(spec)
+    images = load_data(dataset or spec.dataset, data_root)
+    check_data(folder, images)
+    return load(folder).eval(), spec, images
+
+
+def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
+    """The images are those that a run was trained on, its test images included; where there is no run, they are.
+
+    Images that changed since, by a few more for instance, are split anew: among the test images there would then be
+    some that were trained on.
+
+    Returns:
+        What can't be checked, because the run does not tell; else an empty text.
+
+    Raises:
+        InputError: they are others.
+    """
+    if read_spec(folder) is None:
+        return ""
+    recorded, found = _read_object(Path(folder) / "environment.json", "environment"), _description(images)
+    if "images" not in recorded:
+        return f"whether these are the images that {folder} was trained on can't be checked: it does not tell"
+    if "seeds" in recorded and recorded["images"] != found["images"]:  # by `fit_many`, which is given any images
+        return (
+            f"{folder} was trained on other images than {images.train.name}'s: see that none of these test images are"
+        )
+    for name, value in found.items():
+        if recorded.get(name, value) != value:
+            raise checks.fail(
+                "dataset",
+                f"{images.train.name} with {_counts(found)}",
+                f"the {_counts(recorded)} of {folder}: the data have changed. --dataset PATH names another place of "
+                "the same images; others take a new run",
+            )
+    if "test_images" not in recorded:
+        return f"whether the test images are those of {folder} can't be checked: it tells of its training images only"
+    return ""
+
+
+def _description(images: Splits) -> dict[str, Any]:
+    """What `environment.json` tells of a data set."""
+    return {
+        "num_images": len(images.train),
+        "num_test_images": len(images.test),
+        "images": images.train.fingerprint,
+        "test_images": images.test.fingerprint,
+    }
+
+
+def _counts(description: dict[str, Any]) -> str:
+    """How many images, and the beginnings of their fingerprints."""
+    parts = [
+        f"{description.get(f'num_{name}', '?')} {what} images ({str(description[name])[:8]})"
+        for name, what in (("images", "training"), ("test_images", "test"))
+        if name in description
+    ]
+    return " and ".join(parts)
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `metrics.json` of a run folder holds; nothing where there is none."""
-    path = Path(folder) / "metrics.json"
+    return _read_object(Path(folder) / "metrics.json", "metrics")
+
+
+def _read_object(path: Path, argument: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise checks.fail("metrics", str(path), f"a JSON object ({error})") from error
+        raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
 
 
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
@@ -183,7 +259,8 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
         return
-    before, now = (replace(one, epochs=1, compile="auto").to_dict() for one in (stored, spec))
+    free = {"epochs": 1, "compile": "auto"} | ({"dataset": spec.dataset} if resume else {})  # see `check_data`
+    before, now = (replace(one, **free).to_dict() for one in (stored, spec))  # type: ignore[arg-type]
     for name in before:
         if before[name] != now[name]:
             raise checks.fail(

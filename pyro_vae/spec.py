@@ -181,11 +181,22 @@ def check_dataset(name: str) -> None:
     raise checks.unknown_name("dataset", name, DATASETS)
 
 
+def check_still_there(spec: Spec) -> None:
+    """The images that a run was trained on are where they were."""
+    try:
+        check_dataset(spec.dataset)
+    except checks.InputError as error:
+        expected = "the images that this run was trained on; if they were moved, --dataset PATH says where they are"
+        raise checks.fail("dataset", spec.dataset, expected) from error
+
+
 SPEC_FIELDS = {one.name: one for one in dataclasses.fields(Spec)}
 
 
 def _from_text(name: str, text: str) -> Any:
     kind = str(SPEC_FIELDS[name].type)
+    if name == "dataset":
+        return os.path.expanduser(text)  # which shells leave alone in `--dataset=~/images`
     try:
         if kind.startswith("tuple"):
             return tuple(int(part) for part in text.split(",") if part.strip())

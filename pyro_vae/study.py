@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import os
@@ -15,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pyro_vae import checks, files, results, run_folder
-from pyro_vae.checkpoints import WEIGHTS, read_epoch
+from pyro_vae.checkpoints import WEIGHTS, read_checkpoint, read_epoch
 from pyro_vae.data import Splits, load_data
 from pyro_vae.evaluation import Extractor, evaluate, features
+from pyro_vae.progress import Progress
 from pyro_vae.spec import Spec, read_spec
-from pyro_vae.studies import Picture, Study
-from pyro_vae.training import History
+from pyro_vae.studies import Study
+from pyro_vae.study_figures import draw_figures
+from pyro_vae.training import Epoch, History, epoch_line
 from pyro_vae.workers import Processes, RayTasks, Workers
 
 
@@ -93,7 +92,8 @@ def run_study(
     """Trains and judges the models of a study that are not done yet, and writes its tables and figures.
 
     A run whose folder is finished is skipped; one that was stopped goes on from its checkpoint; one that fails does
-    not stop the others.
+    not stop the others. Scores of samples that the data don't allow, and figures that can't be drawn, are left out with
+    a warning.
 
     Args:
         study: the grid, for instance `studies.named("ablation")`.
@@ -110,13 +110,15 @@ def run_study(
         ray_gpus: GPUs, or the fraction of one, for each model on Ray.
         ray_retries: how often Ray starts a model again whose worker was lost; it goes on from its checkpoint.
         command: how the study was started, for its report.
-        progress: one bar over all epochs, where standard error is a terminal.
+        progress: one bar over all epochs where standard error is a terminal; else, in a log, a line per epoch of each
+            model.
 
     Returns:
         What `study.json` holds.
 
     Raises:
-        InputError: a wrong argument, data that are not here, or a folder that holds something else.
+        InputError: a wrong argument, data that are not here, or a folder that holds something else, such as models
+            that were trained before the data changed.
     """
     for name, value in (("seeds", seeds), ("jobs", jobs), ("threads", 1 if threads is None else threads)):
         checks.positive_integer(name, value)
@@ -129,6 +131,8 @@ def run_study(
     images, skipped = _load(study, data_root)
     runs = _runs(study, out, {entry.name: seeds for entry in study.entries if not only or entry.name in only}, images)
     state = _Progress(study, out, _commands(out, command), device, runs, skipped)
+    for one in (one for several in runs.values() for one in several):
+        run_folder.check_data(one.folder, images[one.spec.dataset])
     chosen = [one for model, several in state.runs.items() if not only or model in only for one in several]
     with _alone(out):
         waiting = [one for one in chosen if not one.done]
@@ -155,7 +159,7 @@ def run_study(
                 for one in waiting
             }
             _work(state, workers, tasks, chosen, progress)
-        _draw(state, images)
+        draw_figures(study.pictures, out / "figures", runs, images)
         return write_results(state)
 
 
@@ -171,20 +175,27 @@ def train_and_judge(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
         warnings.filterwarnings("ignore", re.escape(f"{one.spec.dataset}: "))  # said when the study loaded it
+        warnings.filterwarnings("ignore", "nothing is kept in the cache")  # as was said when the judge was trained
         model, _, images = run_folder.run(
             one.spec, one.folder, data_root=data_root, device=device, resume=True, snapshots=snapshots, progress=False
         )
+        errors: list[Exception] = []
         for group in one.missing:
-            found = evaluate(
-                model,
-                images.test,
-                metrics=[group],
-                binarization=one.spec.binarization,
-                extractor=judge,
-                train=images.train,
-                device=device,
-            )
-            run_folder.add_metrics(one.folder, found)
+            try:
+                found = evaluate(
+                    model,
+                    images.test,
+                    metrics=[group],
+                    binarization=one.spec.binarization,
+                    extractor=judge,
+                    train=images.train,
+                    device=device,
+                )
+                run_folder.add_metrics(one.folder, found)
+            except (checks.InputError, FloatingPointError) as error:  # the other groups don't ask for this one
+                errors.append(type(error)(f"{group}: {error}"))
+        if errors:
+            raise errors[0]
 
 
 def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -204,7 +215,10 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 def write_results(state: _Progress) -> dict[str, Any]:
     """`results.csv`, `results.md` and `study.json`, from what the run folders hold."""
     study, out, runs = state.study, state.out, state.runs
-    found = {model: [_numbers(one) for one in several if one.done] for model, several in runs.items()}
+    found = {
+        model: [_numbers(one) for one in several if one.done or (model in state.errors and one.trained)]
+        for model, several in runs.items()
+    }
     table, entries = [], []
     for entry in study.entries:
         several = runs.get(entry.name, [])
@@ -302,9 +316,8 @@ def _runs(study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str
     for entry in study.entries:
         if entry.spec.dataset not in images:
             continue
-        train, test = images[entry.spec.dataset]
-        labelled = train.labels is not None and test.labels is not None
-        groups = ("bounds", "codes", *(("samples",) if labelled and entry.spec.model != "autoencoder" else ()))
+        groups = _groups(images[entry.spec.dataset], entry.spec)
+        train = images[entry.spec.dataset].train
         runs[entry.name] = []
         for seed in itertools.count(entry.spec.seed):
             spec = replace(entry.spec, seed=seed, image_shape=train.shape)
@@ -315,6 +328,21 @@ def _runs(study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str
     return runs
 
 
+def _groups(images: Splits, spec: Spec) -> tuple[str, ...]:
+    """The groups of metrics that the model and its data allow."""
+    groups = ("bounds", "codes") if len(images.test) > 1 else ("bounds",)
+    if spec.model == "autoencoder":
+        return groups
+    try:
+        features.check_classifiable(images)
+        if len(images.test) < 10:
+            raise checks.fail("test images", len(images.test), "at least 10 for scores of samples")
+    except checks.InputError as error:
+        warnings.warn(f"scores of samples are left out for {images.test.name}: {error}", stacklevel=2)
+        return groups
+    return (*groups, "samples")
+
+
 def _work(
     state: _Progress,
     workers: Workers,
@@ -322,55 +350,43 @@ def _work(
     chosen: Sequence[Run],
     progress: bool,
 ) -> None:
-    """All tasks, under one bar of epochs."""
+    """All tasks, under one bar of epochs; in a log, a line for each epoch and each run."""
     total = sum(one.spec.epochs for one in chosen)
-    bar = tqdm(total=total, initial=sum(map(_epochs, chosen)), unit="epoch", disable=None if progress else True)
-    models = {one.name: one.model for one in chosen}
-    left = len(tasks)
+    bar = Progress(total, "epoch", initial=sum(map(_epochs, chosen)), shown=progress, timed=False)
+    runs = {one.name: one for one in chosen}
+    told = {one.name: _epochs(one) for one in chosen}
+    done = 0
     with workers, bar:
         for name, task in tasks.items():
             workers.submit(name, task)
-        while left:
-            for name, error in workers.wait(0.5):
-                left -= 1
+        while done < len(tasks):
+            ended = workers.wait(0.5)
+            bar.update(max(0, sum(map(_epochs, chosen)) - bar.done))
+            if bar.lines:
+                _tell_epochs(runs, told, bar)
+            for name, error in ended:
+                done += 1
                 if error is not None:
-                    state.errors[models[name]] = f"{name}: {error}"
+                    state.errors[runs[name].model] = f"{name}: {error}"
                 write_results(state)
-            bar.n = sum(map(_epochs, chosen))
+                bar.line(f"{name}: {'done' if error is None else error}; {done} of {len(tasks)} runs, {bar.left()}")
             failed = f", {len(state.errors)} failed" if state.errors else ""
-            bar.set_postfix_str(f"{len(tasks) - left} of {len(tasks)} runs{failed}")
+            bar.describe(f"{done} of {len(tasks)} runs{failed}")
 
 
-def _draw(state: _Progress, images: Mapping[str, Splits]) -> None:
-    """The figures, of those of their models that are done, where they are not drawn since."""
-    from pyro_vae import pictures, plots
-
-    for picture in state.study.pictures:
-        runs = [state.runs[model][0] for model in picture.runs if model in state.runs]
-        runs = [one for one in runs if one.done]
-        if picture.runs and not runs:
+def _tell_epochs(runs: Mapping[str, Run], told: dict[str, int], bar: Progress) -> None:
+    """A line for each epoch that ended since, as the checkpoints have it, wherever the runs are at work."""
+    for name, one in runs.items():
+        if _epochs(one) <= told[name]:
             continue
-        path = state.out / "figures" / picture.file
-        if path.is_file() and all((one.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for one in runs):
+        try:
+            stored = read_checkpoint(one.folder / "checkpoint")
+        except checks.InputError:  # replaced by the next one meanwhile
             continue
-        function = getattr(pictures, picture.function)
-        shown = {one.model: pictures.open_run(one.folder) for one in runs}
-        splits = images[runs[0].spec.dataset] if runs else None
-        options = _options(picture, function, splits, min((one.spec.epochs for one in runs), default=0))
-        plots.save_figure(function(shown, splits and splits.test, **options), path)
-
-
-def _options(picture: Picture, function: Any, splits: Splits | None, epochs: int) -> dict[str, Any]:
-    """The options of a picture, and what its function asks for beside the test images."""
-    options = dict(picture.options)
-    asked = inspect.signature(function).parameters
-    if "epochs" in options:  # of a shorter training than the study's
-        options["epochs"] = tuple(sorted({*(one for one in options["epochs"] if one < epochs), epochs}))
-    if splits is not None and "train" in asked:
-        options["train"] = splits.train
-    if splits is not None and "classifier" in asked:
-        options["classifier"] = features.in_domain_classifier(splits)
-    return options
+        epochs = [] if stored is None else [Epoch(**epoch) for epoch in stored["epochs"]]
+        for epoch in epochs[told[name] :]:
+            bar.line(f"{name}: {epoch_line(epoch, one.spec.epochs, bar.left())}")
+        told[name] = len(epochs)
 
 
 def _numbers(one: Run) -> dict[str, float]:
@@ -386,7 +402,9 @@ def _shares(one: Run) -> dict[str, float]:
     if one.spec.model == "autoencoder":
         return {}
     ends = {"kl_share_first_epoch": epochs[0], "kl_share_last_epoch": epochs[-1]}
-    return {name: end.beta * end.train_kl_nats / end.train_loss_nats for name, end in ends.items()}
+    return {
+        name: end.beta * end.train_kl_nats / end.train_loss_nats for name, end in ends.items() if end.train_loss_nats
+    }
 
 
 def _epochs(one: Run) -> int:

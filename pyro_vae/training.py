@@ -19,7 +19,6 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae import checkpoints, checks, files, parallel
 from pyro_vae.backends import BACKENDS
@@ -32,6 +31,7 @@ from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of,
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
+from pyro_vae.progress import Progress, duration
 from pyro_vae.spec import BINARIZATIONS, PRECISIONS
 from pyro_vae.svi import CompiledSVI, NotFiniteError
 
@@ -148,7 +148,7 @@ def fit(
         checkpoint: a folder, in which the state is kept after each epoch (and before the first).
         snapshots: files to which the weights are saved after some epochs, by the number of the epoch.
         resume: go on from the checkpoint there, on the CPU to the very same weights as without the interruption.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
 
     Returns:
         The losses of each epoch, those before a resume included.
@@ -292,8 +292,8 @@ def fit(
             epoch, index = divmod(first_step + step - 1, steps_per_epoch)
             return f"epoch {epoch + 1}, step {index + 1}"
 
-        hidden = None if progress and here.rank == 0 else True
-        bar = tqdm(total=epochs * steps_per_epoch, initial=first_step, unit="step", disable=hidden)
+        total, shown = epochs * steps_per_epoch, progress and here.rank == 0
+        bar = Progress(total, "step", initial=first_step, shown=shown, timed=False)
         beta_now = torch.tensor(beta, dtype=dtype, device=target) if beta_warmup else beta
         with bar, _where_it_failed(svi, name_of):
             for number in range(len(history) + 1, epochs + 1):
@@ -342,7 +342,8 @@ def fit(
                     checkpoints.save(model, snapshots[number])
                 if checkpoint is not None:
                     checkpoints.write_checkpoint(checkpoint, number, state())
-                bar.set_postfix_str(_summary(history[-1]))
+                bar.describe(_summary(history[-1]))
+                bar.line(epoch_line(history[-1], epochs, bar.left()))
     model.eval()
     return History(tuple(history))
 
@@ -441,6 +442,11 @@ def _epoch(
         seconds=seconds,
         images_per_second=num_images / seconds,
     )
+
+
+def epoch_line(epoch: Epoch, epochs: int, left: str) -> str:
+    """What a log says of an epoch."""
+    return f"epoch {epoch.epoch} of {epochs}: {_summary(epoch)}; {duration(epoch.seconds)}, {left}"
 
 
 def _summary(epoch: Epoch) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae import checks
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_images, dtype_of, evaluating, move
+from pyro_vae.progress import track
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def annealed_log_likelihood(
         step_size: of the first trajectory.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Source: Wu et al., "On the quantitative analysis of decoder-based generative models", 2017,
     https://arxiv.org/abs/1611.04273
@@ -141,7 +141,7 @@ def _anneal(
     log_weights = torch.zeros(z.shape[:-1], dtype=torch.float64)
     accepted = []
     pairs = itertools.pairwise(schedule)
-    for before, after in tqdm(pairs, "AIS", total=len(schedule) - 1, leave=False, disable=None if progress else True):
+    for before, after in track(pairs, len(schedule) - 1, "step", "AIS", shown=progress):
         with torch.no_grad():
             log_weights += float(after - before) * model.decode(z).log_prob(x).cpu().double()
         z, rate = _hmc(model, x, z, float(after), leapfrog_steps, step_size)

@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
-from tqdm import tqdm
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
@@ -27,6 +26,7 @@ from pyro_vae.models.images import (
     warn_of_grey,
 )
 from pyro_vae.posteriors import location
+from pyro_vae.progress import track
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def bounds(
         batch_size: images at a time.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the posterior samples. The global generators are as before afterwards.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> result = bounds(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
@@ -139,7 +139,7 @@ def bounds(
     with own_generators(target, seed), evaluating(model):
         chunks = batches(resident(fixed.pixels, target), batch_size, target, dtype=dtype_of(model))
         steps = -(-len(fixed) // batch_size)
-        for x in tqdm(chunks, "ELBO", total=steps, unit="batch", leave=False, disable=None if progress else True):
+        for x in track(chunks, steps, "batch", "ELBO", shown=progress):
             values, exact = _terms(model, x, samples)
             kl_is_exact = exact
             for name, value in values.items():

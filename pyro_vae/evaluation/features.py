@@ -11,9 +11,12 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tempfile
+import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,13 +24,13 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from pyro_vae import checks, files
+from pyro_vae import checkpoints, checks, files
 from pyro_vae.data import Images, Splits
 from pyro_vae.device import batches, choose_device, resident
-from pyro_vae.generators import own_generators
+from pyro_vae.generators import generator_states, own_generators, set_generator_states
 from pyro_vae.models.images import check_set, evaluating
+from pyro_vae.progress import Progress, say
 
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision")
 _INCEPTION_FILES = {
@@ -61,12 +64,17 @@ class Extractor(Protocol):
 
 
 def by_name(
-    name: str, splits: Splits, *, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "auto"
+    name: str,
+    splits: Splits,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
 ) -> Extractor:
     """One of :data:`EXTRACTORS`: the classifier of this data set, or an Inception network."""
     checks.one_of("extractor", name, EXTRACTORS)
     if name == "classifier":
-        return in_domain_classifier(splits, device=device)
+        return in_domain_classifier(splits, device=device, progress=progress)
     path = find_weights(name, weights)
     return Inception2015(path) if name == "inception-2015-12-05" else InceptionTorchvision(path)
 
@@ -109,7 +117,7 @@ def extract_cached(
     except (OSError, SafetensorError, KeyError):
         found = extract(extractor, images.pixels, batch_size=batch_size, device=device)
     tensors = {"pool": found.pool} if found.logits is None else {"pool": found.pool, "logits": found.logits}
-    files.write(path, to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    _keep(path, to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}))
     return found
 
 
@@ -204,35 +212,63 @@ def in_domain_classifier(
     """The classifier of a labelled data set: trained once, then read from the cache.
 
     The cache file is named after the fingerprint of the images. Training is deterministic on one machine: Adam with a
-    one-cycle learning rate, from seed 0.
+    one-cycle learning rate, from seed 0. An interrupted training resumes from its last epoch, to the same weights. A
+    cache that can't be written is done without, with a warning.
 
     Args:
         splits: training and test images, with labels.
         cache: folder of trained classifiers; by default in this user's cache folder.
         device: where to train.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
     """
     if not isinstance(splits, tuple) or len(splits) != 2:
         raise checks.fail("splits", splits, "Splits, the training and the test images of a data set")
     train, test = splits
     for part in splits:
         check_set("splits", part)
-    if train.labels is None or test.labels is None:
-        raise checks.fail(
-            "extractor", "classifier", f"a data set with labels, which {train.name} lacks; or another extractor"
-        )
+    check_classifiable(splits)
     folder = Path(cache) if cache is not None else files.cache_folder() / "classifiers"
     path = folder / f"{_file_name(train.name)}-{train.fingerprint[:16]}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name).float()
+        classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name).float()  # type: ignore[union-attr]
     if not _read_cached(classifier, path):
-        _train_classifier(classifier, train, choose_device(device), progress)
+        checkpoint = path.with_suffix(".training")
+        _train_classifier(classifier, train, choose_device(device), progress, checkpoint)
         classifier.eval().cpu().to(memory_format=torch.contiguous_format)
         logits = extract(classifier, test.pixels, device="cpu").logits
         classifier.accuracy = (logits.argmax(1) == test.labels.cpu()).double().mean().item()  # type: ignore[union-attr]
-        files.write(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
+        _keep(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return classifier.eval().requires_grad_(False)
+
+
+def check_classifiable(splits: Splits) -> None:
+    """The images have what a classifier of them needs: labels of at least two classes, and 4x4 pixels."""
+    train, test = splits
+    expected = "{}; or another extractor, or none"
+    if train.labels is None or test.labels is None:
+        wanted = expected.format(f"a data set with labels, which {train.name} lacks")
+        raise checks.fail("extractor", "classifier", wanted)
+    if len(train.labels.unique()) < 2:
+        wanted = expected.format(f"a data set of at least 2 classes, and {train.name} has 1")
+        raise checks.fail("extractor", "classifier", wanted)
+    if min(train.shape[1:]) < 4:
+        wanted = expected.format(
+            f"images of at least 4x4 pixels, for two poolings, and {train.name}'s are {train.shape}"
+        )
+        raise checks.fail("extractor", "classifier", wanted)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Writes to the cache, without which all works, only longer."""
+    try:
+        files.write(path, content)
+    except OSError as error:
+        reason = error.strerror or error
+        warnings.warn(
+            f"nothing is kept in the cache {path.parent} ({reason}); $PYRO_VAE_CACHE names another folder", stacklevel=3
+        )
 
 
 def _read_cached(classifier: Classifier, path: Path) -> bool:
@@ -246,7 +282,9 @@ def _read_cached(classifier: Classifier, path: Path) -> bool:
     return True
 
 
-def _train_classifier(classifier: Classifier, train: Images, device: torch.device, progress: bool) -> None:
+def _train_classifier(
+    classifier: Classifier, train: Images, device: torch.device, progress: bool, checkpoint: Path
+) -> None:
     # About 420,000 images in all, and for small sets at most 60 passes.
     epochs = min(60, max(1, round(420_000 / len(train))))
     batch_size = 128 if len(train) > 10_000 else 32
@@ -255,25 +293,47 @@ def _train_classifier(classifier: Classifier, train: Images, device: torch.devic
     optimizer = torch.optim.Adam(classifier.parameters(), weight_decay=1e-5, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     pixels, labels = resident(train.pixels, device), train.labels.to(device)  # type: ignore[union-attr]
-    bar = tqdm(
-        total=steps, desc=f"classifier of {train.name}", unit="step", leave=False, disable=None if progress else True
-    )
-    with own_generators(device, seed=0), bar:
-        for _ in range(epochs):
-            order = torch.randperm(len(train), device=pixels.device)
-            # The order is drawn here, for the labels; `batches` then takes the pixels as they come.
-            targets = labels[order.to(labels.device)].split(batch_size)
-            for x, y in zip(batches(pixels[order], batch_size, device), targets, strict=True):
-                optimizer.zero_grad()
-                logits = classifier(x.contiguous(memory_format=torch.channels_last)).logits
-                functional.cross_entropy(logits, y).backward()
-                optimizer.step()
-                schedule.step()
-                bar.update()
+    parts: dict[str, Any] = {"model": classifier, "optimizer": optimizer, "schedule": schedule}
+    settings = f"{classifier}, {steps} steps of {batch_size} images on {device.type}"
+    with own_generators(device, seed=0):
+        done = _resume_classifier(parts, settings, checkpoint, device)
+        name = f"classifier of {train.name}"
+        if progress:
+            say(f"{name}: training, once, for the scores of samples; {epochs - done} of {epochs} epochs to go")
+        with Progress(steps, "step", name, initial=done * (steps // epochs), shown=progress) as bar:
+            for epoch in range(done + 1, epochs + 1):
+                order = torch.randperm(len(train), device=pixels.device)
+                # The order is drawn here, for the labels; `batches` then takes the pixels as they come.
+                targets = labels[order.to(labels.device)].split(batch_size)
+                for x, y in zip(batches(pixels[order], batch_size, device), targets, strict=True):
+                    optimizer.zero_grad()
+                    logits = classifier(x.contiguous(memory_format=torch.channels_last)).logits
+                    functional.cross_entropy(logits, y).backward()
+                    optimizer.step()
+                    schedule.step()
+                    bar.update()
+                state = {part: module.state_dict() for part, module in parts.items()}
+                state |= {"settings": settings, "generators": generator_states(device)}
+                with suppress(OSError):  # of a cache that can't be written
+                    checkpoints.write_checkpoint(checkpoint, epoch, state)
+
+
+def _resume_classifier(parts: dict[str, Any], settings: str, checkpoint: Path, device: torch.device) -> int:
+    """Takes the state of an interrupted training with the same settings; returns after how many epochs it is, or 0."""
+    try:
+        stored = checkpoints.read_checkpoint(checkpoint)
+    except checks.InputError:  # damaged
+        return 0
+    if stored is None or stored.get("settings") != settings:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(stored[name])
+    set_generator_states(device, stored["generators"])
+    return checkpoints.read_epoch(checkpoint)
 
 
 def _file_name(name: str) -> str:
-    return "".join(character if character.isalnum() or character in "-_" else "_" for character in name)
+    return "".join(character if character.isalnum() or character in "-_" else "_" for character in name)[:60]
 
 
 # --- Inception ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
@@ -26,6 +25,7 @@ from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_of_grey
+from pyro_vae.progress import Progress
 
 BANDS = ("good", "ok", "bad", "very bad")
 
@@ -186,7 +186,7 @@ def evidence(
         seed: of the samples. The global generators are as before afterwards.
         partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
             goes on from there, to the same result. It stays until you remove it.
-        progress: a progress bar, where standard error is a terminal.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
         InputError: an autoencoder, which has no evidence; or weights that are not finite.
@@ -213,14 +213,7 @@ def evidence(
     start = len(done["raw"]) if done else 0
     # Noise of its own for each block of images, wherever an interruption fell.
     seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
-    bar = tqdm(
-        total=len(fixed),
-        initial=start,
-        desc=f"log p(x), K = {k}",
-        unit="image",
-        leave=False,
-        disable=None if progress else True,
-    )
+    bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, shown=progress)
     with evaluating(model), bar:
         rest: Iterable[Tensor] = ()
         if start < len(fixed):

@@ -159,7 +159,7 @@ def evaluate(
         batch_size: images at a time.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
-        progress: progress bars, where standard error is a terminal.
+        progress: progress bars where standard error is a terminal; else a line every half minute.
 
     Raises:
         InputError: a wrong argument; or a model whose programs do not say what its `encode`, `prior` and `decode` say,

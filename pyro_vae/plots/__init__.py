@@ -13,7 +13,7 @@ from pyro_vae.plots.images import (
     reconstructions,
     tile,
 )
-from pyro_vae.plots.run import save_run_figures
+from pyro_vae.plots.run import save_if_drawn, save_run_figures
 
 __all__ = [
     "COLOURS",
@@ -35,6 +35,7 @@ __all__ = [
     "projections",
     "reconstructions",
     "save_figure",
+    "save_if_drawn",
     "save_run_figures",
     "tile",
 ]

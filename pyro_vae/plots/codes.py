@@ -11,12 +11,22 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vae import latent
-from pyro_vae.plots.frame import COLOURS, MARKERS, new_figure, new_panels, set_title
+from pyro_vae.figure_style import default_style
+from pyro_vae.plots.frame import (
+    COLOURS,
+    MARKERS,
+    add_legend,
+    new_figure,
+    new_panels,
+    set_only_title,
+    set_title,
+)
 
 SMALLEST_SPAN = 1.0  # of an axis; the prior's standard deviation is 1
 SHAPES_FROM = 8.0  # points squared: smaller markers are all dots
 
 
+@default_style()
 def latent_scatter(
     plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
@@ -25,10 +35,11 @@ def latent_scatter(
     size = max(4.0, min(24.0, 12000 / len(plane.codes)))
     _scatter(figure.add_subplot(), plane, labels, size)
     _class_legend(figure, labels, class_names, size)
-    figure.axes[0].set_title(title, fontsize=11)
+    set_only_title(figure.axes[0], title)
     return figure
 
 
+@default_style()
 def latent_panels(
     planes: Mapping[str, latent.Plane],
     labels: Tensor | None = None,
@@ -42,7 +53,7 @@ def latent_panels(
     size = max(2.5, min(16.0, 12000 / n / min(len(planes), columns)))
     for axes, (name, plane) in zip(grid, planes.items(), strict=True):
         _scatter(axes, plane, labels, size)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=9, parse_math=False)
         axes.tick_params(labelsize=8)
         axes.locator_params(nbins=5 if columns < 4 else 4)
     _class_legend(figure, labels, class_names, size)
@@ -84,18 +95,13 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
 def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[str], size: float) -> None:
     if labels is None:
         return
+    styles = _styles(labels)
     handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=marker if size >= SHAPES_FROM else "o",
-            color=colour,
-            label=class_names[label] if class_names else label,
-        )
-        for label, (colour, marker) in _styles(labels).items()
+        Line2D([], [], linestyle="", marker=marker if size >= SHAPES_FROM else "o", color=colour)
+        for colour, marker in styles.values()
     ]
-    figure.legend(handles=handles, loc="outside right center", title="class", fontsize=9)
+    names = [class_names[label] if class_names else str(label) for label in styles]
+    add_legend(figure, handles, names, title="class")
 
 
 class Density(NamedTuple):
@@ -108,6 +114,7 @@ class Density(NamedTuple):
     draw: Tensor
 
 
+@default_style()
 def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
     """Densities in the plane, each with its mean and a draw from it."""
     figure, panels = new_panels(len(densities), columns, 0.8)
@@ -123,13 +130,14 @@ def density_panels(densities: Mapping[str, Density], columns: int = 3, title: st
         axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
         axes.set_xlabel("$z_1$")
         axes.set_ylabel("$z_2$")
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name, fontsize=10, parse_math=False)
         axes.set_aspect("equal", adjustable="box")
         axes.legend(fontsize=8, loc="upper right", facecolor="#888888", labelcolor="white")
     set_title(figure, title)
     return figure
 
 
+@default_style()
 def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
     """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
     slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
@@ -137,7 +145,7 @@ def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: 
     axes = figure.add_subplot()
     for point, image, name in zip(points.tolist(), projected.tolist(), names, strict=True):
         axes.plot(*zip(point, image, strict=True), color="#999999", linestyle=":", linewidth=1.2)
-        axes.annotate(name, point, xytext=(6, 6), textcoords="offset points", fontsize=10)
+        axes.annotate(name, point, xytext=(6, 6), textcoords="offset points", fontsize=10, parse_math=False)
     axes.axline(tuple(projected[0].tolist()), slope=slope, color=COLOURS[1], label="first principal component")
     axes.plot(*points.T, marker="o", linestyle="", color=COLOURS[0], label="points")
     axes.plot(*projected.T, marker="s", linestyle="", color=COLOURS[5], label="decoded")
@@ -147,5 +155,5 @@ def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: 
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
-    axes.set_title(title, fontsize=11)
+    set_only_title(axes, title)
     return figure

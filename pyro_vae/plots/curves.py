@@ -10,7 +10,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.plots.frame import COLOURS, new_panels, set_title
+from pyro_vae.figure_style import default_style
+from pyro_vae.plots.frame import COLOURS, add_legend, new_panels, set_title
 
 if TYPE_CHECKING:
     from pyro_vae.training import History
@@ -37,6 +38,7 @@ class Panel(NamedTuple):
     level: str = ""
 
 
+@default_style()
 def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
     """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
     figure, grid = new_panels(len(panels), columns, 0.68, width=9.5, legend=1.0)
@@ -58,7 +60,7 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
             axes.text(0.99, 1, panel.level, transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="bottom")
         axes.set_xlabel(panel.xlabel, fontsize=9)
         axes.set_ylabel(panel.ylabel, fontsize=9)
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(panel.title, fontsize=10, parse_math=False)
         if log:
             axes.set_xscale("log")
             places = sorted({x for curve in panel.curves for x in curve.x})
@@ -69,12 +71,14 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
-    handles = [_handle(name, *_line_style(index)) for index, name in enumerate(names)] if names != [""] else []
+    names = names if names != [""] else []
+    handles = [_handle(*_line_style(index)) for index in range(len(names))]
     if any(curve.dashed for panel in panels for curve in panel.curves):
         colour = "#555555" if handles else COLOURS[0]
-        handles += [_handle("training", colour, "-"), _handle("validation", colour, "--")]
+        handles += [_handle(colour, "-"), _handle(colour, "--")]
+        names += ["training", "validation"]
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+        add_legend(figure, handles, names, frameon=False)
 
 
 def _line_style(index: int) -> tuple[str, LineStyle]:
@@ -82,10 +86,11 @@ def _line_style(index: int) -> tuple[str, LineStyle]:
     return COLOURS[index % len(COLOURS)], styles[index % 3]  # so that a curve on another one does not hide it
 
 
-def _handle(name: str, colour: str, style: LineStyle) -> Line2D:
-    return Line2D([], [], color=colour, linestyle=style, label=name)
+def _handle(colour: str, style: LineStyle) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=style)
 
 
+@default_style()
 def learning_curves(histories: History | Mapping[str, History], title: str = "", weighted: bool = True) -> Figure:
     r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
 

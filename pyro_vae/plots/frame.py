@@ -5,19 +5,28 @@ from __future__ import annotations
 import io
 import os
 import textwrap
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from pyro_vae import checks, files
+from pyro_vae.figure_style import default_style
 
 # Okabe and Ito's palette, safe for colour-blind readers (its yellow darkened, to be seen on white), and three more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+
+LONGEST_NAME = 40  # characters of a class or a model, in a legend or beside a row
+LONGEST_LEGEND = 30
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -28,7 +37,34 @@ def new_figure(width: float, height: float) -> Figure:
 
 def set_title(figure: Figure, title: str) -> None:
     """Over the whole figure, in as many lines as its width asks for."""
-    figure.suptitle("\n".join(textwrap.wrap(title, int(12 * figure.get_figwidth()))), fontsize=11)
+    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=11, parse_math=False)
+
+
+def set_only_title(axes: Axes, title: str) -> None:
+    """Over the only axes of a figure, in as many lines as its width asks for."""
+    width = axes.figure.bbox.width / axes.figure.dpi
+    axes.set_title(_wrapped(title, width), fontsize=11, parse_math=False)
+
+
+def _wrapped(title: str, inches: float) -> str:
+    return "\n".join(textwrap.wrap(title, max(8, int(12 * inches))))
+
+
+def shortened(name: str) -> str:
+    """A name that leaves room for the picture."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def add_legend(figure: FigureBase, handles: Sequence[Line2D], names: Sequence[str], **options: Any) -> None:
+    """To the right of a figure; names are shown as they are, a `$` or an underscore at the beginning included."""
+    if len(handles) > LONGEST_LEGEND:
+        more = f"and {len(handles) - LONGEST_LEGEND + 1} more"
+        handles = [*handles[: LONGEST_LEGEND - 1], Line2D([], [], linestyle="")]
+        names = [*names[: LONGEST_LEGEND - 1], more]
+    legend = figure.legend(list(handles), ["-"] * len(handles), loc="outside right center", fontsize=9, **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(shortened(name))
 
 
 def new_panels(
@@ -42,13 +78,16 @@ def new_panels(
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
 
 
+@default_style()
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure to a picture file, atomically; the suffix chooses the format."""
     formats = figure.canvas.get_supported_filetypes()
     suffix = Path(path).suffix.removeprefix(".").lower()
     checks.one_of("picture format", suffix, formats)
     content = io.BytesIO()
-    figure.savefig(content, dpi=150, format=suffix)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name: the figure shows a box in its place
+        figure.savefig(content, dpi=150, format=suffix)
     return files.write(path, with_palette(content.getvalue()) if suffix == "png" else content.getvalue())
 
 

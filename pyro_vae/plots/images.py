@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.figure_style import default_style
 from pyro_vae.plots.curves import Panel, draw_curves
-from pyro_vae.plots.frame import new_figure, new_panels, set_title
+from pyro_vae.plots.frame import new_figure, new_panels, set_only_title, set_title, shortened
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
@@ -32,6 +33,7 @@ def _show(axes: Axes, sheet: Tensor) -> None:
     axes.spines[:].set_visible(False)
 
 
+@default_style()
 def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
     """Images `(N, C, H, W)` in [0, 1], as square as it goes."""
     columns = columns or max(1, round(len(images) ** 0.5))
@@ -41,10 +43,11 @@ def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> F
     figure = new_figure(side, side * rows * height / (columns * width) + 0.4)
     axes = figure.add_subplot()
     _show(axes, tile(images, columns))
-    axes.set_title(title, fontsize=11)
+    set_only_title(axes, title)
     return figure
 
 
+@default_style()
 def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", columns: int = 10) -> Figure:
     """Originals over their reconstructions, both `(N, C, H, W)` in [0, 1], in pairs of rows."""
     if originals.shape != reconstructed.shape:
@@ -66,6 +69,7 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", c
     return figure
 
 
+@default_style()
 def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), title: str = "") -> Figure:
     """Named rows of images, each `(N, C, H, W)` in [0, 1] with the same N, under each other."""
     figure = new_figure(*_size_of_rows(rows, bool(column_names)))
@@ -74,6 +78,7 @@ def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), tit
     return figure
 
 
+@default_style()
 def image_rows_and_curves(
     rows: Mapping[str, Tensor],
     panels: Sequence[Panel],
@@ -95,7 +100,7 @@ def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float
     """Width and height in inches."""
     n, _, height, width = next(iter(rows.values())).shape
     side = min(0.75, 7.5 / n)
-    longest = max(len(line) for name in rows for line in name.splitlines())
+    longest = max(len(shortened(line)) for name in rows for line in name.splitlines())
     return side * n + 0.2 + 0.1 * longest, side * len(rows) * height / width + 0.35 + 0.25 * column_names
 
 
@@ -105,13 +110,20 @@ def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -
         if len(images) != n:
             raise checks.fail(f"row {name!r}", f"{len(images)} images", f"{n}, as in the first row")
     _show(axes, tile(torch.cat(list(rows.values())), n))
-    axes.set_yticks([(height - 1) / 2 + row * (height + 1) for row in range(len(rows))], list(rows), fontsize=9)
+    names = ["\n".join(map(shortened, name.splitlines())) for name in rows]
+    axes.set_yticks(
+        [(height - 1) / 2 + row * (height + 1) for row in range(len(rows))], names, fontsize=9, parse_math=False
+    )
     if column_names:
         axes.xaxis.tick_top()
-        axes.set_xticks([(width - 1) / 2 + column * (width + 1) for column in range(n)], column_names, fontsize=9)
+        names = [shortened(name) for name in column_names]
+        axes.set_xticks(
+            [(width - 1) / 2 + column * (width + 1) for column in range(n)], names, fontsize=9, parse_math=False
+        )
     axes.tick_params(length=0)
 
 
+@default_style()
 def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
     """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
     n, _, height, width = next(iter(panels.values())).shape
@@ -120,19 +132,21 @@ def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: 
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     for axes, (name, images) in zip(grid, panels.items(), strict=True):
         _show(axes, tile(images, tiles))
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=9, parse_math=False)
     set_title(figure, title)
     return figure
 
 
+@default_style()
 def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: str = "") -> Figure:
     """The grid `(size, size, C, H, W)` that :func:`pyro_vae.latent.manifold` decodes; arguments as there."""
     figure = new_figure(7.0, 7.0 * images.shape[3] / images.shape[4])
     _manifold(figure.add_subplot(), images, spacing, limit)
-    figure.axes[0].set_title(title, fontsize=11)
+    set_only_title(figure.axes[0], title)
     return figure
 
 
+@default_style()
 def manifold_panels(
     grids: Mapping[str, Tensor], spacing: str = "even", limit: float = 3.0, columns: int = 2, title: str = ""
 ) -> Figure:
@@ -141,7 +155,7 @@ def manifold_panels(
     figure, axes = new_panels(len(grids), columns, height / width)
     for one, (name, images) in zip(axes, grids.items(), strict=True):
         _manifold(one, images, spacing, limit)
-        one.set_title(name, fontsize=10)
+        one.set_title(name, fontsize=10, parse_math=False)
     set_title(figure, title)
     return figure
 

@@ -20,7 +20,7 @@ import importlib
 import re
 import runpy
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Picture:
     """One figure of a study.
 
     Args:
-        file: its name in `figures/`, such as `samples.png`.
+        file: its name in `figures/`, such as `samples.png`; no path.
         function: a function of :mod:`pyro_vae.pictures`, by name.
         runs: the models it shows, by name; the run of the first seed of each.
         options: further arguments of the function.
@@ -80,6 +80,10 @@ class Picture:
     title: str = ""
     caption: str = ""
     alt: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.file, str) or not re.fullmatch(r"[^/\\\x00]+\.\w+", self.file):
+            raise checks.fail("picture", self.file, "the name of a file, such as samples.png, and no path")
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ class Study:
             )
             for entry in self.entries
         )
-        return replace(self, entries=entries)
+        pictures = _pictures(entries) if self.pictures == _pictures(self.entries) else self.pictures
+        return replace(self, entries=entries, pictures=pictures)
 
 
 def named(name: str) -> Study:
@@ -233,7 +238,8 @@ def _from_toml(path: Path) -> Study:
 def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
     """What a list of Specs is shown by, of each data set: training curves, reconstructions, and samples."""
     shown = []
-    for dataset in dict.fromkeys(entry.spec.dataset for entry in entries):
+    names_of = _file_names(dict.fromkeys(entry.spec.dataset for entry in entries))
+    for dataset, short in names_of.items():
         runs = [entry for entry in entries if entry.spec.dataset == dataset]
         sampled = tuple(entry.name for entry in runs if entry.spec.model != "autoencoder")
         names = tuple(entry.name for entry in runs)
@@ -255,6 +261,17 @@ def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
             ),
         ):
             if models:
-                file = f"{dataset}-{function.replace('_', '-')}.png"
-                shown.append(Picture(file, function, models, {}, f"{title}, {dataset}", caption, alt))
+                file = f"{short}-{function.replace('_', '-')}.png"
+                shown.append(Picture(file, function, models, {}, f"{title}, {short}", caption, alt))
     return tuple(shown)
+
+
+def _file_names(datasets: Iterable[str]) -> dict[str, str]:
+    """A name for files of each data set: of a path its last part, and a number where two have the same."""
+    names: dict[str, str] = {}
+    for dataset in datasets:
+        last = Path(dataset).name.removesuffix(".npz")  # of a folder a dot is part of the name
+        short = re.sub(r"[^\w.=+-]+", "_", last).strip(".")[:60] or "images"
+        same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", one) is not None for one in names.values())
+        names[dataset] = f"{short}-{same + 1}" if same else short
+    return names

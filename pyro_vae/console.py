@@ -1,0 +1,72 @@
+"""What the command line prints on standard output, whatever that is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+_SPELLED = {"±": "+-", "“": '"', "”": '"', "—": "-", "…": "..."}
+
+
+def show(text: str) -> None:
+    """Prints a text.
+
+    Where there is no standard output, or nobody reads it any more, nothing is printed: a command is there for the files
+    that it makes, and goes on with them.
+    """
+    if sys.stdout is None:  # as under pythonw
+        return
+    try:
+        print(printable(text), flush=True)
+    except (BrokenPipeError, ValueError):
+        silence()
+
+
+def silence() -> None:
+    """From now on standard output goes nowhere; else Python complains of the broken pipe once more when it ends."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def printable(text: str) -> str:
+    r"""The text in characters that standard output can encode; others are spelled, or written as `\xe9`."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return "".join(one if _fits(one, encoding) else _spelled(one, encoding) for one in text)
+
+
+def _fits(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _spelled(character: str, encoding: str) -> str:
+    return _SPELLED.get(character) or character.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def show_table(rows: Sequence[tuple[str, str, str]], title: str, caption: str = "") -> None:
+    """Metrics, their values, and what they are. Names are shown as they are: none of them is markup."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title), "table.title"), title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("what it is", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    if caption:
+        table.caption, table.caption_justify = Text(printable(caption), "table.caption"), "left"
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
+    show(captured.get())

@@ -1,0 +1,111 @@
+"""How far something long is, on standard error: a bar on a terminal, plain lines in a file or a notebook."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+LINE_SECONDS = 30.0  # between two lines of one and the same part of the work
+
+T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """One line on standard error. Where there is none, or it is closed, nothing: that is no reason to stop."""
+    if sys.stderr is None:  # as under pythonw
+        return
+    try:
+        print(" ".join(text.split()), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def duration(seconds: float) -> str:
+    """A length of time to read.
+
+    >>> duration(4.24), duration(90), duration(7500)
+    ('4.2 s', '1 min 30 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class Progress:
+    """A count towards `total`, as a context: a bar on a terminal; else lines, those of `line`, and one now and then.
+
+    Args:
+        total: of what is counted.
+        unit: what is counted, such as `step`.
+        name: what is done.
+        initial: what was done earlier.
+        shown: False for silence.
+        timed: without a terminal, a line every half minute that says how far it is.
+    """
+
+    def __init__(
+        self, total: int, unit: str, name: str = "", *, initial: int = 0, shown: bool = True, timed: bool = True
+    ) -> None:
+        self.total, self.unit, self.name = total, unit, name
+        self.initial = self.done = initial
+        self.started = self.last_line = time.monotonic()
+        self.bar: Any = None
+        if shown and on_terminal():
+            self.bar = tqdm(total=total, initial=initial, desc=name or None, unit=unit, leave=not name)
+        self.lines = shown and self.bar is None
+        self.timed = timed
+
+    def update(self, n: int = 1) -> None:
+        """So many more are done."""
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(n)
+        elif self.lines and self.timed and time.monotonic() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.monotonic()
+            say(f"{self.name}: {self.done:,} of {self.total:,} {self.unit}s, {self.left()}")
+
+    def describe(self, text: str) -> None:
+        """Beside the bar."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
+    def line(self, text: str) -> None:
+        """A line where there is no bar."""
+        if self.lines:
+            say(text)
+
+    def left(self) -> str:
+        """The time that the rest takes, if it goes on as it went."""
+        done = self.done - self.initial
+        if not done:
+            return "time left unknown"
+        return f"{duration((time.monotonic() - self.started) * (self.total - self.done) / done)} left"
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def track(parts: Iterable[T], total: int, unit: str, name: str, *, shown: bool) -> Iterator[T]:
+    """The parts, one after the other, each counted when it is done."""
+    with Progress(total, unit, name, shown=shown) as progress:
+        for part in parts:
+            yield part
+            progress.update()

@@ -1,0 +1,59 @@
+"""The figures of a study, drawn from its run folders."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyro_vae.checkpoints import WEIGHTS
+from pyro_vae.data import Splits
+from pyro_vae.evaluation import features
+from pyro_vae.studies import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyro_vae.study import Run
+
+
+def draw_figures(
+    pictures: Sequence[Picture], folder: Path, runs: Mapping[str, Sequence[Run]], images: Mapping[str, Splits]
+) -> None:
+    """The pictures, of those of their models that are done, where they are not drawn since."""
+    from pyro_vae import plots
+
+    for picture in pictures:
+        shown = [runs[model][0] for model in picture.runs if model in runs]
+        shown = [one for one in shown if one.done]
+        if picture.runs and not shown:
+            continue
+        path = folder / picture.file
+        if path.is_file() and all((one.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for one in shown):
+            continue
+        splits = images[shown[0].spec.dataset] if shown else None
+        plots.save_if_drawn(partial(_figure, picture, shown, splits), path)
+
+
+def _figure(picture: Picture, runs: Sequence[Run], splits: Splits | None) -> Figure:
+    from pyro_vae import pictures
+
+    function = getattr(pictures, picture.function)
+    fitted = {one.model: pictures.open_run(one.folder) for one in runs}
+    options = _options(picture, function, splits, min((one.spec.epochs for one in runs), default=0))
+    return function(fitted, splits and splits.test, **options)
+
+
+def _options(picture: Picture, function: Any, splits: Splits | None, epochs: int) -> dict[str, Any]:
+    """The options of a picture, and what its function asks for beside the test images."""
+    options = dict(picture.options)
+    asked = inspect.signature(function).parameters
+    if "epochs" in options:  # of a shorter training than the study's
+        options["epochs"] = tuple(sorted({*(one for one in options["epochs"] if one < epochs), epochs}))
+    if splits is not None and "train" in asked:
+        options["train"] = splits.train
+    if splits is not None and "classifier" in asked:
+        options["classifier"] = features.in_domain_classifier(splits, progress=False)
+    return options
