@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,7 +67,20 @@ def show_table(rows: Sequence[tuple[str, str, str]], title: str, caption: str = 
         table.add_row(*(Text(printable(cell)) for cell in row))
     if caption:
         table.caption, table.caption_justify = Text(printable(caption), "table.caption"), "left"
-    console = Console()
-    with console.capture() as captured:
-        console.print(table)
-    show(captured.get())
+    page = _Page()
+    Console(file=page).print(table)
+    show(page.getvalue())
+
+
+class _Page(io.StringIO):
+    """Text for standard output, with its encoding and, on a terminal, its colours."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        try:
+            return sys.stdout is not None and sys.stdout.isatty()
+        except ValueError:  # closed
+            return False

@@ -76,7 +76,8 @@ class Progress:
             self.bar.update(n)
         elif self.lines and self.timed and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()
-            say(f"{self.name}: {self.done:,} of {self.total:,} {self.unit}s, {self.left()}")
+            units = self.unit + ("es" if self.unit.endswith("ch") else "s")
+            say(f"{self.name}: {self.done:,} of {self.total:,} {units}, {self.left()}")
 
     def describe(self, text: str) -> None:
         """Beside the bar."""

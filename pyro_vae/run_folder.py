@@ -154,7 +154,7 @@ def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
                 "dataset",
                 f"{images.train.name} with {_counts(found)}",
                 f"the {_counts(recorded)} of {folder}: the data have changed. --dataset PATH names another place of "
-                "the same images; others take a new run",
+                "the same images; to use others, train a new run",
             )
     if "test_images" not in recorded:
         return f"whether the test images are those of {folder} can't be checked: it tells of its training images only"

@@ -233,3 +233,64 @@ def test_fingerprints_follow_the_weights(name):
     with torch.no_grad():
         layer.bias.add_(1)
     assert features.fingerprint(layer) != before
+
+
+def test_an_interrupted_training_of_the_classifier_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    splits = quick_splits()
+    monkeypatch.setattr(features, "_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(features, "_epochs_of", lambda train: 4)
+    whole = in_domain_classifier(splits, cache=tmp_path / "whole", device="cpu", progress=False)
+    original, steps = features.functional.cross_entropy, []
+
+    def interrupted(*args):
+        steps.append(1)
+        if len(steps) == 6:  # in the third epoch of two steps each
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(features.functional, "cross_entropy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
+    resumed = in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
+    assert len(steps) == 6 + 4  # the last two epochs only
+    assert resumed.name == whole.name  # of the same weights to the last bit
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_a_damaged_state_of_a_training_is_not_resumed(tmp_path, monkeypatch):
+    splits = quick_splits()
+    monkeypatch.setattr(features, "_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(features, "_epochs_of", lambda train: 2)
+    whole = in_domain_classifier(splits, cache=tmp_path / "whole", device="cpu", progress=False)
+    monkeypatch.setattr(features, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for damage in (lambda content: content[:-1], lambda content: b""):
+        with pytest.raises(KeyboardInterrupt):
+            in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
+        (path,) = (tmp_path / "cache").rglob("*.pt")
+        path.write_bytes(damage(path.read_bytes()))
+    monkeypatch.setattr(features, "_keep", lambda *_: None)
+    assert in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False).name == whole.name
+
+
+def test_the_training_of_the_classifier_is_announced_in_a_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(features, "_epochs_of", lambda train: 2)
+    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
+    assert capsys.readouterr().err.startswith("classifier of quick/set: training, once, ")
+    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, digits):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(features, "_epochs_of", lambda train: 1)
+    with pytest.warns(UserWarning, match=r"nothing is kept in the cache .*PYRO_VAE_CACHE names another"):
+        in_domain_classifier(quick_splits(), cache=tmp_path / "file", device="cpu", progress=False)
+    with pytest.warns(UserWarning, match="nothing is kept in the cache"):
+        assert len(extract_cached(Flat(), digits.test, cache=tmp_path / "file", device="cpu").pool) == 359
+
+
+def test_a_long_name_of_a_data_set_makes_no_file_name_that_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_epochs_of", lambda train: 1)
+    images = Images(quick_splits().train.pixels, quick_splits().train.labels, "n" * 250)
+    in_domain_classifier(Splits(images, images), cache=tmp_path, device="cpu", progress=False)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_vae import History, Spec, build, fit, latent, plots
+from pyro_vae import History, Spec, build, fit, latent, plots, report_figures
 from pyro_vae.checks import InputError
 from pyro_vae.plots import curves
 from pyro_vae.plots.frame import with_palette
@@ -138,3 +138,73 @@ def test_there_is_no_share_of_a_negative_whole():
     assert curves._share(3.0, 1.0, 2.0) == 0.4
     assert math.isnan(curves._share(-1.0, 1.001, 1.0))
     assert math.isnan(curves._share(0.0, 0.0, 1.0))
+
+
+STYLE = {
+    "text.usetex": True,
+    "figure.facecolor": "black",
+    "axes.facecolor": "red",
+    "savefig.facecolor": "blue",
+    "savefig.dpi": 20,
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
+    "image.origin": "lower",
+    "axes.grid": True,
+    "font.size": 30.0,
+    "lines.linewidth": 9.0,
+    "axes.titlesize": 40.0,
+    "figure.autolayout": True,
+    "svg.fonttype": "none",
+}
+
+
+def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
+    plane = latent.Plane(torch.arange(24.0).reshape(12, 2), ("$z_1$", "$z_2$"))
+    panel = plots.Panel("loss", "epoch", "nats", [plots.Curve("a", [1, 2], [3, 4]), plots.Curve("b", [1, 2], [1, 2])])
+
+    def pictures():
+        return [
+            plots.image_grid(torch.linspace(0, 1, 64).reshape(4, 1, 4, 4), "title"),
+            plots.image_rows({"row": torch.rand(3, 1, 4, 4).round() * 0}, ["a", "b", "c"]),
+            plots.latent_scatter(plane, torch.arange(12) % 2, ("even", "odd"), "codes"),
+            plots.curve_panels([panel]),
+        ]
+
+    expected = [plots.save_figure(one, tmp_path / "a.png").read_bytes() for one in pictures()]
+    with mpl.rc_context(STYLE):
+        settings = dict(mpl.rcParams)
+        found = [plots.save_figure(one, tmp_path / "a.png").read_bytes() for one in pictures()]
+        assert dict(mpl.rcParams) == settings
+        for part in report_figures.curves([("a", "train", [{"epoch": 1, "train_loss_nats": 2.0}])])["panels"]:
+            assert part["source"].startswith("data:image/svg+xml")
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["a$b$", r"$\frac$", "_hidden", "日本", "n" * 300, "two\nlines"])
+def test_names_in_figures_are_shown_as_they_are(tmp_path, name):
+    plane = latent.Plane(torch.randn(12, 2), ("$z_1$", "$z_2$"))
+    labels = torch.arange(12) % 2
+    panel = plots.Panel(name, "epoch", "nats", [plots.Curve(name, [1, 2], [3, 4]), plots.Curve("b", [1, 2], [1, 2])])
+    x = torch.rand(4, 1, 8, 8)
+    scatter = plots.latent_scatter(plane, labels, (name, "other"), name)
+    figures = [
+        scatter,
+        plots.latent_panels({name: plane}, labels, (name, "other"), title=name),
+        plots.image_grid(x, name),
+        plots.image_rows({name: x, "b": x}, [name] * 4, name),
+        plots.image_panels({name: x}, 3, 2, name),
+        plots.reconstructions(x, x, name),
+        plots.curve_panels([panel], title=name),
+    ]
+    for index, figure in enumerate(figures):
+        assert plots.save_figure(figure, tmp_path / f"{index}.png").stat().st_size > 500
+    texts = [text.get_text() for text in scatter.legends[0].get_texts()]
+    assert texts == [name if len(name) < 40 else "n" * 37 + "...", "other"]
+
+
+def test_more_classes_than_a_legend_holds_are_counted(tmp_path):
+    plane = latent.Plane(torch.randn(900, 2), ("$z_1$", "$z_2$"))
+    figure = plots.latent_scatter(plane, torch.arange(900) % 300, title="many")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] + texts[-1:] == ["0", "1", "and 271 more"]
+    plots.save_figure(figure, tmp_path / "many.png")  # the layout has room for it: no warning

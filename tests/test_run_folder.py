@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import Metrics, Spec
+from pyro_vae import Metrics, Spec, fit_many, load_data
 from pyro_vae.checks import InputError
-from pyro_vae.run_folder import add_metrics, open_model, open_run, read_metrics, run
+from pyro_vae.run_folder import add_metrics, check_data, open_model, open_run, read_metrics, run
 from pyro_vae.spec import read_spec
 from pyro_vae.svi import CompiledSVI
 
@@ -155,3 +155,88 @@ def test_a_damaged_spec_is_one_line(tmp_path):
     (tmp_path / "metrics.json").write_text("[1, 2")
     with pytest.raises(InputError, match="metrics: given .*a JSON object"):
         add_metrics(tmp_path, Metrics())
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return np.random.default_rng(0).integers(0, 256, (25, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def own(tmp_path, grey):
+    """A run on a user's own 20 images, and where these are."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, images=grey[:20])
+    spec = replace(SPEC, dataset=str(path))
+    run(spec, tmp_path / "run", **QUIET)
+    return spec, path, tmp_path / "run"
+
+
+def test_images_that_were_added_are_noticed(own, grey):
+    spec, path, folder = own
+    np.savez(path, images=grey)  # most of the new test images would be ones that were trained on
+    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    message = (
+        r"mine with 23 training images \(.{8}\) and 2 test .*expected the 18 training .* and 2 test .*--dataset PATH"
+    )
+    with pytest.raises(InputError, match=message):
+        open_run(folder)
+    with pytest.raises(InputError, match=message):
+        run(replace(spec, epochs=3), folder, resume=True, **QUIET)
+    assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
+
+
+def test_other_test_images_are_noticed(tmp_path, grey):
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=grey[:20], x_test=grey[20:])
+    run(replace(SPEC, dataset=str(path)), tmp_path / "run", **QUIET)
+    np.savez(path, x_train=grey[:20], x_test=grey[21:])
+    with pytest.raises(InputError, match="and 4 test images .* expected .* and 5 test images"):
+        open_run(tmp_path / "run")
+
+
+def test_images_that_moved_are_found_by_a_new_path(own, grey):
+    spec, path, folder = own
+    add_metrics(folder, Metrics(frechet=1.0))
+    moved = str(path.rename(path.with_name("moved.npz")))
+    for opened in (lambda: open_run(folder), lambda: open_run(str(folder))):
+        with pytest.raises(InputError, match="dataset: given .*mine.npz', expected .*--dataset PATH says where"):
+            opened()
+    assert open_run(folder, dataset=moved)[1] == read_spec(folder)
+    weights = open_model(folder).state_dict()
+    run(replace(spec, dataset=moved), folder, resume=True, **QUIET)
+    assert read_spec(folder).dataset == moved  # from now on it is found there
+    assert read_metrics(folder)["frechet"] == 1.0
+    open_run(folder)
+    assert all(torch.equal(value, weights[name]) for name, value in open_model(folder).state_dict().items())
+    assert len(run(replace(spec, dataset=moved, epochs=3), folder, resume=True, **QUIET)[1].epochs) == 3
+    np.savez(path, images=grey[1:21])
+    with pytest.raises(InputError, match="the data have changed"):
+        open_run(folder, dataset=str(path))
+    with pytest.raises(InputError, match="the data have changed"):
+        run(replace(spec, dataset=str(path), epochs=4), folder, resume=True, **QUIET)
+    with pytest.raises(InputError, match="a new folder: this one holds a run with dataset"):
+        run(replace(spec, epochs=3), folder, **QUIET)
+
+
+def test_what_an_older_run_does_not_tell_is_said(own, digits, tmp_path):
+    _, path, folder = own
+    images = load_data(str(path))
+    assert check_data(folder, images) == ""
+    assert check_data(tmp_path / "none", images) == ""
+    recorded = json.loads((folder / "environment.json").read_text())
+    del recorded["test_images"], recorded["num_test_images"], recorded["num_images"]
+    (folder / "environment.json").write_text(json.dumps(recorded))
+    assert "it tells of its training images only" in check_data(folder, images)
+    with pytest.raises(InputError, match=r"expected the \? training images"):
+        check_data(folder, digits)
+    (folder / "environment.json").write_text("{}")
+    assert "can't be checked: it does not tell" in check_data(folder, digits)
+    (folder / "environment.json").unlink()
+    assert "can't be checked: it does not tell" in check_data(folder, digits)
+
+
+def test_members_trained_on_some_of_the_images_are_opened(digits, tmp_path):
+    fit_many(replace(SPEC, epochs=1), digits.train.draw(40), seeds=[1], out=tmp_path, **QUIET)
+    open_run(tmp_path / "seed-1")
+    assert "on other images than digits's" in check_data(tmp_path / "seed-1", digits)

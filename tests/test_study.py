@@ -9,10 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pyro_vae import Spec, studies
 from pyro_vae.checks import InputError
+from pyro_vae.report import report
 from pyro_vae.run_folder import open_model
 from pyro_vae.spec import read_spec
 from pyro_vae.studies import Claim, Entry, Picture, Study
@@ -338,3 +340,97 @@ def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"ray: given 'local', expected the package ray .*pyro_vae\[ray\]"):
         run_study(study(), tmp_path / "study", ray="local", **QUIET)
+
+
+# --- a user's own data ------------------------------------------------------------------------------------------------
+
+BRIEF = replace(SPEC, epochs=1, hidden=(8,))
+
+
+def pixels(n):
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:scores of samples are left out")
+def test_nothing_is_written_beside_the_data(tmp_path):
+    """Two data sets of one name, a file and a folder's worth of dots; all figures are in the study's folder."""
+    paths = [tmp_path / "data" / "one" / "small.npz", tmp_path / "data" / "two" / "small.npz"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        np.savez(path, images=pixels(20 + number))
+    text = "[common]\nhidden = [8]\nepochs = 1\nlatent_dim = 2\n"
+    for name, path in zip("ab", paths, strict=True):
+        text += f"[models.{name}]\ndataset = '{path}'\nbinarization = 'threshold'\n"
+    (tmp_path / "mine.toml").write_text(text)
+    before = sorted((tmp_path / "data").rglob("*"))
+    out = tmp_path / "study"
+    stored = run_study(studies.named(str(tmp_path / "mine.toml")), out, **QUIET)
+    assert sorted((tmp_path / "data").rglob("*")) == before
+    files = [one["file"] for one in stored["figures"]]
+    assert len(files) == len(set(files)) == 6
+    assert files[0] == "figures/small-training-curves.png"
+    assert files[3] == "figures/small-2-training-curves.png"
+    assert all((out / file).resolve().is_relative_to(out) for file in files)
+    assert str(tmp_path) not in json.dumps(stored["figures"])
+    again = run_study(studies.named(str(tmp_path / "mine.toml")), out, **QUIET)
+    assert [one["status"] for one in again["entries"]] == ["done", "done"]
+    report(out)
+
+
+@pytest.mark.filterwarnings("ignore:scores of samples are left out")
+def test_a_study_does_not_go_on_with_other_data(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=pixels(20))
+    grid = study(Entry("two", replace(BRIEF, dataset=str(tmp_path / "mine.npz"))))
+    run_study(grid, tmp_path / "study", **QUIET)
+    (tmp_path / "mine.npz").rename(tmp_path / "moved.npz")
+    moved = grid.adapted(dataset=str(tmp_path / "moved.npz"))
+    assert run_study(moved, tmp_path / "study", **QUIET)["entries"][0]["status"] == "done"
+    np.savez(tmp_path / "moved.npz", images=pixels(25))
+    with pytest.raises(InputError, match="23 training images .*expected the 18 training images"):
+        run_study(moved, tmp_path / "study", **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"images": pixels(30)}, "with labels, which mine lacks"),
+        ({"images": pixels(30), "labels": np.arange(30) % 2}, "test images: given 3, expected at least 10"),
+        ({"images": pixels(120), "labels": np.zeros(120, int)}, "at least 2 classes"),
+    ],
+)
+def test_scores_that_the_data_do_not_allow_are_left_out(tmp_path, arrays, reason):
+    np.savez(tmp_path / "mine.npz", **arrays)
+    grid = study(Entry("two", replace(BRIEF, dataset=str(tmp_path / "mine.npz"))))
+    with pytest.warns(UserWarning, match=f"scores of samples are left out for mine: .*{reason}"):
+        stored = run_study(grid, tmp_path / "study", **QUIET)
+    assert stored["entries"][0]["status"] == "done"
+    assert "elbo_nats" in (tmp_path / "study" / "results.csv").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:scores of samples are left out")
+def test_a_picture_that_fails_takes_nothing_with_it(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=pixels(20))
+    spec = replace(BRIEF, dataset=str(tmp_path / "mine.npz"))
+    shown = (Picture("one.png", "confidence_by_epoch", ("two",)), Picture("two.png", "samples", ("two",)))
+    with pytest.warns(UserWarning, match="figure one.png is left out: InputError: extractor: given 'classifier'"):
+        stored = run_study(study(Entry("two", spec), pictures=shown), tmp_path / "study", **QUIET)
+    assert [one["file"] for one in stored["figures"]] == ["figures/two.png"]
+
+
+@pytest.mark.parametrize("file", ["../a.png", "/a.png", "a/b.png", "", "a", "a\\b.png", ".."])
+def test_a_picture_has_a_name_and_no_path(file):
+    with pytest.raises(InputError, match="picture: given .*no path"):
+        Picture(file, "samples", ())
+
+
+@pytest.mark.filterwarnings("ignore:scores of samples are left out")
+def test_a_study_in_a_log_tells_which_model_and_which_epoch(tmp_path, capfd):
+    np.savez(tmp_path / "mine.npz", images=pixels(20))
+    spec = replace(BRIEF, dataset=str(tmp_path / "mine.npz"), epochs=2)
+    grid = study(Entry("two", spec), Entry("three", replace(spec, latent_dim=3)))
+    run_study(grid, tmp_path / "study", **(QUIET | {"progress": True}))
+    lines = capfd.readouterr().err.splitlines()
+    starts = ["two, seed 0: epoch 1 of 2: ", "two, seed 0: epoch 2 of 2: ", "two, seed 0: done; 1 of 2 runs, "]
+    starts += [start.replace("two", "three").replace("1 of 2 runs", "2 of 2 runs") for start in starts]
+    assert len(lines) == 6
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from pyro_vae.generators import generator_states, own_generators, set_generator_
 from pyro_vae.models.images import check_set, evaluating
 from pyro_vae.progress import Progress, say
 
+_KEEP_SECONDS = 2.0  # of training that an interruption may lose; else the state is kept after each epoch
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision")
 _INCEPTION_FILES = {
     "inception-2015-12-05": ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
@@ -285,8 +287,7 @@ def _read_cached(classifier: Classifier, path: Path) -> bool:
 def _train_classifier(
     classifier: Classifier, train: Images, device: torch.device, progress: bool, checkpoint: Path
 ) -> None:
-    # About 420,000 images in all, and for small sets at most 60 passes.
-    epochs = min(60, max(1, round(420_000 / len(train))))
+    epochs = _epochs_of(train)
     batch_size = 128 if len(train) > 10_000 else 32
     steps = epochs * -(-len(train) // batch_size)
     classifier.to(device).to(memory_format=torch.channels_last).train()  # twice as fast on a CPU
@@ -300,6 +301,7 @@ def _train_classifier(
         name = f"classifier of {train.name}"
         if progress:
             say(f"{name}: training, once, for the scores of samples; {epochs - done} of {epochs} epochs to go")
+        kept = time.monotonic()
         with Progress(steps, "step", name, initial=done * (steps // epochs), shown=progress) as bar:
             for epoch in range(done + 1, epochs + 1):
                 order = torch.randperm(len(train), device=pixels.device)
@@ -312,10 +314,18 @@ def _train_classifier(
                     optimizer.step()
                     schedule.step()
                     bar.update()
+                if time.monotonic() - kept < _KEEP_SECONDS:
+                    continue
                 state = {part: module.state_dict() for part, module in parts.items()}
                 state |= {"settings": settings, "generators": generator_states(device)}
                 with suppress(OSError):  # of a cache that can't be written
                     checkpoints.write_checkpoint(checkpoint, epoch, state)
+                kept = time.monotonic()
+
+
+def _epochs_of(train: Images) -> int:
+    """About 420,000 images in all, and for small sets at most 60 passes."""
+    return min(60, max(1, round(420_000 / len(train))))
 
 
 def _resume_classifier(parts: dict[str, Any], settings: str, checkpoint: Path, device: torch.device) -> int:

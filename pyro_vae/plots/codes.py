@@ -20,6 +20,7 @@ from pyro_vae.plots.frame import (
     new_panels,
     set_only_title,
     set_title,
+    shortened,
 )
 
 SMALLEST_SPAN = 1.0  # of an axis; the prior's standard deviation is 1
@@ -53,7 +54,7 @@ def latent_panels(
     size = max(2.5, min(16.0, 12000 / n / min(len(planes), columns)))
     for axes, (name, plane) in zip(grid, planes.items(), strict=True):
         _scatter(axes, plane, labels, size)
-        axes.set_title(name, fontsize=9, parse_math=False)
+        axes.set_title(shortened(name), fontsize=9, parse_math=False)
         axes.tick_params(labelsize=8)
         axes.locator_params(nbins=5 if columns < 4 else 4)
     _class_legend(figure, labels, class_names, size)
@@ -130,7 +131,7 @@ def density_panels(densities: Mapping[str, Density], columns: int = 3, title: st
         axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
         axes.set_xlabel("$z_1$")
         axes.set_ylabel("$z_2$")
-        axes.set_title(name, fontsize=10, parse_math=False)
+        axes.set_title(shortened(name), fontsize=10, parse_math=False)
         axes.set_aspect("equal", adjustable="box")
         axes.legend(fontsize=8, loc="upper right", facecolor="#888888", labelcolor="white")
     set_title(figure, title)

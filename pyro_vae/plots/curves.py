@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, add_legend, new_panels, set_title
+from pyro_vae.plots.frame import COLOURS, add_legend, new_panels, set_title, shortened
 
 if TYPE_CHECKING:
     from pyro_vae.training import History
@@ -60,7 +60,7 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
             axes.text(0.99, 1, panel.level, transform=axes.get_yaxis_transform(), fontsize=8, ha="right", va="bottom")
         axes.set_xlabel(panel.xlabel, fontsize=9)
         axes.set_ylabel(panel.ylabel, fontsize=9)
-        axes.set_title(panel.title, fontsize=10, parse_math=False)
+        axes.set_title(shortened(panel.title), fontsize=10, parse_math=False)
         if log:
             axes.set_xscale("log")
             places = sorted({x for curve in panel.curves for x in curve.x})

@@ -47,7 +47,8 @@ def set_only_title(axes: Axes, title: str) -> None:
 
 
 def _wrapped(title: str, inches: float) -> str:
-    return "\n".join(textwrap.wrap(title, max(8, int(12 * inches))))
+    """At most three lines: what is longer would leave no room for the picture."""
+    return "\n".join(textwrap.wrap(title, max(8, int(12 * inches)), max_lines=3, placeholder=" ..."))
 
 
 def shortened(name: str) -> str:

@@ -132,7 +132,7 @@ def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: 
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     for axes, (name, images) in zip(grid, panels.items(), strict=True):
         _show(axes, tile(images, tiles))
-        axes.set_title(name, fontsize=9, parse_math=False)
+        axes.set_title(shortened(name), fontsize=9, parse_math=False)
     set_title(figure, title)
     return figure
 
@@ -155,7 +155,7 @@ def manifold_panels(
     figure, axes = new_panels(len(grids), columns, height / width)
     for one, (name, images) in zip(axes, grids.items(), strict=True):
         _manifold(one, images, spacing, limit)
-        one.set_title(name, fontsize=10, parse_math=False)
+        one.set_title(shortened(name), fontsize=10, parse_math=False)
     set_title(figure, title)
     return figure
 
