@@ -98,7 +98,7 @@ def _study_page(folder: Path) -> dict[str, Any]:
     ]
     name = str(study.get("name") or folder.resolve().name)
     commands = [("The whole study; it goes on where it was stopped:", study["command"])] if study.get("command") else []
-    commands.append(("This page:", f"pyro-vae report {shlex.quote(folder.resolve().name)}"))
+    commands.append(("This page:", f"pyro-vae report {_quoted(folder.resolve().name)}"))
     return {
         "kind": "study",
         "title": str(study.get("title") or name),
@@ -277,7 +277,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
-    command, quoted = _train_command(spec, name), shlex.quote(name)
+    command, quoted = _train_command(spec, name), _quoted(name)
     status = "done" if (folder / "weights.safetensors").is_file() else "not finished"
     entry = {
         "name": name,
@@ -340,6 +340,11 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
             real = _number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
             rows.append({"label": known.label, "value": text, "real": real, "meaning": known.meaning})
     return rows
+
+
+def _quoted(name: str) -> str:
+    """A folder as an argument of a command, which a leading dash would make an option."""
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _train_command(spec: Mapping[str, Any], out: str = "RUN") -> str:

@@ -199,12 +199,12 @@ def test_names_in_figures_are_shown_as_they_are(tmp_path, name):
     for index, figure in enumerate(figures):
         assert plots.save_figure(figure, tmp_path / f"{index}.png").stat().st_size > 500
     texts = [text.get_text() for text in scatter.legends[0].get_texts()]
-    assert texts == [name if len(name) < 40 else "n" * 37 + "...", "other"]
+    assert texts == [name if len(name) < 30 else "n" * 27 + "...", "other"]
 
 
 def test_more_classes_than_a_legend_holds_are_counted(tmp_path):
     plane = latent.Plane(torch.randn(900, 2), ("$z_1$", "$z_2$"))
     figure = plots.latent_scatter(plane, torch.arange(900) % 300, title="many")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[:2] + texts[-1:] == ["0", "1", "and 271 more"]
+    assert texts[:2] + texts[-1:] == ["0", "1", "and 277 more"]
     plots.save_figure(figure, tmp_path / "many.png")  # the layout has room for it: no warning

@@ -498,3 +498,12 @@ def test_in_a_browser_the_keyboard_sorts(opened):
     page.locator(".results thead th").first.locator("button").click()
     assert page.evaluate(names) == [long, "other", "ten", "two"]
     assert complaints == []
+
+
+def test_a_run_called_like_an_option_has_commands_that_work(tmp_path):
+    folder = tmp_path / "-x"
+    folder.mkdir()
+    (folder / "spec.json").write_text("{}")
+    text = report(folder).read_text(encoding="utf-8")
+    assert "pyro-vae evaluate ./-x" in text
+    assert "pyro-vae report ./-x" in text

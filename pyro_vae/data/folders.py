@@ -14,7 +14,6 @@ import numpy as np
 import PIL
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae import checks
 from pyro_vae.data import cache, decoding, splitting
@@ -203,15 +202,8 @@ def _decode(parts: list[list[File]], order: splitting.Order, name: str, progress
     """The pixels of all pictures, in the order's rows, and what is to be said of them."""
     notes: list[str] = []
     paths = [file.path for part in parts for file in part]
-    bar = tqdm(
-        decoding.decode_all(paths, sum(file.size for part in parts for file in part)),
-        total=len(paths),
-        desc=f"images of {name}",
-        unit="image",
-        leave=False,
-        disable=None if progress else True,  # shown where standard error is a terminal
-    )
-    with bar:
-        pixels = decoding.stack(bar, paths, order.rows, notes)
+    decoded = decoding.decode_all(paths, sum(file.size for part in parts for file in part))
+    counted = track(decoded, len(paths), "image", f"images of {name}", shown=progress)
+    pixels = decoding.stack(counted, paths, order.rows, notes)
     stretch_binary(pixels, True, notes)
     return pixels, notes

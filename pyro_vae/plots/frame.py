@@ -25,8 +25,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
-LONGEST_NAME = 40  # characters of a class or a model, in a legend or beside a row
-LONGEST_LEGEND = 30
+LONGEST_NAME, LONGEST_IN_LEGEND = 45, 30  # characters of a name beside or above a picture
+LONGEST_LEGEND = 24  # entries
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,18 +42,18 @@ def set_title(figure: Figure, title: str) -> None:
 
 def set_only_title(axes: Axes, title: str) -> None:
     """Over the only axes of a figure, in as many lines as its width asks for."""
-    width = axes.figure.bbox.width / axes.figure.dpi
+    width = 0.75 * axes.figure.bbox.width / axes.figure.dpi  # beside a legend
     axes.set_title(_wrapped(title, width), fontsize=11, parse_math=False)
 
 
 def _wrapped(title: str, inches: float) -> str:
     """At most three lines: what is longer would leave no room for the picture."""
-    return "\n".join(textwrap.wrap(title, max(8, int(12 * inches)), max_lines=3, placeholder=" ..."))
+    return "\n".join(textwrap.wrap(title, max(8, int(11 * inches)), max_lines=3, placeholder=" ..."))
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
     """A name that leaves room for the picture."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 def add_legend(figure: FigureBase, handles: Sequence[Line2D], names: Sequence[str], **options: Any) -> None:
@@ -65,7 +65,7 @@ def add_legend(figure: FigureBase, handles: Sequence[Line2D], names: Sequence[st
     legend = figure.legend(list(handles), ["-"] * len(handles), loc="outside right center", fontsize=9, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(shortened(name))
+        text.set_text(shortened(name, LONGEST_IN_LEGEND))
 
 
 def new_panels(
