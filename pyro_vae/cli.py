@@ -297,7 +297,7 @@ def evaluate(
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation import features
 
-    model, spec, images = run_folder.open_run(run, data_root, dataset)
+    model, spec, images = run_folder.open_run(run, data_root, dataset, progress=not quiet)
     if note := run_folder.check_data(run, images):
         say(f"pyro-vae: note: {note}")
     run_folder.read_metrics(run)  # a damaged file is noticed before the work, not after it

@@ -108,13 +108,16 @@ def open_run(
     folder: str | os.PathLike[str],
     data_root: str | os.PathLike[str] | None = None,
     dataset: str | None = None,
+    *,
+    progress: bool = True,
 ) -> tuple[Model, Spec, Splits]:
     """The trained model of a run folder, its spec, and its data set.
 
     Args:
         folder: of the run.
         data_root: folder of the named data sets.
-        dataset: the path of the same images, where they are no longer where they were trained on.
+        dataset: the path of the same images, where they were moved.
+        progress: a bar or lines while pictures are decoded.
 
     Raises:
         InputError: the run is not finished, or the images are not those that it was trained on.
@@ -122,7 +125,7 @@ def open_run(
     spec = _finished(folder)
     if dataset is None:
         check_still_there(spec)
-    images = load_data(dataset or spec.dataset, data_root)
+    images = load_data(dataset or spec.dataset, data_root, progress=progress)
     check_data(folder, images)
     return load(folder).eval(), spec, images
 

@@ -128,7 +128,7 @@ def run_study(
         checks.one_of("only", name, (entry.name for entry in study.entries))
     out = Path(out).absolute()
     _check_folder(out, study)
-    images, skipped = _load(study, data_root)
+    images, skipped = _load(study, data_root, progress)
     runs = _runs(study, out, {entry.name: seeds for entry in study.entries if not only or entry.name in only}, images)
     state = _Progress(study, out, _commands(out, command), device, runs, skipped)
     for one in (one for several in runs.values() for one in several):
@@ -289,14 +289,16 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _load(study: Study, data_root: str | os.PathLike[str] | None) -> tuple[dict[str, Splits], dict[str, str]]:
+def _load(
+    study: Study, data_root: str | os.PathLike[str] | None, progress: bool
+) -> tuple[dict[str, Splits], dict[str, str]]:
     """The data sets by name, and the models that must be left out because theirs is not here."""
     images: dict[str, Splits] = {}
     skipped: dict[str, str] = {}
     for entry in study.entries:
         name = entry.spec.dataset
         try:
-            images[name] = images[name] if name in images else load_data(name, data_root)
+            images[name] = images[name] if name in images else load_data(name, data_root, progress=progress)
         except checks.InputError as error:
             if not entry.optional:
                 raise

@@ -19,6 +19,7 @@ from pyro_vae import checks
 from pyro_vae.data import cache, decoding, splitting
 from pyro_vae.data.images import Splits
 from pyro_vae.data.pixels import stretch_binary
+from pyro_vae.progress import track
 
 _FORMAT = 1  # of what is kept in the cache
 _OF_TOOLS = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "__pycache__", "$recycle.bin", "lost+found"}

@@ -270,7 +270,7 @@ def _file_names(datasets: Iterable[str]) -> dict[str, str]:
     """A name for files of each data set: of a path its last part, and a number where two have the same."""
     names: dict[str, str] = {}
     for dataset in datasets:
-        last = Path(dataset).name.removesuffix(".npz")  # of a folder a dot is part of the name
+        last = re.sub(r"\.np[yz]$", "", Path(dataset).name)  # of a folder a dot is part of the name
         short = re.sub(r"[^\w.=+-]+", "_", last).strip(".")[:60] or "images"
         same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", one) is not None for one in names.values())
         names[dataset] = f"{short}-{same + 1}" if same else short
