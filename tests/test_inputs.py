@@ -125,6 +125,7 @@ def test_what_is_no_model_is_named(given, call):
             "extractor: given 'classifier', expected",
             lambda g: evaluate(g["model"], g["images"], extractor="classifier"),
         ),
+        ("extractor: given .*, expected a feature", lambda g: evaluate(g["model"], g["images"], extractor=print)),
         ("batch_size: given 0", lambda g: latent.codes(g["model"], g["images"], batch_size=0)),
         ("z: given 'a', expected a tensor", lambda g: latent.decode_codes(g["model"], "a")),
         (

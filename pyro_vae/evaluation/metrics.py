@@ -176,7 +176,7 @@ def evaluate(
         check_set("train", train)
     if isinstance(metrics, str):
         raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
-    if extractor is not None and not (callable(extractor) and hasattr(extractor, "name")):
+    if extractor is not None and not callable(extractor):
         raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.features")
     chosen = (
         list(metrics) if metrics is not None else ["bounds", "codes", *(["samples"] if extractor is not None else [])]
@@ -201,6 +201,8 @@ def evaluate(
                 "metrics", ",".join(chosen), "bounds or codes: an autoencoder has neither evidence nor samples"
             )
         chosen = [group for group in chosen if group not in ("evidence", "samples")]
+    if "samples" in chosen and not hasattr(extractor, "name"):
+        raise checks.fail("extractor", extractor, "a feature extractor, which has a name")
     target = choose_device(device)
     move(model, target)
     check_fits(model, images)
