@@ -295,6 +295,7 @@ def test_pictures_are_decoded_once(tmp_path, own_cache, decoded):
     (tmp_path / "moved" / "a" / "3.png").rename(tmp_path / "moved" / "b" / "13.png")
     load_data(tmp_path / "moved")
     assert len(decoded) == 60
+    assert len(list(own_cache.iterdir())) == 4  # of a folder, the pixels of its last state alone
 
 
 def test_what_is_kept_is_never_written_to(tmp_path, own_cache, decoded):
@@ -349,9 +350,11 @@ def test_without_a_cache_folder_images_are_decoded_each_time(tmp_path, monkeypat
     assert len(decoded) == 40
 
 
-def test_other_pillows_and_formats_are_other_entries(tmp_path, own_cache, monkeypatch):
+def test_another_way_to_decode_is_another_entry(tmp_path, own_cache, decoded, monkeypatch):
     make(tmp_path / "mine", "a 2")
-    for format_number in (1, 2):
-        monkeypatch.setattr(folders, "_FORMAT", format_number)
-        load_data(tmp_path / "mine")
-    assert len(list(own_cache.glob("*.npy"))) == 2
+    load_data(tmp_path / "mine")
+    monkeypatch.setattr(folders, "_FORMAT", folders._FORMAT + 1)
+    load_data(tmp_path / "mine")
+    monkeypatch.setattr(folders.PIL, "__version__", "1.0")
+    load_data(tmp_path / "mine")
+    assert len(decoded) == 6

@@ -1,8 +1,14 @@
-"""Decoded pixels, kept as `.npy` files in this user's cache and mapped into memory; it may be deleted at any time."""
+"""Decoded pixels, kept as `.npy` files in this user's cache and mapped into memory; it may be deleted at any time.
+
+A file is named after the folder that its pictures were in, and after a key of these.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,27 +35,32 @@ def read(key: str, n: int) -> Kept | None:
 
     The pixels are mapped copy-on-write: whoever writes to them changes neither the file nor what others see.
     """
-    path = folder() / f"{key}.npy"
     try:
+        path = next(folder().glob(f"*-{key}.npy"))  # whatever folder they were in
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if stored["file"] != _stamp(path):
             return None
         kept = Kept(np.load(path, mmap_mode="c", allow_pickle=False), stored["notes"], stored["fingerprints"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (StopIteration, OSError, ValueError, TypeError, KeyError):
         return None
     whole = kept.pixels.dtype == np.uint8 and kept.pixels.ndim == 4 and len(kept.pixels) == n
     return kept if whole else None
 
 
-def write(key: str, kept: Kept) -> None:
-    """Keeps pixels under a key.
+def write(key: str, kept: Kept, source: str) -> None:
+    """Keeps the pixels of the pictures in a folder under a key, in place of those of an earlier state of it.
 
     Raises:
         OSError: the folder can't be written.
     """
-    path = files.write(folder() / f"{key}.npy", lambda name: np.save(name, kept.pixels, allow_pickle=False))
+    of_source = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:16]
+    path = files.write(folder() / f"{of_source}-{key}.npy", lambda name: np.save(name, kept.pixels, allow_pickle=False))
     facts = {"notes": kept.notes, "fingerprints": kept.fingerprints, "file": _stamp(path)}
     files.write_json(path.with_suffix(".json"), facts)
+    for earlier in folder().glob(f"{of_source}-*"):
+        if earlier.stem != path.stem:
+            with contextlib.suppress(OSError):  # Windows deletes no file that is in use
+                earlier.unlink()
 
 
 def _stamp(path: Path) -> list[int]:

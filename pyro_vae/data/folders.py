@@ -78,13 +78,13 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
         for images, fingerprint in zip(splits, kept.fingerprints, strict=True):
             images.__dict__["fingerprint"] = fingerprint  # a cached property, which takes long to compute
     else:
-        _keep(cache.Kept(pixels, decoded_notes, [images.fingerprint for images in splits]), key, notes)
+        _keep(cache.Kept(pixels, decoded_notes, [images.fingerprint for images in splits]), key, root.path, notes)
     return splits
 
 
-def _keep(kept: cache.Kept, key: str, notes: list[str]) -> None:
+def _keep(kept: cache.Kept, key: str, source: str, notes: list[str]) -> None:
     try:
-        cache.write(key, kept)
+        cache.write(key, kept, source)
     except OSError as error:
         reason = error.strerror or error
         notes.append(f"the decoded images are not kept for the next time: {cache.folder()} can't be written ({reason})")
