@@ -35,13 +35,17 @@ def read(key: str, n: int) -> Kept | None:
 
     The pixels are mapped copy-on-write: whoever writes to them changes neither the file nor what others see.
     """
+    every = (_read(path, n) for path in folder().glob(f"*-{key}.npy"))  # whatever folder they were in
+    return next((kept for kept in every if kept), None)
+
+
+def _read(path: Path, n: int) -> Kept | None:
     try:
-        path = next(folder().glob(f"*-{key}.npy"))  # whatever folder they were in
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if stored["file"] != _stamp(path):
             return None
         kept = Kept(np.load(path, mmap_mode="c", allow_pickle=False), stored["notes"], stored["fingerprints"])
-    except (StopIteration, OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     whole = kept.pixels.dtype == np.uint8 and kept.pixels.ndim == 4 and len(kept.pixels) == n
     return kept if whole else None
