@@ -9,7 +9,10 @@ values that neither has seen, and compares what they give.
 
 from __future__ import annotations
 
+import linecache
 import sys
+import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,12 +21,19 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.generators import own_generators, same_generators
 
+_ENGINE = ("pyro_vae.capture", "pyro_vae.program")
+_LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
+_READ_UNSEEN = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 LARGEST_MOVED = 1_000_000  # elements of a tensor that is given other values for a comparison
 
 
@@ -62,17 +72,11 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequ
     (tensor([2., 2.]),)
     """
     count = len(inputs)
-    first = _trace(function, inputs)
-    live = _closed_over(first)
-    # Tensors that are there again the second time are the caller's, and stay live; others are made anew by each call.
-    second = _trace(function, others, other_noise=True)
-    again = {id(tensor) for tensor in _closed_over(second)}
-    live = tuple(tensor for tensor in live if id(tensor) in again)
-    if live:
-        first, second = (
-            _trace(lambda *all_inputs: function(*all_inputs[:count]), [*given, *live]) for given in (inputs, others)
-        )
-    _same(first, second)
+    host = _WithoutHost()
+    live = _live(function, inputs, host)
+    first = _trace(lambda *given: function(*given[:count]), [*inputs, *live], host)
+    second = _trace(lambda *given: function(*given[:count]), [*others, *live], host, other_noise=True)
+    _same(first, second, host.read_at)
     return Captured(_tidy(first), live)
 
 
@@ -98,7 +102,7 @@ def verify(
     """
     device = next((one.device for one in (*params, *inputs)), torch.device("cpu"))
     for moved in ([*params, *inputs, *captured.live, *within_reach], params, ()):
-        with Restoring(), _PyroReadsNothing(), pyro.validation_enabled(False):
+        with Restoring(), _WithoutHost() as host, pyro.validation_enabled(False):
             _move(moved)
             expected: Sequence[Tensor | None] = ()
             with suppress(Exception), own_generators(device, seed=1), Restoring():
@@ -106,7 +110,7 @@ def verify(
             if expected and expected[0].isfinite().all():  # type: ignore[union-attr]
                 with own_generators(device, seed=1), Restoring(), torch.no_grad():
                     found = _copies(captured.graph(*params, *inputs, *captured.live))
-                _compare(expected, found)
+                _compare(expected, found, host.read_at)
                 break
 
 
@@ -123,7 +127,7 @@ def _move(tensors: Iterable[Tensor]) -> None:
                     tensor.mul_(1 + 2**-6).add_(2**-6)
 
 
-def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> None:
+def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], read_at: str) -> None:
     for number, (one, other) in enumerate(zip(expected, found, strict=True)):
         if one is None and other is None:
             continue
@@ -134,7 +138,7 @@ def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) 
             now, frozen = ("none" if value is None else _short(value.detach()) for value in (one, other))
             raise NotCapturable(
                 f"on other values {what} is {now}, that of the captured step {frozen}: it reads values in a way that "
-                "is not seen, by .numpy() say, or seeds its random numbers"
+                f"is not seen, by .numpy() say, or seeds its random numbers{read_at}"
             )
 
 
@@ -144,56 +148,80 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     )
 
 
-def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], other_noise: bool = False) -> fx.GraphModule:
+def _live(function: Callable[..., Any], inputs: Sequence[Tensor], host: _WithoutHost) -> tuple[Tensor, ...]:
+    """The tensors that the function uses both times that it is run, and that it neither is given nor makes."""
+    runs: list[dict[int, Tensor]] = []
+    for _ in range(2):
+        with _aside(inputs), _Used(inputs) as used, host:
+            function(*inputs)
+        runs.append(used.tensors)
+    return tuple(tensor for address, tensor in runs[0].items() if address in runs[1])
+
+
+def _trace(
+    function: Callable[..., Any], inputs: Sequence[Tensor], host: _WithoutHost, other_noise: bool = False
+) -> fx.GraphModule:
     def without_host(*tensors: Tensor) -> Any:
-        with _PyroReadsNothing():
+        with host:  # inside, as it looks at its caller, and make_fx has a mode of its own
             return function(*tensors)
 
-    devices = {torch.device("cpu"), *(tensor.device for tensor in inputs)}
-    with same_generators(devices), Restoring(), pyro.validation_enabled(False):
+    # One mode for the shapes of all operations; make_fx would make one for each, together with a list of the stack.
+    with _aside(inputs) as devices, tracing(TracingContext(FakeTensorMode())):
         if other_noise:
             for device in devices:
                 torch.rand(1, device=device)
+        return make_fx(without_host)(*inputs)
+
+
+@contextmanager
+def _aside(inputs: Sequence[Tensor]) -> Iterator[set[torch.device]]:
+    """Inside, a function can be run without a trace of it; what it raises is a reason not to capture it."""
+    devices = {torch.device("cpu"), *(tensor.device for tensor in inputs)}
+    with same_generators(devices), Restoring(), pyro.validation_enabled(False):
         try:
-            return make_fx(without_host)(*inputs)
+            yield devices
         except Exception as error:
             text = " ".join(str(error).split())
             if "_local_scalar_dense" in text or "data-dependent" in text.lower():
                 text = "it reads a number back from a tensor, by .item(), bool() or the like"
-            raise NotCapturable(text[:300]) from error
+            frames = reversed([*traceback.walk_tb(error.__traceback__)])
+            raise NotCapturable(text[:300] + _innermost_line(frames)) from error
 
 
-def _closed_over(graph: fx.GraphModule) -> tuple[Tensor, ...]:
-    found = (getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr")
-    return tuple({id(value): value for value in found if isinstance(value, Tensor)}.values())
+def _innermost_line(frames: Iterable[tuple[types.FrameType, int]]) -> str:
+    """The line of the program, where the frames, innermost first, have one."""
+    for frame, number in frames:
+        module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
+        if module in _ENGINE or module.split(".")[0] in _LIBRARIES:
+            continue
+        return f", at {file}:{number}: {linecache.getline(file, number).strip()[:120]}".rstrip(": ")
+    return ""
 
 
-def _same(first: fx.GraphModule, second: fx.GraphModule) -> None:
+def _same(first: fx.GraphModule, second: fx.GraphModule, read_at: str) -> None:
     """Both graphs do the same, with the same constants."""
     if first.code != second.code:
         lines = zip(first.code.splitlines(), second.code.splitlines(), strict=False)
         one, other = next(((a, b) for a, b in lines if a != b), ("", "further operations"))
         raise NotCapturable(
-            f"it does not do the same on other values: {one.strip()[:120]!r}, then {other.strip()[:120]!r}"
+            f"it does not do the same on other values: {one.strip()[:120]!r}, then {other.strip()[:120]!r}{read_at}"
         )
     for node in first.graph.nodes:
-        if _has_a_shape_of_values(node):
-            raise NotCapturable(f"the shape of a tensor depends on values: {str(node.target).removesuffix('.default')}")
         if node.op == "get_attr":
             one, other = (getattr(graph, str(node.target)) for graph in (first, second))
             if isinstance(one, Tensor) and not torch.equal(one, other):
                 raise NotCapturable(
                     f"a constant in it changes with the values it is given: {_short(one)}, then {_short(other)}"
+                    f"{read_at}"
                 )
 
 
-def _has_a_shape_of_values(node: fx.Node) -> bool:
-    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+def _has_a_shape_of_values(func: Any, args: Any) -> bool:
+    if torch.Tag.dynamic_output_shape not in func.tags:
         return False
-    if node.target is not torch.ops.aten.index.Tensor:
+    if func is not torch.ops.aten.index.Tensor:
         return True
-    indices = [index.meta["val"] for index in node.args[1] if isinstance(index, fx.Node)]  # type: ignore[union-attr]
-    return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
 def _short(tensor: Tensor) -> str:
@@ -255,20 +283,78 @@ class Restoring(TorchDispatchMode):
         self.before.clear()
 
 
-class _PyroReadsNothing(TorchFunctionMode):
-    """Pyro's objectives read each loss back, and look for NaNs. Here their `.item()` gives the tensor itself.
+class Operations(TorchDispatchMode):
+    """Counts tensor operations; the seconds of a capture are in proportion to them.
 
-    It holds in this thread alone, and for calls from Pyro's own modules alone.
+    >>> with Operations() as operations:
+    ...     _ = torch.ones(2) + 1
+    >>> operations.count
+    2
     """
 
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Used(TorchDispatchMode):
+    """Finds the tensors that operations take, but for those that are given and those that operations made.
+
+    Refuses operations that make shapes of values: what is found is of use for a graph alone.
+    """
+
+    def __init__(self, given: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.tensors: dict[int, Tensor] = {}
+        self._known = WeakTensorKeyDictionary(dict.fromkeys(given))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _has_a_shape_of_values(func, args):
+            raise NotCapturable(f"the shape of a tensor depends on values: {str(func).removesuffix('.default')}")
+        for one in pytree.arg_tree_leaves(*args, **(kwargs or {})):
+            if isinstance(one, Tensor) and one not in self._known:
+                self.tensors[id(one)] = one
+        made = func(*args, **(kwargs or {}))
+        for one in pytree.tree_leaves(made):
+            if isinstance(one, Tensor):
+                self._known[one] = None
+        return made
+
+
+class _WithoutHost(TorchFunctionMode):
+    """Reads of numbers that a capture can do without, and the line of the others that the dispatcher does not see.
+
+    Pyro's objectives read each loss back, and look for NaNs; for calls from its own modules `.item()` gives the tensor
+    itself here. `one_hot` reads its labels to check them, which is left to the operation where the classes are counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_at = ""  # as the end of a message
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in (torch.Tensor.item, torch.Tensor.__bool__):
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if func is torch.Tensor.item and caller.startswith("pyro.infer."):
                 return args[0].detach()
             if func is torch.Tensor.__bool__ and caller == "pyro.util":  # warn_if_nan
                 return False
-        return func(*args, **(kwargs or {}))
+        elif func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **kwargs)
+        elif func is torch.Tensor.__repr__:
+            raise NotCapturable("it prints a tensor, which a replay would not")
+        elif func in _READ_UNSEEN and not self.read_at:
+            self.read_at = _innermost_line(traceback.walk_stack(sys._getframe(1)))
+        return func(*args, **kwargs)
+
+
+def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 1:
+        return torch.nn.functional.one_hot(input, num_classes)
+    return input.new_zeros(*input.shape, num_classes).scatter_(-1, input.unsqueeze(-1), 1)
 
 
 @contextmanager

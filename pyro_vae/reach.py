@@ -175,7 +175,7 @@ class Walk:
                 kept = [vars(value)[name] for name in sorted(own)]
                 self._waiting += [(label, one) for one in kept if not isinstance(one, _CHANGING)]
         else:
-            self._names(label, vars(value), own & self.mentioned)
+            self._names(label, vars(value), self._read(own))
             self.sized.append(vars(value))
         for name in ("_parameters", "_buffers", "_modules", "_pyro_samples"):
             held = vars(value).get(name)
@@ -199,11 +199,15 @@ class Walk:
 
     def _object(self, label: str, value: Any) -> None:
         if hasattr(value, "__dict__"):
-            self._names(label, vars(value), self.mentioned & vars(value).keys())
+            self._names(label, vars(value), self._read(set(vars(value))))
             self.sized.append(vars(value))
         slots = {name for one in type(value).__mro__ for name in vars(one).get("__slots__", ())}
         self._names(label, value, self.mentioned & slots)
         self._waiting.append((label, type(value)))
+
+    def _read(self, own: set[str]) -> set[str]:
+        """Of an object's own attributes those that functions mention; all, where they mention its dictionary."""
+        return own if self.mentioned & {"__dict__", "vars"} else own & self.mentioned
 
     def _settings(self, label: str, value: Any) -> None:
         """Of Pyro's own objects; they keep other things as well, which a run changes."""
@@ -251,8 +255,8 @@ def _is_library(module: str) -> bool:
 
 
 def _is_data(value: Any) -> bool:
-    descriptors = (property, staticmethod, classmethod, functools.cached_property, types.MemberDescriptorType)
-    return not isinstance(value, (*_FUNCTIONS, *descriptors, type))
+    """Whether an attribute of its class is this very value; what a descriptor gives may be another each time."""
+    return not isinstance(value, (*_FUNCTIONS, type)) and not hasattr(type(value), "__get__")
 
 
 def digest(array: numpy.ndarray) -> bytes:

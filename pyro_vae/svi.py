@@ -61,13 +61,13 @@ class CompiledSVI:
       dictionaries, sets and NumPy arrays 64 items are seen. Not seen are names made at run time, what libraries other
       than torch's modules and Pyro's handlers, guides and objectives hold, and all beyond 1,000 such places. After
       three hardly used captures for values that keep changing, the programs run eagerly.
-    - A program that can't be captured runs eagerly, and says why once: it branches on values of tensors, reads them
-      back, enumerates, leaves other values behind by each run (a counter, a running mean that is no buffer written in
-      place), draws from random numbers other than torch's default ones, or fails while it is captured. Each capture is
-      compared with its program on other values of the parameters, the arguments and the tensors within reach, in its
-      loss and gradients. What changes later unseen is looked for again: the captured loss is compared with the
-      program's, from the same draws, at calls 1, 10, 100, 1,000 and each 5,000th of a signature, and a warning tells
-      where they part. Steps before that are the captured ones.
+    - A program that can't be captured runs eagerly, and says why once, with the line where one is the cause: it
+      branches on values of tensors, reads them back, prints them, enumerates, leaves other values behind by each run (a
+      counter, a running mean that is no buffer written in place), draws from random numbers other than torch's default
+      ones, or fails while it is captured. Each capture is compared with its program on other values of the parameters,
+      the arguments and the tensors within reach, in its loss and gradients. What changes later unseen is looked for
+      again: the captured loss is compared with the program's, from the same draws, at calls 1, 10, 100, 1,000 and each
+      5,000th of a signature, and a warning tells where they part. Steps before that are the captured ones.
     - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
       once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoints, checks, files, parallel
 from pyro_vae.backends import BACKENDS
+from pyro_vae.capture import Operations
 from pyro_vae.checks import InputError
 from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, choose_device, gather, resident, shuffled
@@ -90,7 +91,8 @@ def _epoch_from_text(row: dict[str, str]) -> Epoch:
     return Epoch(epoch=int(row["epoch"]), **numbers)
 
 
-# Steps from which on the seconds of a capture, and those of the compiler on a CPU, are earned back.
+# Steps from which on the seconds of the captures are earned back, with one more for each operation of the programs, and
+# those of the compiler on a CPU. benchmarks/README.md has the measurements.
 WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000
 
 
@@ -141,8 +143,9 @@ def fit(
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
         device: `auto` is CUDA, else Apple's MPS, else the CPU; of several processes, each takes a GPU of its own.
         compile: how the step runs: `off`, `capture`, `inductor` or `cudagraph`, as in
-            :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps; then `cudagraph` on CUDA, and on a
-            CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
+            :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps and one more for each tensor
+            operation of the programs (an MLP has 34, one with 32 planar layers 1,282); then `cudagraph` on CUDA, and on
+            a CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
         precision: `fp32`, or `bf16` for the matrix products and convolutions of the captured step.
         seed: of the order of the images and of all noise. The global generators are as before afterwards.
         checkpoint: a folder, in which the state is kept after each epoch (and before the first).
@@ -233,11 +236,6 @@ def fit(
     steps_per_epoch = math.ceil(len(train) / batch_size)
     dynamic = binarization == "dynamic"
     backend = str(compile)
-    if compile == "auto" and epochs * steps_per_epoch < WORTH_CAPTURING and precision == "fp32":
-        backend = "off"
-    elif compile == "auto":
-        worth_it = epochs * steps_per_epoch >= WORTH_COMPILING and target.type == "cpu"
-        backend = "cudagraph" if target.type == "cuda" else ("inductor" if worth_it else "capture")
 
     def state() -> dict[str, Any]:
         return {
@@ -262,9 +260,13 @@ def fit(
                 raise checks.fail("checkpoint", str(checkpoint), f"one of this model ({error})") from error
             optimizer.load_state_dict(stored["optimizer"])
             set_generator_states(target, stored["generators"])
-            if compile == "auto":  # with another, rounding would be another
-                backend = stored.get("backend", "off")
-        elif checkpoint is not None:
+        with evaluating(model, gradients=True):
+            operations = _register(model, train_pixels[:1], target, beta)
+        if compile == "auto" and stored is not None:  # with another, rounding would be another
+            backend = stored.get("backend", "off")
+        elif compile == "auto":
+            backend = _worth_it(epochs * steps_per_epoch, operations, target, precision)
+        if checkpoint is not None and stored is None:
             checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         here.broadcast(list(model.state_dict().values()))
         terms = Terms(target, dtype)
@@ -284,8 +286,7 @@ def fit(
             compile=backend,
             precision=precision,
         )
-        with evaluating(model, gradients=True):
-            _register(svi, model, train_pixels[:1], target, beta)
+        svi.ready = True
         first_step = len(history) * steps_per_epoch
 
         def name_of(step: int) -> str:
@@ -348,13 +349,26 @@ def fit(
     return History(tuple(history))
 
 
-def _register(svi: CompiledSVI, model: Model, pixels: Tensor, device: torch.device, beta: float) -> None:
-    """Lets Pyro meet the parameters before the first step, which is then like all others, after a resume as well."""
+def _register(model: Model, pixels: Tensor, device: torch.device, beta: float) -> int:
+    """Lets Pyro meet the parameters before the first step, which is then like all others, after a resume as well.
+
+    Returns:
+        How many tensor operations the programs are made of.
+    """
     (x,) = batches(pixels, 1, device, dtype=dtype_of(model))
-    with own_generators(device, 0), torch.no_grad(), pyro.validation_enabled(False):
-        svi.guide(x, beta)
-        svi.model(x, beta)
-    svi.ready = True
+    with own_generators(device, 0), torch.no_grad(), pyro.validation_enabled(False), Operations() as operations:
+        model.guide(x, beta)
+        model.model(x, beta)
+    return operations.count
+
+
+def _worth_it(steps: int, operations: int, device: torch.device, precision: str) -> str:
+    """The backend that `auto` takes; by a count and not by a clock, so that a training can be repeated."""
+    if steps < WORTH_CAPTURING + operations and precision == "fp32":
+        return "off"
+    if device.type == "cuda":
+        return "cudagraph"
+    return "inductor" if steps >= WORTH_COMPILING and device.type == "cpu" else "capture"
 
 
 @contextmanager

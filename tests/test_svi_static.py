@@ -12,6 +12,8 @@ import torch
 from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO
 from pyro.infer.autoguide import AutoStructured
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import one_hot
 
 from pyro_vae.svi import CompiledSVI
 
@@ -25,7 +27,19 @@ class Table:
         self.values, self.named, self._private, self.array = [1.0], {"a": 1.0}, 1.0, numpy.ones(2)
 
 
-TABLE = Table()
+class Constant:
+    def __get__(self, instance, kind=None):
+        return [] if instance is None else instance.weight
+
+
+class Described:
+    constant = Constant()  # anew from the class each time
+
+    def __init__(self):
+        self.weight = 1.0
+
+
+TABLE, DESCRIBED = Table(), Described()
 SETTINGS = types.SimpleNamespace(weight=1.0)
 
 
@@ -66,8 +80,21 @@ def read_global():
         (lambda: float(TABLE.array[1]), lambda value: TABLE.array.__setitem__(1, value)),
         (lambda: TABLE.weight, lambda value: setattr(Table, "weight", value)),
         (lambda: SETTINGS.weight, lambda value: setattr(SETTINGS, "weight", value)),
+        (lambda: TABLE.__dict__["_private"], lambda value: setattr(TABLE, "_private", value)),
+        (lambda: max(vars(SETTINGS).values()), lambda value: setattr(SETTINGS, "weight", value)),
+        (lambda: DESCRIBED.constant, lambda value: setattr(DESCRIBED, "weight", value)),
     ],
-    ids=["list", "dictionary", "private attribute", "array", "class attribute", "namespace"],
+    ids=[
+        "list",
+        "dictionary",
+        "private attribute",
+        "array",
+        "class attribute",
+        "namespace",
+        "__dict__",
+        "vars",
+        "descriptor",
+    ],
 )
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: pyro.poutine.scale(model, scale=0.5)])
 def test_a_value_within_reach_is_seen_to_change(read, write, wrap):
@@ -150,6 +177,66 @@ def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
         found = losses(CompiledSVI, functools.partial(scaled, functools.partial(read, {})))
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(caught) == 1
+
+
+LABELS = torch.tensor([0, 2, 1, 0, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (lambda: Y.sum().item(), "reads a number back"),
+        (lambda: 1.0 if Y.sum() > 0 else 2.0, "reads a number back"),
+        (lambda: float(f"{Y.sum():.1f}"), "reads a number back"),
+        (lambda: one_hot(LABELS).sum(), "reads a number back"),
+        (lambda: len(LABELS.nonzero()), "shape of a tensor depends on values: aten.nonzero"),
+        (lambda: Y[LABELS > 0].sum(), "shape of a tensor depends on values: aten.index"),
+        (lambda: LABELS.unique().sum(), "shape of a tensor depends on values: aten._unique2"),
+        (lambda: Y.repeat_interleave(LABELS).sum(), "shape of a tensor depends on values: aten.repeat_interleave"),
+        (lambda: Y.numpy().max(), "on other values"),
+        (lambda: max(Y.tolist()), "on other values"),
+        (lambda: numpy.asarray(Y).max(), "on other values"),
+        (lambda: print(Y) or 1.0, "prints a tensor"),
+    ],
+)
+def test_a_read_that_keeps_a_program_from_its_capture_is_named_with_its_line(read, reason):
+    def model(y):
+        scaled(lambda: float(read()), y)
+
+    expected = losses(SVI, model)
+    with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
+        found = losses(CompiledSVI, model)
+    line = f", at {__file__}:{read.__code__.co_firstlineno}: (lambda: "
+    assert [line in str(one.message) for one in caught] == [True]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_hot_of_a_given_number_of_classes_is_captured():
+    def model(y, labels):
+        weights = pyro.param("weights", torch.ones(3))
+        scaled(lambda: one_hot(labels, num_classes=3).float() @ weights, y)
+
+    def run(kind):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(model, lambda y, labels: guide(y), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        return svi, [svi.step(Y, LABELS.roll(number)) for number in range(6)]
+
+    _, expected = run(SVI)
+    svi, found = run(CompiledSVI)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert svi.signatures == 1
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        svi.step(Y, LABELS + 1)
+
+
+def test_a_capture_makes_no_mode_for_each_operation(monkeypatch):
+    """Each would keep a list of the whole stack, which takes longer than all else of a capture."""
+    made = []
+    original = FakeTensorMode.__init__
+    monkeypatch.setattr(FakeTensorMode, "__init__", lambda self, **options: made.append(1) or original(self, **options))
+    losses(CompiledSVI, functools.partial(scaled, lambda: sum(Y.unbind())))
+    assert 0 < len(made) <= 3
 
 
 def loss_function(model, guide, *args):

@@ -11,8 +11,9 @@ import torch
 from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
 from torch import nn
 
-from pyro_vae import History, Spec, build, evaluate, fit, latent, load
+from pyro_vae import History, Spec, build, evaluate, fit, latent, load, training
 from pyro_vae.backends import BACKENDS
+from pyro_vae.checkpoints import read_checkpoint
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.device import batches
@@ -354,3 +355,37 @@ def test_images_of_another_size_are_refused_before_any_work(tiny, tmp_path):
 def test_column_names_are_checked():
     with pytest.raises(InputError, match="did you mean 'train_kl_nats'"):
         History().column("train_kl")
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "expected"),
+    [
+        ({}, 1000, "off"),
+        ({}, 1100, "capture"),
+        ({}, 15_000, "inductor"),
+        ({"posterior": "planar"}, 1300, "capture"),
+        ({"posterior": "planar", "flow_layers": 32}, 1300, "off"),  # its captures take longer than they would save
+        ({"posterior": "planar", "flow_layers": 32}, 4000, "capture"),
+        ({"precision": "bf16"}, 1, "capture"),
+    ],
+)
+def test_auto_captures_where_the_steps_earn_it_back(tiny, monkeypatch, options, steps, expected):
+    """By a count of operations, not by a clock: the same training takes the same backend each time."""
+
+    def chosen(*_, compile, **__):
+        raise RuntimeError(compile)
+
+    monkeypatch.setattr(training, "CompiledSVI", chosen)
+    spec = dataclasses.replace(SPEC, **options)
+    how = QUIET | {"batch_size": len(tiny), "precision": spec.precision, "binarization": "threshold"}
+    with pytest.raises(RuntimeError, match=f"^{expected}$"):
+        fit(build(spec), tiny, epochs=steps, **how)
+
+
+def test_auto_resumes_with_the_backend_of_its_checkpoint(tiny, tmp_path, monkeypatch):
+    """Another may be worth it now, but its rounding would be another."""
+    options = QUIET | {"checkpoint": tmp_path, "binarization": "threshold"}
+    fit(build(SPEC), tiny, epochs=1, **options)
+    monkeypatch.setattr(training, "WORTH_CAPTURING", -1000)
+    fit(build(SPEC), tiny, epochs=2, resume=True, **options)
+    assert read_checkpoint(tmp_path)["backend"] == "off"
