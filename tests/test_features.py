@@ -11,6 +11,7 @@ from pyro_vae.evaluation import (
     extract_cached,
     features,
     in_domain_classifier,
+    metrics,
 )
 
 
@@ -47,6 +48,57 @@ def test_training_is_deterministic_and_a_damaged_cache_is_made_anew(tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     assert in_domain_classifier(splits, cache=tmp_path, device="cpu", progress=False).name == first.name
+
+
+def test_relu_after_pooling_trains_the_very_same_weights(tmp_path, monkeypatch):
+    """Scores of the documents name their classifier by the fingerprint of its weights."""
+    splits = quick_splits()
+    fast = in_domain_classifier(splits, cache=tmp_path / "fast", device="cpu", progress=False)
+    assert fast._order == [0, 1, 3, 2, 4, 5, 7, 6, 8, 9, 10, 11]
+    original = features.Classifier.__init__
+
+    def in_order(self, *arguments):
+        original(self, *arguments)
+        self._order = list(range(len(self.body)))
+
+    monkeypatch.setattr(features.Classifier, "__init__", in_order)
+    plain = in_domain_classifier(splits, cache=tmp_path / "plain", device="cpu", progress=False)
+    assert plain.name == fast.name
+    x = splits.test.as_float()
+    assert torch.equal(plain(x).pool, fast(x).pool)
+
+
+def test_a_first_training_says_what_takes_long_and_how_to_do_without(tmp_path, capsys):
+    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("classifier of quick/set: being trained for the scores of samples, once, about ")
+    assert "s left; it is then in the cache" in line
+    assert "`pyro-vae evaluate --extractor none`" in line
+    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
+    assert capsys.readouterr().err == ""
+
+
+def test_scores_of_real_images_are_computed_once_for_all_models(digits, cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path))
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    counted, scores = [], metrics._scores
+    monkeypatch.setattr(metrics, "_scores", lambda *given: counted.append(1) or scores(*given))
+
+    def real_scores(latent_dim, **more):
+        options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"} | more
+        return evaluate(build(Spec(latent_dim=latent_dim)), digits.test, **options).real_scores
+
+    first = real_scores(2)
+    assert len(counted) == 2
+    assert real_scores(3) == first
+    assert len(counted) == 3  # of the samples alone
+    (path,) = (tmp_path / "scores").iterdir()
+    path.write_text(path.read_text()[:-9])
+    assert real_scores(2) == first  # a damaged file is made anew
+    assert len(counted) == 5
+    assert real_scores(2, seed=1) != first
+    assert real_scores(2, num_generated=100) != first
+    assert len(counted) == 9
 
 
 def test_features_do_not_depend_on_the_batch_size(digits, cache):

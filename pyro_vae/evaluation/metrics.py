@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from pyro_vae import __version__, checks
+from pyro_vae import __version__, checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.codes import ActiveUnits, active_units
-from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached
+from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached, keep
 from pyro_vae.evaluation.generation import (
     Moments,
     confidence,
@@ -271,13 +274,12 @@ def evaluate(
         drawn = prior_samples(model, count, batch_size=batch_size, device=target, seed=seed)
         # 256 grey levels, as the real images have.
         pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
-        real = extract_cached(extractor, images, batch_size=batch_size, device=target)
-        found = _scores(extract(extractor, pixels, batch_size=batch_size, device=target), real, splits, seed)
+        real = extract_cached(extractor, images, device=target)
+        found = _scores(extract(extractor, pixels, device=target), real, splits, seed)
         more = {"extractor": extractor.name, "num_generated": count, "splits": splits, "neighbours": 5}
         if train is not None:
             others = train.draw(count)  # a score depends on how many images it is of
-            of_train = extract_cached(extractor, others, batch_size=batch_size, device=target)
-            found["real_scores"] = _scores(of_train, real, splits, seed)
+            found["real_scores"] = _scores_of_real(extractor, others, images, splits, seed, target)
             more |= {"num_real": len(others), "real_sha256": others.fingerprint}
         more |= {"kernel_subsets": 100, "extractor_accuracy": getattr(extractor, "accuracy", None)}
         add("samples", found | {"extractor": extractor.name}, more)
@@ -292,6 +294,31 @@ def _active_units(model: Model, images: Images, batch_size: int, device: torch.d
         return active_units(codes(model, images, batch_size=batch_size, device=device))
     one, other = (posterior_means(model, images, batch_size=batch_size, device=device, seed=seed + i) for i in (0, 1))
     return active_units(one, others=other)
+
+
+def _scores_of_real(
+    extractor: Extractor, others: Images, images: Images, splits: int, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """What real images score against others: the same for all models of a data set, so it is kept in the cache."""
+    about = {
+        "pyro_vae": __version__,
+        "extractor": extractor.name,
+        "images": images.fingerprint,
+        "others": others.fingerprint,
+        "splits": splits,
+        "seed": seed,
+    }
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    path = files.cache_folder() / "scores" / f"{name}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["about"] == about:
+            return dict(stored["scores"])
+    real, generated = (extract_cached(extractor, one, device=device) for one in (images, others))
+    scores = _scores(generated, real, splits, seed)
+    with suppress(ValueError):  # of numbers that are not finite
+        keep(path, json.dumps({"about": about, "scores": scores}, allow_nan=False).encode())
+    return scores
 
 
 def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
