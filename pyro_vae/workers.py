@@ -58,11 +58,12 @@ class Processes:
         self.threads = threads
         self.waiting: list[tuple[str, Task]] = []
         self.running: dict[str, tuple[BaseProcess, Connection]] = {}
-        # A server that has torch loaded and forks; where there is none, each process loads it anew.
+        # A server that has torch loaded and forks; where there is none, each process loads it anew. Every optimizer of
+        # torch loads torch._dynamo, which takes longer than all the rest.
         servers = "forkserver" in multiprocessing.get_all_start_methods()
         self.context = multiprocessing.get_context("forkserver" if servers else "spawn")
         if servers:
-            self.context.set_forkserver_preload(["pyro_vae.study"])
+            self.context.set_forkserver_preload(["pyro_vae.study", "torch._dynamo"])
 
     def submit(self, name: str, task: Task) -> None:
         """Queues a task, which must be picklable."""

@@ -174,6 +174,16 @@ def fingerprint(module: nn.Module) -> str:
 # --- in-domain classifier -------------------------------------------------------------------------------------------
 
 
+def _is_large(image_shape: tuple[int, int, int]) -> bool:
+    """Whether images have more pixels than MNIST's; what the documents' scores are of has no more."""
+    _, height, width = image_shape
+    return height * width > 28 * 28 and min(height, width) >= 8
+
+
+def _block(channels: int, out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, kernel, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+
+
 class Classifier(nn.Module):
     """A small convolutional classifier of images of at least 4x4 pixels; `accuracy` is that on the test images.
 
@@ -187,12 +197,15 @@ class Classifier(nn.Module):
         channels, height, width = image_shape
         if min(height, width) < 4:
             raise checks.fail("images", image_shape, "at least 4x4 pixels, for two poolings")
-        units = 64 * (height // 4) * (width // 4)
-        self.body = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Dropout(0.25), nn.Linear(units, self.num_features), nn.ReLU()),
-        )
+        if _is_large(image_shape):  # a stride in place of the first pooling, and one layer more
+            layers = [*_block(channels, 32, kernel=4, stride=2), *_block(32, 64), nn.MaxPool2d(2)]
+            layers += [*_block(64, 64), nn.MaxPool2d(2)]
+            units = 64 * (height // 8) * (width // 8)
+        else:
+            layers = [*_block(channels, 32), nn.MaxPool2d(2), *_block(32, 64), nn.MaxPool2d(2)]
+            units = 64 * (height // 4) * (width // 4)
+        layers += [nn.Flatten(), nn.Dropout(0.25), nn.Linear(units, self.num_features), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.num_features, num_classes))
         # max(relu(x)) = relu(max(x)), in value and gradient to the last bit: so each ReLU is taken after the pooling
         # that follows it, of a quarter of the pixels.
@@ -335,8 +348,9 @@ def _train_classifier(
 
 
 def _epochs_of(train: Images) -> int:
-    """About 420,000 images in all, and for small sets at most 60 passes."""
-    return min(60, max(1, round(420_000 / len(train))))
+    """About 420,000 images in all (of large ones 250,000), and for small sets at most 60 passes."""
+    images = 250_000 if _is_large(train.shape) else 420_000
+    return min(60, max(1, round(images / len(train))))
 
 
 _TIMED_STEPS = 20  # a second or two, from which the whole time is known
