@@ -1,22 +1,37 @@
 """Times the estimators, beside the bare decoder and beside torchmetrics and torch-fidelity on the same features.
 
-    python benchmarks/evaluation.py [--peers]
+    python benchmarks/evaluation.py [--peers] [--data-root DATA] [--only PART ...]
 
-Prints a Markdown table and writes evaluation.json. With --peers it needs torch-fidelity and torchmetrics.
+Prints Markdown tables and writes evaluation.json; rows of an earlier run that --only leaves out stay. With --peers it needs
+torch-fidelity and torchmetrics; the study needs MNIST in DATA.
 """
 
 import argparse
+import json
+import os
 import resource
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from pyro_vae import Images, Spec, build, files
-from pyro_vae.evaluation import Moments, evidence, frechet_distance, inception_score, kernel_distance_from_features
+from pyro_vae import Images, Spec, build, evaluate, files, load_data
+from pyro_vae.evaluation import (
+    Moments,
+    evidence,
+    features,
+    frechet_distance,
+    inception_score,
+    kernel_distance_from_features,
+    neighbourhoods_from_features,
+)
 from pyro_vae.run_folder import environment
+from pyro_vae.studies import Entry, Study
+from pyro_vae.study import run_study
 
 
 def seconds(call: Callable[[], object], repeats: int = 3) -> float:
@@ -139,22 +154,97 @@ def _peer_rows(row: Callable[..., None], x: torch.Tensor, y: torch.Tensor, logit
     row("inception score", "torchmetrics", torchmetrics_score)
 
 
+def groups_rows() -> list[dict]:
+    """Each group of metrics of 10,000 colour images, by a convolutional model, with features as wide as a classifier's.
+
+    Untrained networks and random pixels take as long as others. The first call computes what the cache keeps then.
+    """
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        Images(torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8, generator=generator), name="random")
+        for _ in range(2)
+    )
+    torch.manual_seed(0)
+    model = build(Spec(dataset="random", image_shape=train.shape, network="conv", likelihood="gaussian"))
+    extractor = features.Classifier(train.shape, 10, "random").to(memory_format=torch.channels_last).eval()
+    rows = []
+
+    def row(what: str, call: Callable[[], object]) -> None:
+        started, cpu = time.perf_counter(), time.process_time()
+        call()
+        rows.append({"what": what, "seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu})
+        print(rows[-1], flush=True)
+
+    options = {"extractor": extractor, "train": train, "device": "cpu"}
+    with own_cache():
+        for when in ("first", "again"):
+            row(f"samples, {when}", lambda: evaluate(model, test, metrics=["samples"], **options))
+        row("bounds", lambda: evaluate(model, test, metrics=["bounds"], **options))
+        row("codes", lambda: evaluate(model, test, metrics=["codes"], **options))
+        x, y = (features.extract_cached(extractor, one, device="cpu").pool for one in (train, test))
+    row("features", lambda: features.extract(extractor, test.pixels, device="cpu"))
+    row("precision and recall", lambda: neighbourhoods_from_features(x, y))
+    row("kernel distance", lambda: kernel_distance_from_features(x, y))
+    return rows
+
+
+def study_row(data_root: str) -> dict:
+    """Four MLPs of MNIST, one epoch each, by one command; the classifier of MNIST is trained before and not counted."""
+    specs = {f"d{d}": Spec(dataset="mnist", binarization="threshold", epochs=1, latent_dim=d) for d in (2, 5, 10, 20)}
+    grid = Study("four", "Four MLPs", tuple(Entry(name, spec) for name, spec in specs.items()))
+    with own_cache() as folder:
+        started = time.perf_counter()
+        features.in_domain_classifier(load_data("mnist", data_root), device="cpu")
+        classifier, started = time.perf_counter() - started, time.perf_counter()
+        found = run_study(grid, folder / "study", data_root=data_root, device="cpu", progress=False)
+    return {
+        "classifier_seconds": classifier,
+        "study_seconds": time.perf_counter() - started,
+        "training_seconds": found["seconds"]["total"],
+    }
+
+
+@contextmanager
+def own_cache() -> Iterator[Path]:
+    """An empty cache folder, as after the installation."""
+    before = os.environ.get("PYRO_VAE_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYRO_VAE_CACHE"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("PYRO_VAE_CACHE")
+            if before is not None:
+                os.environ["PYRO_VAE_CACHE"] = before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true", help="also time torch-fidelity and torchmetrics")
     parser.add_argument("--k", type=int, default=5000)
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--data-root", help="folder of MNIST, for the study")
+    parser.add_argument("--only", nargs="+", choices=["evidence", "scores", "groups", "study"])
     arguments = parser.parse_args()
-    found = {
-        "environment": environment("cpu"),
-        "evidence": evidence_row(arguments.n, arguments.k),
-        "scores": scores_rows(arguments.peers),
+    path = Path(__file__).with_suffix(".json")
+    found = json.loads(path.read_text()) if arguments.only and path.is_file() else {}
+    parts = {
+        "evidence": lambda: evidence_row(arguments.n, arguments.k),
+        "scores": lambda: scores_rows(arguments.peers),
+        "groups": groups_rows,
+        "study": lambda: study_row(arguments.data_root),
     }
-    files.write_json(Path(__file__).with_suffix(".json"), found)
-    print(found["evidence"])
+    chosen = arguments.only or [part for part in parts if part != "study" or arguments.data_root]
+    found |= {part: parts[part]() for part in chosen} | {"environment": environment("cpu")}
+    files.write_json(path, found)
+    for part in ("evidence", "study"):
+        print(found.get(part, ""))
     print("| score | by | value | seconds |\n|---|---|---|---|")
-    for one in found["scores"]:
+    for one in found.get("scores", []):
         print(f"| {one['score']} | {one['by']} | {one['value']:.6g} | {one['seconds']:.2f} |")
+    print("\n| of 10,000 colour images | seconds | CPU seconds |\n|---|---|---|")
+    for one in found.get("groups", []):
+        print(f"| {one['what']} | {one['seconds']:.1f} | {one['cpu']:.1f} |")
 
 
 if __name__ == "__main__":

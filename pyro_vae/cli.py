@@ -262,7 +262,8 @@ def evaluate(
     extractor: Annotated[
         str,
         typer.Option(
-            help="whose features score the samples: classifier, inception-2015-12-05, inception-torchvision, none"
+            help="whose features score the samples: classifier (of this data set; the first time it is trained, which "
+            "takes a minute or more, then it is cached), inception-2015-12-05, inception-torchvision, or none: no scores"
         ),
     ] = "classifier",
     weights: Annotated[

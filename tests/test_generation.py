@@ -295,3 +295,12 @@ def test_kernel_distance_in_blocks_is_that_of_the_whole_matrices():
     within = (k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (230 * 229)
     expected = (within - 2 * k_xy.mean()).item()
     assert kernel_distance_from_features(x, y, subsets=1, subset_size=230).mean == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("d", [16, 512])
+def test_rounding_of_float32_features_is_nothing_beside_the_spread_of_subsets(d):
+    x, y = normal(1000, d, 0).relu().float(), (normal(1000, d, 1) * 1.1).relu().float()
+    single, double = (
+        kernel_distance_from_features(*pair, subsets=10, subset_size=400) for pair in ((x, y), (x.double(), y.double()))
+    )
+    assert abs(single.mean - double.mean) < 1e-3 * double.std / 10**0.5

@@ -275,11 +275,13 @@ def kernel_distance_from_features(
               - \frac{2}{m^2} \sum_{i,j} k(x_i, y_j)
 
     averaged over `subsets` pairs of subsets of m = `subset_size` images (half of them where there are fewer), drawn
-    without replacement. It is called KID only where the features come from the 2015-12-05 Inception network.
+    without replacement. Products are in float32 where the features are, sums in float64. It is called KID only where
+    the features come from the 2015-12-05 Inception network.
 
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
     """
     checks.positive_integer("subsets", subsets)
+    given = (x, y)
     x, y = check_features("x", x, least=2), check_features("y", y, least=2)
     if x.shape[1] != y.shape[1]:
         raise checks.fail("y", f"{y.shape[1]} features", f"as many as x has, {x.shape[1]}")
@@ -288,6 +290,8 @@ def kernel_distance_from_features(
     fewest = min(len(x), len(y))
     size = subset_size if subset_size <= fewest else max(2, fewest // 2)
     generator = torch.Generator().manual_seed(seed)
+    if all(features.dtype == torch.float32 for features in given):  # whose own rounding is larger than that of products
+        x, y = x.float(), y.float()
     values = []
     for _ in range(subsets):
         a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
@@ -304,24 +308,27 @@ def _unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
     m, d = x.shape
     # With a column of ones, x^T y / d + 1 is one product.
     x, y = (torch.cat([part / d**0.5, part.new_ones(m, 1)], 1) for part in (x, y))
-    between = sum(_sum_of_cubes(rows @ y.T) for rows in x.split(_ROWS))
+    between = _sum_of_cubes(x.split(_ROWS), y)
     return (_sum_over_pairs(x) + _sum_over_pairs(y)) / (m * (m - 1)) - 2 * between / m**2
 
 
 def _sum_over_pairs(x: Tensor) -> Tensor:
     """The sum of k(x_i, x_j) over i != j; the kernel is symmetric, so what lies below the diagonal is not computed."""
-    total = x.new_zeros(())
+    total = torch.zeros((), dtype=torch.float64)
     for start in range(0, len(x), _ROWS):
         rows = x[start : start + _ROWS]
-        diagonal = rows @ rows.T
-        total += _sum_of_cubes(diagonal) - _sum_of_cubes(diagonal.diagonal())
-        total += 2 * _sum_of_cubes(rows @ x[start + _ROWS :].T)
+        itself = rows.square().sum(1).double().pow(3).sum()
+        total += _sum_of_cubes([rows], rows) - itself + 2 * _sum_of_cubes([rows], x[start + _ROWS :])
     return total
 
 
-def _sum_of_cubes(block: Tensor) -> Tensor:
-    flat = block.flatten()
-    return torch.dot(flat, flat * flat)
+def _sum_of_cubes(blocks: Iterable[Tensor], y: Tensor) -> Tensor:
+    """The sum of (x_i^T y_j)^3 over all rows, in float64 from the rows of each block on."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in blocks:
+        products = rows @ y.T
+        total += torch.linalg.vecdot(products, products * products).double().sum()
+    return total
 
 
 def check_features(name: str, features: Tensor, least: int) -> Tensor:
