@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--peers] [--data-root DATA] [--only PART ...]
 
-Prints Markdown tables and writes evaluation.json; rows of an earlier run that --only leaves out stay. With --peers it needs
-torch-fidelity and torchmetrics; the study needs MNIST in DATA.
+Prints Markdown tables and writes evaluation.json; rows of an earlier run that --only leaves out stay. With --peers it
+needs torch-fidelity and torchmetrics; the study needs MNIST in DATA.
 """
 
 import argparse

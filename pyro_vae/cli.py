@@ -262,8 +262,8 @@ def evaluate(
     extractor: Annotated[
         str,
         typer.Option(
-            help="whose features score the samples: classifier (of this data set; the first time it is trained, which "
-            "takes a minute or more, then it is cached), inception-2015-12-05, inception-torchvision, or none: no scores"
+            help="whose features score the samples: classifier (of this data set: trained once, in a minute or "
+            "more, then cached), inception-2015-12-05, inception-torchvision, or none, for no scores"
         ),
     ] = "classifier",
     weights: Annotated[
