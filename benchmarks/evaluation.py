@@ -235,7 +235,11 @@ def main() -> None:
         "study": lambda: study_row(arguments.data_root),
     }
     chosen = arguments.only or [part for part in parts if part != "study" or arguments.data_root]
-    found |= {part: parts[part]() for part in chosen} | {"environment": environment("cpu")}
+    found |= {part: parts[part]() for part in chosen}
+    if arguments.only:  # the other rows are of another run
+        found |= {f"environment of {part}": environment("cpu") for part in chosen}
+    else:
+        found["environment"] = environment("cpu")
     files.write_json(path, found)
     for part in ("evidence", "study"):
         print(found.get(part, ""))
