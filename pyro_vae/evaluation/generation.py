@@ -281,7 +281,9 @@ def kernel_distance_from_features(
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
     """
     checks.positive_integer("subsets", subsets)
-    given = (x, y)
+    x, y = checks.tensor("x", x), checks.tensor("y", y)
+    # Features of an extractor are in float32, whose own rounding is larger than that of the products.
+    precision = torch.float32 if x.dtype == y.dtype == torch.float32 else torch.float64
     x, y = check_features("x", x, least=2), check_features("y", y, least=2)
     if x.shape[1] != y.shape[1]:
         raise checks.fail("y", f"{y.shape[1]} features", f"as many as x has, {x.shape[1]}")
@@ -290,8 +292,7 @@ def kernel_distance_from_features(
     fewest = min(len(x), len(y))
     size = subset_size if subset_size <= fewest else max(2, fewest // 2)
     generator = torch.Generator().manual_seed(seed)
-    if all(features.dtype == torch.float32 for features in given):  # whose own rounding is larger than that of products
-        x, y = x.float(), y.float()
+    x, y = x.to(precision), y.to(precision)
     values = []
     for _ in range(subsets):
         a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
