@@ -127,10 +127,13 @@ def test_bad_input_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_collapsed_code_is_a_point_not_a_cloud_of_rounding():
+def test_a_collapsed_code_is_a_point_not_a_cloud_of_rounding(caplog):
     plane = latent.Plane(1e-4 * torch.randn(50, 2), ("$z_1$", "$z_2$"))
     axes = plots.latent_scatter(plane).axes[0]
     assert all(high - low >= 1 for low, high in (axes.get_xlim(), axes.get_ylim()))
+    axes.figure.canvas.draw()
+    assert all(high - low >= 1 for low, high in (axes.get_xlim(), axes.get_ylim()))
+    assert not caplog.records  # of limits that matplotlib ignores
 
 
 def test_there_is_no_share_of_a_negative_whole():

@@ -84,12 +84,11 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
         axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_xlabel(plane.axes[0], fontsize=9)
     axes.set_ylabel(plane.axes[1], fontsize=9)
-    # A collapsed code, whose scatter is rounding, is shown as the point that it is.
-    (left, right), (bottom, top) = ((codes.min().item(), codes.max().item()) for codes in plane.codes.T)
-    if right - left < SMALLEST_SPAN:
-        axes.set_xlim((left + right - SMALLEST_SPAN) / 2, (left + right + SMALLEST_SPAN) / 2)
-    if top - bottom < SMALLEST_SPAN:
-        axes.set_ylim((bottom + top - SMALLEST_SPAN) / 2, (bottom + top + SMALLEST_SPAN) / 2)
+    # A collapsed code, whose scatter is rounding, is shown as the point that it is. Limits that are set would be
+    # ignored for the aspect, so it is the extent of the data that grows.
+    centre = (plane.codes.amin(0) + plane.codes.amax(0)) / 2
+    axes.update_datalim([(centre - SMALLEST_SPAN / 2).tolist(), (centre + SMALLEST_SPAN / 2).tolist()])
+    axes.autoscale_view()
     axes.set_aspect("equal", adjustable="datalim")
 
 
