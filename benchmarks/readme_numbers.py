@@ -17,7 +17,7 @@ from pyro_vae.run_folder import environment, run
 
 GROUPS = ("bounds", "codes", "samples", "evidence")
 K, EVIDENCE_IMAGES = 1000, 1000
-CONV = {"network": "conv", "epochs": 25, "validation_fraction": 0.0}
+CONV = {"network": "conv", "epochs": 25, "validation_fraction": 0.0, "objective": "elbo"}
 FASHION = {"dataset": "fashion-mnist", "likelihood": "gaussian", "latent_dim": 32, "hidden": (256,), **CONV}
 SPECS = {
     "mnist-d2": Spec(dataset="mnist", latent_dim=2, hidden=(256, 256), **CONV),

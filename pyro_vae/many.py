@@ -87,6 +87,11 @@ def fit_many(
     if (size := peers().size) > 1:
         raise checks.fail("processes", size, "one: fit_many trains in a single process")
     folder = _folder(out, resume)
+    stored = checkpoints.read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
+    if stored is not None and spec.objective == "auto":
+        specs = [dataclasses.replace(one, objective=stored["settings"]["objective"]) for one in specs]
+    specs = [one.with_objective() for one in specs]
+    spec = specs[0]
     model = build(spec)
     check_fits(model, images)
     splits = [training_split(one, images) for one in (specs if spec.validation_fraction else specs[:1])]
@@ -113,9 +118,10 @@ def fit_many(
     # The common generator is that of CUDA's draws; on a CPU nothing is drawn from it.
     with own_generators(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
         members = Members(specs, target, backend)
-        stored = checkpoints.read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
         if stored is not None:
-            checkpoints.same_settings(stored["settings"], settings)
+            # Fields that specs have got since have their defaults.
+            defaults = {name: value for name, value in Spec().to_dict().items() if name in settings}
+            checkpoints.same_settings(defaults | stored["settings"], settings)
             epochs += [[Epoch(**one) for one in row] for row in stored["epochs"]]
             if len(epochs) > spec.epochs:
                 raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")

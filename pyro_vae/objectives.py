@@ -19,9 +19,12 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from pyro_vae import checks
-from pyro_vae.spec import OBJECTIVES
+from pyro_vae.models import VAE
+from pyro_vae.path_gradient import PathGradientELBO, takes_path_gradient
+from pyro_vae.spec import OBJECTIVES, automatic_objective
 
 # Pyro's objectives that estimate from traces, and the ones that compile those away.
 TRACED = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO, TraceEnum_ELBO)
@@ -29,10 +32,12 @@ JITTED = (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnu
 
 
 def objective(name: str, particles: int = 1) -> ELBO:
-    r"""One of Pyro's objectives by name.
+    r"""An objective by name; what `auto` stands for tells :func:`resolved`.
 
     - `elbo`: `Trace_ELBO`, with the KL term as a sample average of log q(z|x) - log p(z); for every posterior.
     - `mean-field`: `TraceMeanField_ELBO`, with the KL term in closed form; less noise, for posteriors that have one.
+    - `path-gradient`: :class:`~pyro_vae.path_gradient.PathGradientELBO`, the value of `elbo`, and its gradient without
+      the score of q; for every posterior whose support stays where it is.
     - `iwae`: `RenyiELBO` at alpha = 0, the importance-weighted bound with k = `particles`,
       :math:`\mathbb E \log \frac1k \sum_i p(x, z_i) / q(z_i|x)`, with z drawn from q.
 
@@ -41,7 +46,7 @@ def objective(name: str, particles: int = 1) -> ELBO:
     >>> objective("iwae", particles=5).num_particles
     5
     """
-    checks.one_of("objective", name, OBJECTIVES)
+    checks.one_of("objective", name, OBJECTIVES[1:])
     particles = checks.positive_integer("particles", particles)
     # Both plates, of particles and of images, in one batch; and "data" is the only plate inside.
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
@@ -49,7 +54,37 @@ def objective(name: str, particles: int = 1) -> ELBO:
         if particles == 1:
             raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
         return RenyiELBO(alpha=0, **options)
-    return TraceMeanField_ELBO(**options) if name == "mean-field" else Trace_ELBO(**options)
+    kinds = {"elbo": Trace_ELBO, "mean-field": TraceMeanField_ELBO, "path-gradient": PathGradientELBO}
+    return kinds[name](**options)
+
+
+def resolved(name: str, model: Any) -> str:
+    """`name`, or what `auto` stands for with this model: see :func:`~pyro_vae.spec.automatic_objective`.
+
+    Other programs than those of a `VAE` are trained with `elbo`, which is right for any.
+
+    >>> from pyro_vae import Spec, build
+    >>> resolved("auto", build(Spec())), resolved("auto", build(Spec(posterior="uniform", prior="uniform")))
+    ('path-gradient', 'mean-field')
+    """
+    name = checks.one_of("objective", name, OBJECTIVES)
+    if name != "auto":
+        return name
+    if any(getattr(getattr(model, one), "__func__", None) is not getattr(VAE, one) for one in ("model", "guide")):
+        return automatic_objective(takes_path_gradient=False, has_closed_kl=False)
+    parameter = next(model.parameters())
+    q = model.posterior(parameter.new_zeros(1, model.posterior.num_parameters).requires_grad_())
+    return automatic_objective(
+        takes_path_gradient=takes_path_gradient(q), has_closed_kl=_has_closed_kl(q, model.prior())
+    )
+
+
+def _has_closed_kl(q: Any, p: Any) -> bool:
+    try:
+        kl_divergence(q, p)
+    except NotImplementedError:
+        return False
+    return True
 
 
 class Losses(NamedTuple):

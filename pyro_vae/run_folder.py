@@ -35,7 +35,8 @@ def run(
 ) -> tuple[Model, History, Splits]:
     """Trains the model of a `Spec` and keeps it in a run folder.
 
-    The folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
+    An objective `auto` is that of the run in the folder, or else what it stands for, and is recorded as that. The
+    folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
     raise the number of epochs, or name another place of the same images. The weights after the epochs in `snapshots`
     stay as `snapshots/epoch-00005.safetensors`.
@@ -47,7 +48,7 @@ def run(
     """
     folder = Path(folder)
     images = load_data(spec.dataset, data_root, progress=progress)
-    spec = _with_shape(spec, images)
+    spec = with_objective(_with_shape(spec, images), folder)
     with joined(device) as here:
         if here.rank == 0:
             _check_folder(folder, spec, resume)
@@ -91,6 +92,12 @@ def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
             (folder / name).unlink(missing_ok=True)
     files.write(folder / "spec.json", spec.to_json() + "\n")
     files.write_json(folder / "environment.json", surroundings)
+
+
+def with_objective(spec: Spec, folder: str | os.PathLike[str]) -> Spec:
+    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by what it stands for."""
+    stored = read_spec(folder) if spec.objective == "auto" else None
+    return spec.with_objective() if stored is None else replace(spec, objective=stored.objective).with_objective()
 
 
 def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:

@@ -20,8 +20,16 @@ LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learne
 PRIORS = ("standard-normal", "laplace", "uniform")
 POSTERIORS = ("normal", "planar", "conditional-planar", "laplace", "uniform")
 FLOWS = ("planar", "conditional-planar")
-CLOSED_FORM_KL = (("normal", "standard-normal"), ("laplace", "laplace"), ("uniform", "uniform"))
-OBJECTIVES = ("elbo", "mean-field", "iwae")
+CLOSED_FORM_KL = (  # posterior, prior
+    ("normal", "standard-normal"),
+    ("normal", "laplace"),
+    ("laplace", "standard-normal"),
+    ("laplace", "laplace"),
+    ("uniform", "standard-normal"),
+    ("uniform", "uniform"),
+)
+INITIALIZATIONS = ("torch", "he")
+OBJECTIVES = ("auto", "elbo", "mean-field", "path-gradient", "iwae")
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
 _NAMES = {
@@ -29,6 +37,7 @@ _NAMES = {
     "model": MODELS,
     "network": NETWORKS,
     "activation": ACTIVATIONS,
+    "initialization": INITIALIZATIONS,
     "likelihood": LIKELIHOODS,
     "prior": PRIORS,
     "posterior": POSTERIORS,
@@ -67,6 +76,10 @@ class Spec:
     hidden: tuple[int, ...] = _field((400,), "units of the dense hidden layers, e.g. 400,200")
     channels: tuple[int, ...] = _field((32, 64), "channels of the stride-2 layers of a conv network")
     activation: str | None = _field(None, f"{', '.join(ACTIVATIONS)}; default: tanh for mlp, relu for conv")
+    initialization: str = _field(
+        "torch",
+        f"{', '.join(INITIALIZATIONS)}: how the weights start; with he signals keep their size, which deep nets need",
+    )
     latent_dim: int = _field(20, "dimension of z")
     likelihood: str = _field("bernoulli", ", ".join(LIKELIHOODS))
     variance: float = _field(0.5, "variance c of a gaussian likelihood (where it is learned: its start)")
@@ -75,7 +88,7 @@ class Spec:
     flow_layers: int = _field(4, "planar layers of a flow posterior")
     beta: float = _field(1.0, "weight of the KL term; 0 drops it")
     beta_warmup: int = _field(0, "epochs over which beta rises linearly from 0")
-    objective: str = _field("elbo", ", ".join(OBJECTIVES))
+    objective: str = _field("auto", f"{', '.join(OBJECTIVES)}; auto is path-gradient where the posterior takes it")
     particles: int = _field(1, "posterior samples per image and step (the k of iwae)")
     epochs: int = _field(25, "passes over the training images")
     batch_size: int = _field(128, "images per step")
@@ -116,6 +129,8 @@ class Spec:
             raise checks.fail(
                 "posterior", self.posterior, "uniform: the KL of any other to a uniform prior is infinite"
             )
+        if self.objective == "path-gradient" and self.posterior == "uniform":
+            raise checks.fail("objective", self.objective, "mean-field or elbo: the support of a uniform moves with it")
         if self.objective == "mean-field" and (self.posterior, self.prior) not in CLOSED_FORM_KL:
             raise checks.fail(
                 "objective",
@@ -126,6 +141,21 @@ class Spec:
     def _keep(self, name: str, value: Any) -> None:
         """As a plain value of Python's: NumPy's numbers and arrays, lists and paths are taken as well."""
         object.__setattr__(self, name, value)
+
+    def with_objective(self) -> Spec:
+        """The same, with what `auto` stands for in its place: see :func:`automatic_objective`.
+
+        >>> Spec().with_objective().objective
+        'path-gradient'
+        """
+        if self.objective != "auto":
+            return self
+        is_vae = self.model == "vae"
+        name = automatic_objective(
+            takes_path_gradient=is_vae and self.posterior != "uniform",
+            has_closed_kl=is_vae and (self.posterior, self.prior) in CLOSED_FORM_KL,
+        )
+        return dataclasses.replace(self, objective=name)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, tuples as lists, ready for JSON."""
@@ -158,6 +188,17 @@ class Spec:
     def parse(texts: dict[str, str]) -> dict[str, Any]:
         """Fields given as text, as on a command line, converted to their types: `{"hidden": "400,200"}`."""
         return {name: _from_text(name, text) for name, text in texts.items()}
+
+
+def automatic_objective(*, takes_path_gradient: bool, has_closed_kl: bool) -> str:
+    """What the objective `auto` stands for: the one of least noise in its gradient.
+
+    That is `path-gradient` where the posterior takes it, else `mean-field` where the KL term has a closed form, else
+    `elbo`. The measurement behind it is in the documentation, under "Two gradients of an expectation".
+    """
+    if takes_path_gradient:
+        return "path-gradient"
+    return "mean-field" if has_closed_kl else "elbo"
 
 
 def read_spec(folder: str | os.PathLike[str]) -> Spec | None:

@@ -321,8 +321,10 @@ def _runs(study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str
         groups = _groups(images[entry.spec.dataset], entry.spec)
         train = images[entry.spec.dataset].train
         runs[entry.name] = []
+        # All seeds are trained as those that are here already.
+        common = run_folder.with_objective(entry.spec, out / "runs" / entry.name / f"seed-{entry.spec.seed}")
         for seed in itertools.count(entry.spec.seed):
-            spec = replace(entry.spec, seed=seed, image_shape=train.shape)
+            spec = replace(common, seed=seed, image_shape=train.shape)
             one = Run(entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups)
             if len(runs[entry.name]) >= seeds.get(entry.name, 1) and not one.done:
                 break

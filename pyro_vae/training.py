@@ -29,11 +29,11 @@ from pyro_vae.device import batches, choose_device, gather, resident, shuffled
 from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
 from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_of_grey
-from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at
+from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at, resolved
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
 from pyro_vae.progress import Progress, duration
-from pyro_vae.spec import BINARIZATIONS, PRECISIONS
+from pyro_vae.spec import BINARIZATIONS, OBJECTIVES, PRECISIONS, Spec
 from pyro_vae.svi import CompiledSVI, NotFiniteError
 
 
@@ -105,7 +105,7 @@ def fit(
     lr: float = 1e-3,
     beta: float = 1.0,
     beta_warmup: int = 0,
-    objective: str | ELBO = "elbo",
+    objective: str | ELBO = "auto",
     particles: int = 1,
     validation: Images | None = None,
     binarization: str = "none",
@@ -136,8 +136,10 @@ def fit(
         lr: Adam's learning rate.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.
-        objective: `elbo`, `mean-field` or `iwae` (see :func:`pyro_vae.objectives.objective`), or one of Pyro's
-            `Trace..._ELBO` or `RenyiELBO` objects.
+        objective: `elbo`, `mean-field`, `path-gradient` or `iwae` (see :func:`pyro_vae.objectives.objective`), or one
+            of Pyro's `Trace..._ELBO` or `RenyiELBO` objects. `auto` is `path-gradient` where the posterior takes
+            it, else `mean-field` or `elbo` (see :func:`pyro_vae.spec.automatic_objective`); on resuming, what the
+            checkpoint was trained with.
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
@@ -190,7 +192,8 @@ def fit(
         raise checks.fail(
             "precision", precision, "fp32 where compile is off: only a captured step has bfloat16 products"
         )
-    elbo = objective_by_name(objective, particles) if isinstance(objective, str) else objective
+    name = resolved(objective, model) if isinstance(objective, str) else ""
+    elbo = objective_by_name(name, particles) if isinstance(objective, str) else objective
     if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
         names = ", ".join(kind.__name__ for kind in TRACED)
         raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
@@ -213,7 +216,7 @@ def fit(
 
     settings = {
         "model": _description(model),
-        "objective": str(objective) if isinstance(objective, str) else _attributes(elbo),
+        "objective": name or _attributes(elbo),
         "particles": elbo.num_particles,
         "batch_size": batch_size,
         "lr": lr,
@@ -250,7 +253,12 @@ def fit(
     with parallel.joined(target), own_generators(target, seed), pyro.get_param_store().scope():
         stored = here.from_first(partial(_stored, checkpoint)) if resume else None
         if stored is not None:
-            checkpoints.same_settings(stored["settings"], settings)
+            before = _as_now(stored["settings"])
+            if objective == "auto" and before["objective"] in OBJECTIVES:
+                settings["objective"] = before["objective"]
+            checkpoints.same_settings(before, settings)
+            if objective == "auto":
+                elbo = objective_by_name(settings["objective"], particles)
             history += [Epoch(**epoch) for epoch in stored["epochs"]]
             if len(history) > epochs:
                 raise checks.fail("epochs", epochs, f"at least {len(history)}, which the checkpoint has already")
@@ -424,9 +432,19 @@ HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")
 def _description(model: Model) -> dict[str, Any] | str:
     """What a checkpoint must have in common with the model that goes on from it, beside the shapes of its weights."""
     spec = getattr(model, "spec", None)
-    if spec is None:
-        return repr(model)
-    return {name: value for name, value in spec.to_dict().items() if name not in HOW_LONG_AND_HOW}
+    return repr(model) if spec is None else _fields(spec)
+
+
+def _fields(spec: Spec) -> dict[str, Any]:
+    """Those that make the model; the objective is a setting of its own."""
+    left_out = (*HOW_LONG_AND_HOW, "objective")
+    return {name: value for name, value in spec.to_dict().items() if name not in left_out}
+
+
+def _as_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint that an earlier version wrote: fields that it did not know have their defaults."""
+    description = settings["model"]
+    return settings | {"model": _fields(Spec.from_dict(description)) if isinstance(description, dict) else description}
 
 
 def _attributes(elbo: ELBO) -> str:

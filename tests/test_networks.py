@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import networks
+from pyro_vae import Spec, build, networks
 from pyro_vae.checks import InputError
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 30), (1, 5, 9)]
@@ -42,3 +42,37 @@ def test_images_too_small_for_the_convolutions(make):
         make((1, 8, 3), 2)
     with pytest.raises(InputError, match="channels"):
         make((1, 8, 8), 2, channels=())
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "tanh"])
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_signals_keep_their_size_from_layer_to_layer(network, activation):
+    """From the start of He et al.; so the first pictures depend on z."""
+    fields = {"dataset": "mnist", "network": network, "hidden": (256, 256), "channels": (32, 64), "latent_dim": 16}
+    torch.manual_seed(0)
+    z = torch.randn(64, 16)
+    spread = {}
+    for start in ("torch", "he"):
+        decoder = build(Spec(initialization=start, activation=activation, **fields)).decoder
+        spread[start] = decoder(z).std(0).mean().item()
+    assert 0.3 < spread["he"] < 2
+    assert spread["he"] > 2 * spread["torch"]
+    if activation == "relu":
+        assert spread["torch"] < 0.15
+        for layer in decoder:
+            z = layer(z)
+            if isinstance(layer, nn.Linear | nn.ConvTranspose2d):
+                assert 0.3 < z.square().mean().sqrt() < 3
+
+
+def test_he_starts_at_zero_biases_by_the_seed_and_is_asked_for():
+    layers = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.Flatten())
+    networks.initialize_he(layers)
+    assert not layers[2].bias.any()
+    models = [build(Spec(initialization="he", seed=seed)) for seed in (0, 0, 1)]
+    first, again, other = (torch.cat([one.flatten() for one in model.parameters()]) for model in models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.manual_seed(0)
+    alone = networks.mlp_encoder((1, 8, 8), 40)
+    assert torch.equal(alone[1].weight, build(Spec()).encoder[1].weight)  # the start of earlier versions

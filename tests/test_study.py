@@ -76,7 +76,7 @@ def test_a_study_folder_holds_runs_tables_and_figures(whole):
     assert [one["holds"] for one in stored["claims"][:2]] == [True, False]
     assert stored["command"] == "pyro-vae study tiny"
     assert stored["seconds"]["total"] == pytest.approx(sum(stored["seconds"]["training"].values()))
-    assert read_spec(whole / "runs" / "two" / "seed-0") == replace(SPEC, image_shape=(1, 8, 8))
+    assert read_spec(whole / "runs" / "two" / "seed-0") == replace(SPEC, image_shape=(1, 8, 8)).with_objective()
     assert {path.name for path in (whole / "runs" / "two" / "seed-0" / "snapshots").iterdir()} == {
         "epoch-00001.safetensors",
         "epoch-00002.safetensors",

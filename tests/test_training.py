@@ -37,7 +37,14 @@ def same(first, second):
 def test_loss_falls_and_history_tells_of_it(digits, tmp_path):
     model = build(Spec(latent_dim=4))
     history = fit(
-        model, digits.train, validation=digits.test, epochs=5, binarization="dynamic", progress=False, device="cpu"
+        model,
+        digits.train,
+        validation=digits.test,
+        epochs=5,
+        objective="elbo",
+        binarization="dynamic",
+        progress=False,
+        device="cpu",
     )
     losses = history.column("train_loss_nats")
     assert losses == sorted(losses, reverse=True)
@@ -58,7 +65,7 @@ def test_loss_falls_and_history_tells_of_it(digits, tmp_path):
 def test_one_epoch_is_plain_svi_with_one_optimizer(tiny):
     """The same weights as a loop over Pyro's own SVI and Adam, one optimizer a parameter, from the same seed."""
     model, reference = build(SPEC), build(SPEC)
-    fit(model, tiny, epochs=2, binarization="threshold", seed=3, lr=0.01, **QUIET)
+    fit(model, tiny, epochs=2, objective="elbo", binarization="threshold", seed=3, lr=0.01, **QUIET)
     pixels = binarize(tiny, "threshold").pixels
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -70,7 +77,10 @@ def test_one_epoch_is_plain_svi_with_one_optimizer(tiny):
         torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"beta": 2.0, "beta_warmup": 3}, {"objective": "iwae", "particles": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{"objective": "elbo"}, {"beta": 2.0, "beta_warmup": 3}, {"objective": "iwae", "particles": 3}],
+)
 @pytest.mark.parametrize(("posterior", "compile"), [("normal", "off"), ("normal", "capture"), ("planar", "off")])
 def test_resuming_is_bit_identical(tiny, tmp_path, options, posterior, compile):
     spec = dataclasses.replace(SPEC, posterior=posterior)

@@ -77,15 +77,16 @@ def _autoencoder(spec: Spec, shape: tuple[int, ...]) -> Autoencoder:
 def _networks(spec: Spec, shape: tuple[int, ...], num_outputs: int) -> tuple[nn.Module, nn.Module]:
     if spec.network == "mlp":
         activation = _ACTIVATIONS[spec.activation or "tanh"]
-        return (
-            networks.mlp_encoder(shape, num_outputs, spec.hidden, activation),
-            networks.mlp_decoder(spec.latent_dim, shape, spec.hidden[::-1], activation),
-        )
-    activation = _ACTIVATIONS[spec.activation or "relu"]
-    return (
-        networks.conv_encoder(shape, num_outputs, spec.channels, spec.hidden, activation),
-        networks.conv_decoder(spec.latent_dim, shape, spec.channels, spec.hidden[::-1], activation),
-    )
+        encoder = networks.mlp_encoder(shape, num_outputs, spec.hidden, activation)
+        decoder = networks.mlp_decoder(spec.latent_dim, shape, spec.hidden[::-1], activation)
+    else:
+        activation = _ACTIVATIONS[spec.activation or "relu"]
+        encoder = networks.conv_encoder(shape, num_outputs, spec.channels, spec.hidden, activation)
+        decoder = networks.conv_decoder(spec.latent_dim, shape, spec.channels, spec.hidden[::-1], activation)
+    if spec.initialization == "he":
+        networks.initialize_he(encoder)
+        networks.initialize_he(decoder)
+    return encoder, decoder
 
 
 def _likelihood(spec: Spec) -> nn.Module:

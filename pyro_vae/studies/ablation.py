@@ -5,7 +5,9 @@ from dataclasses import replace
 from pyro_vae.spec import Spec
 from pyro_vae.studies import COLUMNS, SCORES, Claim, Entry, Picture, Study
 
-COMMON = Spec(dataset="mnist", network="conv", epochs=25, batch_size=128, lr=1e-3, validation_fraction=0.0)
+COMMON = Spec(
+    dataset="mnist", network="conv", epochs=25, batch_size=128, lr=1e-3, validation_fraction=0.0, objective="elbo"
+)
 VAES = ("vae_d2", "vae_d16")
 ALL = ("ae_d2", "vae_d2", "ae_d16", "vae_d16")
 

@@ -16,6 +16,7 @@ COMMON = Spec(
     latent_dim=2,
     epochs=20,
     validation_fraction=0.0,
+    objective="elbo",
 )
 BETAS = ("beta0", "beta1", "beta5", "beta50", "beta200")
 EPOCHS = {"epochs": (1, 5, 10, 20)}

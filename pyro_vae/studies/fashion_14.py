@@ -18,6 +18,7 @@ COMMON = Spec(
     beta_warmup=10,
     epochs=25,
     validation_fraction=0.0,
+    objective="elbo",
 )
 FLOW = replace(COMMON, posterior="planar")
 MISTAKEN = replace(FLOW, model="vae-prior-at-start")

@@ -13,6 +13,7 @@ COMMON = Spec(
     likelihood="bernoulli",
     epochs=25,
     validation_fraction=0.0,
+    objective="elbo",
 )
 ALL = ("z2", "z5", "z10", "z50")
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pyro_vae.spec import Spec
 from pyro_vae.studies import COLUMNS, SCORES, Claim, Entry, Picture, Study
 
-MNIST = Spec(dataset="mnist", hidden=(400,), activation="relu", epochs=20, validation_fraction=0.0)
+MNIST = Spec(dataset="mnist", hidden=(400,), activation="relu", epochs=20, validation_fraction=0.0, objective="elbo")
 GAUSSIAN = replace(MNIST, likelihood="gaussian", latent_dim=10)
 # `linear`: the mean of the likelihood is the decoder's output itself, with no sigmoid after it.
 LINEAR = replace(MNIST, model="autoencoder", likelihood="gaussian-linear", hidden=(), epochs=60)
 CIFAR = Spec(
     dataset="cifar10",
+    objective="elbo",
     network="conv",
     channels=(32, 64, 128),
     hidden=(256,),

@@ -1,0 +1,340 @@
+"""The path gradient, and what the objective `auto` stands for."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import transforms
+from pyro.infer import Trace_ELBO
+from torch import nn
+from torch.distributions import constraints, kl_divergence
+
+from pyro_vae import VAE, Spec, build, fit, fit_many
+from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
+from pyro_vae.checks import InputError
+from pyro_vae.objectives import objective, resolved
+from pyro_vae.path_gradient import PathGradientELBO, slope
+from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.run_folder import run
+from pyro_vae.spec import MODELS, POSTERIORS, PRIORS
+from pyro_vae.svi import CompiledSVI
+
+QUIET = {"progress": False, "device": "cpu"}
+W, NOISE, X = 1.5, 0.8, torch.tensor([0.7, -1.2, 2.0])
+PRECISION = 1 + W**2 / NOISE**2  # of the posterior of z, whose mean is W x / NOISE^2 / PRECISION
+POSTERIOR = {"slope": W / NOISE**2 / PRECISION, "offset": 0.0, "scale": PRECISION**-0.5}
+
+
+def linear_gaussian(guide):
+    """z ~ N(0, 1), x ~ N(W z, NOISE^2), and q(z|x) = N(slope x + offset, scale^2)."""
+
+    def model():
+        with pyro.plate("data", len(X)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(W * z, NOISE), obs=X)
+
+    def programmed():
+        given = {
+            name: pyro.param(name, torch.tensor(value), constraint=dist.constraints.positive)
+            if name == "scale"
+            else pyro.param(name, torch.tensor(value))
+            for name, value in guide.items()
+        }
+        with pyro.plate("data", len(X)):
+            pyro.sample("z", dist.Normal(given["slope"] * X + given["offset"], given["scale"]))
+
+    return model, programmed
+
+
+def gradients(kind, guide, particles, seed=0):
+    pyro.clear_param_store()
+    torch.manual_seed(seed)
+    elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1)
+    loss = elbo.loss_and_grads(*linear_gaussian(guide))
+    return loss, {name: pyro.param(name).unconstrained().grad.item() for name in guide}
+
+
+def test_the_mean_of_the_path_gradient_is_the_gradient_of_the_elbo():
+    """Of the linear Gaussian pair in closed form: -ELBO = E (x - W z)^2 / (2 NOISE^2) + KL + constant."""
+    guide = {"slope": 0.3, "offset": 0.5, "scale": 0.9}
+    free = {name: torch.tensor(value, requires_grad=True) for name, value in guide.items()}
+    loc = free["slope"] * X + free["offset"]
+    q = dist.Normal(loc, free["scale"])
+    squares = (X - W * loc).square() + W**2 * free["scale"] ** 2
+    (squares / (2 * NOISE**2) + kl_divergence(q, dist.Normal(0.0, 1.0))).sum().backward()
+    expected = {name: value.grad.item() for name, value in free.items()}
+    expected["scale"] *= guide["scale"]  # of its logarithm, which is trained
+    _, found = gradients(PathGradientELBO, guide, 200_000)
+    assert found == pytest.approx(expected, rel=0.02, abs=0.05)
+
+
+def test_at_the_posterior_the_path_gradient_has_no_noise():
+    for seed in range(5):
+        assert gradients(PathGradientELBO, POSTERIOR, 1, seed)[1] == pytest.approx(
+            dict.fromkeys(POSTERIOR, 0), abs=1e-5
+        )
+    noisy = gradients(Trace_ELBO, POSTERIOR, 1)[1]
+    assert max(map(abs, noisy.values())) > 0.1
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"posterior": "laplace"},
+        {"posterior": "planar"},
+        {"posterior": "conditional-planar"},
+        {"posterior": "planar", "model": "vae-prior-at-start"},
+        {"model": "autoencoder"},
+    ],
+)
+def test_its_loss_is_that_of_the_elbo_and_so_is_the_gradient_of_the_decoder(tiny, options, beta):
+    x, losses, decoders = tiny.as_float().round(), [], []
+    for name in ("elbo", "path-gradient"):
+        model = build(Spec(latent_dim=3, hidden=(8,), **options))
+        torch.manual_seed(0)
+        losses.append(objective(name, particles=3).loss_and_grads(model.model, model.guide, x, beta))
+        decoders.append(torch.cat([one.grad.flatten() for one in model.decoder.parameters()]))
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(*decoders)
+
+
+@pytest.mark.parametrize("posterior", ["planar", "conditional-planar"])
+def test_the_slope_of_a_flow_is_that_of_its_density(posterior):
+    """By the chain rule with the whole Jacobian: slope = J^-T (slope of log q_0 - log|det J|, as functions of z_0)."""
+    model = build(Spec(latent_dim=3, hidden=(8,), posterior=posterior, flow_layers=3)).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    q = model.encode(torch.rand(1, 1, 8, 8).double())
+    z = q.rsample()
+
+    def carried(start):
+        log_q = q.base_dist.log_prob(start)
+        for layer in q.transforms:
+            after = layer(start)
+            log_q, start = log_q - layer.log_abs_det_jacobian(start, after), after
+        return start[0], log_q[0]
+
+    found = slope(q, z)[0]
+    start = z
+    for layer in reversed(q.transforms):
+        start = layer.inv(start)
+    jacobian, of_log_q = (one[:, 0] if one.dim() == 3 else one[0] for one in jacobians(carried, start.detach()))
+    torch.testing.assert_close(found, torch.linalg.solve(jacobian.T, of_log_q))
+    assert not found.requires_grad
+
+
+def jacobians(function, at):
+    return torch.autograd.functional.jacobian(function, at)
+
+
+@pytest.mark.parametrize("posterior", ["normal", "planar", "conditional-planar"])
+def test_the_mean_of_the_encoders_path_gradient_is_that_of_the_elbo(tiny, posterior):
+    x, means = tiny.as_float().round()[:2], []
+    for name in ("elbo", "path-gradient"):
+        model = build(Spec(latent_dim=2, hidden=(4,), posterior=posterior, flow_layers=2))
+        torch.manual_seed(0)
+        objective(name, particles=50_000).loss_and_grads(model.model, model.guide, x)
+        parameters = [*model.encoder.parameters(), *model.posterior.parameters()]
+        means.append(torch.cat([one.grad.flatten() for one in parameters]))
+    assert (means[0] - means[1]).norm() < 0.03 * means[0].norm()
+    assert not torch.equal(*means)
+
+
+@pytest.mark.parametrize("posterior", ["normal", "planar", "conditional-planar"])
+def test_its_captured_step_is_the_eager_one(tiny, posterior):
+    """Warnings, which would tell of a step that is not captured, are errors."""
+    weights = {}
+    for backend in ("off", "capture"):
+        model = build(Spec(latent_dim=2, hidden=(16,), posterior=posterior, flow_layers=1))
+        fit(
+            model,
+            tiny,
+            epochs=2,
+            batch_size=6,
+            objective="path-gradient",
+            binarization="threshold",
+            compile=backend,
+            **QUIET,
+        )
+        weights[backend] = torch.cat([one.flatten() for one in model.parameters()])
+    torch.testing.assert_close(weights["off"], weights["capture"])
+
+
+def test_compiled_svi_captures_it():
+    pyro.clear_param_store()
+    svi = CompiledSVI(*linear_gaussian(POSTERIOR), torch.optim.Adam, PathGradientELBO(), compile="capture")
+    for _ in range(3):
+        svi.step()
+    assert svi.signatures == 1
+
+
+def test_many_seeds_take_it(tiny):
+    spec = Spec(latent_dim=2, hidden=(16,), epochs=2, batch_size=6, validation_fraction=0.0, binarization="threshold")
+    spec = dataclasses.replace(spec, objective="path-gradient", compile="capture")
+    (_, first), _ = fit_many(spec, tiny, seeds=[0, 1], **QUIET)
+    alone = build(dataclasses.replace(spec, image_shape=tiny.shape))
+    names = ("epochs", "batch_size", "objective", "binarization", "compile")
+    history = fit(alone, tiny, **{name: getattr(spec, name) for name in names}, **QUIET)
+    assert first.column("train_loss_nats") == pytest.approx(history.column("train_loss_nats"), rel=1e-4)
+
+
+def test_a_support_that_moves_is_refused(tiny):
+    with pytest.raises(InputError, match="objective: given 'path-gradient', expected .* the support of a uniform"):
+        Spec(posterior="uniform", objective="path-gradient")
+    model = build(Spec(latent_dim=2, posterior="uniform", prior="uniform"))
+    with pytest.raises(InputError, match="expected elbo for a ClosedUniform, whose support moves with its parameters"):
+        fit(model, tiny, epochs=1, objective="path-gradient", binarization="threshold", **QUIET)
+    fixed = dist.Uniform(torch.zeros(2), torch.ones(2))
+    assert slope(fixed, torch.full((2,), 0.5)).tolist() == [0, 0]
+
+
+def test_a_flow_with_layers_of_other_kinds_is_refused():
+    layers = [transforms.Planar(2), transforms.AffineTransform(torch.zeros(2), torch.ones(2))]
+    q = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), layers)
+    with pytest.raises(InputError, match="expected elbo for a flow that mixes planar layers with others"):
+        slope(q, q.rsample())
+
+
+def test_a_draw_that_is_not_reparameterized_keeps_its_score():
+    def model():
+        pyro.sample("z", dist.Bernoulli(0.5))
+
+    def guide():
+        pyro.sample("z", dist.Bernoulli(pyro.param("p", torch.tensor(0.3), constraint=constraints.unit_interval)))
+
+    found = []
+    for kind in (Trace_ELBO, PathGradientELBO):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        kind().loss_and_grads(model, guide)
+        found.append(pyro.param("p").unconstrained().grad.item())
+    assert found[0] == found[1] != 0
+
+
+# --- auto -----------------------------------------------------------------------------------------------------------
+
+
+def specs():
+    for model, posterior, prior in itertools.product(MODELS, POSTERIORS, PRIORS):
+        try:
+            yield Spec(model=model, posterior=posterior, prior=prior, latent_dim=2, hidden=(4,))
+        except InputError:  # a prior that does not go with it
+            continue
+
+
+def test_a_spec_and_its_model_agree_on_what_auto_is():
+    """So `CLOSED_FORM_KL` is what torch knows, and all of these can be trained."""
+    for spec in specs():
+        settled = spec.with_objective()
+        assert settled.objective == resolved("auto", build(spec)), spec
+        assert settled.with_objective() == settled
+    assert {spec.with_objective().objective for spec in specs()} == {"path-gradient", "mean-field", "elbo"}
+
+
+@pytest.mark.parametrize(("posterior", "prior"), [("normal", "laplace"), ("laplace", "standard-normal")])
+def test_every_closed_kl_is_used(tiny, posterior, prior):
+    """Torch has more than those of equal kinds."""
+    model = build(Spec(latent_dim=2, posterior=posterior, prior=prior, objective="mean-field"))
+    x = tiny.as_float().round()
+    q = model.encode(x)
+    z = q.rsample((100_000,))
+    expected = (q.log_prob(z) - model.prior().log_prob(z)).mean(0)
+    torch.testing.assert_close(kl_divergence(q, model.prior()), expected, rtol=0.02, atol=0.02)
+
+
+def test_other_programs_than_a_vaes_are_trained_by_the_elbo():
+    class Own(VAE):
+        def guide(self, x, beta=1.0):
+            super().guide(x, beta)
+
+    parts = build(Spec(latent_dim=2))
+    own = Own(parts.encoder, parts.decoder, parts.prior, parts.likelihood, parts.posterior)
+    assert resolved("auto", own) == "elbo"
+    parts.guide = own.guide
+    assert resolved("auto", parts) == "elbo"
+    assert resolved("iwae", own) == "iwae"
+    with pytest.raises(InputError, match="objective: given 'elbow'.*did you mean 'elbo'"):
+        resolved("elbow", own)
+
+
+def test_a_flow_of_the_users_own_is_not_inverted_without_being_asked(tiny):
+    """An inverse may be missing, or take long; who asks for path gradients gets them by it."""
+    scale = torch.tensor([2.0, -0.5])
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base = DiagonalNormal(2)
+            self.num_parameters = self.base.num_parameters
+
+        def forward(self, parameters):
+            return dist.TransformedDistribution(self.base(parameters), [transforms.AffineTransform(0.5, scale)])
+
+    vae = build(Spec(latent_dim=2))
+    vae.posterior = Own()
+    assert resolved("auto", vae) == "elbo"
+    q = vae.encode(tiny.as_float())
+    z = q.rsample()
+    normal = dist.Normal(0.5 + scale * q.base_dist.mean, scale.abs() * q.base_dist.stddev)
+    torch.testing.assert_close(slope(q, z), slope(normal, z))
+
+
+def test_a_run_records_what_auto_stands_for(tmp_path):
+    normal, uniform = ("normal", "standard-normal", "path-gradient"), ("uniform", "uniform", "mean-field")
+    for posterior, prior, expected in (normal, uniform):
+        spec = Spec(posterior=posterior, prior=prior, latent_dim=2, epochs=1, binarization="threshold")
+        model, _, _ = run(spec, tmp_path / posterior, progress=False)
+        assert json.loads((tmp_path / posterior / "spec.json").read_text())["objective"] == expected
+        assert model.spec.objective == expected
+        run(dataclasses.replace(spec, epochs=2), tmp_path / posterior, resume=True, progress=False)
+
+
+def test_a_run_goes_on_under_its_own_objective(tmp_path):
+    """As before `auto` was the default."""
+    spec = Spec(latent_dim=2, epochs=1, binarization="threshold", objective="elbo")
+    run(spec, tmp_path, progress=False)
+    model, _, _ = run(dataclasses.replace(spec, epochs=2, objective="auto"), tmp_path, resume=True, progress=False)
+    assert model.spec.objective == "elbo"
+    with pytest.raises(InputError, match="objective = 'elbo', not 'mean-field'"):
+        run(dataclasses.replace(spec, epochs=2, objective="mean-field"), tmp_path, resume=True, progress=False)
+
+
+def test_checkpoints_of_before_auto_go_on_under_their_own_objective(tiny, tmp_path):
+    """In which the description of the model had an objective, and lacked fields that specs got since."""
+    options = QUIET | {"binarization": "threshold", "batch_size": 5}
+    whole, model = build(Spec(latent_dim=2)), build(Spec(latent_dim=2))
+    expected = fit(whole, tiny, epochs=2, objective="elbo", **options)
+    fit(model, tiny, epochs=1, objective="elbo", checkpoint=tmp_path, **options)
+    state = read_checkpoint(tmp_path)
+    old = state["settings"]["model"] | {"objective": "elbo"}
+    del old["flow_layers"]
+    write_checkpoint(tmp_path, 1, state | {"settings": state["settings"] | {"model": old}})
+    history = fit(build(Spec(latent_dim=2)), tiny, epochs=2, checkpoint=tmp_path, resume=True, **options)
+    assert history.column("train_loss_nats") == expected.column("train_loss_nats")
+
+
+def test_many_seeds_go_on_under_their_own_objective(tiny, tmp_path):
+    spec = Spec(latent_dim=2, epochs=1, batch_size=6, validation_fraction=0.0, binarization="threshold")
+    old = dataclasses.replace(spec, objective="elbo")
+    fit_many(old, tiny, seeds=[0, 1], out=tmp_path, **QUIET)
+    again = fit_many(dataclasses.replace(spec, epochs=2), tiny, seeds=[0, 1], out=tmp_path, resume=True, **QUIET)
+    assert [model.spec.objective for model, _ in again] == ["elbo", "elbo"]
+    fresh = fit_many(spec, tiny, seeds=[0, 1], **QUIET)
+    assert [model.spec.objective for model, _ in fresh] == ["path-gradient", "path-gradient"]
+
+
+def test_committed_results_name_their_objective():
+    """So that a new default changes nothing about them."""
+    folder = Path(__file__).parents[1] / "docs" / "results"
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/runs/**/spec.json")]
+    assert found
+    assert {one["objective"] for one in found} == {"elbo"}
