@@ -211,10 +211,10 @@ def _of_noise(found: list[dict], epoch: str, of: str) -> list[str]:
 
 def _cell(values: list[float], paired: bool = False) -> str:
     """Mean ± standard deviation over seeds; of paired differences, ± the standard error of the mean."""
-    spread = statistics.stdev(values) / (len(values) ** 0.5 if paired else 1) if len(values) > 1 else float("nan")
-    return (
-        f"{statistics.mean(values):+.2f} ± {spread:.2f}" if paired else f"{statistics.mean(values):.2f} ± {spread:.2f}"
-    )
+    mean = f"{statistics.mean(values):{'+.2f' if paired else '.2f'}}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / (len(values) ** 0.5 if paired else 1):.2f}"
 
 
 if __name__ == "__main__":
