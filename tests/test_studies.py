@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from pyro_vae import studies
 from pyro_vae.checks import InputError
 from pyro_vae.spec import Spec
 from pyro_vae.studies import Claim, Entry, Picture, Study, named
@@ -127,3 +128,18 @@ def test_a_claim_has_a_metric_for_each_of_its_models():
 def test_needs_no_torch():
     code = "import sys; from pyro_vae.studies import *; list(map(named, NAMES)); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("datasets", "names"),
+    [
+        (["digits", "mnist"], ["digits", "mnist"]),
+        (["/a/x.npz", "/b/x.npz", "c/x/"], ["x", "x-2", "x-3"]),
+        (["x-2", "/a/x", "/b/x"], ["x-2", "x", "x-3"]),
+        (["/a/b c$d.png", "..", "/", "n" * 200], ["b_c_d.png", "images", "images-2", "n" * 60]),
+    ],
+)
+def test_figures_are_named_after_data_sets_and_not_after_paths(datasets, names):
+    found = studies._file_names(datasets)
+    assert list(found.values()) == names
+    assert list(found) == datasets

@@ -17,6 +17,7 @@ A study of your own is a Python file with a list or a dictionary of Specs named 
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import runpy
 import tomllib
@@ -272,6 +273,6 @@ def _file_names(datasets: Iterable[str]) -> dict[str, str]:
     for dataset in datasets:
         last = re.sub(r"\.np[yz]$", "", Path(dataset).name)  # of a folder a dot is part of the name
         short = re.sub(r"[^\w.=+-]+", "_", last).strip(".")[:60] or "images"
-        same = sum(re.fullmatch(rf"{re.escape(short)}(-\d+)?", one) is not None for one in names.values())
-        names[dataset] = f"{short}-{same + 1}" if same else short
+        numbered = (f"{short}-{number}" for number in itertools.count(2))
+        names[dataset] = next(name for name in itertools.chain([short], numbered) if name not in names.values())
     return names
