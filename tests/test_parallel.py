@@ -195,8 +195,8 @@ def test_without_noise_two_processes_are_one_with_the_whole_batch(of_both, alone
 def test_with_noise_the_losses_are_as_good(of_both, alone):
     for epoch, expected in zip(of_both[0]["vae"]["epochs"], alone["vae"]["epochs"], strict=True):
         assert epoch["train_loss_nats"] == pytest.approx(expected["train_loss_nats"], rel=0.01)
-        # One draw for each of 120 images, which differ by about 0.6 nats: four standard errors of the difference.
-        assert epoch["train_kl_nats"] == pytest.approx(expected["train_kl_nats"], abs=4 * 0.6 * (2 / 120) ** 0.5)
+        # Of one process and five seeds of its noise, the KL of the last epoch is 0.37 to 0.45 nats, with an sd of 0.03.
+        assert epoch["train_kl_nats"] == pytest.approx(expected["train_kl_nats"], abs=4 * 0.03 * 2**0.5)
 
 
 def test_noise_is_of_ones_own_in_each_process_and_epoch(of_both):
