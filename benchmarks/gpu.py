@@ -25,8 +25,10 @@ REPOSITORY = Path(__file__).parents[1]
 REQUIRED = {
     "arviz": "arviz",
     "jinja2": "jinja2",
+    "joblib": "joblib",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "PIL": "pillow",
     "platformdirs": "platformdirs",
     "pyro": "pyro-ppl",
     "pyroapi": "pyro-api",

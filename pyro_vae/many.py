@@ -26,7 +26,7 @@ from pyro_vae.parallel import peers
 from pyro_vae.progress import Progress, duration
 from pyro_vae.run_folder import environment, training_split
 from pyro_vae.spec import Spec
-from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History
+from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History, backend_on
 from pyro_vae.training import _epoch as epoch_of
 
 
@@ -126,7 +126,7 @@ def fit_many(
             if len(epochs) > spec.epochs:
                 raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")
             members.load(stored["members"])
-            members.backend = stored["backend"]  # with another, rounding would be another
+            members.backend = backend_on(target, stored["backend"])  # with another, rounding would be another
         elif folder is not None:
             checkpoints.write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch

@@ -271,7 +271,7 @@ def fit(
         with evaluating(model, gradients=True):
             operations = _register(model, train_pixels[:1], target, beta)
         if compile == "auto" and stored is not None:  # with another, rounding would be another
-            backend = stored.get("backend", "off")
+            backend = backend_on(target, stored.get("backend", "off"))
         elif compile == "auto":
             backend = _worth_it(epochs * steps_per_epoch, operations, target, precision)
         if checkpoint is not None and stored is None:
@@ -368,6 +368,11 @@ def _register(model: Model, pixels: Tensor, device: torch.device, beta: float) -
         model.guide(x, beta)
         model.model(x, beta)
     return operations.count
+
+
+def backend_on(device: torch.device, stored: str) -> str:
+    """The backend of a checkpoint, where it is resumed: CUDA graphs are of CUDA alone."""
+    return "capture" if stored == "cudagraph" and device.type != "cuda" else stored
 
 
 def _worth_it(steps: int, operations: int, device: torch.device, precision: str) -> str:

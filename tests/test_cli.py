@@ -138,7 +138,9 @@ def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, 
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(CompiledSVI, "step_tensor", signalled)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         assert main([*TRAIN, "--epochs", "2", "--out", folder, "--quiet"]) == 1
+        signal.signal(signal.SIGINT, before)
     assert signal.getsignal(signal.SIGTERM) is handler
     assert capsys.readouterr().err.splitlines()[-1].startswith("pyro-vae: stopped; ")
     assert main(["train", "--resume", "--out", folder, "--device", "cpu", "--quiet"]) == 0

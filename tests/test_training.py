@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_vae import History, Spec, build, evaluate, fit, latent, load, training
 from pyro_vae.backends import BACKENDS
-from pyro_vae.checkpoints import read_checkpoint
+from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.device import batches
@@ -399,3 +399,11 @@ def test_auto_resumes_with_the_backend_of_its_checkpoint(tiny, tmp_path, monkeyp
     monkeypatch.setattr(training, "WORTH_CAPTURING", -1000)
     fit(build(SPEC), tiny, epochs=2, resume=True, **options)
     assert read_checkpoint(tmp_path)["backend"] == "off"
+
+
+def test_a_run_of_cuda_resumes_without_it(tiny, tmp_path):
+    options = QUIET | {"checkpoint": tmp_path, "binarization": "threshold"}
+    fit(build(SPEC), tiny, epochs=1, **options)
+    write_checkpoint(tmp_path, 1, read_checkpoint(tmp_path) | {"backend": "cudagraph"})
+    fit(build(SPEC), tiny, epochs=2, resume=True, **options)
+    assert read_checkpoint(tmp_path)["backend"] == "capture"

@@ -239,8 +239,8 @@ def in_domain_classifier(
     """The classifier of a labelled data set: trained once, then read from the cache.
 
     The cache file is named after the fingerprint of the images. Training is deterministic on one machine: Adam with a
-    one-cycle learning rate, from seed 0. An interrupted training resumes from its last epoch, to the same weights. A
-    cache that can't be written is done without, with a warning.
+    one-cycle learning rate, from seed 0. An interrupted training resumes from the last epoch that was kept, to the same
+    weights. A cache that can't be written is done without, with a warning.
 
     Args:
         splits: training and test images, with labels.
@@ -292,9 +292,10 @@ def keep(path: Path, content: bytes) -> None:
     try:
         files.write(path, content)
     except OSError as error:
-        reason = error.strerror or error
+        reason, cache = error.strerror or error, files.cache_folder()
+        folder = cache if path.is_relative_to(cache) else path.parent
         warnings.warn(
-            f"nothing is kept in the cache {path.parent} ({reason}); $PYRO_VAE_CACHE names another folder", stacklevel=3
+            f"nothing is kept in the cache {folder} ({reason}); $PYRO_VAE_CACHE names another folder", stacklevel=3
         )
 
 
