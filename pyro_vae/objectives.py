@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae import checks
+from pyro_vae.data import Images
+from pyro_vae.generators import same_generators
 from pyro_vae.models import VAE
-from pyro_vae.path_gradient import PathGradientELBO, takes_path_gradient
+from pyro_vae.models.images import device_of, evaluating, first_of
+from pyro_vae.path_gradient import PathGradientELBO, is_delta, takes_path_gradient
 from pyro_vae.spec import OBJECTIVES, automatic_objective
 
 # Pyro's objectives that estimate from traces, and the ones that compile those away.
@@ -58,28 +61,35 @@ def objective(name: str, particles: int = 1) -> ELBO:
     return kinds[name](**options)
 
 
-def resolved(name: str, model: Any) -> str:
+def resolved(name: str, model: Any, images: Images) -> str:
     """`name`, or what `auto` stands for with this model: see :func:`~pyro_vae.spec.automatic_objective`.
 
-    Other programs than those of a `VAE` are trained with `elbo`, which is right for any.
+    The posterior of the first image tells. Other programs than those of a `VAE`, and what can't be asked, are trained
+    with `elbo`, which is right for any.
 
     >>> from pyro_vae import Spec, build
-    >>> resolved("auto", build(Spec())), resolved("auto", build(Spec(posterior="uniform", prior="uniform")))
+    >>> image = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    >>> normal, uniform = build(Spec()), build(Spec(posterior="uniform", prior="uniform"))
+    >>> resolved("auto", normal, image), resolved("auto", uniform, image)
     ('path-gradient', 'mean-field')
     """
     name = checks.one_of("objective", name, OBJECTIVES)
     if name != "auto":
         return name
     if any(getattr(getattr(model, one), "__func__", None) is not getattr(VAE, one) for one in ("model", "guide")):
-        return automatic_objective(takes_path_gradient=False, has_closed_kl=False)
-    parameter = next(model.parameters())
-    q = model.posterior(parameter.new_zeros(1, model.posterior.num_parameters).requires_grad_())
-    return automatic_objective(
-        takes_path_gradient=takes_path_gradient(q), has_closed_kl=_has_closed_kl(q, model.prior())
-    )
+        return "elbo"
+    try:
+        # With gradients, as it is told by them whether a support moves with the parameters.
+        with same_generators([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
+            q, p = model.encode(first_of(model, images)[:1]), model.prior()
+            return automatic_objective(takes_path_gradient=takes_path_gradient(q), has_closed_kl=_has_closed_kl(q, p))
+    except Exception:  # a user's own parts, which may do anything; what is wrong with them, training itself says
+        return "elbo"
 
 
 def _has_closed_kl(q: Any, p: Any) -> bool:
+    if is_delta(q):  # Pyro's leaves its log_density out
+        return False
     try:
         kl_divergence(q, p)
     except NotImplementedError:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from pyro.distributions import Unit
+from pyro.distributions import Delta, Unit
 from pyro.distributions.transforms.planar import ConditionedPlanar
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.infer import Trace_ELBO
@@ -25,16 +25,17 @@ class PathGradientELBO(Trace_ELBO):
               \nabla_z \log q_\phi(z) + \frac{\partial \log q_\phi(z)}{\partial \phi}\Big|_z
 
     of which the second, the score, has mean 0 and is left out. What remains is unbiased, and without noise in the
-    encoder's part where q is the posterior. A site of the guide that is not reparameterized is treated as in
-    `Trace_ELBO`. Of several latent sites each loses its score given those before it, which leaves the gradient
-    unbiased, but not without noise at the posterior.
+    encoder's part where q is the posterior. Of several latent sites each loses its score given those before it, which
+    leaves the gradient unbiased, but not without noise at the posterior.
 
     Every reparameterized density that can be evaluated at any point is taken, other flows by their inverse, and planar
-    flows without one (see :func:`slope`).
+    flows without one (see :func:`slope`). As in `Trace_ELBO` are the sites of the guide that are not reparameterized, and
+    those of a `Delta`, as Pyro's autoguides have them: its `log_density` is the Jacobian of a map of other draws, no
+    density at the value whose score has mean 0, and so all of its gradient is kept.
 
     Raises:
         InputError: the support of a guide's density depends on its parameters, as that of a uniform does: the mean of
-            its score is not 0.
+            its score is not 0; or the density has no derivative by its value.
 
     Source: Roeder, Wu and Duvenaud, "Sticking the landing", 2017, https://arxiv.org/abs/1703.09194; of flows: Vaitl et
     al., "Gradients should stay on path", 2022, https://arxiv.org/abs/2207.08219
@@ -53,11 +54,23 @@ class PathGradientELBO(Trace_ELBO):
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         for site in guide_trace.nodes.values():
-            if site["type"] == "sample" and site["fn"].has_rsample and not isinstance(site["fn"], Unit):
+            if site["type"] == "sample" and _has_score(site["fn"]):
                 entropy = _along_the_path(site["fn"], site["value"], site["unscaled_log_prob"])
                 entropy = scale_and_mask(entropy, site["scale"], site["mask"])
                 site["score_parts"] = site["score_parts"]._replace(entropy_term=entropy)
         return super()._differentiable_loss_particle(model_trace, guide_trace)
+
+
+def _has_score(q: Any) -> bool:
+    """Whether q is a reparameterized density, whose score can be left out."""
+    return q.has_rsample and not isinstance(q, Unit) and not is_delta(q)
+
+
+def is_delta(q: Any) -> bool:
+    """Whether q is a single point, also under other names, as after `to_event`."""
+    while not isinstance(q, Delta) and hasattr(q, "base_dist"):
+        q = q.base_dist
+    return isinstance(q, Delta)
 
 
 def _along_the_path(q: Any, z: Tensor, log_q: Tensor) -> Tensor:
@@ -92,7 +105,13 @@ def slope(q: Distribution, z: Tensor) -> Tensor:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         log_q = q.log_prob(z).sum()
-        return torch.autograd.grad(log_q, z)[0] if log_q.requires_grad else torch.zeros_like(z)  # of a uniform
+        if not log_q.requires_grad:
+            return torch.zeros_like(z)  # of a uniform
+        (found,) = torch.autograd.grad(log_q, z, allow_unused=True)
+    if found is None:
+        reason = f"elbo for a {type(q).__name__}, whose log_prob has no derivative by the value"
+        raise checks.fail("objective", "path-gradient", reason)
+    return found
 
 
 def takes_path_gradient(q: Any) -> bool:
@@ -104,7 +123,7 @@ def takes_path_gradient(q: Any) -> bool:
     >>> takes_path_gradient(torch.distributions.Uniform(loc, loc + 1))
     False
     """
-    if not q.has_rsample or _support_moves(q):
+    if not _has_score(q) or _support_moves(q):
         return False
     while isinstance(q, Independent):
         q = q.base_dist

@@ -192,7 +192,7 @@ def fit(
         raise checks.fail(
             "precision", precision, "fp32 where compile is off: only a captured step has bfloat16 products"
         )
-    name = resolved(objective, model) if isinstance(objective, str) else ""
+    name = resolved(objective, model, images) if isinstance(objective, str) else ""
     elbo = objective_by_name(name, particles) if isinstance(objective, str) else objective
     if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
         names = ", ".join(kind.__name__ for kind in TRACED)

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import math
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -11,10 +13,18 @@ import pytest
 import torch
 from pyro.distributions import transforms
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    init_to_value,
+)
 from torch import nn
 from torch.distributions import constraints, kl_divergence
 
-from pyro_vae import VAE, Spec, build, fit, fit_many
+from pyro_vae import VAE, Images, Spec, build, fit, fit_many
 from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
 from pyro_vae.checks import InputError
 from pyro_vae.objectives import objective, resolved
@@ -220,7 +230,101 @@ def test_a_draw_that_is_not_reparameterized_keeps_its_score():
     assert found[0] == found[1] != 0
 
 
+# --- autoguides -----------------------------------------------------------------------------------------------------
+
+
+def gamma_poisson():
+    """A positive latent variable: its guide is a normal one, carried over by exp, a `Delta` with the Jacobian."""
+    rate = pyro.sample("rate", dist.Gamma(3.0, 2.0))
+    with pyro.plate("data", 4):
+        pyro.sample("x", dist.Poisson(rate), obs=torch.tensor([2.0, 0.0, 3.0, 1.0]))
+
+
+def two_positive():
+    with pyro.plate("data", 3):
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        pyro.sample("share", dist.Beta(2.0, scale + 1))
+        pyro.sample("x", dist.Normal(0.0, scale), obs=X)
+
+
+def scaled_by_a_parameter():
+    """log z = a u, with a trained: the `log_density` of z depends on a, and not by the draw alone."""
+    a = pyro.param("a", torch.tensor(0.7))
+    loc, scale = pyro.param("loc", torch.tensor(0.2)), pyro.param("scale", torch.tensor(0.8))
+    u = pyro.sample("u", dist.Normal(loc, scale), infer={"is_auxiliary": True})
+    pyro.sample("rate", dist.Delta((a * u).exp(), log_density=-(a * u) - a.log()))
+
+
+def mean_gradient(kind, model, guide, particles=50_000):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    elbo = kind(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+    program = guide if guide is scaled_by_a_parameter else guide(model)
+    loss = elbo.loss_and_grads(model, program)
+    return loss, torch.cat([one.unconstrained().grad.flatten() for _, one in sorted(pyro.get_param_store().items())])
+
+
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [
+        (gamma_poisson, partial(AutoNormal, init_scale=0.5)),
+        (gamma_poisson, partial(AutoMultivariateNormal, init_scale=0.5)),
+        (two_positive, partial(AutoNormal, init_scale=0.5)),
+        (two_positive, partial(AutoDiagonalNormal, init_scale=0.5)),
+        (two_positive, partial(AutoLowRankMultivariateNormal, init_scale=0.5)),
+        (gamma_poisson, AutoDelta),
+        (gamma_poisson, scaled_by_a_parameter),
+    ],
+)
+def test_autoguides_keep_the_gradient_of_their_delta_sites(model, guide):
+    """The same draws, so that the means differ by the mean of the score alone, about 1 / sqrt(particles)."""
+    loss, expected = mean_gradient(Trace_ELBO, model, guide)
+    same, found = mean_gradient(PathGradientELBO, model, guide)
+    assert found.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.04)
+    assert same == pytest.approx(loss, rel=1e-6)
+
+
+def test_an_autoguide_at_the_posterior_has_no_noise():
+    def model():
+        pyro.sample("z", dist.LogNormal(0.3, 0.8))
+
+    def at_the_posterior(kind):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        guide = AutoNormal(model, init_loc_fn=init_to_value(values={"z": torch.tensor(0.3).exp()}), init_scale=0.8)
+        kind().loss_and_grads(model, guide)
+        return [one.unconstrained().grad.item() for one in pyro.get_param_store().values()]
+
+    assert at_the_posterior(PathGradientELBO) == pytest.approx([0, 0], abs=1e-5)
+    assert max(map(abs, at_the_posterior(Trace_ELBO))) > 0.1
+
+
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: one.mask(torch.tensor(True))], ids=["event", "mask"])
+def test_a_wrapped_delta_is_one(wrap):
+    def guide():
+        log_density = pyro.param("log_density", torch.tensor([0.5, 0.1]))
+        pyro.sample("z", wrap(dist.Delta(torch.ones(2), log_density=log_density).to_event(1)))
+
+    def model():
+        pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    pyro.clear_param_store()
+    PathGradientELBO().loss_and_grads(model, guide)
+    assert pyro.param("log_density").grad.tolist() == [1, 1]
+
+
+def test_a_density_without_a_derivative_is_refused():
+    scale = torch.tensor(2.0, requires_grad=True)
+    q = dist.TransformedDistribution(dist.Uniform(0.0, 1.0), [transforms.AffineTransform(0.0, scale)])
+    with pytest.raises(InputError, match="elbo for a TransformedDistribution, whose log_prob has no derivative by"):
+        slope(q, q.rsample())
+
+
 # --- auto -----------------------------------------------------------------------------------------------------------
+
+
+ONE_IMAGE = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 
 
 def specs():
@@ -235,7 +339,7 @@ def test_a_spec_and_its_model_agree_on_what_auto_is():
     """So `CLOSED_FORM_KL` is what torch knows, and all of these can be trained."""
     for spec in specs():
         settled = spec.with_objective()
-        assert settled.objective == resolved("auto", build(spec)), spec
+        assert settled.objective == resolved("auto", build(spec), ONE_IMAGE), spec
         assert settled.with_objective() == settled
     assert {spec.with_objective().objective for spec in specs()} == {"path-gradient", "mean-field", "elbo"}
 
@@ -258,12 +362,12 @@ def test_other_programs_than_a_vaes_are_trained_by_the_elbo():
 
     parts = build(Spec(latent_dim=2))
     own = Own(parts.encoder, parts.decoder, parts.prior, parts.likelihood, parts.posterior)
-    assert resolved("auto", own) == "elbo"
+    assert resolved("auto", own, ONE_IMAGE) == "elbo"
     parts.guide = own.guide
-    assert resolved("auto", parts) == "elbo"
-    assert resolved("iwae", own) == "iwae"
+    assert resolved("auto", parts, ONE_IMAGE) == "elbo"
+    assert resolved("iwae", own, ONE_IMAGE) == "iwae"
     with pytest.raises(InputError, match="objective: given 'elbow'.*did you mean 'elbo'"):
-        resolved("elbow", own)
+        resolved("elbow", own, ONE_IMAGE)
 
 
 def test_a_flow_of_the_users_own_is_not_inverted_without_being_asked(tiny):
@@ -281,11 +385,81 @@ def test_a_flow_of_the_users_own_is_not_inverted_without_being_asked(tiny):
 
     vae = build(Spec(latent_dim=2))
     vae.posterior = Own()
-    assert resolved("auto", vae) == "elbo"
+    assert resolved("auto", vae, ONE_IMAGE) == "elbo"
     q = vae.encode(tiny.as_float())
     z = q.rsample()
     normal = dist.Normal(0.5 + scale * q.base_dist.mean, scale.abs() * q.base_dist.stddev)
     torch.testing.assert_close(slope(q, z), slope(normal, z))
+
+
+class LocationAndScale(nn.Module):
+    """A user's own posterior: no `num_parameters`, and a scale that the encoder gives."""
+
+    def __init__(self, before=None, kind=dist.Normal):
+        super().__init__()
+        self.before, self.kind = before, kind
+
+    def forward(self, parameters):
+        parameters = parameters if self.before is None else self.before(parameters)
+        return self.kind(*parameters.chunk(2, -1)).to_event(1)
+
+
+class InTrainingAlone(nn.Module):
+    def forward(self, parameters):
+        if not self.training:
+            raise TypeError
+        return parameters
+
+
+class WithoutSupport(dist.Normal):
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+def with_posterior(posterior):
+    vae = build(Spec(latent_dim=2))
+    vae.encoder, vae.posterior = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softplus()), posterior
+    return vae.train()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "expected"),
+    [
+        (LocationAndScale(), "path-gradient"),
+        (LocationAndScale(nn.Sequential(nn.BatchNorm1d(4), nn.Softplus())), "path-gradient"),
+        (LocationAndScale(nn.Dropout(0.5)), "path-gradient"),
+        (LocationAndScale(kind=dist.Delta), "elbo"),
+        (LocationAndScale(InTrainingAlone()), "elbo"),
+        (LocationAndScale(kind=WithoutSupport), "elbo"),
+    ],
+    ids=["scale-of-the-encoder", "batch-norm", "dropout", "delta", "not-in-evaluation", "no-support"],
+)
+def test_a_posterior_of_the_users_own_is_asked_by_an_image(posterior, expected):
+    """As it is in evaluation; and nothing of it, or of the generators, is changed."""
+    vae = with_posterior(posterior)
+    weights = {name: value.clone() for name, value in vae.state_dict().items()}
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        assert resolved("auto", vae, ONE_IMAGE) == expected
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in vae.modules())
+    assert all(torch.equal(value, weights[name]) for name, value in vae.state_dict().items())
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, parameters):
+        return nn.functional.dropout(parameters, 0.1) + 0.1
+
+
+@pytest.mark.parametrize("before", [None, nn.BatchNorm1d(4), nn.Dropout(0.5), AlwaysDropout()])
+def test_it_trains_and_leaves_the_generators_as_they_were(tiny, before):
+    before = None if before is None else nn.Sequential(before, nn.Softplus())
+    vae = with_posterior(LocationAndScale(before))
+    state = torch.get_rng_state()
+    history = fit(vae, tiny, epochs=1, binarization="threshold", **QUIET)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert math.isfinite(history.column("train_loss_nats")[-1])
 
 
 def test_a_run_records_what_auto_stands_for(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_vae import checks
 from pyro_vae.data import Images
 from pyro_vae.device import choose_device
+from pyro_vae.generators import same_generators
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model
@@ -94,7 +95,7 @@ def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     x = first_of(model, images)[:1]
     try:
-        with evaluating(model):
+        with evaluating(model), same_generators([x.device]):
             shape = tuple(model.reconstruct(x).shape[1:])
     except ValueError:  # weights that are not finite: a matter of numbers, not of shapes
         return
