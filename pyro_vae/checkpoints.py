@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_vae import checks, files
 from pyro_vae.models import Model, build
@@ -66,7 +67,7 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
             model was composed by hand.
 
     Raises:
-        InputError: a missing or damaged file, or weights that do not fit the model.
+        InputError: a missing or damaged file, or weights that do not fit the model, which is then as it was.
     """
     path = checks.path("path", path)
     path = path / WEIGHTS if path.is_dir() else path
@@ -85,16 +86,36 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
         if "spec" not in metadata:
             raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
         model = build(Spec.from_json(metadata["spec"]))
+    # load_state_dict copies what fits before it refuses the rest.
+    before = {name: value.clone() for name, value in _tensors(model)}
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        _put(state, model)
+    except Exception as error:
+        for name, value in _tensors(model):
+            if name in before:
+                value.copy_(before[name])
+        if not isinstance(error, RuntimeError | ValueError):
+            raise
         reason = " ".join(str(error).split())
         raise checks.fail("path", str(path), f"weights that fit the model ({reason})") from error
-    for name, value in model.state_dict().items():  # which another may have overwritten
-        if not torch.allclose(value, state[name].to(value), rtol=0, atol=0, equal_nan=True):
-            reason = f"{name} shares its memory there with what has other values in the file"
-            raise checks.fail("path", str(path), f"weights that fit the model ({reason})")
     return model
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a model's state has of tensors; lazy ones, which have no size yet, are left out."""
+    return [
+        (name, value)
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and not is_lazy(value)
+    ]
+
+
+def _put(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Loads `state`; an error where a name, a shape, or one memory under several names does not fit."""
+    model.load_state_dict(state)
+    for name, value in _tensors(model):  # which another may have overwritten
+        if name in state and not torch.allclose(value, state[name].to(value), rtol=0, atol=0, equal_nan=True):
+            raise ValueError(f"{name} shares its memory there with what has other values in the file")
 
 
 def _shared(state: dict[str, Tensor], text: str) -> dict[str, Tensor]:

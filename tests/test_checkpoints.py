@@ -182,6 +182,32 @@ def test_shared_weights_and_models_that_do_not_share_them(tmp_path):
         load(save(apart, tmp_path / "apart.safetensors"), shared)
 
 
+def test_a_refused_file_leaves_the_model_as_it_was(tmp_path):
+    tied, apart, wider = with_shared_weights(), with_shared_weights(), with_shared_weights()
+    apart.prior = Vamp(copy.deepcopy(apart.encoder), apart.posterior)
+    apart.prior.encoder[2].bias.data += 1
+    wider.decoder = nn.Sequential(nn.Linear(2, 65), nn.Unflatten(-1, (1, 5, 13)))
+    fewer = by_hand()
+    before = {name: value.clone() for name, value in tied.state_dict().items()}
+    for other in (apart, wider, fewer):
+        path = save(other, tmp_path / "other.safetensors")
+        with pytest.raises(InputError, match="weights that fit the model"):
+            load(path, tied)
+        assert tied.prior.encoder[1].weight is tied.encoder[1].weight
+        for name, value in tied.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+def test_what_a_module_makes_itself_is_no_part_of_the_file(tmp_path):
+    """Batch normalization takes files from before it counted batches."""
+    model, other = by_hand(), by_hand()
+    model.encoder.append(nn.BatchNorm1d(4))
+    other.encoder.append(nn.BatchNorm1d(4))
+    state = {name: value.contiguous() for name, value in model.state_dict().items() if "num_batches" not in name}
+    save_file(state, tmp_path / "a.safetensors")
+    assert torch.equal(load(tmp_path / "a.safetensors", other).encoder[1].weight, model.encoder[1].weight)
+
+
 @pytest.mark.parametrize(
     "shared", ["[]", "{", '{"encoder.1.weight": "encoder.1.bias"}', '{"a": "none"}', '{"a": ["encoder.1.bias"]}', "1"]
 )
