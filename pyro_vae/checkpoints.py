@@ -104,9 +104,7 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """What a model's state has of tensors; lazy ones, which have no size yet, are left out."""
     return [
-        (name, value)
-        for name, value in model.state_dict().items()
-        if isinstance(value, Tensor) and not is_lazy(value)
+        (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor) and not is_lazy(value)
     ]
 
 

@@ -29,9 +29,9 @@ class PathGradientELBO(Trace_ELBO):
     leaves the gradient unbiased, but not without noise at the posterior.
 
     Every reparameterized density that can be evaluated at any point is taken, other flows by their inverse, and planar
-    flows without one (see :func:`slope`). As in `Trace_ELBO` are the sites of the guide that are not reparameterized, and
-    those of a `Delta`, as Pyro's autoguides have them: its `log_density` is the Jacobian of a map of other draws, no
-    density at the value whose score has mean 0, and so all of its gradient is kept.
+    flows without one (see :func:`slope`). Sites of the guide that are not reparameterized stay as in `Trace_ELBO`, and
+    so do those of a `Delta`, as Pyro's autoguides have them: its `log_density` is the Jacobian of a map of other draws,
+    not a density whose score has mean 0, and all of its gradient is kept.
 
     Raises:
         InputError: the support of a guide's density depends on its parameters, as that of a uniform does: the mean of
