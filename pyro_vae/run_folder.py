@@ -15,6 +15,7 @@ import torch
 from pyro_vae import __version__, checks, files
 from pyro_vae.checkpoints import WEIGHTS, load, save
 from pyro_vae.data import Images, Splits, load_data
+from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation import Metrics
 from pyro_vae.models import Model, build
@@ -56,7 +57,8 @@ def run(
         model = build(spec)
         train, validation = training_split(spec, images.train)
         if here.rank == 0:
-            _begin(folder, spec, environment(device) | _description(images) | {"processes": here.size})
+            of_data = _description(images) | {"data_format": DATA_FORMAT}
+            _begin(folder, spec, environment(device) | of_data | {"processes": here.size})
         history = fit(
             model,
             train,
@@ -158,17 +160,26 @@ def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
         return (
             f"{folder} was trained on other images than {images.train.name}'s: see that none of these test images are"
         )
-    for name, value in found.items():
-        if recorded.get(name, value) != value:
-            raise checks.fail(
-                "dataset",
-                f"{images.train.name} with {_counts(found)}",
-                f"the {_counts(recorded)} of {folder}: the data have changed. --dataset PATH names another place of "
-                "the same images; to use others, train a new run",
-            )
+    if any(recorded.get(name, value) != value for name, value in found.items()):
+        given = f"{images.train.name} with {_counts(found)}"
+        raise checks.fail("dataset", given, f"the {_counts(recorded)} of {folder}: {_why_others(recorded)}")
     if "test_images" not in recorded:
         return f"whether the test images are those of {folder} can't be checked: it tells of its training images only"
     return ""
+
+
+def _why_others(recorded: dict[str, Any]) -> str:
+    """Why the images are not those of a run, and what to do."""
+    written_with = recorded.get("data_format", 1)
+    if written_with != DATA_FORMAT:
+        version = "an earlier" if written_with == 1 else "another"
+        return (
+            f"the run was written by {version} version of pyro_vae, which may have read these files otherwise, unless "
+            "they have changed; train a new run, or evaluate this one with that version"
+        )
+    return (
+        "the data have changed. --dataset PATH names another place of the same images; to use others, train a new run"
+    )
 
 
 def _description(images: Splits) -> dict[str, Any]:

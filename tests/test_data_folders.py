@@ -26,7 +26,7 @@ def make(root, *specs):
     """Pictures: "train/a 3" are three in that folder, of the grey level of a folder named a or b."""
     for spec in specs:
         folder, count = spec.rsplit(" ", 1)
-        level = next((LEVELS[name] for name in folder.split("/") if name in LEVELS), 150)
+        level = next((LEVELS[name] for name in folder.split("/") if name in LEVELS), 200)
         for number in range(int(count)):
             save(root / folder / f"{number}.png", level)
 
@@ -41,6 +41,8 @@ def described(splits):
 
 
 AB = ("a", "b")
+AT = ("a", "train")
+ABT = ("a", "b", "train")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,25 @@ AB = ("a", "b")
         ("train/a 3, train/b 3, test 2", (6, 2, AB, ()), "no test labels: its images lie in no class folders"),
         ("a 5, b 5, . 10", (18, 2, (), ()), "no training labels: of 20 images, 10 lie in no class folder"),
         ("train/a 3, test/a 2, . 4", (3, 2, (), ()), "images left out beside the folder train: 4"),
+        ("mnist_train/a 3, mnist_train/b 3, MNIST_test/a 2, MNIST_test/b 1", (6, 3, AB, AB), None),
+        (
+            "train_hr/a 3, train_hr/b 3, valid_hr/a 2, valid_hr/b 1",
+            (6, 3, AB, AB),
+            "the validation images are the test",
+        ),
+        ("training_a 3, testing_a 2", (3, 2, (), ()), None),
+        ("trainA 3, testA 2", (3, 2, (), ()), None),
+        ("my.pets-train-set 3, my.pets-test 2", (3, 2, (), ()), None),
+        ("DIV2K_train_HR 3, DIV2K_valid_HR 1, DIV2K_test_HR 2", (3, 2, (), ()), "validation images left out: 1"),
+        ("coco_train2017 3, coco_test2017 2", (3, 2, (), ()), None),
+        ("pets_train/a 10, pets_train/b 10", (18, 2, AB, AB), None),
+        ("a 10, b 5, train 5", (18, 2, ABT, ABT), "taken as classes, not as splits: train$"),
+        ("a 10, b 5, bullet_train 5", (18, 2, *[("a", "b", "bullet_train")] * 2), "not as splits: bullet_train"),
+        ("train/a 3, train/train 3, test/a 2, test/train 1", (6, 3, AT, AT), None),
+        ("train/a 10, train/train 10", (18, 2, AT, AT), None),
+        ("train/a 10, train/Train 10", (18, 2, *[("Train", "a")] * 2), None),
+        ("train/a 3, train/test 3, test/a 2, test/test 1", (6, 3, ("a", "test"), ("a", "test")), None),
+        ("train/a 3, train/crash_test 3, test/a 2", (6, 2, *[("a", "crash_test")] * 2), "classes without test images"),
     ],
 )
 def test_layouts(tmp_path, specs, expected, note, recwarn):
@@ -83,11 +104,25 @@ def test_layouts(tmp_path, specs, expected, note, recwarn):
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ("train/a 1, test/a 1, cat 1", "with folders cat, test, train, expected train and test folders"),
+        ("train/a 1, test/a 1, cat 1", "with folders test, train, cat, expected train and test folders"),
         ("val/a 1, test/a 1", "with test, val, expected a set named train as well"),
         ("Train/a 1, training/a 1, test/a 1", "with Train and training, expected one train set"),
-        ("a/train 1, a/test 1, b/train 1, b/test 1", "with a folder test among classes, expected train and test"),
+        ("a/train 1, a/test 1, b/train 1, b/test 1", "a with folders test, train, expected train and test"),
         ("train/a 1, train/val 1, test/a 1", "with a folder val among classes"),
+        ("trainA 1, trainB 1, testA 1, testB 1", "with folders testA, testB, trainA, trainB, expected train and test"),
+        ("train_a 1, train_b 1", "with folders train_a, train_b, expected train and test folders"),
+        ("cats_train 1, dogs_test 1", "with folders cats_train, dogs_test, expected train and test folders"),
+        ("mnist 1, mnist_test 1", "with folders mnist_test, mnist, expected train and test folders"),
+        ("my test 1, a 1, b 1", "with folders my test, a, b, expected train and test folders"),
+        ("myTestset 1, a 1, b 1", "with folders myTestset, a, b, expected train and test folders"),
+        ("a 1, b 1, test 1", "with folders test, a, b, expected train and test folders"),
+        ("a 1, train 1", "with folders train, a, expected train and test folders"),
+        ("a 1, b 1, train_set 1", "with folders train_set, a, b, expected train and test folders"),
+        ("a 1, b 1, train/x 1", "with folders train, a, b, expected train and test folders"),
+        ("train_x 1, . 1", "with folders train_x, expected train and test folders"),
+        ("mnist_val/a 1, mnist_test/a 1", "with mnist_test, mnist_val, expected a set named train as well"),
+        ("a/x_train 1, a/x_test 1, b/c 1", "a with folders x_test, x_train, expected train and test"),
+        ("test 1, " + ", ".join(f"{n} 1" for n in range(9)), "with folders test, 0, 1, 2, 3, 4, ..., expected"),
     ],
 )
 def test_layouts_of_two_meanings_are_refused(tmp_path, specs, message):
@@ -284,18 +319,46 @@ def test_pictures_are_decoded_once(tmp_path, own_cache, decoded):
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.pixels, other.pixels)
         assert one.fingerprint == other.fingerprint == other.take(slice(None)).fingerprint
-    (tmp_path / "mine").rename(tmp_path / "moved")
-    assert load_data(tmp_path / "moved").train.name == "moved"
-    assert len(decoded) == 20
-    save(tmp_path / "moved" / "a" / "3.png", 101)
-    os.utime(tmp_path / "moved" / "a" / "3.png", (1, 1))
-    changed = load_data(tmp_path / "moved")
+    save(tmp_path / "mine" / "a" / "3.png", 101)
+    changed = load_data(tmp_path / "mine")
     assert len(decoded) == 40
     assert (torch.cat([part.pixels for part in changed]) == 101).any()
-    (tmp_path / "moved" / "a" / "3.png").rename(tmp_path / "moved" / "b" / "13.png")
-    load_data(tmp_path / "moved")
+    (tmp_path / "mine" / "a" / "3.png").rename(tmp_path / "mine" / "b" / "13.png")
+    load_data(tmp_path / "mine")
     assert len(decoded) == 60
-    assert len(list(own_cache.iterdir())) == 4  # of a folder, the pixels of its last state alone
+    assert len(list(own_cache.iterdir())) == 2  # of a folder, the pixels of its last state alone
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    assert load_data(tmp_path / "moved").train.name == "moved"
+
+
+def same_to_see(path, level):
+    """A picture whose size and time of change do not depend on its content."""
+    save(path, level)
+    os.utime(path, (1, 1))
+
+
+def test_folders_of_equal_names_sizes_and_times_keep_their_own_pixels(tmp_path, own_cache):
+    for root, level in (("one", 100), ("other", 200)):
+        for number in range(4):
+            same_to_see(tmp_path / root / f"{number}.bmp", level)
+    for _ in range(2):
+        for root, level in (("one", 100), ("other", 200)):
+            assert {*torch.cat([part.pixels for part in load_data(tmp_path / root)]).unique().tolist()} == {level}
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_a_picture_that_is_changed_behind_its_time_is_seen(tmp_path, own_cache, how):
+    for number in range(4):
+        same_to_see(tmp_path / "mine" / f"{number}.bmp", 100)
+    before = [part.fingerprint for part in load_data(tmp_path / "mine")]
+    for number in range(4):
+        path = tmp_path / "mine" / f"{number}.bmp"
+        if how == "replaced":
+            path.unlink()
+        same_to_see(path, 200)
+    after = load_data(tmp_path / "mine")
+    assert all((part.pixels == 200).all() for part in after)
+    assert not {*before} & {part.fingerprint for part in after}
 
 
 def test_what_is_kept_is_never_written_to(tmp_path, own_cache, decoded):
@@ -333,9 +396,8 @@ def test_a_damaged_cache_is_made_anew(tmp_path, own_cache, decoded, what):
         facts.write_text(json.dumps(stored))
     else:
         path.unlink()
-    (tmp_path / "mine").rename(tmp_path / "moved")  # what is damaged lies beside what is made
     for _ in range(2):
-        assert described(load_data(tmp_path / "moved")) == (18, 2, AB, AB)
+        assert described(load_data(tmp_path / "mine")) == (18, 2, AB, AB)
     assert len(decoded) == 40
 
 

@@ -7,6 +7,7 @@ import torch
 
 from pyro_vae import Metrics, Spec, fit_many, load_data
 from pyro_vae.checks import InputError
+from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.run_folder import add_metrics, check_data, open_model, open_run, read_metrics, run
 from pyro_vae.spec import read_spec
 from pyro_vae.svi import CompiledSVI
@@ -234,6 +235,25 @@ def test_what_an_older_run_does_not_tell_is_said(own, digits, tmp_path):
     assert "can't be checked: it does not tell" in check_data(folder, digits)
     (folder / "environment.json").unlink()
     assert "can't be checked: it does not tell" in check_data(folder, digits)
+
+
+def test_a_run_of_an_earlier_version_is_not_told_that_its_data_changed(own, grey):
+    spec, path, folder = own
+    recorded = json.loads((folder / "environment.json").read_text())
+    assert recorded.pop("data_format") == DATA_FORMAT
+    (folder / "environment.json").write_text(json.dumps(recorded))
+    open_run(folder)  # read as before
+    np.savez(path, images=grey[1:21])  # as if read otherwise
+    for refused in (lambda: open_run(folder), lambda: run(replace(spec, epochs=3), folder, resume=True, **QUIET)):
+        with pytest.raises(InputError, match="earlier version .* may have read these files otherwise") as caught:
+            refused()
+        assert "the data have changed" not in str(caught.value)
+        assert "train a new run" in str(caught.value)
+        assert "that version" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    (folder / "environment.json").write_text(json.dumps(recorded | {"data_format": DATA_FORMAT + 1}))
+    with pytest.raises(InputError, match="another version"):
+        open_run(folder)
 
 
 def test_members_trained_on_some_of_the_images_are_opened(digits, tmp_path):

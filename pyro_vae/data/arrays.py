@@ -171,7 +171,7 @@ def _sets(stored: dict[str, StoredArray], left_out: dict[str, str], path: Path) 
     if not splits or ("" in splits and len(splits) > 1):
         raise checks.fail("dataset", f"{path} with {sorted([*stored, *left_out])}", _EXPECTED)
     if splits != [""]:
-        splitting.by_split(splits, str(path))
+        splitting.by_split(splits, splits, str(path))
     return {
         split or "train": _Set(stored[found["images", split]], stored.get(found.get(("labels", split), "")))
         for split in splits

@@ -30,16 +30,12 @@ def folder() -> Path:
     return files.cache_folder() / "images"
 
 
-def read(key: str, n: int) -> Kept | None:
-    """The n images kept under a key; None where there are none, or where they were changed or damaged since.
+def read(key: str, source: str, n: int) -> Kept | None:
+    """The n images of a folder, kept under a key; None where there are none, or they were changed or damaged since.
 
     The pixels are mapped copy-on-write: whoever writes to them changes neither the file nor what others see.
     """
-    every = (_read(path, n) for path in folder().glob(f"*-{key}.npy"))  # whatever folder they were in
-    return next((kept for kept in every if kept), None)
-
-
-def _read(path: Path, n: int) -> Kept | None:
+    path = folder() / f"{_of(source)}-{key}.npy"
     try:
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if stored["file"] != _stamp(path):
@@ -57,14 +53,20 @@ def write(key: str, kept: Kept, source: str) -> None:
     Raises:
         OSError: the folder can't be written.
     """
-    of_source = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:16]
-    path = files.write(folder() / f"{of_source}-{key}.npy", lambda name: np.save(name, kept.pixels, allow_pickle=False))
+    path = files.write(
+        folder() / f"{_of(source)}-{key}.npy", lambda name: np.save(name, kept.pixels, allow_pickle=False)
+    )
     facts = {"notes": kept.notes, "fingerprints": kept.fingerprints, "file": _stamp(path)}
     files.write_json(path.with_suffix(".json"), facts)
-    for earlier in folder().glob(f"{of_source}-*"):
+    for earlier in folder().glob(f"{_of(source)}-*"):
         if earlier.stem != path.stem:
             with contextlib.suppress(OSError):  # Windows deletes no file that is in use
                 earlier.unlink()
+
+
+def _of(source: str) -> str:
+    """What the names of all files of a source folder begin with."""
+    return hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:16]
 
 
 def _stamp(path: Path) -> list[int]:

@@ -32,6 +32,8 @@ class File(NamedTuple):
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
 
 
 @dataclass
@@ -70,7 +72,7 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
     pictures = [list(part.files()) for part in parts.values()]
     order = splitting.order([len(part) for part in pictures])
     name, key = path.absolute().name, _key(root.path, pictures)
-    kept = cache.read(key, len(order.rows))
+    kept = cache.read(key, root.path, len(order.rows))
     pixels, decoded_notes = (kept.pixels, kept.notes) if kept else _decode(pictures, order, name, progress)
     notes += decoded_notes
     splits = splitting.to_splits(pixels, order, labels, name, class_names)
@@ -129,7 +131,9 @@ def _picture(entry: os.DirEntry[str]) -> File | None:
         status = entry.stat()
     except OSError as error:  # a link to nothing
         raise checks.fail("dataset", entry.path, f"a readable image ({error.strerror or error})") from error
-    return File(entry.path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return File(entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
@@ -144,21 +148,45 @@ def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
             break
         (name,) = names
         parts = {split: part.folders.get(name, part) for split, part in parts.items()}
+    if divided:
+        _check_below_splits(parts)
+    else:
+        _check_classes(parts["training"], notes)
+        for _, below in sorted(parts["training"].folders.items()):
+            _check_classes(below, [])
+    return parts
+
+
+def _check_below_splits(parts: dict[str, Folder]) -> None:
+    """A folder of another split lies in none of the parts; what lies in all of them is a class, whatever its name."""
+    shared = set.intersection(*(set(part.folders) for part in parts.values())) if len(parts) > 1 else set[str]()
     for part in parts.values():
         for name, below in part.folders.items():
-            if misplaced := [one for one in (name, *below.folders) if splitting.is_clear(one)]:
-                raise checks.fail("dataset", f"{part.path} with a folder {misplaced[0]!r} among classes", _EXPECTED)
-    return parts
+            for one in (name, *below.folders):
+                if splitting.is_clear(one) and one not in shared and one.casefold() != "train":
+                    raise checks.fail("dataset", f"{part.path} with a folder {one!r} among classes", _EXPECTED)
+
+
+def _check_classes(folder: Folder, notes: list[str]) -> None:
+    """No class folder has the name of a split; but trains may be a class among others."""
+    named = {name: words for name in sorted(folder.folders) if (words := splitting.clear_words(name))}
+    if not named:
+        return
+    others = [name for name in sorted(folder.folders) if name not in named]
+    trains = all(words == {"train"} and not folder.folders[name].folders for name, words in named.items())
+    if not trains or len(others) <= len(named):
+        listed = [*named, *others]
+        given = f"{folder.path} with folders {', '.join(listed[:6])}{', ...' if len(listed) > 6 else ''}"
+        raise checks.fail("dataset", given, _EXPECTED)
+    notes.append(f"taken as classes, not as splits: {', '.join(named)}")
 
 
 def _splits(folder: Folder, notes: list[str]) -> dict[str, Folder] | None:
     names = sorted(folder.folders)
-    splits = [splitting.split_of(name) for name in names]
-    if not any(map(splitting.is_clear, names)) and not (all(splits) and "train" in splits):
+    splits = splitting.splits_of(names)
+    if not splits:
         return None
-    if not all(splits):
-        raise checks.fail("dataset", f"{folder.path} with folders {', '.join(names)}", _EXPECTED)
-    by_split = splitting.by_split(names, folder.path)
+    by_split = splitting.by_split(names, splits, folder.path)
     if folder.pictures:
         notes.append(f"images left out beside the folder {by_split['train']}: {len(folder.pictures):,}")
     train, test = splitting.train_and_test({split: folder.folders[name] for split, name in by_split.items()}, notes)
@@ -191,10 +219,13 @@ def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | N
 
 
 def _key(root: str, parts: list[list[File]]) -> str:
-    """What the pixels depend on: how they are decoded, and names, sizes and times of change of the files."""
-    digest = hashlib.sha256(f"{_FORMAT} {PIL.__version__}".encode())
+    """What the pixels depend on: how they are decoded, the folder, and all that tells whether a file is still the same.
+
+    A time of last writing can be set by anyone; ctime, when the system last changed anything of a file, can't.
+    """
+    digest = hashlib.sha256(os.fsencode(f"{_FORMAT} {PIL.__version__} {os.path.abspath(root)}"))
     for part in parts:
-        rows = (f"{file.path[len(root) :]}\0{file.size}\0{file.mtime_ns}" for file in part)
+        rows = ("\0".join([file.path[len(root) :], *map(str, file[1:])]) for file in part)
         digest.update(os.fsencode("\0\0".join(["", *rows])))
     return digest.hexdigest()[:32]
 

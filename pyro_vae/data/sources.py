@@ -16,6 +16,8 @@ from pyro_vae.data.idx import IDX_SETS, load_idx
 from pyro_vae.data.images import Images, Splits
 from pyro_vae.spec import check_dataset
 
+DATA_FORMAT = 2  # of what runs were trained on: raised where the same files become other pixels, labels or splits
+
 
 def load_data(
     name: str | os.PathLike[str],
@@ -36,8 +38,9 @@ def load_data(
     never read.
 
     A folder holds pictures of one size, in folders of the splits or not, in class folders below or not. Names of
-    splits are `train`, `val`, `test`, in any case and common spelling. A picture is turned by its orientation tag; of
-    several frames the first is taken. The decoded pixels are kept in this user's cache folder.
+    splits are `train`, `val`, `test`, in any case and common spelling, all with the same beginning and end or none. A
+    picture is turned by its orientation tag; of several frames the first is taken. The decoded pixels are kept in this
+    user's cache folder.
 
     Without a test set, the validation set is it, and where there is none, a fixed tenth of the images. With one, the
     validation set is left out, since training holds out images of its own.

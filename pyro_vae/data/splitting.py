@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from itertools import takewhile
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ _NAMES = {
 _SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 _CLEAR = ("train", "training", "validation", "valid", "val", "test", "testing")  # the others may be classes
 _FORM = re.compile(r"(?:images?|imgs?|data)?[ _.-]*([a-z]+?)[ _.-]*(?:set|split|data|images?|imgs?)?[ _.-]*\d*")
+_BETWEEN_WORDS = re.compile(r"[\W_]+|(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 Part = TypeVar("Part", bound=Sized)
 
@@ -41,15 +43,38 @@ def is_clear(name: str) -> bool:
     return _core(name) in _CLEAR
 
 
-def by_split(names: Iterable[str], where: str) -> dict[str, str]:
+def clear_words(name: str) -> set[str]:
+    """The words of a name, and the name itself, that can hardly be of a class.
+
+    >>> sorted(clear_words("trainA")), sorted(clear_words("Test-set")), clear_words("trainer")
+    (['train'], ['test', 'test-set'], set())
+    """
+    return {word.casefold() for word in (name, *_BETWEEN_WORDS.split(name)) if is_clear(word)}
+
+
+def splits_of(names: Sequence[str]) -> list[str] | None:
+    """The split of each name, but for a beginning and an end that all share; None where one can't be read as a split.
+
+    >>> splits_of(["mnist_test", "mnist_train"]), splits_of(["trainHR", "validHR"]), splits_of(["train", "cat"])
+    (['test', 'train'], ['train', 'validation'], None)
+    """
+    cores = list(names)
+    if not all(map(split_of, cores)) and len(names) > 1:
+        words = [[word.casefold() for word in _BETWEEN_WORDS.split(name)] for name in names]
+        cores = [" ".join(own) for own in _without_common(_without_common(words))]
+    splits = [split for name in cores if (split := split_of(name))]
+    clear = "train" in splits or any(map(is_clear, cores))
+    return splits if clear and len(splits) == len(cores) else None
+
+
+def by_split(names: Iterable[str], splits: Iterable[str], where: str) -> dict[str, str]:
     """The name of each split.
 
     Raises:
         InputError: two names are of one split, or there is none to train on.
     """
     found: dict[str, str] = {}
-    for name in names:
-        split = str(split_of(name))
+    for name, split in zip(names, splits, strict=True):
         if split in found:
             raise checks.fail("dataset", f"{where} with {found[split]!r} and {name!r}", f"one {split} set")
         found[split] = name
@@ -105,6 +130,12 @@ def to_splits(
         for half, label in zip(halves, (labels[0], labels[-1]), strict=True)
     )
     return Splits(train, test)
+
+
+def _without_common(rows: Sequence[list[str]]) -> list[list[str]]:
+    """Rows of words without those at the beginning that all share, and turned round."""
+    shared = len([*takewhile(lambda words: len({*words}) == 1, zip(*rows, strict=False))])
+    return [row[shared:][::-1] for row in rows]
 
 
 def _core(name: str) -> str:
