@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 LONGEST = 500  # characters of what was given that are shown
+LARGEST = 2**63 - 1  # whole number that a tensor holds, as an element or as a size
 _SHOWN = (str, numbers.Number, os.PathLike, type(None))
 
 
@@ -72,17 +73,17 @@ def one_of(argument: str, given: object, expected: Iterable[str]) -> str:
 
 def positive_integer(argument: str, given: object) -> int:
     """`given`, Python's or NumPy's, as a whole number of at least 1."""
-    return _integer(argument, given, 1, None, "a whole number of at least 1")
+    return _integer(argument, given, 1, "a whole number of at least 1")
 
 
 def non_negative_integer(argument: str, given: object) -> int:
     """`given` as a whole number of at least 0."""
-    return _integer(argument, given, 0, None, "a whole number of at least 0")
+    return _integer(argument, given, 0, "a whole number of at least 0")
 
 
 def seed(argument: str, given: object) -> int:
     """`given` as a whole number from 0 to below 2^63, which torch's generators take."""
-    return _integer(argument, given, 0, 2**63, "a whole number from 0 to below 2^63")
+    return _integer(argument, given, 0, "a whole number from 0 to below 2^63")
 
 
 def positive(argument: str, given: object) -> float:
@@ -101,10 +102,12 @@ def non_negative(argument: str, given: object) -> float:
     return number
 
 
-def _integer(argument: str, given: object, least: int, below: int | None, expected: str) -> int:
+def _integer(argument: str, given: object, least: int, expected: str) -> int:
     number = int(given) if isinstance(given, numbers.Integral) and not isinstance(given, bool) else None
-    if number is None or number < least or (below is not None and number >= below):
+    if number is None or number < least:
         raise fail(argument, given, expected)
+    if number > LARGEST:
+        raise fail(argument, given, f"a whole number from {least} to below 2^63")
     return number
 
 

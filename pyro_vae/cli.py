@@ -452,6 +452,9 @@ def main(arguments: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminated) if main_thread else None
     try:
         with warnings.catch_warnings(), _without_plotting_backend():
+            warnings.simplefilter(
+                "default", UserWarning
+            )  # notes are neither errors nor lost, whatever PYTHONWARNINGS says
             warnings.showwarning = _show_once(set())
             return _run(sys.argv[1:] if arguments is None else arguments)
     finally:
@@ -476,15 +479,22 @@ def _run(arguments: list[str]) -> int:
         return _report(f"{reason}; expected a place that can be read and written, with room", 2)
     except (FloatingPointError, parallel.PeerStoppedError) as error:
         return _report(str(error), 1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # of torch, which need not be loaded
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
-        return _report(" ".join(str(error).split()), 1)
+        return _report(" ".join(str(error).split()) or "out of memory", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code != _INTERRUPTED:
         return code
     return _report("; ".join(["stopped", *(text for name, text in _STOPPED.items() if name in arguments[:1])]), 1)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU torch has a class for it, which need not be loaded; on the CPU there is only the text."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(text in str(error) for text in ("can't allocate memory", "Storage size calculation overflowed"))
 
 
 def _report(text: str, code: int) -> int:

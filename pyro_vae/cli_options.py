@@ -10,15 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
+from pyro_vae.checks import LARGEST
 from pyro_vae.spec import SPEC_FIELDS
 
 
 def whole_number(text: str) -> int:
     """An integer; typer's own message would not say what was given."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError as error:
         raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
+    if abs(number) > LARGEST:
+        raise typer.BadParameter(f"given {text!r}, expected a whole number below 2^63")
+    return number
 
 
 def path(text: str | Path) -> Path:

@@ -23,6 +23,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise checks.fail("device", str(device), "auto, cpu, or a device of this machine") from error
+    if chosen.type == "meta":  # which has shapes and no numbers
+        raise checks.fail("device", str(device), "auto, cpu, or a device that computes")
     return chosen
 
 

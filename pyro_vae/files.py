@@ -31,7 +31,8 @@ def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], 
         if callable(content):
             content(temporary)
         elif isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8", newline="\n")
+            # Of the name of a folder that is not UTF-8, question marks.
+            temporary.write_text(content, encoding="utf-8", errors="replace", newline="\n")
         else:
             temporary.write_bytes(content)
         with temporary.open("r+b") as written:

@@ -54,7 +54,7 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     else:
         raise checks.fail("folder", str(folder), "a study folder with a study.json, or a run folder with a spec.json")
     text = _render(page)
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:  # the name of a folder need not be UTF-8
         raise checks.fail("folder", str(folder), f"texts and curves that fit in {MAX_BYTES:,} bytes")
     return files.write(out if out is not None else folder / "report.html", text)
 

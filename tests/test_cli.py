@@ -257,6 +257,19 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
             "image_shape: given .1, 8, 8., expected at least 16x16",
         ),
         (["train", "--out", "OUT", "--device", "tpu"], "device: given 'tpu'"),
+        (["train", "--out", "OUT", "--device", "meta"], "device: given 'meta', expected auto, cpu, or a device that"),
+        (
+            ["train", "--out", "OUT", "--batch-size", "100000000000000000000000"],
+            r"batch_size: given 10+, expected a whole number from 1 to below",
+        ),
+        (
+            ["train", "--out", "OUT", "--hidden", "100000000000000000000000"],
+            r"hidden: given 10+, expected a whole number from 1 to below 2\^63",
+        ),
+        (
+            ["sample", "RUN", "--n", "100000000000000000000000"],
+            r"'--n': given '10+', expected a whole number below 2\^63",
+        ),
         (["train", "--out", "OUT", "--epocs", "2"], "No such option: --epocs .*--epochs"),
         (["train"], "Missing option '--out'"),
         (["train", "--out", "OUT", "--resume"], "--out: given .*expected a run folder to resume"),
@@ -309,6 +322,15 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, argume
     assert re.search(message, error), error
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "size", [["--latent-dim", "1000000000000"], ["--hidden", "3000000000,3000000000"], ["--hidden", f"{2**62}"]]
+)
+def test_a_model_that_does_not_fit_is_one_line(tmp_path, capsys, size):
+    assert main(["train", "--dataset", "digits", *size, "--device", "cpu", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search("can't allocate memory|size calculation overflowed", line)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(trained, tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -273,6 +274,18 @@ def test_an_inherited_plotting_backend_need_not_be_there(tmp_path, backend):
     )
     assert result.returncode == 0, result.stderr
     assert "image/svg+xml" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_inherited_filters_of_warnings_leave_notes_as_they_are(tmp_path, capsys, action):
+    path = images(tmp_path / "mine.npz")
+    grey = ["--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--device", "cpu", "--quiet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        filters = list(warnings.filters)
+        assert main(["train", "--dataset", str(path), *grey, "--out", str(tmp_path / "run")]) == 0
+        assert warnings.filters == filters
+    assert "pyro-vae: note: grey pixels" in capsys.readouterr().err
 
 
 def test_a_training_that_is_stopped_says_what_to_do(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -23,6 +24,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         files.write(path, broken)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_of_a_folder_that_is_no_utf8_is_written_with_question_marks(tmp_path):
+    assert files.write(tmp_path / "a.txt", f"caf{os.fsdecode(bytes([0xE9]))}").read_bytes() == b"caf?"
 
 
 def test_json_takes_no_nan(tmp_path):

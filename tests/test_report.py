@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -507,3 +508,11 @@ def test_a_run_called_like_an_option_has_commands_that_work(tmp_path):
     text = report(folder).read_text(encoding="utf-8")
     assert "pyro-vae evaluate ./-x" in text
     assert "pyro-vae report ./-x" in text
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file systems there take names in Unicode only")
+@pytest.mark.parametrize("write", [write_run, write_study])
+def test_a_folder_whose_name_is_no_utf8_has_a_page(tmp_path, write):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write(folder, SMALL if write is write_run else MODELS)
+    assert "caf?" in Page(report(folder)).source

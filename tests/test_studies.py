@@ -46,6 +46,24 @@ def test_a_toml_file(tmp_path):
     assert all(picture.runs == ("two", "ten") for picture in one.pictures)
 
 
+def test_a_python_file_imports_what_stands_beside_it(tmp_path):
+    (tmp_path / "beside_a_study.py").write_text("DIMENSIONS = (2, 3)\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from beside_a_study import DIMENSIONS\nfrom pyro_vae import Spec\n"
+        "SPECS = [Spec(latent_dim=d) for d in DIMENSIONS]\n"
+    )
+    before = list(sys.path)
+    assert [entry.spec.latent_dim for entry in named(str(path)).entries] == [2, 3]
+    assert sys.path == before
+
+
+def test_a_toml_file_of_an_editor_of_windows(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbftitle = 'x'\r\n[models.a]\r\n")
+    assert named(str(path)).title == "x"
+
+
 def test_autoencoders_and_other_images_have_figures_of_their_own(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
@@ -95,7 +113,16 @@ def test_other_images_have_no_published_numbers():
         ("a.toml", "[models.a]\nlatent_dims = 2", "did you mean 'latent_dim'"),
         ("a.toml", "[models.a]\nlatent_dim = 0", "latent_dim: given 0"),
         ("a.toml", "[models.a]\npublished = 1", "published of a: given 1"),
-        ("a.toml", "[models.a]\npublished = {x = 'y'}", "published x: given 'y', expected a number"),
+        ("a.toml", "[models.a]\npublished = {x = 'y'}", "published x: given 'y', expected a finite number"),
+        ("a.toml", "[models.a]\npublished = {x = nan}", "published x: given nan, expected a finite number"),
+        (
+            "a.toml",
+            f"[models.a]\npublished = {{x = 1{'0' * 400}}}",
+            "published x: given 10.*, expected a finite number",
+        ),
+        ("a.toml", "document = 2024-01-01\n[models.a]", "document: given date, expected a text"),
+        ("a.toml", f"[models.{'a' * 300}]", "model: given 'aaa.*, expected a name of at most 200 bytes"),
+        ("a.py", "import sys\nsys.exit('usage')", "a Python file that runs .SystemExit: usage"),
         ("a.toml", "columns = 'x'\n[models.a]", "columns: given 'x', expected a list of names"),
     ],
 )

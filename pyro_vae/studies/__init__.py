@@ -20,8 +20,10 @@ import importlib
 import itertools
 import re
 import runpy
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from pyro_vae.spec import Spec
 
 NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
 COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
+LARGEST_FLOAT = sys.float_info.max
+LONGEST_NAME = 200  # bytes of the name of a model; file systems take 255, and suffixes are added
 SCORES = ("active_units", "frechet", "inception_score_mean", "inception_score_std")
 
 
@@ -55,9 +59,11 @@ class Entry:
             raise checks.fail("spec", self.spec, f"a Spec for the model {self.name}")
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.=+-]+", self.name) or self.name.startswith("."):
             raise checks.fail("model", self.name, "a name of letters, digits and . _ - + =, as it names a folder")
+        if len(self.name.encode()) > LONGEST_NAME:
+            raise checks.fail("model", self.name, f"a name of at most {LONGEST_NAME} bytes, as it names a folder")
         for metric, value in self.published.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise checks.fail(f"published {metric}", value, f"a number, for the model {self.name}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_FLOAT:
+                raise checks.fail(f"published {metric}", value, f"a finite number, for the model {self.name}")
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,9 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field_name in ("name", "title", "document", "cost"):
+            if not isinstance(getattr(self, field_name), str):
+                raise checks.fail(field_name, getattr(self, field_name), "a text")
         if not self.entries:
             raise checks.fail("study", self.name, "at least one model")
         names = [entry.name for entry in self.entries]
@@ -180,10 +189,11 @@ def named(name: str) -> Study:
 
 def _from_python(path: Path) -> Study:
     try:
-        found = runpy.run_path(str(path))
+        with _folder_on_path(path):
+            found = runpy.run_path(str(path))
     except checks.InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise checks.fail("study", str(path), f"a Python file that runs ({type(error).__name__}: {error})") from error
     if isinstance(found.get("STUDY"), Study):
         return found["STUDY"]
@@ -194,6 +204,17 @@ def _from_python(path: Path) -> Study:
         raise checks.fail("study", str(path), "a list or dictionary of Specs named SPECS, or a Study named STUDY")
     entries = tuple(Entry(name, spec) for name, spec in specs.items())
     return Study(name=path.stem, title=str(found.get("TITLE", path.stem)), entries=entries, pictures=_pictures(entries))
+
+
+@contextmanager
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """What stands beside a file can be imported while it runs, as where Python runs it."""
+    before = list(sys.path)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
@@ -208,7 +229,7 @@ def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
 
 def _from_toml(path: Path) -> Study:
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with the mark of Windows' editors, or without
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise checks.fail("study", str(path), f"a TOML file ({error})") from error
     for name in found:
