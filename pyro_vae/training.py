@@ -197,6 +197,8 @@ def fit(
     if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
         names = ", ".join(kind.__name__ for kind in TRACED)
         raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
+    if checkpoint is not None:
+        checkpoint = checks.path("checkpoint", checkpoint)
     if resume and checkpoint is None:
         raise checks.fail("checkpoint", None, "the folder to resume from")
     here = parallel.peers()

@@ -119,6 +119,96 @@ def test_rows_must_be_as_long_as_each_other():
         plots.image_rows({"long": torch.rand(3, 1, 8, 8), "short": torch.rand(2, 1, 8, 8)})
 
 
+def test_grey_levels_are_shown_as_grey():
+    levels = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(3).reshape(1, 1, 3, 3)
+    for given in (levels, levels.numpy(), levels / 255, (levels / 255).numpy(), (levels / 255).requires_grad_()):
+        (shown,) = plots.image_grid(given).axes[0].images
+        np.testing.assert_allclose(shown.get_array()[0], [0, 0.2, 1])
+    (shown,) = plots.manifold(levels[None]).axes[0].images
+    np.testing.assert_allclose(shown.get_array()[0], [0, 0.2, 1])
+
+
+def test_pixels_of_a_normal_distribution_are_black_or_white_outside():
+    (shown,) = plots.image_grid(torch.tensor([-0.5, 0.2, 1.5, 1.0]).reshape(1, 1, 2, 2)).axes[0].images
+    np.testing.assert_allclose(shown.get_array(), [[0, 0.2], [1, 1]])
+
+
+def test_labels_are_any_whole_numbers():
+    plane = latent.Plane(torch.rand(3, 2), ("$z_1$", "$z_2$"))
+    for labels in ([0, 1, 1], np.array([0, 1, 1]), torch.tensor([0, 1, 1])):
+        figure = plots.latent_scatter(plane, labels, ("a", "b"))
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+X = torch.rand(4, 1, 8, 8)
+PLANE = latent.Plane(torch.rand(3, 2), ("$z_1$", "$z_2$"))
+SHAPE = r"expected images of shape \(N, C, H, W\)"
+PANEL = plots.Panel("p", "x", "y", [plots.Curve("a", [1], [2])])
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (
+            "images: given 'whole numbers up to 255', expected .*uint8",
+            lambda: plots.image_grid((X * 255).round() * 0 + 255),
+        ),
+        ("images: given '256 values that are not finite'", lambda: plots.image_grid(X * math.nan)),
+        (f"images: given Tensor .*, {SHAPE}", lambda: plots.image_grid(X[0])),
+        (f"images: given Tensor .*, {SHAPE}", lambda: plots.image_grid(X[:0])),
+        (f"images: given Tensor .*, {SHAPE}", lambda: plots.image_grid(X.expand(4, 2, 8, 8))),
+        ("images: given 'a', expected a tensor", lambda: plots.image_grid("a")),
+        ("images: given None, expected a tensor", lambda: plots.image_grid(None)),
+        ("columns: given 0", lambda: plots.image_grid(X, columns=0)),
+        ("columns: given 2.5", lambda: plots.tile(X, 2.5)),
+        ("columns: given 0", lambda: plots.reconstructions(X, X, columns=0)),
+        (f"reconstructed: given Tensor .*, {SHAPE}", lambda: plots.reconstructions(X, X[0])),
+        ("rows: given {}, expected a dictionary", lambda: plots.image_rows({})),
+        ("rows: given Tensor .*, expected a dictionary", lambda: plots.image_rows(X)),
+        (
+            "row 'b': given Tensor .*, expected images of shape .1, 8, 8.,",
+            lambda: plots.image_rows({"a": X, "b": X[..., 1:]}),
+        ),
+        ("column_names: given .'a'., expected 4 names", lambda: plots.image_rows({"a": X}, ["a"])),
+        ("panels: given {}", lambda: plots.image_panels({}, 2, 2)),
+        ("tiles: given 0", lambda: plots.image_panels({"a": X}, 2, 0)),
+        ("columns: given 0", lambda: plots.image_panels({"a": X}, 0, 2)),
+        ("images: given Tensor .*, expected a grid", lambda: plots.manifold(X)),
+        ("spacing: given 'evn', .*did you mean 'even'", lambda: plots.manifold(X.reshape(2, 2, 1, 8, 8), "evn")),
+        ("grids: given {}", lambda: plots.manifold_panels({})),
+        ("plane: given Tensor .*, expected a Plane", lambda: plots.latent_scatter(PLANE.codes)),
+        ("codes of the plane: given Tensor", lambda: plots.latent_scatter(PLANE._replace(codes=X[0, 0]))),
+        ("labels: given .0, 1., expected 3 whole numbers", lambda: plots.latent_scatter(PLANE, [0, 1])),
+        ("labels: given .'a', 'b', 'c'., expected", lambda: plots.latent_scatter(PLANE, ["a", "b", "c"])),
+        ("class_names: given .'a'., expected a name for each", lambda: plots.latent_scatter(PLANE, [0, 1, 2], ["a"])),
+        ("planes: given {}", lambda: plots.latent_panels({})),
+        ("plane 'a': given Tensor", lambda: plots.latent_panels({"a": PLANE.codes})),
+        ("columns: given 0", lambda: plots.latent_panels({"a": PLANE}, columns=0)),
+        ("densities: given {}", lambda: plots.density_panels({})),
+        (
+            "density 'a': given Plane|density 'a': given .*, expected a Density",
+            lambda: plots.density_panels({"a": PLANE}),
+        ),
+        (
+            "projected: given Tensor .*, expected at least 2",
+            lambda: plots.projections(PLANE.codes, PLANE.codes[:2], "abc"),
+        ),
+        ("histories: given .*, expected a dictionary of Histories", lambda: plots.learning_curves([History()])),
+        ("histories: given 'history.csv', expected a dictionary", lambda: plots.learning_curves("history.csv")),
+        ("histories: given 3, expected a History", lambda: plots.learning_curves({"a": 3})),
+        ("panels: given .*, expected a list", lambda: plots.curve_panels([])),
+        ("panels: given .*, expected a list", lambda: plots.curve_panels(PANEL)),
+        ("figure: given 'a.png', expected a Figure", lambda: plots.save_figure("a.png", plots.image_grid(X))),
+        ("figure: given None, expected a Figure", lambda: plots.save_figure(None, "a.png")),
+        ("path: given None, expected a path", lambda: plots.save_figure(plots.image_grid(X), None)),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(message, call):
+    with pytest.raises(InputError, match=f"^(?:{message})") as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(InputError, match="picture format: given 'pgn', .*did you mean 'png'"):
         plots.save_figure(plots.image_grid(torch.rand(1, 1, 4, 4)), tmp_path / "a.pgn")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -177,7 +177,7 @@ def evaluate(
     check_set("images", images)
     if train is not None:
         check_set("train", train)
-    if isinstance(metrics, str):
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable | None):
         raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
     if extractor is not None and not callable(extractor):
         raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.features")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae import latent
+from pyro_vae import checks, latent
 from pyro_vae.figure_style import default_style
 from pyro_vae.plots.frame import (
     COLOURS,
     MARKERS,
     add_legend,
+    by_name,
     new_figure,
     new_panels,
     set_only_title,
@@ -32,6 +33,8 @@ def latent_scatter(
     plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
     """Codes in the plane, by class where labels are given; each class has its own colour and marker."""
+    plane = _plane("plane", plane)
+    labels = _labels(labels, class_names, len(plane.codes))
     figure = new_figure(7.0, 5.6)
     size = max(4.0, min(24.0, 12000 / len(plane.codes)))
     _scatter(figure.add_subplot(), plane, labels, size)
@@ -49,8 +52,13 @@ def latent_panels(
     title: str = "",
 ) -> Figure:
     """Codes of the same images in several planes, side by side, as in :func:`latent_scatter`."""
-    figure, grid = new_panels(len(planes), columns, 1.0, legend=0.0 if labels is None else 1.2)
+    planes = {name: _plane(f"plane {name!r}", plane) for name, plane in by_name("planes", planes, "Planes").items()}
     n = len(next(iter(planes.values())).codes)
+    for name, plane in planes.items():
+        if len(plane.codes) != n:
+            raise checks.fail(f"plane {name!r}", f"{len(plane.codes)} codes", f"{n}, as in the first plane")
+    labels = _labels(labels, class_names, n)
+    figure, grid = new_panels(len(planes), columns, 1.0, legend=0.0 if labels is None else 1.2)
     size = max(2.5, min(16.0, 12000 / n / min(len(planes), columns)))
     for axes, (name, plane) in zip(grid, planes.items(), strict=True):
         _scatter(axes, plane, labels, size)
@@ -60,6 +68,30 @@ def latent_panels(
     _class_legend(figure, labels, class_names, size)
     set_title(figure, title)
     return figure
+
+
+def _plane(argument: str, given: object) -> latent.Plane:
+    if not isinstance(given, latent.Plane):
+        raise checks.fail(argument, given, "a Plane, which `latent.to_plane` makes of codes")
+    codes = checks.matrix(f"codes of the {argument}", given.codes)
+    if codes.shape[1] != 2 or not codes.isfinite().all():
+        raise checks.fail(f"codes of the {argument}", given.codes, "finite numbers of shape (N, 2)")
+    return latent.Plane(codes, given.axes)
+
+
+def _labels(given: Any, class_names: Sequence[str], n: int) -> Tensor | None:
+    """The class of each of n codes, as a tensor on the CPU."""
+    if given is None:
+        return None
+    labels = checks.tensor("labels", given).cpu()
+    if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
+        raise checks.fail("labels", given, f"{n} whole numbers, one for each code")
+    least, largest = int(labels.min()), int(labels.max())
+    if class_names and not 0 <= least <= largest < len(class_names):
+        raise checks.fail(
+            "class_names", class_names, f"a name for each of the labels, which go from {least} to {largest}"
+        )
+    return labels
 
 
 def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
@@ -117,6 +149,9 @@ class Density(NamedTuple):
 @default_style()
 def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
     """Densities in the plane, each with its mean and a draw from it."""
+    for name, density in by_name("densities", densities, "Densities").items():
+        if not isinstance(density, Density):
+            raise checks.fail(f"density {name!r}", density, "a Density")
     figure, panels = new_panels(len(densities), columns, 0.8)
     for axes, (name, one) in zip(panels, densities.items(), strict=True):
         grid = (one.first.numpy(), one.second.numpy(), one.values.numpy())
@@ -140,6 +175,12 @@ def density_panels(densities: Mapping[str, Density], columns: int = 3, title: st
 @default_style()
 def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
     """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
+    points, projected = checks.matrix("points", points), checks.matrix("projected", projected)
+    for argument, given in (("points", points), ("projected", projected)):
+        if given.shape != (len(names), 2) or len(given) < 2:
+            raise checks.fail(
+                argument, given, f"at least 2 points in the plane, one for each of the {len(names)} names"
+            )
     slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
     figure = new_figure(6.5, 5.2)
     axes = figure.add_subplot()

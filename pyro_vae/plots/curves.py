@@ -10,8 +10,9 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae import checks
 from pyro_vae.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, add_legend, new_panels, set_title, shortened
+from pyro_vae.plots.frame import COLOURS, add_legend, by_name, new_panels, set_title, shortened
 
 if TYPE_CHECKING:
     from pyro_vae.training import History
@@ -41,6 +42,8 @@ class Panel(NamedTuple):
 @default_style()
 def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
     """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
+    if isinstance(panels, Panel) or not panels or not all(isinstance(panel, Panel) for panel in panels):
+        raise checks.fail("panels", panels, "a list of at least one Panel")
     figure, grid = new_panels(len(panels), columns, 0.68, width=9.5, legend=1.0)
     draw_curves(figure, grid, panels, log)
     set_title(figure, title)
@@ -103,7 +106,12 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
         title: of the figure.
         weighted: the KL with its weight beta, in the share.
     """
-    named = histories if isinstance(histories, Mapping) else {"": histories}
+    from pyro_vae.training import History
+
+    named = {"": histories} if isinstance(histories, History) else by_name("histories", histories, "Histories")
+    for history in named.values():
+        if not isinstance(history, History):
+            raise checks.fail("histories", history, "a History, or several by name")
     parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
     for name, history in named.items():
         epochs, betas = history.column("epoch"), history.column("beta")

@@ -6,7 +6,7 @@ import io
 import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 LONGEST_NAME, LONGEST_IN_LEGEND = 45, 30  # characters of a name beside or above a picture
 LONGEST_LEGEND = 24  # entries
+
+
+def by_name(argument: str, given: object, kind: str) -> Mapping[str, Any]:
+    """`given`, one thing at least by its name."""
+    if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
+        raise checks.fail(argument, given, f"a dictionary of {kind} by name, with at least one")
+    return given
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -72,7 +79,7 @@ def new_panels(
     n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
     """n axes in even rows of at most `columns`, each `ratio` times as high as wide, with `around` inches for labels."""
-    rows = -(-n // columns)
+    rows = -(-n // checks.positive_integer("columns", columns))
     columns = -(-n // rows)
     side = min(5.0, (width - legend) / columns)
     figure = new_figure(side * columns + legend, rows * ((side - around) * ratio + 0.25 + 0.8 * around) + 0.25)
@@ -82,8 +89,11 @@ def new_panels(
 @default_style()
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure to a picture file, atomically; the suffix chooses the format."""
+    if not isinstance(figure, Figure):
+        raise checks.fail("figure", figure, "a Figure of matplotlib")
+    path = checks.path("path", path)
     formats = figure.canvas.get_supported_filetypes()
-    suffix = Path(path).suffix.removeprefix(".").lower()
+    suffix = path.suffix.removeprefix(".").lower()
     checks.one_of("picture format", suffix, formats)
     content = io.BytesIO()
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -10,20 +11,63 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import checks
+from pyro_vae.device import to_unit
 from pyro_vae.figure_style import default_style
 from pyro_vae.plots.curves import Panel, draw_curves
-from pyro_vae.plots.frame import new_figure, new_panels, set_only_title, set_title, shortened
+from pyro_vae.plots.frame import by_name, new_figure, new_panels, set_only_title, set_title, shortened
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     """Images `(N, C, H, W)` in rows of `columns`, white between them: `(height, width, C)`."""
+    images, columns = _images("images", images), checks.positive_integer("columns", columns)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     sheet = torch.ones(rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    for index, image in enumerate(images.cpu()):
+    for index, image in enumerate(images):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
     return sheet
+
+
+def _images(argument: str, given: Any) -> Tensor:
+    """Images `(N, C, H, W)` as floats on the CPU; uint8 is grey levels.
+
+    Floats outside [0, 1], as a normal distribution of pixels has, are shown as black or white. Grey levels in floats,
+    which are whole numbers above 1, would all be white, so they are refused.
+    """
+    images = checks.tensor(argument, given).cpu()
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape or images.is_complex():
+        raise checks.fail(argument, given, "images of shape (N, C, H, W), with 1 or 3 channels and at least one image")
+    if images.dtype == torch.uint8:
+        return to_unit(images)
+    images = images.float()
+    if not images.isfinite().all():
+        raise checks.fail(argument, f"{int((~images.isfinite()).sum())} values that are not finite", "finite numbers")
+    if images.max() > 1 and bool((images == images.round()).all()):
+        raise checks.fail(
+            argument, f"whole numbers up to {images.max():g}", "numbers in [0, 1], or grey levels as uint8"
+        )
+    return images
+
+
+def _rows_of_images(argument: str, given: Any) -> dict[str, Tensor]:
+    """Images by name, as many and as large in each row."""
+    rows = {name: _images(f"row {name!r}", images) for name, images in by_name(argument, given, "images").items()}
+    first = next(iter(rows.values()))
+    for name, images in rows.items():
+        if len(images) != len(first):
+            raise checks.fail(f"row {name!r}", f"{len(images)} images", f"{len(first)}, as in the first row")
+        if images.shape != first.shape:
+            raise checks.fail(f"row {name!r}", images, f"images of shape {tuple(first.shape[1:])}, as in the first row")
+    return rows
+
+
+def _grid(argument: str, given: Any) -> Tensor:
+    """A square grid of images, `(size, size, C, H, W)`."""
+    grid = checks.tensor(argument, given)
+    if grid.dim() != 5 or len(grid) != grid.shape[1]:
+        raise checks.fail(argument, given, "a grid of images of shape (size, size, C, H, W)")
+    return _images(argument, grid.flatten(0, 1)).unflatten(0, grid.shape[:2])
 
 
 def _show(axes: Axes, sheet: Tensor) -> None:
@@ -36,7 +80,8 @@ def _show(axes: Axes, sheet: Tensor) -> None:
 @default_style()
 def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
     """Images `(N, C, H, W)` in [0, 1], as square as it goes."""
-    columns = columns or max(1, round(len(images) ** 0.5))
+    images = _images("images", images)
+    columns = round(len(images) ** 0.5) if columns is None else checks.positive_integer("columns", columns)
     rows = -(-len(images) // columns)
     height, width = images.shape[2:]
     side = min(7.0, 0.9 * columns)
@@ -50,11 +95,12 @@ def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> F
 @default_style()
 def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", columns: int = 10) -> Figure:
     """Originals over their reconstructions, both `(N, C, H, W)` in [0, 1], in pairs of rows."""
+    originals, reconstructed = _images("originals", originals), _images("reconstructed", reconstructed)
     if originals.shape != reconstructed.shape:
         raise checks.fail(
             "reconstructed", tuple(reconstructed.shape), f"the shape of the originals, {tuple(originals.shape)}"
         )
-    columns = min(columns, len(originals))
+    columns = min(checks.positive_integer("columns", columns), len(originals))
     pairs = [
         tile(torch.cat(pair), len(pair[0]))
         for pair in zip(originals.split(columns), reconstructed.split(columns), strict=True)
@@ -72,6 +118,7 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", c
 @default_style()
 def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), title: str = "") -> Figure:
     """Named rows of images, each `(N, C, H, W)` in [0, 1] with the same N, under each other."""
+    rows = _rows_of_images("rows", rows)
     figure = new_figure(*_size_of_rows(rows, bool(column_names)))
     _rows(figure.add_subplot(), rows, column_names)
     set_title(figure, title)
@@ -87,6 +134,7 @@ def image_rows_and_curves(
     log: bool = False,
 ) -> Figure:
     """:func:`image_rows` over :func:`curve_panels`, these in one row."""
+    rows = _rows_of_images("rows", rows)
     height = _size_of_rows(rows, bool(column_names))[1]
     figure = new_figure(9.0, height + 3.2)
     above, below = figure.subfigures(2, 1, height_ratios=[height, 3.2], squeeze=False)[:, 0]
@@ -106,9 +154,8 @@ def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float
 
 def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
     n, _, height, width = next(iter(rows.values())).shape
-    for name, images in rows.items():
-        if len(images) != n:
-            raise checks.fail(f"row {name!r}", f"{len(images)} images", f"{n}, as in the first row")
+    if column_names and len(column_names) != n:
+        raise checks.fail("column_names", column_names, f"{n} names, one for each column")
     _show(axes, tile(torch.cat(list(rows.values())), n))
     names = ["\n".join(map(shortened, name.splitlines())) for name in rows]
     axes.set_yticks(
@@ -126,6 +173,8 @@ def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -
 @default_style()
 def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
     """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
+    panels = {name: _images(f"panel {name!r}", one) for name, one in by_name("panels", panels, "images").items()}
+    tiles = checks.positive_integer("tiles", tiles)
     n, _, height, width = next(iter(panels.values())).shape
     ratio = -(-n // tiles) * height / (tiles * width)
     figure, grid = new_panels(len(panels), columns, ratio, around=0.05)
@@ -140,6 +189,7 @@ def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: 
 @default_style()
 def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: str = "") -> Figure:
     """The grid `(size, size, C, H, W)` that :func:`pyro_vae.latent.manifold` decodes; arguments as there."""
+    images = _grid("images", images)
     figure = new_figure(7.0, 7.0 * images.shape[3] / images.shape[4])
     _manifold(figure.add_subplot(), images, spacing, limit)
     set_only_title(figure.axes[0], title)
@@ -151,6 +201,7 @@ def manifold_panels(
     grids: Mapping[str, Tensor], spacing: str = "even", limit: float = 3.0, columns: int = 2, title: str = ""
 ) -> Figure:
     """Several of what :func:`manifold` shows, side by side."""
+    grids = {name: _grid(f"grid {name!r}", images) for name, images in by_name("grids", grids, "grids").items()}
     height, width = next(iter(grids.values())).shape[3:]
     figure, axes = new_panels(len(grids), columns, height / width)
     for one, (name, images) in zip(axes, grids.items(), strict=True):
@@ -161,6 +212,7 @@ def manifold_panels(
 
 
 def _manifold(axes: Axes, images: Tensor, spacing: str, limit: float) -> None:
+    checks.one_of("spacing", spacing, ("even", "quantiles"))
     size, _, _, height, width = images.shape
     _show(axes, tile(images.flatten(0, 1), size, gap=0))
     places = [0.5 * width, size * width / 2, (size - 0.5) * width]
