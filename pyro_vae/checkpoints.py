@@ -19,9 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae import checks, files
 from pyro_vae.models import Model, build
-from pyro_vae.spec import Spec
-
-WEIGHTS = "weights.safetensors"
+from pyro_vae.spec import WEIGHTS, Spec
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:

@@ -57,10 +57,10 @@ def matrix(argument: str, given: Any) -> Tensor:
 
 
 def path(argument: str, given: object) -> Path:
-    """`given` as a path."""
+    """`given` as a path, its `~` expanded where there is such a user."""
     if not isinstance(given, str | os.PathLike):
         raise fail(argument, given, "a path")
-    return Path(given)
+    return Path(os.path.expanduser(given))
 
 
 def one_of(argument: str, given: object, expected: Iterable[str]) -> str:

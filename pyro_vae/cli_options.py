@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae.checks import LARGEST
+from pyro_vae import checks
 from pyro_vae.spec import SPEC_FIELDS
 
 
@@ -20,9 +20,17 @@ def whole_number(text: str) -> int:
         number = int(text)
     except ValueError as error:
         raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
-    if abs(number) > LARGEST:
+    if abs(number) > checks.LARGEST:
         raise typer.BadParameter(f"given {text!r}, expected a whole number below 2^63")
     return number
+
+
+def seed(text: str) -> int:
+    """A seed, checked before the work begins."""
+    try:
+        return checks.seed("seed", whole_number(text))
+    except checks.InputError as error:
+        raise typer.BadParameter(str(error).removeprefix("seed: ")) from error
 
 
 def path(text: str | Path) -> Path:
@@ -46,7 +54,7 @@ Dataset = Annotated[
     typer.Option(help="where the run's images are now, if they were moved; they must be the same", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
-Seed = Annotated[int, typer.Option(help="seed of all noise", parser=whole_number, metavar="INTEGER")]
+Seed = Annotated[int, typer.Option(help="seed of all noise", parser=seed, metavar="INTEGER")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
 Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
 

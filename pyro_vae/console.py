@@ -13,14 +13,14 @@ _SPELLED = {"±": "+-", "“": '"', "”": '"', "—": "-", "…": "..."}
 def show(text: str) -> None:
     """Prints a text.
 
-    Where there is no standard output, or nobody reads it any more, nothing is printed: a command is there for the files
-    that it makes, and goes on with them.
+    Where there is no standard output, nobody reads it any more, or its disk is full, nothing is printed: a command is
+    there for the files that it makes, and goes on with them.
     """
     if sys.stdout is None:  # as under pythonw
         return
     try:
         print(printable(text), flush=True)
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError):
         silence()
 
 

@@ -25,8 +25,8 @@ from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.parallel import peers
 from pyro_vae.progress import Progress, duration
 from pyro_vae.run_folder import environment, training_split
-from pyro_vae.spec import Spec
-from pyro_vae.training import HOW_LONG_AND_HOW, WORTH_COMPILING, Epoch, History, backend_on
+from pyro_vae.spec import HOW_LONG_AND_HOW, Spec
+from pyro_vae.training import WORTH_COMPILING, Epoch, History, backend_on
 from pyro_vae.training import _epoch as epoch_of
 
 
@@ -195,7 +195,7 @@ def _folder(out: str | os.PathLike[str] | None, resume: bool) -> Path | None:
         if resume:
             raise checks.fail("out", None, "the folder to resume from")
         return None
-    folder = Path(out)
+    folder = checks.path("out", out)
     if folder.exists() and not folder.is_dir():
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
     if not resume and folder.is_dir() and any(folder.iterdir()):

@@ -19,7 +19,7 @@ from typing import Any
 from pyro_vae import __version__, checks, files
 from pyro_vae.metric_words import METRICS, Metric
 from pyro_vae.report_figures import curves, figures, inside
-from pyro_vae.spec import SPEC_FIELDS
+from pyro_vae.spec import SPEC_FIELDS, WEIGHTS, check_weights
 
 MAX_BYTES = 10_000_000  # of the page
 
@@ -46,7 +46,7 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     Raises:
         InputError: the folder is neither, or a file in it is damaged.
     """
-    folder = Path(folder)
+    folder = checks.path("folder", folder)
     if (folder / "study.json").is_file():
         page = _study_page(folder)
     elif (folder / "spec.json").is_file():
@@ -56,7 +56,7 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     text = _render(page)
     if len(text.encode(errors="replace")) > MAX_BYTES:  # the name of a folder need not be UTF-8
         raise checks.fail("folder", str(folder), f"texts and curves that fit in {MAX_BYTES:,} bytes")
-    return files.write(out if out is not None else folder / "report.html", text)
+    return files.write(checks.path("out", out) if out is not None else folder / "report.html", text)
 
 
 def _render(page: Mapping[str, Any]) -> str:
@@ -272,13 +272,14 @@ def _differences(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _run_page(folder: Path) -> dict[str, Any]:
     spec = _read_json(folder / "spec.json", "spec")
+    check_weights(folder)
     scores = _optional_json(folder / "metrics.json")
     history = _history(folder / "history.csv")
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
     command, quoted = _train_command(spec, name), _quoted(name)
-    status = "done" if (folder / "weights.safetensors").is_file() else "not finished"
+    status = "done" if (folder / WEIGHTS).is_file() else "not finished"
     entry = {
         "name": name,
         "spec": spec,

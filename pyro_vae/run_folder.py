@@ -7,20 +7,21 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyro_vae import __version__, checks, files
-from pyro_vae.checkpoints import WEIGHTS, load, save
+from pyro_vae.checkpoints import load, read_epoch, save
 from pyro_vae.data import Images, Splits, load_data
 from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation import Metrics
 from pyro_vae.models import Model, build
 from pyro_vae.parallel import joined
-from pyro_vae.spec import Spec, check_still_there, read_spec
+from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
 from pyro_vae.training import History, fit
 
 
@@ -38,16 +39,16 @@ def run(
 
     An objective `auto` is that of the run in the folder, or else what it stands for, and is recorded as that. The
     folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
-    and `weights.safetensors` at the end. An existing run of the same spec is gone on with by `resume`, which may also
-    raise the number of epochs, or name another place of the same images. The weights after the epochs in `snapshots`
-    stay as `snapshots/epoch-00005.safetensors`.
+    and `weights.safetensors` at the end; a run that is refused leaves it as it was. An existing run of the same spec is
+    gone on with by `resume`, which may also raise the number of epochs, or name another place of the same images. The
+    weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
     Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
 
     Raises:
         InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
             refuse.
     """
-    folder = Path(folder)
+    folder = checks.path("out", folder)
     images = load_data(spec.dataset, data_root, progress=progress)
     spec = with_objective(_with_shape(spec, images), folder)
     with joined(device) as here:
@@ -56,9 +57,8 @@ def run(
             check_data(folder, images)
         model = build(spec)
         train, validation = training_split(spec, images.train)
-        if here.rank == 0:
-            of_data = _description(images) | {"data_format": DATA_FORMAT}
-            _begin(folder, spec, environment(device) | of_data | {"processes": here.size})
+        of_data = _description(images) | {"data_format": DATA_FORMAT}
+        surroundings = environment(device) | of_data | {"processes": here.size}
         history = fit(
             model,
             train,
@@ -78,6 +78,7 @@ def run(
             checkpoint=folder / "checkpoint",
             snapshots={epoch: snapshot_file(folder, epoch) for epoch in snapshots},
             resume=resume,
+            on_start=partial(_begin, folder, spec, surroundings),
             progress=progress,
         )
         if here.rank == 0:
@@ -87,8 +88,10 @@ def run(
 
 
 def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
+    """The files of a training that really goes on: one that is refused leaves the folder as it was."""
     stored = read_spec(folder)
-    same = stored is not None and replace(stored, dataset=spec.dataset) == spec  # wherever its images are now
+    free = {"dataset": spec.dataset, "compile": spec.compile}  # wherever its images are now
+    same = stored is not None and replace(stored, **free) == spec
     if not same or not (folder / WEIGHTS).is_file():
         for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
             (folder / name).unlink(missing_ok=True)
@@ -104,7 +107,7 @@ def with_objective(spec: Spec, folder: str | os.PathLike[str]) -> Spec:
 
 def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
     """Where a run folder keeps the weights after an epoch."""
-    return Path(folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
+    return checks.path("folder", folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
 
 
 def open_model(folder: str | os.PathLike[str]) -> Model:
@@ -134,7 +137,7 @@ def open_run(
     spec = _finished(folder)
     if dataset is None:
         check_still_there(spec)
-    images = load_data(dataset or spec.dataset, data_root, progress=progress)
+    images = load_data(spec.dataset if dataset is None else dataset, data_root, progress=progress)
     check_data(folder, images)
     return load(folder).eval(), spec, images
 
@@ -153,7 +156,10 @@ def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
     """
     if read_spec(folder) is None:
         return ""
-    recorded, found = _read_object(Path(folder) / "environment.json", "environment"), _description(images)
+    recorded, found = (
+        _read_object(checks.path("folder", folder) / "environment.json", "environment"),
+        _description(images),
+    )
     if "images" not in recorded:
         return f"whether these are the images that {folder} was trained on can't be checked: it does not tell"
     if "seeds" in recorded and recorded["images"] != found["images"]:  # by `fit_many`, which is given any images
@@ -204,16 +210,24 @@ def _counts(description: dict[str, Any]) -> str:
 
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `metrics.json` of a run folder holds; nothing where there is none."""
-    return _read_object(Path(folder) / "metrics.json", "metrics")
+    path = checks.path("folder", folder) / "metrics.json"
+    found = _read_object(path, "metrics")
+    sources = found.get("provenance", {})
+    if not isinstance(sources, dict) or not all(isinstance(one, dict) for one in sources.values()):
+        raise checks.fail("metrics", str(path), "`provenance` as an object of objects, one for each number")
+    return found
 
 
 def _read_object(path: Path, argument: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
+    if not isinstance(found, dict):
+        raise checks.fail(argument, str(path), "a JSON object")
+    return found
 
 
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
@@ -225,7 +239,7 @@ def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
         stored.pop(name, None)  # of an earlier evaluation, with other settings
         del sources[name]
     return files.write_json(
-        Path(folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
+        checks.path("folder", folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
     )
 
 
@@ -259,8 +273,9 @@ def _finished(folder: str | os.PathLike[str]) -> Spec:
     spec = read_spec(folder)
     if spec is None:
         raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
-    if not (Path(folder) / WEIGHTS).is_file():
+    if not (checks.path("folder", folder) / WEIGHTS).is_file():
         raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` goes on with this one")
+    check_weights(folder)
     return spec
 
 
@@ -294,4 +309,8 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
     if not resume:
         raise checks.fail(
             "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
+        )
+    if (folder / WEIGHTS).is_file() and read_epoch(folder / "checkpoint") == 0:
+        raise checks.fail(
+            "out", str(folder), f"a run with a checkpoint to go on from: this one has {WEIGHTS} alone, and keeps them"
         )

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pyro_vae import checks
@@ -45,6 +44,8 @@ _NAMES = {
     "compile": COMPILERS,
     "precision": PRECISIONS,
 }
+HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")  # with others a training may go on
+WEIGHTS = "weights.safetensors"  # of a run folder
 GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
 
 
@@ -203,18 +204,46 @@ def automatic_objective(*, takes_path_gradient: bool, has_closed_kl: bool) -> st
 
 def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
     """The spec of a run folder; None where there is no run."""
-    path = Path(folder) / "spec.json"
+    path = checks.path("folder", folder) / "spec.json"
     if not path.is_file():
         return None
     try:
         return Spec.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise checks.fail("spec", str(path), f"a text file in UTF-8 ({error})") from error
+    except checks.InputError as error:
+        raise checks.InputError(f"{path}: {error}") from error
+
+
+def check_weights(folder: str | os.PathLike[str]) -> None:
+    """The weights of a run folder were trained under the spec in it, where they tell; else one of the two was changed.
+
+    Raises:
+        InputError: they were trained under another.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = checks.path("folder", folder) / WEIGHTS
+    if not path.is_file():
+        return
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get("spec")
+    except (SafetensorError, OSError):
+        return  # `load` tells of the damage
+    spec = read_spec(folder)
+    if spec is None or text is None:
+        return
+    told, trained = spec.to_dict(), Spec.from_json(text).to_dict()
+    for name in told:
+        if name not in HOW_LONG_AND_HOW and told[name] != trained[name]:
+            expected = f"{trained[name]!r}, with which the weights beside it were trained"
+            raise checks.fail(name, told[name], f"{expected}: {path.with_name('spec.json')} was changed")
 
 
 def check_dataset(name: str) -> None:
     """`name` is a known data set, or the path of an .npz or .npy file or a folder."""
-    path = Path(name).expanduser()
+    path = checks.path("dataset", name)
     if name in DATASETS or path.is_dir() or (path.is_file() and path.suffix.lower() in (".npz", ".npy")):
         return
     if path.exists() or len(path.parts) > 1 or path.suffix:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import checks, files, results, run_folder
-from pyro_vae.checkpoints import WEIGHTS, read_checkpoint, read_epoch
+from pyro_vae.checkpoints import read_checkpoint, read_epoch
 from pyro_vae.data import Splits, load_data
 from pyro_vae.evaluation import Extractor, evaluate, features
 from pyro_vae.progress import Progress
-from pyro_vae.spec import Spec, read_spec
+from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.studies import Study
 from pyro_vae.study_figures import draw_figures
 from pyro_vae.training import Epoch, History, epoch_line
@@ -126,7 +126,7 @@ def run_study(
     checks.non_negative_integer("ray_retries", ray_retries)
     for name in only:
         checks.one_of("only", name, (entry.name for entry in study.entries))
-    out = Path(out).absolute()
+    out = checks.path("out", out).absolute()
     _check_folder(out, study)
     images, skipped = _load(study, data_root, progress)
     runs = _runs(study, out, {entry.name: seeds for entry in study.entries if not only or entry.name in only}, images)
@@ -176,9 +176,18 @@ def train_and_judge(
         warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
         warnings.filterwarnings("ignore", re.escape(f"{one.spec.dataset}: "))  # said when the study loaded it
         warnings.filterwarnings("ignore", "nothing is kept in the cache")  # as was said when the judge was trained
-        model, _, images = run_folder.run(
-            one.spec, one.folder, data_root=data_root, device=device, resume=True, snapshots=snapshots, progress=False
-        )
+        if one.trained:  # perhaps without a checkpoint, which judging does not need
+            model, _, images = run_folder.open_run(one.folder, data_root, progress=False)
+        else:
+            model, _, images = run_folder.run(
+                one.spec,
+                one.folder,
+                data_root=data_root,
+                device=device,
+                resume=True,
+                snapshots=snapshots,
+                progress=False,
+            )
         errors: list[Exception] = []
         for group in one.missing:
             try:

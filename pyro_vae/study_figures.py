@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vae.checkpoints import WEIGHTS
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import features
+from pyro_vae.spec import WEIGHTS
 from pyro_vae.studies import Picture
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at, resolved
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
 from pyro_vae.progress import Progress, duration
-from pyro_vae.spec import BINARIZATIONS, OBJECTIVES, PRECISIONS, Spec
+from pyro_vae.spec import BINARIZATIONS, HOW_LONG_AND_HOW, OBJECTIVES, PRECISIONS, Spec
 from pyro_vae.svi import CompiledSVI, NotFiniteError
 
 
@@ -74,11 +74,12 @@ class History:
         writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(dataclasses.asdict(epoch) for epoch in self.epochs)
-        files.write(path, buffer.getvalue())
+        files.write(checks.path("path", path), buffer.getvalue())
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> History:
         """Reads what :meth:`to_csv` wrote."""
+        path = checks.path("path", path)
         try:
             with open(path, newline="", encoding="utf-8") as file:
                 return cls(tuple(_epoch_from_text(row) for row in csv.DictReader(file)))
@@ -116,6 +117,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     snapshots: Mapping[int, str | os.PathLike[str]] | None = None,
     resume: bool = False,
+    on_start: Callable[[], object] | None = None,
     progress: bool = True,
 ) -> History:
     r"""Trains a model/guide pair by stochastic variational inference with Adam.
@@ -153,6 +155,8 @@ def fit(
         checkpoint: a folder, in which the state is kept after each epoch (and before the first).
         snapshots: files to which the weights are saved after some epochs, by the number of the epoch.
         resume: go on from the checkpoint there, on the CPU to the very same weights as without the interruption.
+        on_start: called by the first process once everything is checked, before the first step and before any file is
+            written.
         progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
 
     Returns:
@@ -203,7 +207,9 @@ def fit(
         raise checks.fail("checkpoint", None, "the folder to resume from")
     here = parallel.peers()
     if here.rank > 0:
-        checkpoint = snapshots = None  # the first process keeps them
+        checkpoint = snapshots = on_start = None  # the first process keeps them
+    if checkpoint is not None:
+        checkpoint = checks.path("checkpoint", checkpoint)
     if checkpoint is not None and not resume and checkpoints.read_checkpoint(checkpoint) is not None:
         raise checks.fail("checkpoint", str(checkpoint), "a folder without one; resume=True goes on with it")
     target = parallel.own_device(choose_device(device))
@@ -276,8 +282,6 @@ def fit(
             backend = backend_on(target, stored.get("backend", "off"))
         elif compile == "auto":
             backend = _worth_it(epochs * steps_per_epoch, operations, target, precision)
-        if checkpoint is not None and stored is None:
-            checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         here.broadcast(list(model.state_dict().values()))
         terms = Terms(target, dtype)
         gathered = partial(gather, train_pixels, device=target, dynamic=dynamic, dtype=dtype)
@@ -297,6 +301,10 @@ def fit(
             precision=precision,
         )
         svi.ready = True
+        if on_start is not None:
+            on_start()
+        if checkpoint is not None and stored is None:
+            checkpoints.write_checkpoint(checkpoint, 0, state())  # so that an interrupted first epoch leaves one, too
         first_step = len(history) * steps_per_epoch
 
         def name_of(step: int) -> str:
@@ -430,10 +438,6 @@ def _over_all(here: Peers, terms: Terms, losses: list[Tensor], count: int) -> Lo
     totals = torch.cat([on_device.cpu().double().sum()[None], terms.totals()])
     loss, log_likelihood, kl = here.total(totals, on_device.device).tolist()
     return Losses(loss / count, -log_likelihood / count, kl / count)
-
-
-# Fields of a spec with which a training may go on as others.
-HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")
 
 
 def _description(model: Model) -> dict[str, Any] | str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyro_vae import Spec, evaluation, run_folder
+from pyro_vae import Spec, evaluation, load_data, run_folder
+from pyro_vae.checks import InputError
 from pyro_vae.cli import main
 from pyro_vae.evaluation import features
 from pyro_vae.plots import run as run_figures
@@ -308,3 +310,42 @@ def test_quiet_says_nothing(tmp_path, capsys):
     shutil.rmtree(tmp_path / "run")
     assert main(["train", "--dataset", str(path), *SMALL, "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.startswith("epoch 1 of 1: ")
+
+
+# --- what is refused before the work ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "18446744073709551616"], "seed.*given '18446744073709551616', expected a whole number"),
+        (["--seed", "-1"], "seed.*given -1"),
+        (["--dataset", ""], "dataset: given '', expected a name or a path"),
+        (["--dataset", "~nobody-of-that-name/x.npz"], "dataset: given '~nobody-of-that-name/x.npz', expected"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(tmp_path, capsys, monkeypatch, options, message):
+    run = trained(tmp_path / "run", "digits")
+    if "--seed" in options:
+        monkeypatch.setattr(run_folder, "open_run", lambda *_, **__: pytest.fail("the work was begun"))
+    assert main(["evaluate", str(run), "--metrics", "bounds", "--device", "cpu", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line), line
+    assert not (run / "metrics.json").exists()
+
+
+def test_the_home_of_nobody_is_refused_in_one_line(tmp_path, capsys):
+    assert main(["train", "--dataset", "~nobody-of-that-name/x.npz", "--out", str(tmp_path / "run")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    for name in ("", "~nobody-of-that-name/x.npz"):
+        with pytest.raises(InputError, match="dataset: given"):
+            load_data(name)
+
+
+def test_odd_metrics_are_noticed_before_the_work(tmp_path, capsys, monkeypatch):
+    run = trained(tmp_path / "run", "digits")
+    (run / "metrics.json").write_text('{"elbo_nats": 1, "provenance": 5}')
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("the work was begun"))
+    assert main(["evaluate", str(run), "--metrics", "bounds", "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "metrics: given" in line

@@ -52,3 +52,16 @@ def test_without_a_reader_nothing_is_printed(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         show("± text")
         show_table(ROWS, "title")
+
+
+class Full(io.TextIOWrapper):
+    """Standard output on a full disk."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_of_standard_output_stops_no_work(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Full(io.BytesIO()))
+    show("± text")
+    show_table(ROWS, "title")

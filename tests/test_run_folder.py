@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import Metrics, Spec, fit_many, load_data
+from pyro_vae import History, Metrics, Spec, fit_many, load, load_data, plots, save
 from pyro_vae.checks import InputError
+from pyro_vae.cli import main
 from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.run_folder import add_metrics, check_data, open_model, open_run, read_metrics, run
 from pyro_vae.spec import read_spec
@@ -79,6 +80,7 @@ def test_a_run_of_before_there_were_backends_goes_on_with_any(tmp_path):
 def test_nothing_of_a_shorter_training_outlives_it(tmp_path, monkeypatch):
     run(SPEC, tmp_path, **QUIET)
     add_metrics(tmp_path, Metrics(frechet=1.0))
+    run(replace(SPEC, compile="capture"), tmp_path, resume=True, **QUIET)
     run(SPEC, tmp_path, resume=True, **QUIET)
     assert read_metrics(tmp_path) == {"frechet": 1.0, "provenance": {}}  # the same weights
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -260,3 +262,117 @@ def test_members_trained_on_some_of_the_images_are_opened(digits, tmp_path):
     fit_many(replace(SPEC, epochs=1), digits.train.draw(40), seeds=[1], out=tmp_path, **QUIET)
     open_run(tmp_path / "seed-1")
     assert "on other images than digits's" in check_data(tmp_path / "seed-1", digits)
+
+
+def contents(folder):
+    return {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+def changed_spec(folder, **fields):
+    stored = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps(stored | fields))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields", "message"),
+    [
+        ("cudagraph", {"compile": "cudagraph"}, "compile: given 'cudagraph', expected another backend"),
+        ("truncated", {}, "checkpoint: given .*expected an undamaged file"),
+        ("lr", {"lr": 0.5}, "lr: given 0.5, expected 0.001, as in the checkpoint"),
+        ("latent_dim", {"latent_dim": 3}, "model: given .*as in the checkpoint"),
+        ("lost", {}, "out: given .*expected a run with a checkpoint to go on from"),
+        ("lost", {"epochs": 2}, "out: given .*expected a run with a checkpoint to go on from"),
+    ],
+)
+def test_a_refused_resume_changes_nothing(tmp_path, monkeypatch, damage, fields, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run(SPEC, tmp_path, **QUIET)
+    add_metrics(tmp_path, Metrics(frechet=1.0))
+    (checkpoint,) = (tmp_path / "checkpoint").iterdir()
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    elif damage == "lost":
+        checkpoint.unlink()
+    elif damage != "cudagraph":
+        changed_spec(tmp_path, **fields)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(replace(SPEC, **{"epochs": 3} | fields), tmp_path, resume=True, **QUIET)
+    assert contents(tmp_path) == before
+
+
+def test_a_refused_training_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="compile: given 'cudagraph'"):
+        run(replace(SPEC, compile="cudagraph"), tmp_path / "new", **QUIET)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"latent_dim": 3},
+        {"likelihood": "gaussian"},
+        {"image_shape": [1, 4, 16]},
+        {"binarization": "dynamic"},
+        {"beta": 2.0},
+    ],
+)
+def test_a_spec_that_was_changed_is_not_believed(tmp_path, capsys, fields):
+    folder = tmp_path / "run"
+    run(SPEC, folder, **QUIET)
+    changed_spec(folder, **fields)
+    ((name, _),) = fields.items()
+    for opened in (open_model, open_run):
+        with pytest.raises(InputError, match=f"{name}: given .*with which the weights beside it were trained"):
+            opened(folder)
+    assert main(["report", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name}: given" in line
+    assert not (folder / "report.html").exists()
+
+
+def test_a_spec_may_tell_of_more_or_another_way_of_training(tmp_path):
+    run(SPEC, tmp_path, **QUIET)
+    changed_spec(tmp_path, compile="capture", epochs=3)
+    open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"elbo_nats": 1, "provenance": 5}', '{"provenance": {"elbo_nats": 5}}', '[["elbo_nats", 1]]']
+)
+def test_odd_metrics_are_one_line(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match="metrics: given .*metrics.json', expected "):
+        read_metrics(tmp_path)
+
+
+def test_an_error_in_a_spec_names_the_file(tmp_path):
+    (tmp_path / "spec.json").write_text('{"latent_dim": 0}')
+    with pytest.raises(InputError, match=r"spec\.json: latent_dim: given 0"):
+        read_spec(tmp_path)
+
+
+def test_the_folder_of_a_user_is_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model, history, _ = run(SPEC, "~/run", **QUIET)
+    assert open_run("~/run")[1] == model.spec
+    run(replace(SPEC, epochs=3), "~/run", resume=True, **QUIET)
+    add_metrics("~/run", Metrics(frechet=1.0))
+    assert read_metrics("~/run")["frechet"] == 1.0
+    save(model, "~/weights.safetensors")
+    load("~/weights.safetensors")
+    history.to_csv("~/history.csv")
+    assert History.from_csv("~/history.csv") == history
+    plots.save_figure(plots.image_grid(torch.rand(1, 1, 8, 8), "one"), "~/one.png")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "here",
+        "run",
+        "weights.safetensors",
+        "history.csv",
+        "one.png",
+    }
+    assert not list((tmp_path / "here").iterdir())

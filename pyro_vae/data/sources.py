@@ -61,12 +61,12 @@ def load_data(
     >>> train.pixels.shape, test.pixels.shape
     (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]))
     """
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise checks.fail("dataset", name, "a name or a path")
     name = os.fspath(name)
     if name == "digits":
         return _digits()
-    folder = Path(root or os.environ.get("PYRO_VAE_DATA") or files.cache_folder() / "data")
+    folder = checks.path("root", root or os.environ.get("PYRO_VAE_DATA") or files.cache_folder() / "data")
     if name in IDX_SETS:
         if download:
             _download(IDX_SETS[name][0], folder)
@@ -74,7 +74,7 @@ def load_data(
     if name == "cifar10":
         return _cifar10(folder, download)
     check_dataset(name)
-    path, notes = Path(name).expanduser(), list[str]()
+    path, notes = checks.path("dataset", name), list[str]()
     splits = load_folder(path, notes, progress) if path.is_dir() else load_arrays(path, notes)
     if notes:
         warnings.warn(f"{name}: {'; '.join(notes)}", stacklevel=2)

@@ -65,7 +65,7 @@ Runs = Mapping[str, Fitted]
 
 def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Fitted:
     """The run in a folder: its weights, `history.csv`, and `snapshots/epoch-00005.safetensors` where there are some."""
-    folder = Path(folder)
+    folder = checks.path("folder", folder)
     found = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
     snapshots = {int(name[1]): path for path, name in found.items() if name}
     model = load(folder).to(device).eval()
