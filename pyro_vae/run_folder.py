@@ -90,8 +90,8 @@ def run(
 def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
     """The files of a training that really goes on: one that is refused leaves the folder as it was."""
     stored = read_spec(folder)
-    free = {"dataset": spec.dataset, "compile": spec.compile}  # wherever its images are now
-    same = stored is not None and replace(stored, **free) == spec
+    # The same weights, wherever their images are now, and however a step would run.
+    same = stored is not None and replace(stored, dataset=spec.dataset, compile=spec.compile) == spec
     if not same or not (folder / WEIGHTS).is_file():
         for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
             (folder / name).unlink(missing_ok=True)
@@ -310,7 +310,8 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
         raise checks.fail(
             "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
         )
+    check_weights(folder)
     if (folder / WEIGHTS).is_file() and read_epoch(folder / "checkpoint") == 0:
         raise checks.fail(
-            "out", str(folder), f"a run with a checkpoint to go on from: this one has {WEIGHTS} alone, and keeps them"
+            "out", str(folder), f"a run with a checkpoint to go on from: this one has {WEIGHTS} alone, which stay"
         )

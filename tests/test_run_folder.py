@@ -278,8 +278,8 @@ def changed_spec(folder, **fields):
     [
         ("cudagraph", {"compile": "cudagraph"}, "compile: given 'cudagraph', expected another backend"),
         ("truncated", {}, "checkpoint: given .*expected an undamaged file"),
-        ("lr", {"lr": 0.5}, "lr: given 0.5, expected 0.001, as in the checkpoint"),
-        ("latent_dim", {"latent_dim": 3}, "model: given .*as in the checkpoint"),
+        ("lr", {"lr": 0.5}, "lr: given 0.5, expected 0.001, with which the weights"),
+        ("latent_dim", {"latent_dim": 3}, "latent_dim: given 3, expected 2, with which the weights"),
         ("lost", {}, "out: given .*expected a run with a checkpoint to go on from"),
         ("lost", {"epochs": 2}, "out: given .*expected a run with a checkpoint to go on from"),
     ],
