@@ -290,6 +290,9 @@ def _with_shape(spec: Spec, images: Splits) -> Spec:
 def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
+    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):  # noticed now, not when all is ready
+        raise checks.fail("out", str(folder), f"a place that can be read and written, as {nearest} is not")
     stored = read_spec(folder)
     if stored is None:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
