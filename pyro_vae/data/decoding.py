@@ -19,7 +19,7 @@ _IDLE_SECONDS = 10  # after which the processes end
 _AT_ONCE = 256  # pictures that a process is given at a time, or fewer large ones
 
 
-class Picture(NamedTuple):
+class Decoded(NamedTuple):
     """The first frame of a picture file, upright."""
 
     levels: np.ndarray  # (H, W) or (H, W, 3); uint8, or uint16 where the file has one channel of 16 bits
@@ -27,7 +27,7 @@ class Picture(NamedTuple):
     transparent: bool = False
 
 
-def decode(path: str) -> Picture:
+def decode(path: str) -> Decoded:
     """Reads a picture file; what is transparent is laid on black, colours of more than 8 bits keep the upper 8."""
     try:
         # Of a file by its name, Pillow maps uncompressed pixels into memory, and then turns TIFF files wrongly.
@@ -35,7 +35,7 @@ def decode(path: str) -> Picture:
             frames = getattr(picture, "n_frames", 1)
             upright = ImageOps.exif_transpose(picture)
             levels, transparent = _levels(upright, path)
-            return Picture(levels, frames, transparent)
+            return Decoded(levels, frames, transparent)
     except checks.InputError:
         raise
     except Exception as error:  # whatever a damaged file raises: OSError, SyntaxError, struct.error, ...
@@ -59,7 +59,7 @@ def _levels(picture: Image.Image, path: str) -> tuple[np.ndarray, bool]:
     return np.asarray(picture.convert("L" if grey else "RGB")), transparent
 
 
-def decode_all(paths: Sequence[str], num_bytes: int) -> Iterator[Picture]:
+def decode_all(paths: Sequence[str], num_bytes: int) -> Iterator[Decoded]:
     """The pictures in order; many, or large ones, are decoded by all cores.
 
     Threads would wait for each other: what takes the time of a small picture is Python. The processes are joblib's,
@@ -77,11 +77,11 @@ def decode_all(paths: Sequence[str], num_bytes: int) -> Iterator[Picture]:
         yield from pictures
 
 
-def _decode_some(paths: Sequence[str]) -> list[Picture]:
+def _decode_some(paths: Sequence[str]) -> list[Decoded]:
     return [decode(path) for path in paths]
 
 
-def stack(pictures: Iterator[Picture], paths: Sequence[str], rows: np.ndarray, notes: list[str]) -> np.ndarray:
+def stack(pictures: Iterator[Decoded], paths: Sequence[str], rows: np.ndarray, notes: list[str]) -> np.ndarray:
     """uint8 pixels `(N, C, H, W)`, the i-th picture in row `rows[i]`; one channel only where no picture has colours."""
     from pyro_vae.data.pixels import evident_bits
 
