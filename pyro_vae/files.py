@@ -11,6 +11,8 @@ from typing import Any
 
 import platformdirs
 
+from pyro_vae import checks
+
 
 def cache_folder() -> Path:
     """Where data sets and trained classifiers are kept: `$PYRO_VAE_CACHE`, else the platform's cache of this user."""
@@ -47,3 +49,23 @@ def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Writes `value` as indented JSON, atomically."""
     return write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, argument: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it is something else; the message calls it `argument`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
+    if not isinstance(found, dict):
+        raise checks.fail(argument, str(path), "a JSON object")
+    return found
+
+
+def read_json_if_any(path: Path, argument: str) -> dict[str, Any]:
+    """The same; of a file that is not there, an empty one."""
+    return read_json(path, argument) if path.is_file() else {}

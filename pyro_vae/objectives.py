@@ -113,8 +113,9 @@ class Terms:
     device. A captured step adds to them as well, because it adds in place. Not every device has float64, so what the
     additions round off is summed in `lost`.
 
-    Source of the summation: Neumaier, "Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen", 1974,
-    https://doi.org/10.1002/zamm.19740540106
+    The summation is compensated, as in Neumaier, "Rundungsfehleranalyse einiger Verfahren zur Summation endlicher
+    Summen", 1974, https://doi.org/10.1002/zamm.19740540106, but without his branch: what is lost is exact where the sum
+    is the larger of the two, as it is but for the first estimates.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:

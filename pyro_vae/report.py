@@ -78,7 +78,7 @@ def _render(page: Mapping[str, Any]) -> str:
 
 
 def _study_page(folder: Path) -> dict[str, Any]:
-    study = _read_json(folder / "study.json", "study")
+    study = files.read_json(folder / "study.json", "study")
     if study.get("format") != 1:
         raise checks.fail("study format", study.get("format"), "1, which this version of pyro_vae reads")
     _check(study, "study", {"entries": list})
@@ -88,7 +88,9 @@ def _study_page(folder: Path) -> dict[str, Any]:
         _check(study, "study", {name: dict}, optional=True)
     entries = [_entry(folder, entry, study) for entry in study["entries"]]
     first_run = next((run for entry in entries for run in entry["runs"]), None)
-    environment = study.get("environment") or (_optional_json(first_run / "environment.json") if first_run else {})
+    environment = study.get("environment") or (
+        files.read_json_if_any(first_run / "environment.json", "environment") if first_run else {}
+    )
     table = _table(folder, entries, study.get("columns") or [])
     lines = [(entry["name"], "train", _history(run / "history.csv")) for entry in entries for run in entry["runs"][:1]]
     wanted = [
@@ -207,7 +209,7 @@ def _results(path: Path) -> dict[str, dict[str, float]]:
 
 def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
     """The same from `metrics.json` of each seed, where a study has no `results.csv`."""
-    scores = [_optional_json(run / "metrics.json") for run in entry["runs"]]
+    scores = [files.read_json_if_any(run / "metrics.json", "metrics") for run in entry["runs"]]
     row: dict[str, float] = {}
     for name in columns:
         numbers = [one[name] for one in scores if _is_number(one.get(name))]
@@ -271,9 +273,9 @@ def _differences(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _run_page(folder: Path) -> dict[str, Any]:
-    spec = _read_json(folder / "spec.json", "spec")
+    spec = files.read_json(folder / "spec.json", "spec")
     check_weights(folder)
-    scores = _optional_json(folder / "metrics.json")
+    scores = files.read_json_if_any(folder / "metrics.json", "metrics")
     history = _history(folder / "history.csv")
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
@@ -308,7 +310,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
         **figures(folder, wanted),
         "differences": _differences([entry]),
         "entries": [entry],
-        "environment": _optional_json(folder / "environment.json"),
+        "environment": files.read_json_if_any(folder / "environment.json", "environment"),
         "total_seconds": entry["duration"],
         "commands": [
             ("Train:", command),
@@ -361,20 +363,6 @@ def _train_command(spec: Mapping[str, Any], out: str = "RUN") -> str:
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _read_json(path: Path, argument: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
-    if not isinstance(found, dict):
-        raise checks.fail(argument, str(path), "a JSON object")
-    return found
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return _read_json(path, path.stem) if path.is_file() else {}
 
 
 def _read_csv(path: Path, text_columns: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -157,7 +156,7 @@ def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
     if read_spec(folder) is None:
         return ""
     recorded, found = (
-        _read_object(checks.path("folder", folder) / "environment.json", "environment"),
+        files.read_json_if_any(checks.path("folder", folder) / "environment.json", "environment"),
         _description(images),
     )
     if "images" not in recorded:
@@ -211,22 +210,10 @@ def _counts(description: dict[str, Any]) -> str:
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `metrics.json` of a run folder holds; nothing where there is none."""
     path = checks.path("folder", folder) / "metrics.json"
-    found = _read_object(path, "metrics")
+    found = files.read_json_if_any(path, "metrics")
     sources = found.get("provenance", {})
     if not isinstance(sources, dict) or not all(isinstance(one, dict) for one in sources.values()):
         raise checks.fail("metrics", str(path), "`provenance` as an object of objects, one for each number")
-    return found
-
-
-def _read_object(path: Path, argument: str) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
-    if not isinstance(found, dict):
-        raise checks.fail(argument, str(path), "a JSON object")
     return found
 
 

@@ -275,8 +275,8 @@ def kernel_distance_from_features(
               - \frac{2}{m^2} \sum_{i,j} k(x_i, y_j)
 
     averaged over `subsets` pairs of subsets of m = `subset_size` images (half of them where there are fewer), drawn
-    without replacement. Products are in float32 where the features are, sums in float64. It is called KID only where
-    the features come from the 2015-12-05 Inception network.
+    without replacement. Products, and sums of a row, are in float32 where the features are, sums of rows in float64.
+    It is called KID only where the features come from the 2015-12-05 Inception network.
 
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
     """
