@@ -16,7 +16,6 @@ from pyro_vae.evaluation import (
     bounds,
     evidence,
     log_mean_weight,
-    pareto_smooth,
     to_inference_data,
     two_sided_log_likelihood,
 )
@@ -90,7 +89,7 @@ def test_the_bound_rises_with_k_and_its_gap_is_var_w_over_2k():
     vae, truth = mismatched()
     x = random_images(1).as_float()
     with torch.no_grad():
-        _, weights = weighted_draws(vae, x, 600_000, 4000)
+        weights = weighted_draws(vae, x, 600_000, 4000).log_weights
     log_p = truth.log_prob(x.flatten(1)).item()
     gaps = {}
     for k in (1, 5, 25, 50, 100):
@@ -107,7 +106,7 @@ def test_the_bound_rises_with_k_and_its_gap_is_var_w_over_2k():
 def test_counts_are_exact_when_nothing_divides(k, decoded_at_once):
     vae, _ = mismatched()
     with torch.no_grad():
-        z, weights = weighted_draws(vae, random_images(3).as_float(), k, decoded_at_once)
+        z, weights, _ = weighted_draws(vae, random_images(3).as_float(), k, decoded_at_once)
     assert z.shape == (k, 3, 2)
     assert weights.shape == (k, 3)
     found = evidence(vae, random_images(53), k=k, decoded_at_once=decoded_at_once, **CPU)
@@ -187,44 +186,9 @@ def test_the_standard_error_and_bits_per_dimension():
     assert (found.n, found.k, found.binarization) == (200, 50, "none")
 
 
-@pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0])
-def test_pareto_k_of_known_tails(k):
-    """log w = k Exp(1) has the tail k exactly; a flipped sign gives about -1.6 instead."""
-    weights = k * torch.distributions.Exponential(torch.ones(4000, 40, dtype=torch.float64)).sample()
-    found = pareto_smooth(weights).pareto_k
-    assert found.mean().item() == pytest.approx(k, abs=4 * 0.1 / 40**0.5 + 0.02)
-
-
-def test_pareto_k_of_a_narrow_proposal():
-    """p = N(0, 1) by q = N(0, s^2) with s < 1 has k = 1 - s^2."""
-    s = 0.6
-    z = s * torch.randn(20_000, 20, dtype=torch.float64)
-    log_weights = -z.square() / 2 + z.square() / (2 * s**2) + math.log(s)
-    assert pareto_smooth(log_weights).pareto_k.mean().item() == pytest.approx(1 - s**2, abs=0.1)
-
-
-def test_the_threshold_and_the_bands():
-    assert pareto_smooth(torch.randn(1000, 2)).threshold == pytest.approx(2 / 3)
-    assert pareto_smooth(torch.randn(5000, 2)).threshold == 0.7
-    tails = torch.tensor([0.1, 0.6, 0.85, 2.5], dtype=torch.float64).repeat_interleave(50)
-    weights = tails * torch.distributions.Exponential(torch.ones(20_000, 200, dtype=torch.float64)).sample()
-    shares = pareto_smooth(weights).shares()
-    assert sum(shares.values()) == pytest.approx(1)
-    assert [round(shares[name], 1) for name in ("good", "ok", "bad", "very bad")] == pytest.approx([0.25] * 4, abs=0.11)
-
-
-def test_effective_samples():
-    uneven = torch.cat([torch.full((50, 1), 0.0), torch.full((50, 1), -1000.0)]) + torch.randn(100, 1) * 1e-3
-    assert pareto_smooth(uneven).effective_samples.item() == pytest.approx(50, rel=0.01)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: log_mean_weight(torch.tensor([[math.nan]])), "log_weights: given 'NaN or infinity'"),
-        (lambda: pareto_smooth(torch.full((30, 2), -math.inf)), "log_weights: given 'NaN or infinity'"),
-        (lambda: pareto_smooth(torch.randn(24, 2)), "24 samples', expected at least 25"),
-        (lambda: log_mean_weight(torch.randn(3)), r"shape \(K, N\)"),
         (lambda: evidence(mismatched()[0], random_images(2), k=0), "k: given 0"),
         (lambda: evidence(mismatched()[0], random_images(2), decoded_at_once=0), "decoded_at_once: given 0"),
         (lambda: evidence(deterministic(), random_images(2)), "a deterministic autoencoder has none"),

@@ -42,8 +42,16 @@ from pyro_vae.evaluation.generation import (
     inception_score,
     kernel_distance_from_features,
 )
+from pyro_vae.evaluation.importance import (
+    ParetoSmoothed,
+    effective_sample_size,
+    log_mean_weight,
+    log_mean_weight_by_k,
+    log_mean_weight_mcse,
+    pareto_smooth,
+)
 from pyro_vae.evaluation.inference_data import to_inference_data
-from pyro_vae.evaluation.likelihood import Evidence, ParetoSmoothed, evidence, log_mean_weight, pareto_smooth
+from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
 from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
 
@@ -77,6 +85,7 @@ __all__ = [
     "dci_from_importance",
     "disentanglement_completeness_informativeness",
     "divergences",
+    "effective_sample_size",
     "evaluate",
     "evidence",
     "extract",
@@ -91,6 +100,8 @@ __all__ = [
     "kl_per_dimension",
     "kl_per_image",
     "log_mean_weight",
+    "log_mean_weight_by_k",
+    "log_mean_weight_mcse",
     "mse_per_pixel",
     "mutual_information_gap",
     "neighbourhoods_from_features",

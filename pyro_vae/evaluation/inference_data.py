@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.evaluation.likelihood import log_mean_weight, smooth_log_weights, weighted_draws
+from pyro_vae.evaluation.importance import log_mean_weight, smooth_log_weights
+from pyro_vae.evaluation.likelihood import weighted_draws
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
@@ -103,11 +104,11 @@ def to_inference_data(
 
 def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
     """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, k and log p(x) `(1,)`."""
-    z, weights = weighted_draws(model, x, k, decoded_at_once)
-    smoothed, pareto_k, _ = smooth_log_weights(weights)
+    z, log_weights, resolution = weighted_draws(model, x, k, decoded_at_once)
+    smoothed, pareto_k, _, _ = smooth_log_weights(log_weights, resolution)
     chosen = z[smoothed[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
     p_x = [model.decode(part) for part in chosen.split(decoded_at_once)]
     log_likelihood = torch.cat([p.log_prob(x).cpu() for p in p_x])
     predicted = torch.cat([p.sample().cpu() for p in p_x])
-    log_evidence = log_mean_weight(smoothed)
+    log_evidence = log_mean_weight(log_weights)
     return chosen.cpu()[..., None], log_likelihood[:, None], predicted[..., None], pareto_k, log_evidence

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pyro
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,121 +20,12 @@ from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
 from pyro_vae.evaluation.features import fingerprint
+from pyro_vae.evaluation.importance import LEAST, ParetoSmoothed, log_mean_weight, pareto_smooth, threshold_at
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_of_grey
 from pyro_vae.progress import Progress
-
-BANDS = ("good", "ok", "bad", "very bad")
-
-
-def log_mean_weight(log_weights: Tensor) -> Tensor:
-    r"""The importance-weighted bound of each image, in nats.
-
-    .. math:: \log \frac1K \sum_k w_k, \qquad \log w_k = \log p(x, z_k) - \log q(z_k|x)
-
-    Args:
-        log_weights: `(K, N)`, K samples of each of N images.
-
-    Source: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
-
-    >>> log_mean_weight(torch.tensor([[0.0], [math.log(3.0)]])).item()  # log of the mean of 1 and 3
-    0.69314...
-    """
-    log_weights = _check_weights(log_weights)
-    return log_weights.logsumexp(0) - math.log(len(log_weights))  # (eq. 11.1)
-
-
-@dataclass(frozen=True, eq=False)
-class ParetoSmoothed:
-    """Pareto-smoothed importance sampling of N images, each field `(N,)`.
-
-    - `pareto_k`: shape of the tail of the weights; -inf where the weights are all equal (the guide is the exact
-      posterior) and nothing is to be smoothed.
-    - `log_likelihood`: log of the mean smoothed weight, nats.
-    - `effective_samples`: 1 / sum of squared normalized smoothed weights.
-    - `exact`: whether the weights are all equal.
-    - `threshold`: min(1 - 1 / log10 K, 0.7): above it the estimate is not to be believed at this K.
-    """
-
-    pareto_k: Tensor
-    log_likelihood: Tensor
-    effective_samples: Tensor
-    exact: Tensor
-    threshold: float
-
-    def shares(self) -> dict[str, float]:
-        """The share of images in each band of k: good (to 0.5), ok (to the threshold), bad (to 1), very bad."""
-        edges = torch.tensor([min(0.5, self.threshold), self.threshold, 1.0], dtype=torch.float64)
-        band = torch.bucketize(self.pareto_k, edges)
-        return {name: (band == index).double().mean().item() for index, name in enumerate(BANDS)}
-
-
-def pareto_smooth(log_weights: Tensor) -> ParetoSmoothed:
-    """Pareto-smoothed importance sampling by ArviZ, image by image.
-
-    Args:
-        log_weights: `(K, N)`; K of at least 25, finite.
-
-    Source: Vehtari et al., "Pareto smoothed importance sampling", 2024, https://arxiv.org/abs/1507.02646; Yao et al.,
-    "Yes, but did it work?", 2018, https://arxiv.org/abs/1802.02538
-
-    >>> tail = 0.9 * torch.distributions.Exponential(1.0).sample((4000, 20))
-    >>> 0.8 < pareto_smooth(tail).pareto_k.mean().item() < 1.0
-    True
-    """
-    smoothed, pareto_k, exact = smooth_log_weights(log_weights)
-    k = len(smoothed)
-    normalized = smoothed - smoothed.logsumexp(0)
-    return ParetoSmoothed(
-        pareto_k=pareto_k,
-        log_likelihood=smoothed.logsumexp(0) - math.log(k),
-        effective_samples=(-(2 * normalized).logsumexp(0)).exp(),
-        exact=exact,
-        threshold=_threshold(k),
-    )
-
-
-def smooth_log_weights(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Smoothed log-weights `(K, N)`, Pareto k `(N,)`, and whether the weights are all equal `(N,)`."""
-    log_weights = _check_weights(log_weights)
-    k, n = log_weights.shape
-    if k < 25:
-        raise checks.fail("log_weights", f"{k} samples", "at least 25, for a tail to be seen")
-    # Equal up to the rounding of float32 sums over hundreds of pixels, whose terms are larger than the weight itself.
-    spread = log_weights.max(0).values - log_weights.min(0).values
-    exact = spread <= 1e-5 * log_weights.abs().max(0).values.clamp(min=1)
-    pareto_k = torch.full((n,), -math.inf, dtype=torch.float64)
-    smoothed = log_weights.clone()
-    if not bool(exact.all()):
-        found, tail = _psislw(np.ascontiguousarray(log_weights[:, ~exact].T.numpy()))
-        smoothed[:, ~exact] = torch.from_numpy(found).T
-        pareto_k[~exact] = torch.from_numpy(tail)
-    return smoothed, pareto_k, exact
-
-
-def _psislw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed log-weights and k of each row of log-weights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its 1.0 on import
-        from arviz import psislw
-    # psislw takes log-weights as they are here; later majors' `array_stats.psislw` takes their negative.
-    with np.errstate(over="ignore"):  # in its fit of heavy tails, where 1 / inf is the 0 that is meant
-        smoothed, k = psislw(rows, normalize=False)
-    return np.asarray(smoothed), np.atleast_1d(np.asarray(k, dtype=np.float64))
-
-
-def _check_weights(log_weights: Tensor) -> Tensor:
-    log_weights = checks.tensor("log_weights", log_weights)
-    if log_weights.dim() != 2 or 0 in log_weights.shape:
-        raise checks.fail(
-            "log_weights", f"shape {tuple(log_weights.shape)}", "shape (K, N), K samples of each of N images"
-        )
-    values = log_weights.detach().cpu().double()
-    if not bool(values.isfinite().all()):
-        raise checks.fail("log_weights", "NaN or infinity", "finite numbers")
-    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +97,8 @@ def evidence(
     check_programs(model, first_of(model, fixed))
     warn_of_grey(model, fixed, "none")
     block = min(len(fixed), 50, decoded_at_once)
-    settings = f"{fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"
+    # 2: which columns there are.
+    settings = f"2 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"
     done = {} if partial is None else _read_partial(partial, settings)
     parts = [done] if done else []
     start = len(done["raw"]) if done else 0
@@ -221,15 +112,15 @@ def evidence(
         for x, block_seed in zip(rest, seeds[start // block :], strict=True):
             # Validation is off: numbers that are lost show in the weights.
             with own_generators(target, block_seed), pyro.validation_enabled(False):
-                _, log_weights = weighted_draws(vae, x, k, decoded_at_once)
-            parts.append(_estimates(log_weights))
+                drawn = weighted_draws(vae, x, k, decoded_at_once)
+            parts.append(_estimates(drawn))
             if partial is not None:
                 parts = [_together(parts)]
                 files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
             bar.update(len(x))
     columns = _together(parts)
     log_likelihood = columns.pop("raw")
-    pareto = ParetoSmoothed(**columns, threshold=_threshold(k)) if columns else None
+    pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
     n, dimensions = len(fixed), fixed.pixels[0].numel()
     nll = -log_likelihood.mean().item()
     return Evidence(
@@ -246,28 +137,39 @@ def evidence(
     )
 
 
-def weighted_draws(model: VAE, x: Tensor, k: int, decoded_at_once: int) -> tuple[Tensor, Tensor]:
-    """z `(k, N, d)` from q(z|x), and log p(x|z) + log p(z) - log q(z|x), `(k, N)`, float64, on the CPU.
+class WeightedDraws(NamedTuple):
+    """z `(K, N, d)`, its log-weights `(K, N)`, and how finely these are known, nats, `(N,)`; float64 but for z."""
+
+    z: Tensor
+    log_weights: Tensor
+    resolution_nats: Tensor
+
+
+def weighted_draws(model: VAE, x: Tensor, k: int, decoded_at_once: int) -> WeightedDraws:
+    """k draws from q(z|x) of each image, and log p(x|z) + log p(z) - log q(z|x), on the CPU.
 
     At most `decoded_at_once` codes are decoded together.
     """
     q, p = model.encode(x), model.prior()
     chunk = max(1, decoded_at_once // len(x))
-    codes, rows = [], []
+    codes, rows, largest = [], [], torch.zeros(len(x), dtype=torch.float64)
     for start in range(0, k, chunk):
         z = q.rsample((min(chunk, k - start),))
         codes.append(z)
         # Rounded to float32 term by term: their sum is small beside each.
-        terms = torch.stack([model.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)])
-        rows.append(terms.cpu().double().sum(0))
-    return torch.cat(codes), torch.cat(rows)
+        terms = torch.stack([model.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)]).cpu().double()
+        rows.append(terms.sum(0))
+        largest = torch.maximum(largest, terms.abs().sum(0).amax(0))
+    # Each term is itself a rounded sum over pixels or dimensions. With exact posteriors, whose weights are all equal,
+    # log-weights of 4 to 4,096 pixels spread over 1 to 3 units of this.
+    return WeightedDraws(torch.cat(codes), torch.cat(rows), 8 * torch.finfo(x.dtype).eps * largest)
 
 
-def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
+def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
     """The raw estimate of each image, and the fields of `ParetoSmoothed` where there are samples enough."""
-    found = {"raw": log_mean_weight(log_weights)}
-    if len(log_weights) >= 25:
-        smoothed = pareto_smooth(log_weights)
+    found = {"raw": log_mean_weight(drawn.log_weights)}
+    if len(drawn.log_weights) >= LEAST:
+        smoothed = pareto_smooth(drawn.log_weights, drawn.resolution_nats)
         found |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
     return found
 
@@ -292,7 +194,3 @@ def _read_partial(path: str | os.PathLike[str], settings: str) -> dict[str, Tens
 
 def _digest(settings: str) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()
-
-
-def _threshold(k: int) -> float:
-    return min(1 - 1 / math.log10(k), 0.7)  # (eq. 11.4)
