@@ -94,6 +94,12 @@ def test_a_plain_pyro_program_has_the_losses_of_pyro(device, compile):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+def test_static_binarization_is_the_same_wherever_the_pixels_are(few, device):
+    there = binarize(dataclasses.replace(few, pixels=few.pixels.to(device)), "static").pixels
+    assert there.device.type == device.type
+    assert torch.equal(there.cpu(), binarize(few, "static").pixels)
+
+
 @pytest.mark.parametrize("compile", BACKENDS)
 def test_a_recorded_step_follows_the_learning_rate(few, device, compile):
     def losses(backend):

@@ -296,7 +296,7 @@ def test_a_draw_is_of_all_classes_and_fixed_by_the_seed(digits):
 
 
 def test_binarizations():
-    grey = Images(torch.full((400, 1, 8, 8), 64, dtype=torch.uint8))
+    grey = Images(torch.full((1, 1, 160, 160), 64, dtype=torch.uint8))
     static = binarize(grey, "static", seed=1)
     assert set(static.pixels.unique().tolist()) == {0, 255}
     assert static.as_float().mean().item() == pytest.approx(64 / 255, abs=4 * (0.25 * 0.75 / 25600) ** 0.5)

@@ -6,9 +6,11 @@ import warnings
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data.images import Images
+from pyro_vae.data.noise import uniform_noise
 from pyro_vae.device import to_unit
 from pyro_vae.spec import BINARIZATIONS
 
@@ -21,12 +23,19 @@ def fixed_binarization(how: str) -> str:
 def binarize(images: Images, how: str, seed: int = 0) -> Images:
     """Pixels that are 0 or 255, once and for all.
 
-    `static` draws each pixel as Bernoulli(grey level / 255), once, from `seed` (Larochelle and Murray, 2011); training
-    and evaluation leave `seed` at 0, so that all runs are of the same data. `threshold` takes 1 from a grey level of
-    1/2. `none` and `dynamic` (redrawn in each batch, see :func:`pyro_vae.device.batches`) change nothing here.
+    `static` draws each pixel as Bernoulli(grey level / 255), once (Larochelle and Murray, 2011). The draw depends on
+    the image itself and on `seed` (:func:`~pyro_vae.data.noise.uniform_noise`), not on its position: a subset, another
+    order or another split has the same pixels of the same image, and copies of an image are drawn alike. Training and
+    evaluation leave `seed` at 0, so that all runs are of the same data; these are not the pixels of the binarized MNIST
+    that others distribute. `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch,
+    see :func:`pyro_vae.device.batches`) change nothing here.
 
     Log-likelihoods under different binarizations are of different data, and not comparable. Pixels that hold only 0 and
     1, which are nearly black, are warned of.
+
+    >>> grey = Images(torch.full((3, 1, 8, 8), 64, dtype=torch.uint8))
+    >>> binarize(grey, "static").pixels.unique()
+    tensor([  0, 255], dtype=torch.uint8)
     """
     checks.one_of("binarization", how, BINARIZATIONS)
     if how != "none" and int(images.pixels.max()) == 1:
@@ -38,9 +47,11 @@ def binarize(images: Images, how: str, seed: int = 0) -> Images:
     if how == "threshold":
         return replace(images, pixels=(images.pixels >= 128).to(torch.uint8) * 255)
     if how == "static":
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [
-            to_unit(part).bernoulli(generator=generator).to(torch.uint8) for part in images.pixels.cpu().split(1024)
-        ]
-        return replace(images, pixels=torch.cat(drawn).to(images.pixels.device) * 255)
+        drawn = [_drawn(part, seed) for part in images.pixels.split(1024)]
+        return replace(images, pixels=torch.cat(drawn).to(images.pixels.device))
     return images
+
+
+def _drawn(pixels: Tensor, seed: int) -> Tensor:
+    """255 with probability grey level / 255: where a uniform draw lies below it; never at 0, always at 255."""
+    return (uniform_noise(pixels, seed) < to_unit(pixels.cpu())).to(torch.uint8) * 255
