@@ -55,9 +55,19 @@ METRICS = {
     "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
     "bits_per_dimension": Metric("bits per dimension", "NLL over pixels and log 2", "low", _DENSITY, 4),
     "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
-    "frechet": Metric("Frechet distance", "of samples to real images; lower is better", "low", comparable=False),
+    "frechet": Metric(
+        "Frechet distance",
+        "of samples to real images; lower is better",
+        "low",
+        error="frechet_se",
+        comparable=False,
+    ),
     "frechet_infinity": Metric(
-        "Frechet at infinity", "extrapolated to infinitely many samples", "low", comparable=False
+        "Frechet at infinity",
+        "extrapolated to infinitely many samples and real images",
+        "low",
+        error="frechet_infinity_se",
+        comparable=False,
     ),
     "kernel_distance": Metric(
         "kernel distance",

@@ -7,13 +7,18 @@ import torch
 
 from pyro_vae.checks import InputError
 from pyro_vae.evaluation import (
+    Features,
     Moments,
+    frechet,
     frechet_at_infinity,
     frechet_distance,
     frechet_from_features,
     frechet_from_stats,
+    frechet_se,
     inception_score,
+    jackknife_se,
     kernel_distance_from_features,
+    metrics,
 )
 
 
@@ -206,7 +211,45 @@ def test_kernel_distance_by_hand():
     assert few.subset_size == 2
 
 
-def test_frechet_at_infinity_takes_the_bias_away():
+def test_frechet_at_infinity_of_one_distribution_is_within_its_error_of_zero():
+    """From N(0, I_128) and 10,000 images a side; half of the bias stays where only the generated side grows."""
+    real, generated = normal(10_000, 128, 0), normal(10_000, 128, 1)
+    both, half = frechet_at_infinity(real, generated), frechet_at_infinity(Moments.of([real]), generated)
+    assert both.distances[-1] == pytest.approx(0.85, abs=0.05)
+    assert abs(both.value) < 2 * both.value_se < 0.1
+    assert both.informative
+    assert (both.real_sizes, half.real_sizes) == (both.sizes, None)
+    assert half.value == pytest.approx(0.42, abs=0.06)
+
+
+def test_frechet_at_infinity_says_when_it_says_nothing():
+    assert not frechet_at_infinity(normal(300, 128, 0), normal(300, 128, 1)).informative  # too few images
+    far = frechet_at_infinity(normal(1000, 3, 0), normal(1000, 3, 1) * 2 + 9)
+    assert far.r_squared < 0.5  # the bias is nothing beside the distance and its noise
+    assert not far.informative
+
+
+def test_scores_hold_no_frechet_at_infinity_that_says_nothing():
+    def scores(n, d):
+        return metrics._scores(Features(normal(n, d, 0), None), Features(normal(n, d, 1), None), 10, 0)
+
+    few, many = scores(300, 128), scores(2000, 16)
+    assert "frechet_infinity" not in few
+    assert abs(many["frechet_infinity"]) < 2 * many["frechet_infinity_se"] < many["frechet"]
+    assert 0 < few["frechet_se"] < few["frechet"]
+
+
+def test_frechet_at_infinity_has_the_error_that_it_states():
+    """Against the spread of its values over 60 pairs of samples."""
+    for shift in (0.0, 0.5):
+        found = [frechet_at_infinity(normal(600, 8, i), normal(600, 8, 100 + i) + shift, seed=i) for i in range(60)]
+        values = torch.tensor([one.value for one in found], dtype=torch.float64)
+        stated = torch.tensor([one.value_se for one in found]).mean().item()
+        assert values.std().item() / 1.5 < stated < 1.5 * values.std().item()
+        assert abs(values.mean().item() - 8 * shift**2) < 4 * values.std().item() / 60**0.5
+
+
+def test_frechet_at_infinity_takes_the_bias_of_samples_against_exact_moments_away():
     d, n = 10, 4000
     real = Moments(2, torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))  # N(0, I), exactly
     found = [frechet_at_infinity(real, normal(n, d, seed), smallest=1000, seed=seed) for seed in range(20)]
@@ -219,11 +262,32 @@ def test_frechet_at_infinity_takes_the_bias_away():
 
 
 def test_frechet_at_infinity_is_the_intercept_of_its_points():
-    found = frechet_at_infinity(Moments.of([normal(300, 3, 0)]), normal(400, 3, 1), points=4)
+    found = frechet_at_infinity(normal(300, 3, 0), normal(400, 3, 1), points=4)
     x = torch.tensor([[1, 1 / size] for size in found.sizes], dtype=torch.float64)
     line = torch.linalg.lstsq(x, torch.tensor(found.distances, dtype=torch.float64)[:, None]).solution.flatten()
     assert (found.value, found.slope) == pytest.approx(tuple(line.tolist()), rel=1e-6)
-    assert found.sizes == (200, 267, 333, 400)
+    assert (found.sizes, found.real_sizes) == ((200, 267, 333, 400), (150, 200, 250, 300))
+
+
+@pytest.mark.parametrize(("shift", "exact_real"), [(0.0, False), (0.7, False), (0.7, True)])
+def test_the_standard_error_of_a_frechet_distance_is_its_spread_over_samples(shift, exact_real):
+    def real(seed):
+        sample = normal(300, 5, seed)
+        return Moments(300, torch.zeros(5).double(), 299 * torch.eye(5).double()) if exact_real else sample
+
+    pairs = [(real(i), normal(400, 5, 100 + i) + shift) for i in range(60)]
+    values = torch.tensor([frechet._distance(*pair) for pair in pairs])
+    stated = torch.tensor([frechet_se(*pair) for pair in pairs]).mean().item()
+    assert values.std().item() / 1.5 < stated < 1.5 * values.std().item()
+
+
+def test_jackknife_of_a_mean_and_of_two_samples():
+    x, y = normal(200, 1, 0)[:, 0], normal(100, 1, 1)[:, 0] * 3
+    one_by_one = jackknife_se(lambda x: x.mean().item(), x, groups=200)
+    assert one_by_one == pytest.approx(x.std().item() / 200**0.5)
+    expected = (x.var() / 200 + y.var() / 100).sqrt().item()
+    found = [jackknife_se(lambda x, y: (x.mean() - y.mean()).item(), x, y, seed=seed) for seed in range(20)]
+    assert sum(found) / 20 == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +304,11 @@ def test_frechet_at_infinity_is_the_intercept_of_its_points():
             lambda: frechet_at_infinity(Moments.of([torch.randn(9, 2)]), torch.randn(9, 2), smallest=9),
             "smallest: given 9",
         ),
+        (lambda: frechet_at_infinity(torch.randn(9), torch.randn(9, 2)), "real: given 'shape"),
+        (lambda: frechet_at_infinity(torch.randn(9, 3), torch.randn(9, 2)), "y: given '2 features'"),
+        (lambda: frechet_se(torch.randn(2, 2), torch.randn(9, 2)), "real: given 'shape"),
+        (lambda: jackknife_se(len, torch.randn(9), groups=10), "groups: given 10, .* from 2 to 9"),
+        (lambda: jackknife_se(len), "samples: given"),
     ],
 )
 def test_bad_arguments_of_the_others_are_named(call, message):

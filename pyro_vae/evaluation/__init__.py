@@ -29,16 +29,19 @@ from pyro_vae.evaluation.features import (
     extract_cached,
     in_domain_classifier,
 )
-from pyro_vae.evaluation.generation import (
+from pyro_vae.evaluation.frechet import (
     FrechetAtInfinity,
-    InceptionScore,
-    KernelDistance,
     Moments,
-    confidence,
     frechet_at_infinity,
     frechet_distance,
     frechet_from_features,
     frechet_from_stats,
+    frechet_se,
+)
+from pyro_vae.evaluation.generation import (
+    InceptionScore,
+    KernelDistance,
+    confidence,
     inception_score,
     kernel_distance_from_features,
 )
@@ -54,6 +57,7 @@ from pyro_vae.evaluation.inference_data import to_inference_data
 from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
 from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
+from pyro_vae.evaluation.resampling import jackknife_se
 
 __all__ = [
     "DCI",
@@ -94,8 +98,10 @@ __all__ = [
     "frechet_distance",
     "frechet_from_features",
     "frechet_from_stats",
+    "frechet_se",
     "in_domain_classifier",
     "inception_score",
+    "jackknife_se",
     "kernel_distance_from_features",
     "kl_per_dimension",
     "kl_per_image",

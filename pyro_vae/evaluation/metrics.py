@@ -22,14 +22,8 @@ from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.codes import ActiveUnits, active_units
 from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached, keep
-from pyro_vae.evaluation.generation import (
-    Moments,
-    confidence,
-    frechet_at_infinity,
-    frechet_from_features,
-    inception_score,
-    kernel_distance_from_features,
-)
+from pyro_vae.evaluation.frechet import IMAGES_PER_FEATURE, frechet_at_infinity, frechet_from_features, frechet_se
+from pyro_vae.evaluation.generation import confidence, inception_score, kernel_distance_from_features
 from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
 from pyro_vae.evaluation.programs import check_programs
@@ -72,8 +66,14 @@ class Metrics:
     nll_smoothed_nats: float | None = _metric("NLL, smoothed", "the same from Pareto-smoothed weights")
     bits_per_dimension: float | None = _metric("bits per dimension", "NLL over pixels and log 2", 4)
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
-    frechet: float | None = _metric("Frechet distance", "of samples to real images; lower is better")
-    frechet_infinity: float | None = _metric("Frechet at infinity", "extrapolated to infinitely many samples")
+    frechet: float | None = _metric(
+        "Frechet distance", "of samples to real images; lower is better", error="frechet_se"
+    )
+    frechet_se: float | None = None
+    frechet_infinity: float | None = _metric(
+        "Frechet at infinity", "extrapolated to infinitely many samples and real images", error="frechet_infinity_se"
+    )
+    frechet_infinity_se: float | None = None
     frechet_infinity_fit: dict[str, Any] | None = None
     kernel_distance: float | None = _metric("kernel distance", "of samples to real images; lower is better", 4)
     kernel_distance_std: float | None = None
@@ -333,14 +333,18 @@ def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict
         "density": near.density,
         "coverage": near.coverage,
     }
-    if len(generated.pool) > 2 * generated.pool.shape[1]:  # with fewer images the bias is no line in 1/N
-        line = frechet_at_infinity(Moments.of([real.pool]), generated.pool, seed=seed)
-        found["frechet_infinity"] = line.value
+    line = None
+    if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:
+        line = frechet_at_infinity(real.pool, generated.pool, seed=seed)
+    found["frechet_se"] = frechet_se(real.pool, generated.pool, seed=seed) if line is None else line.sampling_se
+    if line is not None and line.informative:
+        found |= {"frechet_infinity": line.value, "frechet_infinity_se": line.value_se}
         found["frechet_infinity_fit"] = {
             "slope": line.slope,
-            "value_se": line.value_se,
+            "fit_se": line.fit_se,
             "r_squared": line.r_squared,
             "sizes": list(line.sizes),
+            "real_sizes": list(line.real_sizes or ()),
         }
     if generated.logits is not None and real.logits is not None:
         score = inception_score(generated.logits, splits, seed)
