@@ -1,11 +1,14 @@
 import math
 
+import mpmath
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from pyro_vae import likelihoods
+from pyro_vae import VAE, likelihoods, networks, posteriors, priors
 from pyro_vae.checks import InputError
+from pyro_vae.evaluation import two_sided_log_likelihood
 
 LOGITS = torch.linspace(-3, 3, 12).reshape(3, 1, 2, 2)
 
@@ -64,11 +67,108 @@ def test_continuous_bernoulli_at_every_logit(logit):
     assert p.mean.item() == pytest.approx(mean, abs=1e-5)
 
 
-def test_continuous_bernoulli_has_finite_gradients_everywhere():
-    logits = torch.tensor([-80.0, -0.01, 0.0, 0.01, 80.0]).reshape(5, 1, 1, 1).requires_grad_()
+SIZES = [0.0, 1e-4, 0.005, 0.09, 0.11, 0.5, 0.99, 1.01, 5.0, 16.0, 60.0, 300.0]
+VALUES = [0.0, 1e-6, 0.1, 0.5, 0.75, 0.9999, 1.0]
+
+
+def exact_continuous_bernoulli(logit, value):
+    """Mean, variance, entropy, and at `value` log density, cdf, icdf and the derivative of the icdf by the logit."""
+    u = mpmath.mpf(value)
+    if logit == 0:
+        return 0.5, mpmath.mpf(1) / 12, 0, 0, u, u, u * (1 - u) / 2
+    with mpmath.workdps(300):
+        odds = mpmath.exp(logit)
+        log_z = mpmath.log((odds - 1) / logit)
+        mean = 1 / (1 - 1 / odds) - 1 / mpmath.mpf(logit)
+        variance = 1 / mpmath.mpf(logit) ** 2 - 1 / (4 * mpmath.sinh(mpmath.mpf(logit) / 2) ** 2)
+        inside = 1 + u * (odds - 1)
+        icdf = mpmath.log(inside) / logit
+        slope = u * odds / (inside * logit) - icdf / logit
+        cdf = (mpmath.exp(u * logit) - 1) / (odds - 1)
+        return mean, variance, log_z - logit * mean, u * logit - log_z, cdf, icdf, slope
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_of_the_continuous_bernoulli_at_every_logit(dtype, size, sign):
+    logit = torch.tensor(sign * size, dtype=dtype, requires_grad=True)
+    p = likelihoods.ContinuousBernoulli()(logit.reshape(1, 1, 1)).base_dist
+    close = {"rel": 1e-6, "abs": 1e-6} if dtype == torch.float32 else {"rel": 1e-11, "abs": 1e-12}
+    for value in VALUES:
+        x = torch.tensor(value, dtype=dtype)
+        mean, variance, entropy, log_density, cdf, icdf, slope = map(
+            float, exact_continuous_bernoulli(logit.item(), x.item())
+        )
+        assert p.mean.item() == pytest.approx(mean, **close)
+        assert p.variance.item() == pytest.approx(variance, rel=close["rel"])
+        assert p.stddev.item() == pytest.approx(variance**0.5, rel=close["rel"])
+        assert p.entropy().item() == pytest.approx(entropy, **close)
+        assert p.log_prob(x).item() == pytest.approx(log_density, rel=close["rel"], abs=100 * close["abs"])
+        assert p.cdf(x).item() == pytest.approx(cdf, **close)
+        assert p.icdf(x).item() == pytest.approx(icdf, **close)
+        (gradient,) = torch.autograd.grad(p.icdf(x).sum(), logit)
+        assert gradient.item() == pytest.approx(slope, rel=1e-5, abs=10 * close["abs"])
+
+
+@pytest.mark.parametrize("logit", [0.0, 0.005, -5.0, 60.0, -300.0])
+def test_draws_of_the_continuous_bernoulli_have_its_moments(logit):
+    torch.manual_seed(0)
+    logits = torch.full((20_000, 1, 1, 1), logit, requires_grad=True)
     p = likelihoods.ContinuousBernoulli()(logits)
-    (p.log_prob(torch.full((5, 1, 1, 1), 0.5)).sum() + p.mean.sum()).backward()
-    assert bool(logits.grad.isfinite().all())
+    x = p.rsample()
+    assert bool(((x >= 0) & (x <= 1)).all())
+    mean, variance, *_ = map(float, exact_continuous_bernoulli(logit, 0.5))
+    assert x.mean().item() == pytest.approx(mean, abs=4 * (variance / 20_000) ** 0.5)
+    assert x.var().item() == pytest.approx(variance, rel=0.07)
+    (gradient,) = torch.autograd.grad(x.sum(), logits)  # its mean is d mean / d logit, which is the variance
+    assert gradient.mean().item() == pytest.approx(variance, rel=0.07)
+    assert p.sample((3,)).shape == (3, 20_000, 1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_continuous_bernoulli_has_finite_gradients_everywhere(dtype):
+    logits = torch.tensor([sign * size for size in SIZES for sign in (1, -1)], dtype=dtype).requires_grad_()
+    p = likelihoods.ContinuousBernoulli()(logits.reshape(-1, 1, 1, 1)).base_dist
+    for x in (0.0, 0.5, 1.0):
+        value = torch.tensor(x, dtype=dtype)
+        for found in (p.log_prob(value), p.mean, p.variance, p.entropy(), p.cdf(value), p.icdf(value)):
+            (gradient,) = torch.autograd.grad(found.sum(), logits)
+            assert bool(gradient.isfinite().all())
+    at_zero = logits.detach() == 0
+    (gradient,) = torch.autograd.grad(p.log_prob(torch.tensor(0.75, dtype=dtype)).sum(), logits)
+    assert gradient[at_zero].tolist() == pytest.approx([0.25] * int(at_zero.sum()))  # x - mean
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_continuous_bernoulli_refuses_values_outside_the_unit_interval(value):
+    with pytest.raises(ValueError, match="within the support"):
+        likelihoods.ContinuousBernoulli()(LOGITS).log_prob(torch.full((3, 1, 2, 2), value))
+
+
+class SteepLogits(nn.Module):
+    """42 pixels of logit 30 + 5 z."""
+
+    def forward(self, z):
+        return (30 + 5 * z).reshape(-1, 1, 1, 1).expand(-1, 1, 6, 7)
+
+
+def test_both_sides_of_annealing_hold_the_truth_where_logits_are_steep():
+    """The images are simulated from the likelihood, so it must draw what it scores, also beyond |logit| = 16."""
+    likelihood = likelihoods.ContinuousBernoulli()
+    encoder = networks.mlp_encoder((1, 6, 7), 2, (4,))
+    model = VAE(encoder, SteepLogits(), priors.StandardNormal(1), likelihood, posteriors.DiagonalNormal(1))
+    n = 200
+    found = two_sided_log_likelihood(model, n, temperatures=5, device="cpu")
+    torch.manual_seed(0)
+    z = torch.randn(500, 1, dtype=torch.float64)
+    x = likelihood(SteepLogits()(z)).sample()
+    grid = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+    joint = likelihood(SteepLogits()(grid)).log_prob(x[:, None]) - grid.square() / 2 - math.log(2 * math.pi) / 2
+    exact = joint.logsumexp(1) + (grid[1] - grid[0]).log()  # log p(x) by quadrature
+    error = exact.std().item() * (1 / n + 1 / len(exact)) ** 0.5
+    assert found.gap > -3 * found.gap_se
+    assert found.lower - 3 * error < exact.mean().item() < found.upper + 3 * error
 
 
 def test_gaussian_with_variance_one_half_is_the_summed_squared_error():
