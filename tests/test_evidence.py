@@ -20,7 +20,6 @@ from pyro_vae.evaluation import (
     two_sided_log_likelihood,
 )
 from pyro_vae.evaluation.likelihood import weighted_draws
-from pyro_vae.generators import own_generators
 
 CPU = {"device": "cpu"}
 
@@ -210,40 +209,6 @@ def test_bad_input_is_named(call, message):
 def deterministic():
     encoder, decoder = networks.mlp_encoder((1, 2, 2), 2), networks.mlp_decoder(2, (1, 2, 2))
     return Autoencoder(encoder, decoder, likelihoods.Gaussian())
-
-
-def test_annealing_finds_the_evidence_without_the_guide():
-    vae, truth = linear_gaussian()
-    with torch.no_grad():
-        vae.encoder[1].bias += 5  # a guide that is far off
-    x = random_images(10).as_float()
-    found = annealed_log_likelihood(vae, x, temperatures=200, chains=16, **CPU)
-    torch.testing.assert_close(found.log_likelihood, truth.log_prob(x.flatten(1)).double(), atol=0.3, rtol=0)
-    assert 0.3 < found.acceptance < 1
-
-
-def test_two_sided_bounds_hold_the_truth_between_them():
-    vae, truth = linear_gaussian()
-    coarse = two_sided_log_likelihood(vae, 40, temperatures=10, chains=2, **CPU)
-    fine = two_sided_log_likelihood(vae, 40, temperatures=500, chains=8, **CPU)
-    # The images simulated by the same seed, whose evidence is known.
-    with own_generators(torch.device("cpu"), 0), torch.no_grad():
-        x = vae.decode(vae.prior().sample((40,))).sample()
-    expected = truth.log_prob(x.flatten(1)).mean().item()
-    assert fine.lower == pytest.approx(expected, abs=0.05)
-    assert fine.upper == pytest.approx(expected, abs=0.05)
-    assert coarse.lower < expected < coarse.upper
-    assert fine.gap < coarse.gap
-    assert fine.gap_se > 0
-
-
-def test_annealing_leaves_the_model_and_the_generators_as_they_were():
-    vae, _ = linear_gaussian()
-    state = torch.get_rng_state()
-    annealed_log_likelihood(vae, random_images(2).as_float(), temperatures=5, **CPU)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert vae.training
-    assert all(parameter.grad is None for parameter in vae.parameters())
 
 
 @pytest.fixture(scope="module")

@@ -107,11 +107,12 @@ def check_fits(model: Model, images: Images) -> None:
         raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
 
 
-def warn_of_grey(model: Model, images: Images, binarization: str) -> None:
+def warn_of_grey(model: Model, images: Images | Tensor, binarization: str) -> None:
     """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
     if getattr(getattr(model, "likelihood", None), "support", None) != "binary" or binarization == "dynamic":
         return
-    if bool(((images.pixels > 0) & (images.pixels < 255)).any()):
+    pixels, white = (images, 1) if isinstance(images, Tensor) else (images.pixels, 255)
+    if bool(((pixels > 0) & (pixels < white)).any()):
         warnings.warn(
             "grey pixels under a Bernoulli likelihood: the loss is a cross-entropy, not a log-likelihood of the data; "
             "binarize the images, or use the continuous Bernoulli",
