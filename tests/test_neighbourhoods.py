@@ -15,8 +15,8 @@ def by_definition(real, generated, k):
     reach_generated = torch.cdist(generated.double(), generated.double()).sort(1).values[:, k]
     inside = between < reach_real[:, None]
     return (
-        inside.any(0).double().mean().item(),
-        (between < reach_generated[None]).any(1).double().mean().item(),
+        (between <= reach_real[:, None]).any(0).double().mean().item(),
+        (between <= reach_generated[None]).any(1).double().mean().item(),
         inside.double().sum(0).mean().item() / k,
         (between.min(1).values < reach_real).double().mean().item(),
     )
@@ -29,6 +29,27 @@ def test_definition_in_any_chunks(chunk):
     expected = by_definition(real, generated, 3)
     assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
     assert (found.k, found.n, found.m) == (3, 60, 50)
+
+
+@pytest.mark.parametrize("chunk", [1000, 7])
+def test_definition_with_ties_on_the_edge_of_each_ball(chunk):
+    """On a grid, whose distances are exact, and shifted, where they are not: closed or open makes a difference."""
+    real, generated = (normal(60, 2, seed).double().mul(2).round() for seed in (0, 1))
+    found = neighbourhoods_from_features(real, generated, k=3, chunk=chunk)
+    expected = by_definition(real, generated, 3)
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
+    shifted = neighbourhoods_from_features(real * 0.7 + 100.3, generated * 0.7 + 100.3, k=3, chunk=chunk)
+    assert shifted == found
+
+
+def test_ten_real_images_copied_are_recalled_and_cover_as_the_papers_define_it():
+    """A copy is at distance 0, which the closed ball of Kynkaanniemi et al. holds, and the open one does not."""
+    real = normal(200, 64, 0) + 3
+    found = neighbourhoods_from_features(real, real[:10].repeat(20, 1))
+    assert (found.precision, found.recall) == (1.0, 0.05)
+    swapped = neighbourhoods_from_features(real[:10].repeat(20, 1), real)
+    assert (swapped.precision, swapped.recall) == (0.05, 1.0)
+    assert (swapped.density, swapped.coverage) == (0.0, 0.0)
 
 
 def test_equal_distributions_score_as_published():

@@ -12,6 +12,7 @@ from pyro_vae import History, Spec, build, fit, latent, plots, report_figures
 from pyro_vae.checks import InputError
 from pyro_vae.plots import curves
 from pyro_vae.plots.frame import with_palette
+from pyro_vae.training import Epoch
 
 
 def test_tiles_are_in_reading_order_with_white_between():
@@ -226,10 +227,27 @@ def test_a_collapsed_code_is_a_point_not_a_cloud_of_rounding(caplog):
     assert not caplog.records  # of limits that matplotlib ignores
 
 
-def test_there_is_no_share_of_a_negative_whole():
-    """A density may be above one, and the reconstruction then below zero, where a quotient would run to infinity."""
+def history_of(reconstructions):
+    epochs = [
+        Epoch(i + 1, 1.0, value + 2, value, 2.0, value + 2, value, 2.0, 1.0, 1.0)
+        for i, value in enumerate(reconstructions)
+    ]
+    return History(epochs)
+
+
+def test_a_reconstruction_that_goes_below_zero_has_no_share_of_the_kl():
+    """A density may be above one: the quotient then runs to 1, to infinity, and back from below."""
+    positive, negative = history_of([3.0, 2.0, 1.0]), history_of([3.0, 0.1, -5.0])
+
+    def panels(histories):
+        return {axes.get_title(): axes.lines for axes in plots.learning_curves(histories).axes}
+
+    assert "share of the KL" in panels(positive)
+    assert list(panels(negative)) == ["loss", "reconstruction", "KL"]
+    both = panels({"Bernoulli": positive, "Gaussian": negative})
+    assert (len(both["loss"]), len(both["share of the KL"])) == (4, 2)  # a training and a validation curve each
+    assert all(0 <= y <= 1 for line in both["share of the KL"] for y in line.get_ydata())
     assert curves._share(3.0, 1.0, 2.0) == 0.4
-    assert math.isnan(curves._share(-1.0, 1.001, 1.0))
     assert math.isnan(curves._share(0.0, 0.0, 1.0))
 
 

@@ -33,12 +33,14 @@ class Neighbourhoods:
 def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, chunk: int = 200) -> Neighbourhoods:
     """Precision, recall, density and coverage of features `(n, d)` and `(m, d)`.
 
-    The neighbourhood of an image is the open ball that reaches to its k-th nearest other image of the same sample.
-    Distances are Euclidean, in float64, `chunk` rows at a time.
+    The neighbourhood of an image is the ball that reaches to its k-th nearest other image of the same sample. It is
+    closed for precision and recall, and open for density and coverage, as in the papers that define them: where
+    images are copies, the k-th nearest is at distance 0, and the open ball is empty. Distances are Euclidean, in
+    float64, `chunk` rows at a time; two that differ by less than their rounding errors count as equal.
 
     Source: Kynkaanniemi et al., "Improved precision and recall metric for assessing generative models", 2019,
-    https://arxiv.org/abs/1904.06991; Naeem et al., "Reliable fidelity and diversity metrics for generative models",
-    2020, https://arxiv.org/abs/2002.09797, whose conventions (k = 5, open balls) these are.
+    https://arxiv.org/abs/1904.06991 (closed, k = 3); Naeem et al., "Reliable fidelity and diversity metrics for
+    generative models", 2020, https://arxiv.org/abs/2002.09797 (open, k = 5).
 
     >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     >>> neighbourhoods_from_features(x, x + 100).precision
@@ -50,18 +52,24 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
         raise checks.fail(
             "generated", f"{generated.shape[1]} features", f"as many as the real images have, {real.shape[1]}"
         )
-    norms = generated.square().sum(1)
-    real_reach, generated_radius = _reach(real, k, chunk), _reach(generated, k, chunk) + norms
-    # In how many real neighbourhoods each generated image lies.
+    real_norms, norms = real.square().sum(1), generated.square().sum(1)
+    reach, generated_reach = _reach(real, k, chunk), _reach(generated, k, chunk)
+    margin = _rounding(reach, real_norms)
+    radius = generated_reach + _rounding(generated_reach, norms) + norms  # closed
+    # In how many open real neighbourhoods each generated image lies, and whether in a closed one.
     in_real = torch.zeros(len(generated), dtype=torch.int64)
+    in_closed = torch.zeros(len(generated), dtype=torch.bool)
     recalled = covered = 0
-    for rows, reach in zip(real.split(chunk), real_reach.split(chunk), strict=True):
+    for rows, limits, squares, closer in zip(
+        *(part.split(chunk) for part in (real, reach, real_norms, margin)), strict=True
+    ):
         distance = torch.addmm(norms, rows, generated.T, alpha=-2)  # without |x|^2, as the reach
-        in_real += (distance < reach[:, None]).sum(0, dtype=torch.int32)
-        covered += int((distance.amin(1) < reach).sum())
-        recalled += int((distance.sub_(generated_radius).amin(1) < -rows.square().sum(1)).sum())
+        in_real += (distance < (limits - closer)[:, None]).sum(0, dtype=torch.int32)
+        in_closed |= (distance <= (limits + closer)[:, None]).any(0)
+        covered += int((distance.amin(1) < limits - closer).sum())
+        recalled += int((distance.sub_(radius).amin(1) <= -squares).sum())
     return Neighbourhoods(
-        precision=(in_real > 0).double().mean().item(),
+        precision=in_closed.double().mean().item(),
         recall=recalled / len(real),
         density=in_real.double().mean().item() / k,
         coverage=covered / len(real),
@@ -78,6 +86,14 @@ def _reach(x: Tensor, k: int, chunk: int) -> Tensor:
     """
     norms = x.square().sum(1)
     return torch.cat([_smallest(torch.addmm(norms, rows, x.T, alpha=-2), k + 1) for rows in x.split(chunk)])
+
+
+def _rounding(reach: Tensor, norms: Tensor) -> Tensor:
+    """An upper limit of the rounding errors in the distances of images near the edge of each ball.
+
+    Of the numbers that a squared distance is the difference of, none is larger than a few times |x|^2 + radius^2.
+    """
+    return 1e-12 * (2 * norms + reach).clamp(min=0)  # radius^2 = |x|^2 + reach
 
 
 def _smallest(values: Tensor, k: int) -> Tensor:

@@ -98,8 +98,8 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
     r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
 
     The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
-    :math:`\beta = 1`. It says little where the reconstruction has a constant in it, as a Gaussian likelihood's has, and
-    is left out where that makes the reconstruction negative.
+    :math:`\beta = 1`. It is left out for a training in which the reconstruction term is negative after some epoch, as
+    that of a density above 1 is: it is then no share of a whole. Where no other training has one, so is its panel.
 
     Args:
         histories: of one training, or of several by name. Training is solid, validation dashed.
@@ -115,28 +115,33 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
     parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
     for name, history in named.items():
         epochs, betas = history.column("epoch"), history.column("beta")
+        negative = any(
+            value is not None and value < 0
+            for split in ("train", "validation")
+            for value in history.column(f"{split}_reconstruction_nats")
+        )
         for split in ("train", "validation"):
             columns = {part: history.column(f"{split}_{part}_nats") for part in ("loss", "reconstruction", "kl")}
             if None in columns["loss"]:
                 continue
-            columns["share"] = [
-                _share(r, kl, beta if weighted else 1.0)
-                for r, kl, beta in zip(columns["reconstruction"], columns["kl"], betas, strict=True)
-            ]
+            if not negative:
+                columns["share"] = [
+                    _share(r, kl, beta if weighted else 1.0)
+                    for r, kl, beta in zip(columns["reconstruction"], columns["kl"], betas, strict=True)
+                ]
             for part, values in columns.items():
                 parts[part].append(Curve(name, epochs, values, split == "validation"))
     share = r"$\beta$ KL / (reconstruction + $\beta$ KL)" if weighted else "KL / (reconstruction + KL)"
-    return curve_panels(
-        [
-            Panel("loss", "epoch", "nats per image", parts["loss"]),
-            Panel("reconstruction", "epoch", "nats per image", parts["reconstruction"]),
-            Panel("KL", "epoch", "nats per image", parts["kl"]),
-            Panel("share of the KL", "epoch", share, parts["share"]),
-        ],
-        title=title,
-    )
+    panels = [
+        Panel("loss", "epoch", "nats per image", parts["loss"]),
+        Panel("reconstruction", "epoch", "nats per image", parts["reconstruction"]),
+        Panel("KL", "epoch", "nats per image", parts["kl"]),
+    ]
+    if parts["share"]:
+        panels.append(Panel("share of the KL", "epoch", share, parts["share"]))
+    return curve_panels(panels, columns=2 if len(panels) == 4 else 3, title=title)
 
 
 def _share(reconstruction: float, kl: float, beta: float) -> float:
     total = reconstruction + beta * kl
-    return beta * kl / total if reconstruction >= 0 and total else float("nan")
+    return beta * kl / total if total else float("nan")
