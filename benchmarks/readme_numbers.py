@@ -100,9 +100,14 @@ def table(results: dict) -> str:
         )
         evidence.append(
             f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {m['nll_smoothed_nats']:.2f} "
-            f"| {m['bits_per_dimension']:.4f} | {', '.join(f'{share:.1%}' for share in m['pareto_k'].values())} |"
+            f"| {_number(m.get('bits_per_dimension'))} | {', '.join(f'{share:.1%}' for share in m['pareto_k'].values())} |"
         )
     return "\n".join([*losses, "", *scores, "", *evidence])
+
+
+def _number(value: float | None) -> str:
+    """Nothing where there is none: only probabilities have bits per dimension."""
+    return "" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

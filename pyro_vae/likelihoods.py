@@ -1,7 +1,7 @@
 """p(x|z): modules whose `forward(parameters)` returns a Pyro distribution over images of shape `(C, H, W)`.
 
-`parameters` is what a decoder puts out, one real number a pixel, `(..., C, H, W)`. `support` says what data the
-density is of: `"binary"` pixels, or the `"unit interval"`.
+`parameters` is what a decoder puts out, one real number per pixel, `(..., C, H, W)`. `data_range` says what data p(x|z)
+is of: `"binary"` pixels, or densities on the `"unit interval"`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae import checks
 
-Support = Literal["binary", "unit interval"]
+DataRange = Literal["binary", "unit interval"]
 
 
 class _BernoulliOfGrey(dist.Bernoulli):
@@ -51,7 +51,7 @@ class Bernoulli(nn.Module):
     -2.7725...
     """
 
-    support: Support = "binary"
+    data_range: DataRange = "binary"
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits."""
@@ -188,7 +188,7 @@ class ContinuousBernoulli(nn.Module):
     True
     """
 
-    support: Support = "unit interval"
+    data_range: DataRange = "unit interval"
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits."""
@@ -217,7 +217,7 @@ class Gaussian(nn.Module):
     -0.57236...
     """
 
-    support: Support = "unit interval"
+    data_range: DataRange = "unit interval"
     log_variance: Tensor
 
     def __init__(self, variance: float = 0.5, learned: bool = False, linear: bool = False) -> None:

@@ -20,7 +20,7 @@ from pyro_vae.device import choose_device
 from pyro_vae.generators import own_generators
 from pyro_vae.members import Members
 from pyro_vae.models import Model, build
-from pyro_vae.models.images import check_fits, check_set, warn_of_grey
+from pyro_vae.models.images import check_fits, check_set, warn_if_not_binary
 from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.parallel import peers
 from pyro_vae.progress import Progress, duration
@@ -96,7 +96,7 @@ def fit_many(
     check_fits(model, images)
     splits = [training_split(one, images) for one in (specs if spec.validation_fraction else specs[:1])]
     parts = [binarize(part, spec.binarization) for part, _ in splits]
-    warn_of_grey(model, parts[0], spec.binarization)
+    warn_if_not_binary(model, parts[0], spec.binarization)
 
     train = _on_device(parts, target, len(seeds))
     rest = [binarize(part, spec.binarization) for _, part in splits if part is not None]

@@ -28,7 +28,7 @@ from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, choose_device, gather, resident, shuffled
 from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
-from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_if_not_binary
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at, resolved
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
@@ -220,7 +220,7 @@ def fit(
         if part is not None and hasattr(model, "reconstruct"):
             check_fits(model, part)
     if here.rank == 0:
-        warn_of_grey(model, train, binarization)
+        warn_if_not_binary(model, train, binarization)
 
     settings = {
         "model": _description(model),

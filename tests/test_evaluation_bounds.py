@@ -79,6 +79,7 @@ def test_mse_is_over_all_pixels_decoding_the_mean(tiny):
     assert result.reconstruction_nats == pytest.approx(summed, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:pixels that are exactly 0 or 1")
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_an_autoencoder_has_no_kl_and_no_elbo(tiny, likelihood):
     model = build(Spec(model="autoencoder", likelihood=likelihood, latent_dim=3))

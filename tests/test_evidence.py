@@ -177,11 +177,10 @@ def test_the_binarization_told_is_that_of_the_numbers(tiny):
     assert found[0].nll_nats == found[1].nll_nats
 
 
-def test_the_standard_error_and_bits_per_dimension():
+def test_the_standard_error():
     vae, _ = mismatched()
     found = evidence(vae, random_images(200), k=50, **CPU)
     assert found.nll_se == pytest.approx(found.log_likelihood.std().item() / 200**0.5)
-    assert found.bits_per_dimension == pytest.approx(found.nll_nats / 4 / math.log(2))
     assert (found.n, found.k, found.binarization) == (200, 50, "none")
 
 

@@ -209,4 +209,4 @@ def test_leading_dimensions_are_batch_dimensions(likelihood):
     p = likelihood(torch.zeros(5, 4, 1, 2, 2))
     assert (p.batch_shape, p.event_shape) == ((5, 4), (1, 2, 2))
     assert p.log_prob(torch.rand(4, 1, 2, 2).round()).shape == (5, 4)
-    assert likelihood.support in ("binary", "unit interval")
+    assert likelihood.data_range in ("binary", "unit interval")

@@ -91,7 +91,7 @@ def linear_gaussian(d=2, pixels=4, c=0.1):
     """p(z) = N(0, I), p(x|z) = N(Wz + b, cI): log p(x) is known."""
 
     class Linear(nn.Module):
-        support = "unit interval"
+        data_range = "unit interval"
 
         def forward(self, parameters):
             return pyro.distributions.Normal(parameters, c**0.5).to_event(3)

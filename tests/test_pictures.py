@@ -22,7 +22,7 @@ from pyro_vae.pictures.images import sharpness
 class Identity(nn.Module):
     """A normal around what the decoder puts out, as it is."""
 
-    support = "unit interval"
+    data_range = "unit interval"
 
     def forward(self, parameters):
         return dist.Normal(parameters, 0.5**0.5).to_event(3)

@@ -124,6 +124,12 @@ class Images:
         return to_unit(self.pixels)
 
 
+def is_binary(pixels: Tensor) -> bool:
+    """Whether all pixels are black or white: 0 or 255 in uint8, 0 or 1 in floats."""
+    white = 255 if pixels.dtype == torch.uint8 else 1
+    return not bool(((pixels > 0) & (pixels < white)).any())
+
+
 class Splits(NamedTuple):
     """The training and the test images of one data set."""
 

@@ -1,6 +1,7 @@
 """Judging trained models; nothing here trains one (only `features` trains its own small classifier)."""
 
 from pyro_vae.evaluation.annealing import Annealed, TwoSided, annealed_log_likelihood, two_sided_log_likelihood
+from pyro_vae.evaluation.bits import bits_per_dimension
 from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
 from pyro_vae.evaluation.codes import (
     ActiveUnits,
@@ -84,6 +85,7 @@ __all__ = [
     "active_units",
     "aggregate_posterior",
     "annealed_log_likelihood",
+    "bits_per_dimension",
     "bounds",
     "confidence",
     "dci_from_importance",

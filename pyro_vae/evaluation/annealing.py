@@ -15,7 +15,7 @@ from pyro_vae.evaluation.importance import effective_sample_size, log_mean_weigh
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_images, dtype_of, evaluating, move, warn_of_grey
+from pyro_vae.models.images import check_images, dtype_of, evaluating, move, warn_if_not_binary
 from pyro_vae.progress import track
 
 
@@ -98,7 +98,7 @@ def annealed_log_likelihood(
     target = move(model, device)
     x = check_images(x).to(target, dtype_of(model))
     check_programs(vae, x[:2])
-    warn_of_grey(vae, x, "none")
+    warn_if_not_binary(vae, x, "none")
     schedule = _schedule(temperatures)
     with own_generators(target, seed), evaluating(vae, gradients=True):
         z = vae.prior().sample((chains, len(x)))

@@ -23,7 +23,8 @@ from pyro_vae.models.images import (
     evaluating,
     first_of,
     move,
-    warn_of_grey,
+    warn_if_not_binary,
+    warn_if_unbounded,
 )
 from pyro_vae.posteriors import location
 from pyro_vae.progress import track
@@ -133,7 +134,8 @@ def bounds(
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
-    warn_of_grey(model, fixed, "none")
+    warn_if_not_binary(model, fixed, "none")
+    warn_if_unbounded(model, fixed, dequantize=False)
     per_image: dict[str, list[Tensor]] = {}
     kl_is_exact = None
     with own_generators(target, seed), evaluating(model):

@@ -16,7 +16,7 @@ from pyro_vae.evaluation.likelihood import weighted_draws
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_of_grey
+from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_if_not_binary
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -69,7 +69,7 @@ def to_inference_data(
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
-    warn_of_grey(model, fixed, "none")
+    warn_if_not_binary(model, fixed, "none")
     parts: list[tuple[Tensor, ...]] = []
     with own_generators(target, seed), evaluating(model):
         for x in fixed.as_float().to(target, dtype_of(model)).split(1):

@@ -19,12 +19,23 @@ from torch import Tensor
 from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
+from pyro_vae.evaluation.bits import bits_per_dimension, why_not_a_probability
 from pyro_vae.evaluation.features import fingerprint
 from pyro_vae.evaluation.importance import LEAST, ParetoSmoothed, log_mean_weight, pareto_smooth, threshold_at
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_of_grey
+from pyro_vae.models.images import (
+    check_fits,
+    check_set,
+    data_range_of,
+    dtype_of,
+    evaluating,
+    first_of,
+    move,
+    warn_if_not_binary,
+    warn_if_unbounded,
+)
 from pyro_vae.progress import Progress
 
 
@@ -34,7 +45,8 @@ class Evidence:
 
     - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images; `nll_smoothed_nats`
       is the same from the Pareto-smoothed weights.
-    - `bits_per_dimension`: `nll_nats` / (C H W log 2).
+    - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
+      under a discretized likelihood. Else None, and `not_a_probability` says why.
     - `log_likelihood`: of each image, `(n,)`, a lower bound on log p(x) in expectation, tight as k grows.
     - `pareto`: per image, where k is at least 25.
     """
@@ -45,7 +57,8 @@ class Evidence:
     binarization: str
     nll_nats: float
     nll_se: float | None
-    bits_per_dimension: float
+    bits_per_dimension: float | None
+    not_a_probability: str | None
     log_likelihood: Tensor
     pareto: ParetoSmoothed | None
     nll_smoothed_nats: float | None
@@ -95,7 +108,8 @@ def evidence(
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
-    warn_of_grey(model, fixed, "none")
+    warn_if_not_binary(model, fixed, "none")
+    warn_if_unbounded(model, fixed, dequantize=False)
     block = min(len(fixed), 50, decoded_at_once)
     # 2: which columns there are.
     settings = f"2 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"
@@ -121,7 +135,7 @@ def evidence(
     columns = _together(parts)
     log_likelihood = columns.pop("raw")
     pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
-    n, dimensions = len(fixed), fixed.pixels[0].numel()
+    n, reason = len(fixed), why_not_a_probability(data_range_of(model), fixed)
     nll = -log_likelihood.mean().item()
     return Evidence(
         n=n,
@@ -130,7 +144,8 @@ def evidence(
         binarization=fixed_binarization(binarization),
         nll_nats=nll,
         nll_se=log_likelihood.std().item() / n**0.5 if n > 1 else None,
-        bits_per_dimension=nll / (dimensions * math.log(2)),
+        bits_per_dimension=None if reason else bits_per_dimension(nll, math.prod(fixed.shape)),
+        not_a_probability=reason,
         log_likelihood=log_likelihood,
         pareto=pareto,
         nll_smoothed_nats=None if pareto is None else -pareto.log_likelihood.mean().item(),

@@ -64,7 +64,7 @@ class Metrics:
     nll_nats: float | None = _metric("NLL", "-log p(x) by importance sampling, nats an image", error="nll_se")
     nll_se: float | None = None
     nll_smoothed_nats: float | None = _metric("NLL, smoothed", "the same from Pareto-smoothed weights")
-    bits_per_dimension: float | None = _metric("bits per dimension", "NLL over pixels and log 2", 4)
+    bits_per_dimension: float | None = _metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", 4)
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
     frechet: float | None = _metric(
         "Frechet distance", "of samples to real images; lower is better", error="frechet_se"
@@ -115,6 +115,8 @@ class Metrics:
         source = self.provenance.get(one.name, {})
         if one.name == "nll_nats" and "k" in source:
             meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
+        if one.name == "nll_nats" and "bits_per_dimension_absent" in source:
+            meaning += f"; no bits per dimension: {source['bits_per_dimension_absent']}"
         if one.name in ("frechet", "inception_score_mean") and "extractor" in source:
             meaning += f" ({source['extractor']}, {source['num_generated']:,} samples)"
         if source.get("extractor", "").startswith("inception-2015-12-05@"):  # no other scores may have these names
@@ -268,7 +270,10 @@ def evaluate(
         )
         found = {name: value for name, value in vars(estimate).items() if name in _NAMES}
         found["pareto_k"] = None if estimate.pareto is None else estimate.pareto.shares()
-        add("evidence", found, likelihood | {"k": k, "n": len(few), "images_sha256": few.fingerprint})
+        more = {"k": k, "n": len(few), "images_sha256": few.fingerprint}
+        if estimate.not_a_probability is not None:
+            more["bits_per_dimension_absent"] = estimate.not_a_probability
+        add("evidence", found, likelihood | more)
     if "samples" in chosen and extractor is not None:
         count = num_generated or len(images)
         drawn = prior_samples(model, count, batch_size=batch_size, device=target, seed=seed)

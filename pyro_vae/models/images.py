@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from pyro_vae import checks
 from pyro_vae.data import Images
+from pyro_vae.data.images import is_binary
 from pyro_vae.device import choose_device
 from pyro_vae.generators import same_generators
+from pyro_vae.likelihoods import ContinuousBernoulli
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model
@@ -107,14 +109,29 @@ def check_fits(model: Model, images: Images) -> None:
         raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
 
 
-def warn_of_grey(model: Model, images: Images | Tensor, binarization: str) -> None:
-    """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
-    if getattr(getattr(model, "likelihood", None), "support", None) != "binary" or binarization == "dynamic":
+def data_range_of(model: nn.Module) -> str | None:
+    """What data the model's likelihood says that it is of; None where it has none, or does not say."""
+    return getattr(getattr(model, "likelihood", None), "data_range", None)
+
+
+def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> None:
+    """Says so where a continuous Bernoulli meets pixels that are exactly 0 or 1, where its density has no bound."""
+    if not isinstance(getattr(model, "likelihood", None), ContinuousBernoulli) or dequantize:
         return
-    pixels, white = (images, 1) if isinstance(images, Tensor) else (images.pixels, 255)
-    if bool(((pixels > 0) & (pixels < white)).any()):
+    if bool(((images.pixels == 0) | (images.pixels == 255)).any()):
+        warnings.warn(
+            "pixels that are exactly 0 or 1 under a continuous Bernoulli: its density grows there without bound, so that "
+            "ELBO and NLL can rise as long as it is trained; use --dequantize, or --likelihood discretized-logistic",
+            stacklevel=3,
+        )
+
+
+def warn_if_not_binary(model: nn.Module, images: Images | Tensor, binarization: str) -> None:
+    """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
+    pixels = images if isinstance(images, Tensor) else images.pixels
+    if data_range_of(model) == "binary" and binarization != "dynamic" and not is_binary(pixels):
         warnings.warn(
             "grey pixels under a Bernoulli likelihood: the loss is a cross-entropy, not a log-likelihood of the data; "
-            "binarize the images, or use the continuous Bernoulli",
+            "binarize the images, or use a discretized likelihood",
             stacklevel=3,
         )
