@@ -98,9 +98,10 @@ def table(results: dict) -> str:
             f"| {score} ({real['inception_score_mean']:.2f}) "
             f"| {m['precision']:.2f}, {m['recall']:.2f} |"
         )
+        bands = ", ".join(f"{share:.1%}" for share in m["pareto_k"].values())
         evidence.append(
             f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {m['nll_smoothed_nats']:.2f} "
-            f"| {_number(m.get('bits_per_dimension'))} | {', '.join(f'{share:.1%}' for share in m['pareto_k'].values())} |"
+            f"| {_number(m.get('bits_per_dimension'))} | {bands} |"
         )
     return "\n".join([*losses, "", *scores, "", *evidence])
 

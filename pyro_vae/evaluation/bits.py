@@ -35,13 +35,14 @@ def why_not_a_probability(data_range: str | None, images: Images, dequantized: b
         images: as they are evaluated, after binarization.
         dequantized: whether uniform noise is added to them.
     """
+    if data_range == "256 levels" or (data_range == "unit interval" and dequantized):
+        return None
     if data_range == "binary":
-        return None if is_binary(images.pixels) else "cross-entropy of grey pixels, not a log-probability: binarize the images"
+        grey = "cross-entropy of grey pixels, not a log-probability: binarize the images"
+        return None if is_binary(images.pixels) else grey
     if data_range == "unit interval":
-        if dequantized:
-            return None
         return (
             "density of pixels with 256 levels, not a probability: dequantize them (--dequantize), or take a "
             "discretized likelihood (--likelihood discretized-logistic)"
         )
-    return None if data_range == "256 levels" else "the likelihood does not say in `data_range` what its data are"
+    return "the likelihood does not say in `data_range` what its data are"

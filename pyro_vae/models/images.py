@@ -120,8 +120,8 @@ def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> Non
         return
     if bool(((images.pixels == 0) | (images.pixels == 255)).any()):
         warnings.warn(
-            "pixels that are exactly 0 or 1 under a continuous Bernoulli: its density grows there without bound, so that "
-            "ELBO and NLL can rise as long as it is trained; use --dequantize, or --likelihood discretized-logistic",
+            "pixels that are exactly 0 or 1 under a continuous Bernoulli: its density grows there without bound, so "
+            "that ELBO and NLL can rise without end; use --dequantize, or --likelihood discretized-logistic",
             stacklevel=3,
         )
 
