@@ -21,10 +21,12 @@ import torch
 
 from pyro_vae import Images, Spec, build, evaluate, files, load_data
 from pyro_vae.evaluation import (
+    Classifier,
     Moments,
     evidence,
     features,
     frechet_distance,
+    in_domain_classifier,
     inception_score,
     kernel_distance_from_features,
     neighbourhoods_from_features,
@@ -166,7 +168,7 @@ def groups_rows() -> list[dict]:
     )
     torch.manual_seed(0)
     model = build(Spec(dataset="random", image_shape=train.shape, network="conv", likelihood="gaussian"))
-    extractor = features.Classifier(train.shape, 10, "random").to(memory_format=torch.channels_last).eval()
+    extractor = Classifier(train.shape, 10, "random").to(memory_format=torch.channels_last).eval()
     rows = []
 
     def row(what: str, call: Callable[[], object]) -> None:
@@ -194,7 +196,7 @@ def study_row(data_root: str) -> dict:
     grid = Study("four", "Four MLPs", tuple(Entry(name, spec) for name, spec in specs.items()))
     with own_cache() as folder:
         started = time.perf_counter()
-        features.in_domain_classifier(load_data("mnist", data_root), device="cpu")
+        in_domain_classifier(load_data("mnist", data_root), device="cpu")
         classifier, started = time.perf_counter() - started, time.perf_counter()
         found = run_study(grid, folder / "study", data_root=data_root, device="cpu", progress=False)
     return {

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 from pyro_vae import Spec, evaluate, files
-from pyro_vae.evaluation import features
+from pyro_vae.evaluation import extractors
 from pyro_vae.run_folder import environment, run
 
 GROUPS = ("bounds", "codes", "samples", "evidence")
@@ -39,7 +39,7 @@ def main() -> None:
     results = {}
     for name, spec in SPECS.items():
         model, history, images = run(spec, arguments.out / name, data_root=arguments.data_root, resume=True)
-        classifier = features.by_name("classifier", images)
+        classifier = extractors.by_name("classifier", images)
         metrics = evaluate(
             model,
             images.test,

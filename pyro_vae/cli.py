@@ -296,7 +296,7 @@ def evaluate(
 
     from pyro_vae import run_folder
     from pyro_vae.evaluation import evaluate as evaluate_model
-    from pyro_vae.evaluation import features
+    from pyro_vae.evaluation import extractors
 
     model, spec, images = run_folder.open_run(run, data_root, dataset, progress=not quiet)
     if note := run_folder.check_data(run, images):
@@ -304,14 +304,14 @@ def evaluate(
     run_folder.read_metrics(run)  # a damaged file is noticed before the work, not after it
     judge: Extractor | None = None
     if weights is not None and extractor.startswith("inception"):  # a wrong file is bad input, whatever else there is
-        judge = features.by_name(extractor, images, weights=weights, device=device)
+        judge = extractors.by_name(extractor, images, weights=weights, device=device)
     partial = run / "evidence.partial.safetensors"
 
     def part(name: str) -> None:
         nonlocal judge
         _check_group(name, spec, images, n)
         if name == "samples" and judge is None:
-            judge = features.by_name(extractor, images, device=device, progress=not quiet)
+            judge = extractors.by_name(extractor, images, device=device, progress=not quiet)
         found = evaluate_model(
             model,
             images.test,

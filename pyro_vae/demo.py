@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyro_vae import plots, run_folder
-from pyro_vae.evaluation import Metrics, evaluate, features
+from pyro_vae.evaluation import Metrics, evaluate, extractors
 from pyro_vae.spec import GROUPS, Spec
 
 SPEC = Spec(
@@ -22,7 +22,7 @@ SPEC = Spec(
 def run_demo(folder: Path) -> tuple[Metrics, list[Path]]:
     """Trains, judges and draws into a run folder; returns the metrics and the figures."""
     model, history, images = run_folder.run(SPEC, folder, resume=True)
-    classifier = features.by_name("classifier", images)
+    classifier = extractors.by_name("classifier", images)
     metrics = evaluate(
         model, images.test, metrics=GROUPS, k=500, extractor=classifier, train=images.train, progress=True
     )

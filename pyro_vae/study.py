@@ -17,7 +17,7 @@ from typing import Any
 from pyro_vae import checks, files, results, run_folder
 from pyro_vae.checkpoints import read_checkpoint, read_epoch
 from pyro_vae.data import Splits, load_data
-from pyro_vae.evaluation import Extractor, evaluate, features
+from pyro_vae.evaluation import Extractor, classifier, evaluate
 from pyro_vae.progress import Progress
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.studies import Study
@@ -139,7 +139,7 @@ def run_study(
         write_results(state)
         if waiting:
             judges = {
-                name: features.in_domain_classifier(images[name], device=device, progress=progress).cpu()
+                name: classifier.in_domain_classifier(images[name], device=device, progress=progress).cpu()
                 for name in dict.fromkeys(one.spec.dataset for one in waiting if "samples" in one.missing)
             }
             if ray is not None:
@@ -347,7 +347,7 @@ def _groups(images: Splits, spec: Spec) -> tuple[str, ...]:
     if spec.model == "autoencoder":
         return groups
     try:
-        features.check_classifiable(images)
+        classifier.check_classifiable(images)
         if len(images.test) < 10:
             raise checks.fail("test images", len(images.test), "at least 10 for scores of samples")
     except checks.InputError as error:

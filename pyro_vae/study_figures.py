@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import features
+from pyro_vae.evaluation import in_domain_classifier
 from pyro_vae.spec import WEIGHTS
 from pyro_vae.studies import Picture
 
@@ -55,5 +55,5 @@ def _options(picture: Picture, function: Any, splits: Splits | None, epochs: int
     if splits is not None and "train" in asked:
         options["train"] = splits.train
     if splits is not None and "classifier" in asked:
-        options["classifier"] = features.in_domain_classifier(splits, progress=False)
+        options["classifier"] = in_domain_classifier(splits, progress=False)
     return options

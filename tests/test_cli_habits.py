@@ -16,7 +16,7 @@ import pytest
 from pyro_vae import Spec, evaluation, load_data, run_folder
 from pyro_vae.checks import InputError
 from pyro_vae.cli import main
-from pyro_vae.evaluation import features
+from pyro_vae.evaluation import classifier
 from pyro_vae.plots import run as run_figures
 
 SMALL = ["--latent-dim", "2", "--hidden", "8", "--binarization", "threshold", "--epochs", "1", "--device", "cpu"]
@@ -128,7 +128,7 @@ def test_an_autoencoder_has_the_groups_without_a_prior(tmp_path, capsys):
 @pytest.mark.filterwarnings("default")
 def test_the_cache_is_optional(tmp_path, capsys, monkeypatch):
     run = trained(tmp_path / "run", images(tmp_path / "mine.npz", 120, 2))
-    monkeypatch.setattr(features, "_train_classifier", lambda *_: None)
+    monkeypatch.setattr(classifier, "_train_classifier", lambda *_: None)
     (tmp_path / "file").touch()
     monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path / "file" / "cache"))
     assert main(["evaluate", str(run), "--metrics", "samples", "--device", "cpu"]) == 0

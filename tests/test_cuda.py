@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae import Spec, build, cli, evaluate, fit, fit_many, load, save, training
 from pyro_vae.data import binarize
-from pyro_vae.evaluation import features
+from pyro_vae.evaluation import in_domain_classifier
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.svi import CompiledSVI
 
@@ -209,7 +209,7 @@ def test_evaluation_agrees_with_the_cpu(digits, device, tmp_path):
 
 def test_samples_are_scored(digits, device):
     model, _ = trained(SPEC, digits.train, device, epochs=2)
-    judge = features.in_domain_classifier(digits, device=device, progress=False)
+    judge = in_domain_classifier(digits, device=device, progress=False)
     found = evaluate(
         model,
         digits.test,

@@ -9,10 +9,12 @@ from pyro_vae.evaluation import (
     ModuleExtractor,
     extract,
     extract_cached,
+    extractors,
     features,
     in_domain_classifier,
     metrics,
 )
+from pyro_vae.evaluation import classifier as classifiers
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def test_the_classifier_of_the_digits_is_good_and_trained_once(digits, cache, mo
     assert classifier.accuracy >= 0.98
     logits = extract(classifier, digits.test.pixels, device="cpu").logits
     assert (logits.argmax(1) == digits.test.labels).double().mean().item() == classifier.accuracy
-    monkeypatch.setattr(features, "_train_classifier", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(classifiers, "_train_classifier", lambda *_: pytest.fail("trained twice"))
     again = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
     assert (again.name, again.accuracy) == (classifier.name, classifier.accuracy)
     assert again.name == f"digits-convnet-128@{features.fingerprint(classifier)[:8]}"
@@ -55,13 +57,13 @@ def test_relu_after_pooling_trains_the_very_same_weights(tmp_path, monkeypatch):
     splits = quick_splits()
     fast = in_domain_classifier(splits, cache=tmp_path / "fast", device="cpu", progress=False)
     assert fast._order == [0, 1, 3, 2, 4, 5, 7, 6, 8, 9, 10, 11]
-    original = features.Classifier.__init__
+    original = classifiers.Classifier.__init__
 
     def in_order(self, *arguments):
         original(self, *arguments)
         self._order = list(range(len(self.body)))
 
-    monkeypatch.setattr(features.Classifier, "__init__", in_order)
+    monkeypatch.setattr(classifiers.Classifier, "__init__", in_order)
     plain = in_domain_classifier(splits, cache=tmp_path / "plain", device="cpu", progress=False)
     assert plain.name == fast.name
     x = splits.test.as_float()
@@ -194,20 +196,20 @@ def test_weights_are_looked_for_in_order_and_never_fetched(tmp_path, monkeypatch
     with pytest.raises(
         InputError, match=r"weights: given .*pt_inception-2015-12-05-6726825d\.pth, from https://github"
     ):
-        features.find_weights(name)
+        extractors.find_weights(name)
     hub = tmp_path / "hub" / "checkpoints"
     hub.mkdir(parents=True)
     (hub / "pt_inception-2015-12-05-6726825d.pth").touch()
-    assert features.find_weights(name).name.startswith("pt_inception")
+    assert extractors.find_weights(name).name.startswith("pt_inception")
     (hub / "weights-inception-2015-12-05-6726825d.pth").touch()
-    assert features.find_weights(name).name.startswith("weights-inception")
+    assert extractors.find_weights(name).name.startswith("weights-inception")
     (tmp_path / "env.pth").touch()
     monkeypatch.setenv("PYRO_VAE_INCEPTION", str(tmp_path / "env.pth"))
-    assert features.find_weights(name).name == "env.pth"
+    assert extractors.find_weights(name).name == "env.pth"
     (tmp_path / "mine.pth").touch()
-    assert features.find_weights(name, tmp_path / "mine.pth").name == "mine.pth"
+    assert extractors.find_weights(name, tmp_path / "mine.pth").name == "mine.pth"
     with pytest.raises(InputError, match="other"):
-        features.find_weights(name, tmp_path / "other.pth")
+        extractors.find_weights(name, tmp_path / "other.pth")
 
 
 def test_torchvisions_inception_from_a_file(tmp_path, monkeypatch):
@@ -215,9 +217,9 @@ def test_torchvisions_inception_from_a_file(tmp_path, monkeypatch):
 
     torch.save(inception_v3(weights=None, init_weights=False).state_dict(), tmp_path / "random.pth")
     with pytest.raises(InputError, match="SHA-256 begins with .*, not 0cc3c7bd"):
-        features.InceptionTorchvision(tmp_path / "random.pth")
-    monkeypatch.setitem(features._INCEPTION_DIGESTS, "inception-torchvision", "")
-    extractor = features.InceptionTorchvision(tmp_path / "random.pth")
+        extractors.InceptionTorchvision(tmp_path / "random.pth")
+    monkeypatch.setitem(extractors._INCEPTION_DIGESTS, "inception-torchvision", "")
+    extractor = extractors.InceptionTorchvision(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-torchvision@")
     found = extract(extractor, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), device="cpu")
     assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1000))
@@ -235,9 +237,9 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
         random = kind("random", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
     torch.save(random.state_dict(), tmp_path / "random.pth")
     with pytest.raises(InputError, match="SHA-256 begins with .*, not 6726825d"):
-        features.Inception2015(tmp_path / "random.pth")
-    monkeypatch.setitem(features._INCEPTION_DIGESTS, "inception-2015-12-05", "")
-    extractor = features.Inception2015(tmp_path / "random.pth")
+        extractors.Inception2015(tmp_path / "random.pth")
+    monkeypatch.setitem(extractors._INCEPTION_DIGESTS, "inception-2015-12-05", "")
+    extractor = extractors.Inception2015(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-2015-12-05@")
     grey = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     found = extract(extractor, grey, device="cpu")
@@ -246,14 +248,14 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
     for content in ({}, [1, 2], 3):
         torch.save(content, tmp_path / "wrong.pth")
         with pytest.raises(InputError, match="the published weights of inception-2015-12-05"):
-            features.Inception2015(tmp_path / "wrong.pth")
+            extractors.Inception2015(tmp_path / "wrong.pth")
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda tiny, _: features.by_name("inception", Splits(tiny, tiny)),
+            lambda tiny, _: extractors.by_name("inception", Splits(tiny, tiny)),
             "extractor: given 'inception', .*did you mean",
         ),
         (
@@ -261,7 +263,7 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
             "extractor: given 'classifier', expected a data set with labels",
         ),
         (
-            lambda _, path: features.InceptionTorchvision(path),
+            lambda _, path: extractors.InceptionTorchvision(path),
             "weights: given .*the published weights of inception-torchvision",
         ),
         (
@@ -289,10 +291,10 @@ def test_fingerprints_follow_the_weights(name):
 
 def test_an_interrupted_training_of_the_classifier_resumes_to_the_same_weights(tmp_path, monkeypatch):
     splits = quick_splits()
-    monkeypatch.setattr(features, "_KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(features, "_epochs_of", lambda train: 4)
+    monkeypatch.setattr(classifiers, "_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(classifiers, "_epochs_of", lambda train: 4)
     whole = in_domain_classifier(splits, cache=tmp_path / "whole", device="cpu", progress=False)
-    original, steps = features.functional.cross_entropy, []
+    original, steps = classifiers.functional.cross_entropy, []
 
     def interrupted(*args):
         steps.append(1)
@@ -300,7 +302,7 @@ def test_an_interrupted_training_of_the_classifier_resumes_to_the_same_weights(t
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(features.functional, "cross_entropy", interrupted)
+    monkeypatch.setattr(classifiers.functional, "cross_entropy", interrupted)
     with pytest.raises(KeyboardInterrupt):
         in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
     resumed = in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
@@ -311,22 +313,22 @@ def test_an_interrupted_training_of_the_classifier_resumes_to_the_same_weights(t
 
 def test_a_damaged_state_of_a_training_is_not_resumed(tmp_path, monkeypatch):
     splits = quick_splits()
-    monkeypatch.setattr(features, "_KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(features, "_epochs_of", lambda train: 2)
+    monkeypatch.setattr(classifiers, "_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(classifiers, "_epochs_of", lambda train: 2)
     whole = in_domain_classifier(splits, cache=tmp_path / "whole", device="cpu", progress=False)
-    monkeypatch.setattr(features, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(classifiers, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for damage in (lambda content: content[:-1], lambda content: b""):
         with pytest.raises(KeyboardInterrupt):
             in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False)
         (path,) = (tmp_path / "cache").rglob("*.pt")
         path.write_bytes(damage(path.read_bytes()))
-    monkeypatch.setattr(features, "keep", lambda *_: None)
+    monkeypatch.setattr(classifiers, "keep", lambda *_: None)
     assert in_domain_classifier(splits, cache=tmp_path / "cache", device="cpu", progress=False).name == whole.name
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, digits):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(features, "_epochs_of", lambda train: 1)
+    monkeypatch.setattr(classifiers, "_epochs_of", lambda train: 1)
     with pytest.warns(UserWarning, match=r"nothing is kept in the cache .*PYRO_VAE_CACHE names another"):
         in_domain_classifier(quick_splits(), cache=tmp_path / "file", device="cpu", progress=False)
     with pytest.warns(UserWarning, match="nothing is kept in the cache"):
@@ -334,7 +336,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, d
 
 
 def test_a_long_name_of_a_data_set_makes_no_file_name_that_is_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "_epochs_of", lambda train: 1)
+    monkeypatch.setattr(classifiers, "_epochs_of", lambda train: 1)
     images = Images(quick_splits().train.pixels, quick_splits().train.labels, "n" * 250)
     in_domain_classifier(Splits(images, images), cache=tmp_path, device="cpu", progress=False)
     assert len(list(tmp_path.iterdir())) == 1

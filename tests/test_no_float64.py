@@ -167,7 +167,7 @@ def test_in_what_looks_into_a_model(tiny, refused):
 
 
 def test_in_the_classifier(tiny, refused, monkeypatch):
-    monkeypatch.setattr("pyro_vae.evaluation.features.round", lambda _: 1, raising=False)  # one epoch
+    monkeypatch.setattr("pyro_vae.evaluation.classifier.round", lambda _: 1, raising=False)  # one epoch
     with refused():
         in_domain_classifier((tiny, tiny), device="cpu", progress=False)
 

@@ -1,8 +1,9 @@
-"""Judging trained models; nothing here trains one (only `features` trains its own small classifier)."""
+"""Judging trained models; nothing here trains one (only `classifier` trains its own small classifier)."""
 
 from pyro_vae.evaluation.annealing import Annealed, TwoSided, annealed_log_likelihood, two_sided_log_likelihood
 from pyro_vae.evaluation.bits import bits_per_dimension
 from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
+from pyro_vae.evaluation.classifier import Classifier, in_domain_classifier
 from pyro_vae.evaluation.codes import (
     ActiveUnits,
     AggregatePosterior,
@@ -21,15 +22,7 @@ from pyro_vae.evaluation.disentanglement import (
     separated_attribute_predictability,
 )
 from pyro_vae.evaluation.divergences import Divergences, divergences
-from pyro_vae.evaluation.features import (
-    Classifier,
-    Extractor,
-    Features,
-    ModuleExtractor,
-    extract,
-    extract_cached,
-    in_domain_classifier,
-)
+from pyro_vae.evaluation.features import Extractor, Features, ModuleExtractor, extract, extract_cached
 from pyro_vae.evaluation.frechet import (
     FrechetAtInfinity,
     Moments,
