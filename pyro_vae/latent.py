@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.data import Images
 from pyro_vae.device import batches, resident
-from pyro_vae.generators import own_generators
+from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import Model, with_prior
 from pyro_vae.models.images import check_fits, check_model, check_set, device_of, dtype_of, evaluating, move
 from pyro_vae.posteriors import location
@@ -41,7 +41,6 @@ def posterior_means(
     images: Images,
     *,
     draws: int = 32,
-    batch_size: int = 500,
     device: str | torch.device = "auto",
     seed: int = 0,
 ) -> Tensor:
@@ -49,20 +48,26 @@ def posterior_means(
 
     A deterministic autoencoder has one code for each image, and that is it.
     """
-    _check(model, images, batch_size)
+    _check(model, images, NOISE_BLOCK)
     draws = checks.positive_integer("draws", draws)
     seed = checks.seed("seed", seed)
     target = move(model, device)
     check_fits(model, images)
-    with own_generators(target, seed), evaluating(model):
-        chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
-        return torch.cat([model.encode(x).sample((draws,)).mean(0).cpu() for x in chunks])
+    means = []
+    with evaluating(model):
+        for block, x in enumerate(batches(resident(images.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))):
+            with own_generators(target, stream_seed(seed, f"codes {block}")):
+                means.append(model.encode(x).sample((draws,)).mean(0).cpu())
+    return torch.cat(means)
 
 
 def prior_samples(
     model: Model, n: int, *, batch_size: int = 500, device: str | torch.device = "auto", seed: int = 0
 ) -> Tensor:
     """n samples, as the means of p(x|z) for z from the prior, `(n, C, H, W)`.
+
+    The codes are drawn 100 at a time, each block from a seed of its own: `batch_size`, of the decoder, changes the
+    result by rounding only, and the first samples are the same whatever `n` is.
 
     Raises:
         InputError: the model has no prior.
@@ -71,9 +76,12 @@ def prior_samples(
     seed = checks.seed("seed", seed)
     vae = with_prior(model)
     target = move(model, device)
-    sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-    with own_generators(target, seed), evaluating(model):
-        return torch.cat([vae.sample(size).cpu() for size in sizes])
+    blocks = []
+    with evaluating(model):
+        for block in range(-(-n // NOISE_BLOCK)):
+            with own_generators(target, stream_seed(seed, f"samples {block}")):
+                blocks.append(vae.prior().sample((NOISE_BLOCK,)))
+        return torch.cat([vae.decode(z).mean.cpu() for z in torch.cat(blocks)[:n].split(batch_size)])
 
 
 def decode_codes(model: Model, z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from test_models import linear_gaussian
 from torch.distributions import kl_divergence
 
-from pyro_vae import Images, Spec, build, evaluate, fit
+from pyro_vae import Images, Spec, build, evaluate, fit, latent
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import bounds, kl_per_image, mse_per_pixel
@@ -21,7 +21,7 @@ def test_the_exact_posterior_gives_the_exact_evidence(tiny):
     result = bounds(vae, images, samples=2000, **CPU)
     # The closed-form KL beside a sampled reconstruction: equal on average.
     assert result.elbo_nats == pytest.approx(log_evidence.mean().item(), abs=0.05)
-    assert result.elbo_nats == -(result.reconstruction_nats + result.kl_per_sample)
+    assert result.elbo_nats == pytest.approx(-(result.reconstruction_nats + result.kl_per_sample))
     assert result.elbo_se == pytest.approx(log_evidence.std().item() / 50**0.5, rel=0.05)
 
 
@@ -192,3 +192,37 @@ def test_grey_pixels_warn(tiny):
 def test_bad_arguments_are_named(tiny, call, message):
     with pytest.raises(InputError, match=message):
         call(tiny)
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec(latent_dim=3), Spec(latent_dim=3, posterior="planar"), Spec(model="autoencoder")]
+)
+def test_the_batch_size_changes_rounding_only(digits, spec):
+    model, images = build(spec), digits.test.take(slice(0, 230))
+    few, many = (bounds(model, images, binarization="static", samples=2, batch_size=size, **CPU) for size in (7, 500))
+    assert few.per_image.keys() == many.per_image.keys()
+    for name, values in few.per_image.items():
+        torch.testing.assert_close(values, many.per_image[name], rtol=1e-5, atol=1e-4)
+
+
+def test_per_image_values_are_those_of_the_means(digits):
+    result = bounds(build(Spec(latent_dim=3, posterior="planar")), digits.test, binarization="static", **CPU)
+    for name, values in result.per_image.items():
+        assert (values.shape, values.dtype) == ((len(digits.test),), torch.float64)
+        assert values.mean().item() == getattr(result, name)
+    assert result.per_image["elbo_nats"].std().item() / len(digits.test) ** 0.5 == result.elbo_se
+
+
+def test_noise_of_bounds_and_of_samples_is_independent(digits):
+    """Under one seed; were the generators started alike, the noise of image i would be the code of sample i."""
+    model, drawn = build(Spec(latent_dim=4)), []
+    decode = model.decode
+    model.decode = lambda z: drawn.append(z) or decode(z)
+    bounds(model, digits.test, binarization="static", seed=3, **CPU)
+    of_blocks = [one for one in drawn if len(one) > 2]  # the model is tried on one and two images before
+    noise = [z - mean for mean, z in zip(of_blocks[::2], of_blocks[1::2], strict=True)]
+    drawn.clear()
+    latent.prior_samples(model, len(digits.test), device="cpu", seed=3)
+    epsilon, z = torch.cat(noise).flatten(), torch.cat(drawn).flatten()
+    correlation = torch.corrcoef(torch.stack([epsilon, z]))[0, 1].item()
+    assert correlation == pytest.approx(0, abs=4 / len(z) ** 0.5)

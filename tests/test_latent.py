@@ -78,3 +78,11 @@ def test_plane():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(build(Spec(latent_dim=2)))
+
+
+def test_samples_depend_neither_on_the_batch_size_nor_on_their_number():
+    model = build(Spec(latent_dim=3))
+    expected = latent.prior_samples(model, 230, batch_size=500, device="cpu")
+    torch.testing.assert_close(latent.prior_samples(model, 230, batch_size=7, device="cpu"), expected)
+    torch.testing.assert_close(latent.prior_samples(model, 130, device="cpu"), expected[:130])
+    assert len(expected.flatten(1).unique(dim=0)) == 230  # no block repeats another

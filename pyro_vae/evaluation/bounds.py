@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +14,7 @@ from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import batches, resident
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.generators import own_generators
+from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import Autoencoder, Model
 from pyro_vae.models.images import (
     check_fits,
@@ -49,20 +50,23 @@ class Bounds:
     - `reconstruction_nats`: :math:`-\mathbb E_{q(z|x)} \log p(x|z)`, Monte Carlo. For a density it can be negative.
     - `elbo_nats`: `-(reconstruction_nats + kl_per_sample)`, a lower bound on the mean :math:`\log p(x)`, where x is
       what the likelihood is a density of.
+    - `per_image`: the values that these are means of, float64 tensors `(n,)` on the CPU in the order of the images, by
+      the name of their mean; see :func:`~pyro_vae.evaluation.compare`.
     """
 
     n: int
     samples: int
     mse_per_pixel: float
-    mse_per_pixel_sampled: float | None
     reconstruction_nats: float
-    reconstruction_se: float | None
+    mse_per_pixel_sampled: float | None = None
+    reconstruction_se: float | None = None
     kl_per_sample: float | None = None
     kl_se: float | None = None
     kl_is_exact: bool | None = None
     kl_prior_at_start: float | None = None
     elbo_nats: float | None = None
     elbo_se: float | None = None
+    per_image: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
 
 def mse_per_pixel(x: Tensor, reconstruction: Tensor) -> float:
@@ -115,7 +119,8 @@ def bounds(
         images: the images to judge on; means are over images, so batches of unequal length weigh as they should.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         samples: posterior samples an image for the Monte Carlo parts.
-        batch_size: images at a time.
+        batch_size: images decoded at a time, up to the 100 that are encoded, and whose noise is drawn, together. It
+            bounds the memory, and changes the result by rounding only.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the posterior samples. The global generators are as before afterwards.
         progress: a progress bar where standard error is a terminal; else a line every half minute.
@@ -136,54 +141,61 @@ def bounds(
     check_programs(model, first_of(model, fixed))
     warn_if_not_binary(model, fixed, "none")
     warn_if_unbounded(model, fixed, dequantize=False)
-    per_image: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     kl_is_exact = None
-    with own_generators(target, seed), evaluating(model):
-        chunks = batches(resident(fixed.pixels, target), batch_size, target, dtype=dtype_of(model))
-        steps = -(-len(fixed) // batch_size)
-        for x in track(chunks, steps, "batch", "ELBO", shown=progress):
-            values, exact = _terms(model, x, samples)
-            kl_is_exact = exact
+    with evaluating(model):
+        chunks = batches(resident(fixed.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))
+        steps = -(-len(fixed) // NOISE_BLOCK)
+        for block, x in enumerate(track(chunks, steps, "batch", "ELBO", shown=progress)):
+            with own_generators(target, stream_seed(seed, f"bounds {block}")):
+                values, kl_is_exact = _terms(model, x, samples, batch_size)
             for name, value in values.items():
-                per_image.setdefault(name, []).append(value.cpu().double())
-    columns = {name: torch.cat(parts) for name, parts in per_image.items()}
-    if "kl" in columns:
-        columns["elbo"] = -(columns["reconstruction"] + columns["kl"])
+                parts.setdefault(name, []).append(value.cpu().double())
+    columns = {name: torch.cat(values) for name, values in parts.items()}
+    if "kl_per_sample" in columns:
+        columns["elbo_nats"] = -(columns["reconstruction_nats"] + columns["kl_per_sample"])
     mean = {name: column.mean().item() for name, column in columns.items()}
     error = {name: _standard_error(column) for name, column in columns.items()}
     return Bounds(
         n=len(images),
         samples=samples,
-        mse_per_pixel=mean["squared_error"],
-        mse_per_pixel_sampled=mean.get("squared_error_sampled"),
-        reconstruction_nats=mean["reconstruction"],
-        reconstruction_se=error["reconstruction"],
-        kl_per_sample=mean.get("kl"),
-        kl_se=error.get("kl"),
+        reconstruction_se=error["reconstruction_nats"],
+        kl_se=error.get("kl_per_sample"),
         kl_is_exact=kl_is_exact,
-        kl_prior_at_start=mean.get("kl_prior_at_start"),
-        elbo_nats=mean.get("elbo"),
-        elbo_se=error.get("elbo"),
+        elbo_se=error.get("elbo_nats"),
+        per_image=columns,
+        **mean,
     )
 
 
-def _terms(model: Model, x: Tensor, samples: int) -> tuple[dict[str, Tensor], bool | None]:
-    """Each term for each image, shape `(N,)`."""
+def _terms(model: Model, x: Tensor, samples: int, batch_size: int) -> tuple[dict[str, Tensor], bool | None]:
+    """Each term for each image, shape `(N,)`, by the name of its mean."""
     q = model.encode(x)
-    values = {"squared_error": _squared_error(x, model.decode(location(q)).mean)}
+    squared_error, log_likelihood = _decoded(model, location(q), x, batch_size)
+    values = {"mse_per_pixel": squared_error}
     if isinstance(model, Autoencoder):  # a point mass: nothing to sample, no KL
-        return values | {"reconstruction": -model.decode(location(q)).log_prob(x)}, None
+        return values | {"reconstruction_nats": -log_likelihood}, None
     p = model.prior()
     total: dict[str, Tensor] = {}
     for _ in range(samples):  # one at a time, so that memory does not grow with their number
         z = q.rsample((1,))
-        p_x = model.decode(z[0])
+        squared_error, log_likelihood = _decoded(model, z[0], x, batch_size)
         kl, exact = kl_per_image(q, p, z)
-        parts = {"squared_error_sampled": _squared_error(x, p_x.mean), "reconstruction": -p_x.log_prob(x), "kl": kl}
+        parts = {"mse_per_pixel_sampled": squared_error, "reconstruction_nats": -log_likelihood, "kl_per_sample": kl}
         if isinstance(q, torch.distributions.TransformedDistribution):
             parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
         total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
     return values | total, exact
+
+
+def _decoded(model: Model, z: Tensor, x: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """The squared error per pixel and log p(x|z) of each image, `(N,)`; `batch_size` of them are decoded at a time."""
+    parts = []
+    for codes, images in zip(z.split(batch_size), x.split(batch_size), strict=True):
+        p_x = model.decode(codes)
+        parts.append(torch.stack([_squared_error(images, p_x.mean), p_x.log_prob(images)]))
+    squared_error, log_likelihood = torch.cat(parts, 1)
+    return squared_error, log_likelihood
 
 
 def _kl_with_prior_at_start(

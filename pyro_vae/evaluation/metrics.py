@@ -250,7 +250,7 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
-        found = {name: value for name, value in dataclasses.asdict(measured).items() if name in _NAMES}
+        found = {name: value for name, value in vars(measured).items() if name in _NAMES}
         add("bounds", found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
     if "codes" in chosen and len(images) > 1:
         seen = binarize(images, fixed_binarization(binarization))
@@ -297,7 +297,7 @@ def _active_units(model: Model, images: Images, batch_size: int, device: torch.d
         mean_is_known = not isinstance(model.encode(try_out), torch.distributions.TransformedDistribution)
     if mean_is_known:
         return active_units(codes(model, images, batch_size=batch_size, device=device))
-    one, other = (posterior_means(model, images, batch_size=batch_size, device=device, seed=seed + i) for i in (0, 1))
+    one, other = (posterior_means(model, images, device=device, seed=seed + i) for i in (0, 1))
     return active_units(one, others=other)
 
 
