@@ -91,3 +91,55 @@ def test_the_generators_stay_as_they_were():
 def test_bad_input_is_named(p, q, message):
     with pytest.raises(InputError, match=message):
         divergences(p, q)
+
+
+def test_rare_events_are_not_impossible_ones():
+    """Masses below float32's epsilon count; closed forms of both families."""
+    p, q = dist.Binomial(50, torch.tensor(0.5)), dist.Binomial(50, torch.tensor(0.9))
+    found = divergences(p, q)
+    assert (found.kl_pq, found.kl_qp) == pytest.approx((25.541, 18.403), abs=5e-4)
+    found = divergences(dist.Categorical(torch.tensor([0.5, 0.5])), dist.Categorical(torch.tensor([1 - 1e-7, 1e-7])))
+    assert found.kl_pq == pytest.approx(7.366, abs=5e-4)
+    assert found.kl_qp == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        (dist.Categorical(logits=torch.tensor([0.0, -90.0])), dist.Categorical(logits=torch.tensor([-90.0, 0.0]))),
+        (dist.Bernoulli(logits=torch.tensor(-90.0)), dist.Bernoulli(logits=torch.tensor(90.0))),
+        (dist.Bernoulli(torch.tensor(1e-39)).to_event(0), dist.Bernoulli(logits=torch.tensor(90.0))),
+        (
+            dist.OneHotCategorical(logits=torch.tensor([0.0, -90.0])),
+            dist.OneHotCategorical(logits=torch.tensor([-90.0, 0.0])),
+        ),
+        (
+            dist.Bernoulli(logits=torch.tensor([-90.0])).to_event(1),
+            dist.Bernoulli(logits=torch.tensor([90.0])).to_event(1),
+        ),
+    ],
+)
+def test_far_apart_is_far_but_finite(p, q):
+    assert divergences(p, q, samples=100).kl_pq == pytest.approx(90, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        (dist.Bernoulli(torch.tensor(0.5)), dist.Bernoulli(torch.tensor(0.0))),
+        (dist.Binomial(3, torch.tensor(0.5)), dist.Binomial(3, torch.tensor(1.0))),
+        (dist.OneHotCategorical(torch.tensor([0.5, 0.5])), dist.OneHotCategorical(torch.tensor([1.0, 0.0]))),
+    ],
+)
+def test_impossible_events_are_infinite(p, q):
+    found = divergences(p, q)
+    assert found.kl_pq == math.inf
+    assert 0 < found.kl_qp < math.inf
+    assert 0 < found.jensen_shannon < math.log(2)
+
+
+def test_the_arguments_stay_as_they_were():
+    p = dist.Normal(torch.zeros((), requires_grad=True), 1.0)
+    divergences(p, dist.Laplace(torch.zeros(()), 1.0))
+    assert p.loc.dtype == torch.float32
+    assert p.loc.requires_grad

@@ -16,7 +16,10 @@ from pyro_vae.generators import own_generators
 
 @dataclass(frozen=True)
 class Divergences:
-    """In nats; infinite where one support exceeds the other. A standard error of 0 means that the value is exact."""
+    """In nats; infinite where one support exceeds the other.
+
+    A standard error of 0 means that the value is a sum over the support or in closed form, in float64.
+    """
 
     kl_pq: float
     kl_pq_se: float
@@ -34,8 +37,8 @@ def divergences(
 
     .. math:: \mathrm{JS}(p, q) = \tfrac12 \mathrm{KL}(p \| m) + \tfrac12 \mathrm{KL}(q \| m), \ m = \tfrac12 (p + q)
 
-    Exact where the support can be counted; KL in closed form where torch has one; else Monte Carlo with `samples` draws
-    from each side.
+    A sum over the support where it can be counted; KL in closed form where torch has one; else Monte Carlo with
+    `samples` draws from each side. All in float64, from log-probabilities.
 
     Args:
         p: a distribution without batch shape.
@@ -59,6 +62,7 @@ def divergences(
             raise checks.fail(name, f"batch shape {tuple(one.batch_shape)}", "one distribution, without batch shape")
     if p.event_shape != q.event_shape:
         raise checks.fail("q", f"event shape {tuple(q.event_shape)}", f"that of p, {tuple(p.event_shape)}")
+    p, q = _in_double(p), _in_double(q)
     if p.has_enumerate_support and q.has_enumerate_support:
         return _by_enumeration(p, q)
     with own_generators(torch.device("cpu"), seed), torch.no_grad():
@@ -75,22 +79,66 @@ def divergences(
 
 def _by_enumeration(p: dist.TorchDistribution, q: dist.TorchDistribution) -> Divergences:
     with torch.no_grad():
-        support = p.enumerate_support()
-        if support.shape != q.enumerate_support().shape or not bool((support == q.enumerate_support()).all()):
-            raise checks.fail("q", "another support", "the support of p")
-        mass_p, mass_q = (_mass(one, support) for one in (p, q))
-        mean = (mass_p + mass_q) / 2
+        log_p, log_q = _log_masses(p, q)
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
         pq, qp, pm, qm = (
-            torch.where(a > 0, a * (a / b).log(), 0.0).sum().item()
-            for a, b in ((mass_p, mass_q), (mass_q, mass_p), (mass_p, mean), (mass_q, mean))
+            _sum_over_support(a, b) for a, b in ((log_p, log_q), (log_q, log_p), (log_p, log_m), (log_q, log_m))
         )
-    return Divergences(pq, 0.0, qp, 0.0, (pm + qm) / 2, 0.0, len(support))
+    return Divergences(pq, 0.0, qp, 0.0, (pm + qm) / 2, 0.0, len(log_p))
 
 
-def _mass(p: dist.TorchDistribution, support: Tensor) -> Tensor:
-    """Probabilities; torch keeps its own an epsilon away from 0, which is taken back here."""
-    mass = p.log_prob(support).exp()
-    return torch.where(mass <= 2 * torch.finfo(mass.dtype).eps, 0.0, mass).cpu().double()
+def _log_masses(p: dist.TorchDistribution, q: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
+    """log p and log q of each point of the support that they share, `(points, *batch)`."""
+    support = p.enumerate_support()
+    if support.shape != q.enumerate_support().shape or not bool((support == q.enumerate_support()).all()):
+        raise checks.fail("q", "another support", "the support of p")
+    return _log_mass(p, support), _log_mass(q, support)
+
+
+def _sum_over_support(log_p: Tensor, log_q: Tensor) -> float:
+    """The sum of p (log p - log q), in which 0 log 0 = 0."""
+    return torch.where(log_p > -math.inf, log_p.exp() * (log_p - log_q), 0.0).sum().item()
+
+
+def _log_mass(p: dist.TorchDistribution, support: Tensor) -> Tensor:
+    """log p of each point of its support, float64, `(points, *batch)`.
+
+    From the probabilities as they were given, where they were: torch's own `log_prob` keeps them an epsilon away from 0
+    and 1, so that it knows no impossible event and none of less than 1e-7.
+    """
+    if isinstance(p, torch.distributions.OneHotCategorical):
+        return _log_mass(p._categorical, support.argmax(-1))
+    # `_param` is what was given; the other of `probs` and `logits` is derived when it is asked for.
+    if vars(p).get("probs") is None or vars(p)["probs"] is not vars(p).get("_param"):
+        return p.log_prob(support)
+    if isinstance(p, torch.distributions.Categorical):
+        return p.probs.log().movedim(-1, 0)
+    if isinstance(p, torch.distributions.Bernoulli | torch.distributions.Binomial):
+        n = getattr(p, "total_count", torch.ones((), dtype=torch.float64))
+        ways = torch.lgamma(n + 1) - torch.lgamma(support + 1) - torch.lgamma(n - support + 1)
+        return ways + torch.xlogy(support, p.probs) + torch.special.xlog1py(n - support, -p.probs)
+    return p.log_prob(support)
+
+
+def _in_double(p: dist.TorchDistribution) -> dist.TorchDistribution:
+    """The same distribution with float64 parameters, on the CPU; one with transforms stays as it is."""
+    if isinstance(p, torch.distributions.TransformedDistribution):
+        return p
+    copy = object.__new__(type(p))
+    given = vars(p).get("_param")
+    for name, value in vars(p).items():
+        if isinstance(value, Tensor):
+            if name in ("probs", "logits") and given is not None and value is not given:
+                continue  # derived in float32, clamped; derived anew in float64
+            value = value.detach().cpu()
+            value = value.double() if value.is_floating_point() else value
+        elif isinstance(value, torch.distributions.Distribution):
+            value = _in_double(value)  # type: ignore[arg-type]
+        copy.__dict__[name] = value
+    for name in ("probs", "logits"):
+        if given is not None and vars(p).get(name) is given:
+            copy.__dict__[name] = copy.__dict__["_param"]
+    return copy
 
 
 def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
@@ -102,6 +150,8 @@ def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
 
 
 def _kl(p: dist.TorchDistribution, q: dist.TorchDistribution, ratio: Tensor) -> tuple[float, float]:
+    if all(isinstance(one, torch.distributions.Independent) and one.base_dist.has_enumerate_support for one in (p, q)):
+        return _sum_over_support(*_log_masses(p.base_dist, q.base_dist)), 0.0  # the KL of each element adds up
     try:
         return kl_divergence(p, q).item(), 0.0
     except NotImplementedError:
