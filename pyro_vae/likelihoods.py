@@ -1,39 +1,31 @@
 """p(x|z): modules whose `forward(parameters)` returns a Pyro distribution over images of shape `(C, H, W)`.
 
-`parameters` is what a decoder puts out, one real number per pixel, `(..., C, H, W)`. `data_range` says what data p(x|z)
-is of: `"binary"` pixels, or densities on the `"unit interval"`.
+`parameters` is what a decoder puts out, `(..., P * C, H, W)` with P real numbers for each pixel and channel, which is
+`parameters_per_pixel`, mostly 1. `data_range` says what p(x|z) is a distribution of: `"binary"` pixels, pixels of `"256
+levels"`, or, as a density, the `"unit interval"`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pyro_vae import checks
+from pyro_vae.pixel_distributions import (
+    BernoulliOfGrey,
+    ContinuousBernoulliOfLogits,
+    LogisticLevels,
+    NormalLevels,
+)
 
-DataRange = Literal["binary", "unit interval"]
+DataRange = Literal["binary", "256 levels", "unit interval"]
 
-
-class _BernoulliOfGrey(dist.Bernoulli):
-    """A Bernoulli that also scores grey levels, by the cross-entropy; values outside [0, 1] stay errors."""
-
-    support = constraints.unit_interval
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        # (eq. 8.1)
-        # x l - log(1 + exp(l)) = (x - 1/2) l - |l|/2 + log sigmoid|l|: smooth at 0, exact at both ends, and without
-        # log1p, whose CPU kernel takes ten times as long as log's.
-        logits = self.logits
-        size = logits.abs()
-        return torch.addcmul(size.sigmoid().log().sub_(size, alpha=0.5), value - 0.5, logits)
+_LEAST_LOG_SCALE = -10.0  # a hundredth of a level, where all mass is in one bin
 
 
 class Bernoulli(nn.Module):
@@ -43,7 +35,7 @@ class Bernoulli(nn.Module):
               \qquad \pi = \mathrm{sigmoid}(\text{parameters})
 
     For x in {0, 1} this is a log-probability. For grey x in between it is minus the cross-entropy: useful as a loss and
-    common in papers, but not a log-likelihood of the data (see :class:`ContinuousBernoulli`).
+    common in papers, but not a log-likelihood of the data (:class:`DiscretizedLogistic` gives one).
 
     Source: Kingma and Welling, 2014, appendix C.1, https://arxiv.org/abs/1312.6114
 
@@ -52,135 +44,22 @@ class Bernoulli(nn.Module):
     """
 
     data_range: DataRange = "binary"
+    parameters_per_pixel = 1
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits."""
-        return _BernoulliOfGrey(logits=parameters).to_event(3)
-
-
-class _ContinuousBernoulliOfLogits(dist.TorchDistribution):
-    r"""p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], all of it from the logits l, at any size and either sign of l.
-
-    torch's own works with probabilities that are clamped at \|l\| = 16.
-    """
-
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (as torch's distributions have it)
-    support = constraints.unit_interval
-    has_rsample = True
-
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits
-        super().__init__(logits.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> _ContinuousBernoulliOfLogits:
-        return type(self)(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return (value - 0.5) * self.logits - self._log_norm()  # (eq. 8.3)
-
-    def _log_norm(self) -> Tensor:
-        # log of sinh(l / 2) / (l / 2), whose limit at 0 is 0.
-        size = self.logits.abs()
-        small = size < 0.1
-        safe = torch.where(small, 1.0, size)
-        square = self.logits.square()
-        series = square * (1 / 24 - square * (1 / 2880 - square / 181440))
-        return torch.where(small, series, safe / 2 + (-torch.expm1(-safe) / safe).log())
-
-    @property
-    def mean(self) -> Tensor:
-        # 1 / (1 - exp(-l)) - 1 / l
-        small, safe = self._small()
-        size = safe.abs()
-        from_mode = 1 / size - (-size).exp() / -torch.expm1(-size)
-        series = 0.5 + self.logits * _series(self.logits, [c for _, c in _BERNOULLI])
-        return torch.where(small, series, torch.where(safe > 0, 1 - from_mode, from_mode))
-
-    @property
-    def variance(self) -> Tensor:
-        # 1 / l^2 - 1 / (4 sinh(l / 2)^2)
-        small, safe = self._small()
-        size = safe.abs()
-        direct = size.square().reciprocal() - (-size).exp() / torch.expm1(-size).square()
-        return torch.where(small, _series(self.logits, [(n - 1) * c for n, c in _BERNOULLI]), direct)
-
-    def entropy(self) -> Tensor:
-        # log((exp(l) - 1) / l) - l mean
-        small, safe = self._small()
-        size = safe.abs()
-        rest = -torch.expm1(-size)
-        direct = 1 - (size / rest).log() - size * (-size).exp() / rest
-        series = self.logits.square() * _series(self.logits, [(1 / n - 1) * c for n, c in _BERNOULLI])
-        return torch.where(small, series, direct)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        # (exp(l x) - 1) / (exp(l) - 1)
-        if self._validate_args:
-            self._validate_sample(value)
-        small, safe = self._small(_reach(self.logits))
-        size = safe.abs()
-        rising = (size * (value - 1)).exp() * torch.expm1(-size * value)
-        direct = torch.where(safe > 0, rising, torch.expm1(-size * value)) / torch.expm1(-size)
-        logits, v, m = self.logits, value * (1 - value), 1 - 2 * value
-        series = value - logits * v * (1 / 2 - logits * (m / 12 + logits * (v / 24 - logits * m * (3 * v + 1) / 720)))
-        return torch.where(small, series, direct)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        # log(1 + u (exp(l) - 1)) / l
-        small, safe = self._small(_reach(self.logits))
-        size = safe.abs()
-        below, above = value.log(), torch.log1p(-value)  # of the masses below and above x
-        beyond, between = torch.where(safe > 0, below, above), torch.where(safe > 0, above, below)
-        from_mode = -torch.logaddexp(beyond, between - size) / size  # the mode is at 1 or at 0
-        direct = torch.where(safe > 0, 1 - from_mode, from_mode)
-        # Its Taylor series has the cumulants of a Bernoulli variable of probability u.
-        logits, v, m = self.logits, value * (1 - value), 1 - 2 * value
-        cumulants = logits / 6 * (m + logits / 4 * (1 - 6 * v + logits / 5 * m * (1 - 12 * v)))
-        return torch.where(small, value + logits * v * (0.5 + cumulants), direct).clamp(0, 1)
-
-    def rsample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
-
-    def _small(self, limit: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Where differences would cancel and a series takes over, and logits that are safe to divide by elsewhere."""
-        small = self.logits.abs() < limit
-        return small, torch.where(small, 1.0, self.logits)
-
-
-def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """The sum of c_k x^(2 k)."""
-    square, total = x.square(), torch.zeros_like(x)
-    for c in reversed(coefficients):
-        total = total * square + c
-    return total
-
-
-def _reach(x: Tensor) -> float:
-    """To where a series of degree 4 is the better one: its error l^5 grows, that of derivatives, eps / l, falls."""
-    return float(torch.finfo(x.dtype).eps ** (1 / 7))
-
-
-# n and B_n / n!, with the Bernoulli numbers B_n: the mean less 1/2 is the sum of B_n / n! l^(n - 1), for |l| < 2 pi.
-_BERNOULLI = [
-    (n, b / math.factorial(n))
-    for n, b in zip(
-        range(2, 22, 2),
-        (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330),
-        strict=True,
-    )
-]
+        return BernoulliOfGrey(logits=parameters).to_event(3)
 
 
 class ContinuousBernoulli(nn.Module):
-    r"""The exponential family on [0, 1] that the Bernoulli cross-entropy lacks its normalizer for.
+    r"""The Bernoulli cross-entropy with the normalizer that makes it a density on [0, 1].
 
     .. math:: p(x_i|z) = C(\pi_i)\, \pi_i^{x_i} (1 - \pi_i)^{1 - x_i}, \qquad
               C(\pi) = \frac{2\,\mathrm{artanh}(1 - 2\pi)}{1 - 2\pi}, \quad C(1/2) = 2
 
-    Its mean is not :math:`\pi`: reconstructions use the mean of the distribution.
+    Its mean is not :math:`\pi`: reconstructions use the mean of the distribution. At x = 0 and x = 1 the density has no
+    bound (it is about \|l\| at a large logit l): the log-likelihood of pixels that are exactly black or white can rise
+    without end. Dequantize the pixels, or take a likelihood of 256 levels.
 
     Source: Loaiza-Ganem and Cunningham, "The continuous Bernoulli", 2019, https://arxiv.org/abs/1907.06845
 
@@ -189,10 +68,11 @@ class ContinuousBernoulli(nn.Module):
     """
 
     data_range: DataRange = "unit interval"
+    parameters_per_pixel = 1
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits."""
-        return _ContinuousBernoulliOfLogits(logits=parameters).to_event(3)
+        return ContinuousBernoulliOfLogits(logits=parameters).to_event(3)
 
 
 class Gaussian(nn.Module):
@@ -218,6 +98,7 @@ class Gaussian(nn.Module):
     """
 
     data_range: DataRange = "unit interval"
+    parameters_per_pixel = 1
     log_variance: Tensor
 
     def __init__(self, variance: float = 0.5, learned: bool = False, linear: bool = False) -> None:
@@ -234,3 +115,89 @@ class Gaussian(nn.Module):
         """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the mean, or its logits."""
         scale = (self.log_variance / 2).exp()
         return dist.Normal(parameters if self.linear else parameters.sigmoid(), scale).to_event(3)  # (eq. 8.4)
+
+
+class DiscretizedLogistic(nn.Module):
+    r"""Probabilities of 256 grey levels: a logistic distribution, or a mixture of M, whose mass falls into 256 bins.
+
+    .. math:: P(x = \tfrac{k}{255} | z) = \sum_{m=1}^M w_m \left[
+              F\Big(\frac{(k + \frac12) / 255 - \mu_m}{s_m}\Big) - F\Big(\frac{(k - \frac12) / 255 - \mu_m}{s_m}\Big)
+              \right], \qquad F(t) = \frac{1}{1 + e^{-t}}
+
+    The outer bins are open: level 0 has all mass below its upper edge, and level 255 all above its lower one. So the
+    masses of the 256 levels sum to 1, and log P is a log-probability, never above 0. Binary pixels are the levels 0 and
+    255, and are allowed.
+
+    One component has its mean in [0, 1] from the decoder, and one scale s for all pixels, which is a parameter of the
+    likelihood. Of several, weights, means and scales are all from the decoder: 3 M numbers for each pixel and channel,
+    the M logits of the weights first, then those of the means, then log s.
+
+    Args:
+        components: M.
+        scale: where s starts, as a fraction of the range of pixels.
+
+    Source: Salimans et al., "PixelCNN++", 2017, section 2.1, https://arxiv.org/abs/1701.05517; one component: Kingma
+    et al., "Improved variational inference with inverse autoregressive flow", 2016, https://arxiv.org/abs/1606.04934
+
+    >>> likelihood = DiscretizedLogistic(components=5)
+    >>> levels = torch.arange(256.0).reshape(256, 1, 1, 1) / 255
+    >>> round(likelihood(torch.randn(15, 1, 1)).log_prob(levels).exp().sum().item(), 4)
+    1.0
+    """
+
+    data_range: DataRange = "256 levels"
+
+    def __init__(self, components: int = 1, scale: float = 0.1) -> None:
+        super().__init__()
+        self.components = checks.positive_integer("components", components)
+        start = math.log(checks.positive("scale", scale))
+        self.parameters_per_pixel = 1 if components == 1 else 3 * components
+        if components == 1:
+            self.log_scale = nn.Parameter(torch.tensor(start))
+        else:
+            self.register_buffer("log_scale", torch.tensor(start))
+
+    def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        """P(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` has the logits of the mean, or the 3 M."""
+        if self.components == 1:
+            return LogisticLevels(parameters.sigmoid(), _scale(self.log_scale)).to_event(3)  # (eq. 8.8)
+        # (..., 3 M C, H, W) -> 3 times (..., C, H, W, M)
+        weights, means, log_scales = parameters.unflatten(-3, (3, self.components, -1)).movedim(-4, -1).unbind(-5)
+        levels = LogisticLevels(means.sigmoid(), _scale(log_scales + self.log_scale))
+        return dist.MixtureSameFamily(dist.Categorical(logits=weights), levels).to_event(3)  # (eq. 8.9)
+
+
+class DiscretizedGaussian(nn.Module):
+    r"""Probabilities of 256 grey levels: a normal distribution whose mass falls into 256 bins.
+
+    .. math:: P(x = \tfrac{k}{255} | z) = \Phi\Big(\frac{(k + \frac12) / 255 - f(z)}{s}\Big) -
+              \Phi\Big(\frac{(k - \frac12) / 255 - f(z)}{s}\Big), \qquad f(z) = \mathrm{sigmoid}(\text{parameters})
+
+    with open outer bins, as of :class:`DiscretizedLogistic`; :math:`\Phi` is the normal distribution function. There is
+    one scale s for all pixels, a parameter of the likelihood.
+
+    Args:
+        scale: where s starts, as a fraction of the range of pixels.
+
+    Source: Ho et al., "Denoising diffusion probabilistic models", 2020, equation 13, https://arxiv.org/abs/2006.11239
+
+    >>> levels = torch.arange(256.0).reshape(256, 1, 1, 1) / 255
+    >>> round(DiscretizedGaussian()(torch.zeros(1, 1, 1)).log_prob(levels).exp().sum().item(), 4)
+    1.0
+    """
+
+    data_range: DataRange = "256 levels"
+    parameters_per_pixel = 1
+
+    def __init__(self, scale: float = 0.1) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(checks.positive("scale", scale))))
+
+    def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        """P(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits of the mean."""
+        return NormalLevels(parameters.sigmoid(), _scale(self.log_scale)).to_event(3)  # (eq. 8.8)
+
+
+def _scale(log_scale: Tensor) -> Tensor:
+    """exp(log_scale), which runs smoothly into a least scale, so that no bin is infinitely many scales away."""
+    return (functional.softplus(log_scale - _LEAST_LOG_SCALE, beta=4) + _LEAST_LOG_SCALE).exp()

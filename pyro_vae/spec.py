@@ -15,7 +15,15 @@ BINARIZATIONS = ("none", "static", "dynamic", "threshold")
 MODELS = ("vae", "autoencoder", "vae-prior-at-start")
 NETWORKS = ("mlp", "conv")
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
-LIKELIHOODS = ("bernoulli", "continuous-bernoulli", "gaussian", "gaussian-learned", "gaussian-linear")
+LIKELIHOODS = (
+    "bernoulli",
+    "continuous-bernoulli",
+    "gaussian",
+    "gaussian-learned",
+    "gaussian-linear",
+    "discretized-logistic",
+    "discretized-gaussian",
+)
 PRIORS = ("standard-normal", "laplace", "uniform")
 POSTERIORS = ("normal", "planar", "conditional-planar", "laplace", "uniform")
 FLOWS = ("planar", "conditional-planar")
@@ -83,6 +91,7 @@ class Spec:
     )
     latent_dim: int = _field(20, "dimension of z")
     likelihood: str = _field("bernoulli", ", ".join(LIKELIHOODS))
+    components: int = _field(1, "components of a discretized-logistic likelihood, a mixture where there are several")
     variance: float = _field(0.5, "variance c of a gaussian likelihood (where it is learned: its start)")
     prior: str = _field("standard-normal", ", ".join(PRIORS))
     posterior: str = _field("normal", ", ".join(POSTERIORS))
@@ -108,7 +117,7 @@ class Spec:
         for name, names in _NAMES.items():
             if name != "activation" or self.activation is not None:
                 self._keep(name, checks.one_of(name, getattr(self, name), names))
-        for name in ("latent_dim", "flow_layers", "particles", "epochs", "batch_size"):
+        for name in ("latent_dim", "components", "flow_layers", "particles", "epochs", "batch_size"):
             self._keep(name, checks.positive_integer(name, getattr(self, name)))
         for name in ("variance", "lr"):
             self._keep(name, checks.positive(name, getattr(self, name)))
@@ -120,6 +129,8 @@ class Spec:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
         if self.objective == "iwae" and self.particles == 1:
             raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
+        if self.components > 1 and self.likelihood != "discretized-logistic":
+            raise checks.fail("components", self.components, f"1 for the likelihood {self.likelihood}")
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
         if self.model == "autoencoder":

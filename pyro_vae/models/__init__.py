@@ -15,6 +15,13 @@ from pyro_vae.spec import Spec
 __all__ = ["VAE", "Autoencoder", "Model", "build", "with_prior"]
 
 Model = VAE | Autoencoder
+Likelihood = (
+    likelihoods.Bernoulli
+    | likelihoods.ContinuousBernoulli
+    | likelihoods.Gaussian
+    | likelihoods.DiscretizedLogistic
+    | likelihoods.DiscretizedGaussian
+)
 
 _IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU, "softplus": nn.Softplus}
@@ -63,37 +70,45 @@ def with_prior(model: Model) -> VAE:
 
 
 def _vae(spec: Spec, shape: tuple[int, ...]) -> VAE:
-    posterior = _posterior(spec)
-    encoder, decoder = _networks(spec, shape, posterior.num_parameters)
+    posterior, likelihood = _posterior(spec), _likelihood(spec)
+    encoder, decoder = _networks(spec, shape, posterior.num_parameters, likelihood.parameters_per_pixel)
     kind = PriorAtStart if spec.model == "vae-prior-at-start" else VAE
-    return kind(encoder, decoder, _PRIORS[spec.prior](spec.latent_dim), _likelihood(spec), posterior)
+    return kind(encoder, decoder, _PRIORS[spec.prior](spec.latent_dim), likelihood, posterior)
 
 
 def _autoencoder(spec: Spec, shape: tuple[int, ...]) -> Autoencoder:
-    encoder, decoder = _networks(spec, shape, spec.latent_dim)
-    return Autoencoder(encoder, decoder, _likelihood(spec))
+    likelihood = _likelihood(spec)
+    encoder, decoder = _networks(spec, shape, spec.latent_dim, likelihood.parameters_per_pixel)
+    return Autoencoder(encoder, decoder, likelihood)
 
 
-def _networks(spec: Spec, shape: tuple[int, ...], num_outputs: int) -> tuple[nn.Module, nn.Module]:
+def _networks(
+    spec: Spec, shape: tuple[int, ...], num_outputs: int, parameters_per_pixel: int
+) -> tuple[nn.Module, nn.Module]:
+    decoded = (shape[0] * parameters_per_pixel, *shape[1:])
     if spec.network == "mlp":
         activation = _ACTIVATIONS[spec.activation or "tanh"]
         encoder = networks.mlp_encoder(shape, num_outputs, spec.hidden, activation)
-        decoder = networks.mlp_decoder(spec.latent_dim, shape, spec.hidden[::-1], activation)
+        decoder = networks.mlp_decoder(spec.latent_dim, decoded, spec.hidden[::-1], activation)
     else:
         activation = _ACTIVATIONS[spec.activation or "relu"]
         encoder = networks.conv_encoder(shape, num_outputs, spec.channels, spec.hidden, activation)
-        decoder = networks.conv_decoder(spec.latent_dim, shape, spec.channels, spec.hidden[::-1], activation)
+        decoder = networks.conv_decoder(spec.latent_dim, decoded, spec.channels, spec.hidden[::-1], activation)
     if spec.initialization == "he":
         networks.initialize_he(encoder)
         networks.initialize_he(decoder)
     return encoder, decoder
 
 
-def _likelihood(spec: Spec) -> nn.Module:
+def _likelihood(spec: Spec) -> Likelihood:
     if spec.likelihood == "bernoulli":
         return likelihoods.Bernoulli()
     if spec.likelihood == "continuous-bernoulli":
         return likelihoods.ContinuousBernoulli()
+    if spec.likelihood == "discretized-logistic":
+        return likelihoods.DiscretizedLogistic(spec.components)
+    if spec.likelihood == "discretized-gaussian":
+        return likelihoods.DiscretizedGaussian()
     return likelihoods.Gaussian(
         spec.variance, learned=spec.likelihood == "gaussian-learned", linear=spec.likelihood == "gaussian-linear"
     )

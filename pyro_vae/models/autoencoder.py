@@ -21,7 +21,7 @@ class Autoencoder(nn.Module):
 
     Args:
         encoder: images `(N, C, H, W)` -> codes `(N, d)`.
-        decoder: codes `(N, d)` -> parameters of the likelihood, `(N, C, H, W)`.
+        decoder: codes `(N, d)` -> parameters of the likelihood, `(N, P C, H, W)`, P for each pixel and channel.
         likelihood: parameters -> p(x|z).
 
     >>> from pyro_vae import likelihoods, networks

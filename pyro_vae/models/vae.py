@@ -27,7 +27,7 @@ class VAE(nn.Module):
 
     Args:
         encoder: images `(N, C, H, W)` -> parameters of q, `(N, posterior.num_parameters)`.
-        decoder: codes `(N, d)` -> parameters of the likelihood, `(N, C, H, W)`.
+        decoder: codes `(N, d)` -> parameters of the likelihood, `(N, P C, H, W)`, P for each pixel and channel.
         prior: `()` -> p(z).
         likelihood: parameters -> p(x|z).
         posterior: parameters -> q(z|x).
