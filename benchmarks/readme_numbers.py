@@ -45,6 +45,7 @@ def main() -> None:
             images.test,
             metrics=GROUPS,
             binarization=spec.binarization,
+            dequantize=spec.dequantize,
             k=K,
             evidence_images=EVIDENCE_IMAGES,
             partial=arguments.out / name / "evidence.partial.safetensors",

@@ -71,6 +71,13 @@ def one_of(argument: str, given: object, expected: Iterable[str]) -> str:
     return str(given)
 
 
+def boolean(argument: str, given: object) -> bool:
+    """`given`, Python's or NumPy's, as True or False."""
+    if not isinstance(given, bool) and type(given).__name__ not in ("bool", "bool_"):
+        raise fail(argument, given, "True or False")
+    return bool(given)
+
+
 def positive_integer(argument: str, given: object) -> int:
     """`given`, Python's or NumPy's, as a whole number of at least 1."""
     return _integer(argument, given, 1, "a whole number of at least 1")

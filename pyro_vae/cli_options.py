@@ -65,17 +65,10 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def with_options(**values: Any) -> None:
         given = {name: values.pop(name) for name in SPEC_FIELDS}
-        command({name: text for name, text in given.items() if text is not None}, **values)
+        command({name: _text(value) for name, value in given.items() if value is not None}, **values)
 
     options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")
-            ],
-        )
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
         for name in SPEC_FIELDS
     ]
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + options
@@ -85,10 +78,21 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
+def _annotation(name: str) -> Any:
+    if SPEC_FIELDS[name].type == "bool":
+        flag = name.replace("_", "-")
+        return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=_help(name), rich_help_panel="Spec")]
+    return Annotated[str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")]
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 def _help(name: str) -> str:
     default = SPEC_FIELDS[name].default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return SPEC_FIELDS[name].metadata["help"] + ("" if default is None else f" (default: {shown})")
+    return SPEC_FIELDS[name].metadata["help"] + ("" if default in (None, False) else f" (default: {shown})")
 
 
 def _metavar(name: str) -> str:

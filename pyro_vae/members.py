@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 
 from pyro_vae import backends, checks
 from pyro_vae.capture import NotCapturable, capture, gradients_set_aside
-from pyro_vae.device import to_unit
+from pyro_vae.device import dequantized, to_unit
 from pyro_vae.generators import generator_states, set_generator_states
 from pyro_vae.models import build
 from pyro_vae.models.images import dtype_of
@@ -126,10 +126,17 @@ class Members:
         """What does all from positions to Adam. It works in place on what lies in `self`."""
 
         def batch(index: Tensor) -> Tensor:
-            x = to_unit(pixels[index], self.dtype)
-            return self._drawn(lambda which, generator: x[which].bernoulli(generator=generator)) if dynamic else x
+            levels = pixels[index]
+            if self.spec.dequantize:
+                return dequantized(levels, self.dtype, self._drawn(partial(noise, levels)))
+            x = to_unit(levels, self.dtype)
+            if self.spec.binarization != "dynamic":
+                return x
+            return self._drawn(lambda which, generator: x[which].bernoulli(generator=generator))
 
-        dynamic = self.spec.binarization == "dynamic"
+        def noise(levels: Tensor, which: int | slice, generator: torch.Generator | None) -> Tensor:
+            return torch.rand(levels[which].shape, generator=generator, dtype=self.dtype, device=self.device)
+
         try:
             graph, draws, live = self._graph(kind, to_unit(pixels[index], self.dtype))
         except NotCapturable as reason:

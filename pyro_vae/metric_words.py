@@ -28,7 +28,8 @@ class Metric:
     comparable: bool = True
 
 
-_DENSITY = ("dataset", "image_shape", "binarization", "likelihood", "variance")
+_DATA = ("dataset", "image_shape", "binarization")
+_DENSITY = (*_DATA, "dequantize", "likelihood", "variance")
 _LOSS = (*_DENSITY, "model", "beta")
 
 METRICS = {
@@ -53,7 +54,7 @@ METRICS = {
     "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
     "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),
     "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
-    "bits_per_dimension": Metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DENSITY, 4),
+    "bits_per_dimension": Metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DATA, 4),
     "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
     "frechet": Metric(
         "Frechet distance",

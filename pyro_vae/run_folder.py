@@ -70,6 +70,7 @@ def run(
             particles=spec.particles,
             validation=validation,
             binarization=spec.binarization,
+            dequantize=spec.dequantize,
             device=device,
             compile=spec.compile,
             precision=spec.precision,

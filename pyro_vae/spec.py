@@ -15,6 +15,7 @@ BINARIZATIONS = ("none", "static", "dynamic", "threshold")
 MODELS = ("vae", "autoencoder", "vae-prior-at-start")
 NETWORKS = ("mlp", "conv")
 ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
+DENSITIES = ("continuous-bernoulli", "gaussian", "gaussian-learned", "gaussian-linear")  # likelihoods that are such
 LIKELIHOODS = (
     "bernoulli",
     "continuous-bernoulli",
@@ -79,6 +80,9 @@ class Spec:
         None, "channels,height,width; found out from the data where it is not given"
     )
     binarization: str = _field("none", f"how grey pixels become 0 or 1: {', '.join(BINARIZATIONS)}")
+    dequantize: bool = _field(
+        False, "add uniform noise to grey pixels, so that a density of them bounds the probability of their levels"
+    )
     validation_fraction: float = _field(0.1, "share of the training images held out, from 0 to below 1")
     model: str = _field("vae", ", ".join(MODELS))
     network: str = _field("mlp", ", ".join(NETWORKS))
@@ -129,6 +133,13 @@ class Spec:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
         if self.objective == "iwae" and self.particles == 1:
             raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
+        self._keep("dequantize", checks.boolean("dequantize", self.dequantize))
+        if self.dequantize and self.likelihood not in DENSITIES:
+            raise checks.fail("dequantize", True, f"False for {self.likelihood}; it is for {', '.join(DENSITIES)}")
+        if self.dequantize and self.binarization != "none":
+            raise checks.fail(
+                "dequantize", True, f"False with binarization {self.binarization}: levels are noised, or drawn"
+            )
         if self.components > 1 and self.likelihood != "discretized-logistic":
             raise checks.fail("components", self.components, f"1 for the likelihood {self.likelihood}")
         if self.precision == "bf16" and self.compile == "off":
@@ -278,6 +289,8 @@ def _from_text(name: str, text: str) -> Any:
     kind = str(SPEC_FIELDS[name].type)
     if name == "dataset":
         return os.path.expanduser(text)  # which shells leave alone in `--dataset=~/images`
+    if kind == "bool":
+        return checks.one_of(name, text, ("true", "false")) == "true"
     try:
         if kind.startswith("tuple"):
             return tuple(int(part) for part in text.split(",") if part.strip())

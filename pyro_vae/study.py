@@ -196,6 +196,7 @@ def train_and_judge(
                     images.test,
                     metrics=[group],
                     binarization=one.spec.binarization,
+                    dequantize=one.spec.dequantize,
                     extractor=judge,
                     train=images.train,
                     device=device,

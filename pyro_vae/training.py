@@ -25,10 +25,19 @@ from pyro_vae.backends import BACKENDS
 from pyro_vae.capture import Operations
 from pyro_vae.checks import InputError
 from pyro_vae.data import Images, binarize
-from pyro_vae.device import batches, choose_device, gather, resident, shuffled
+from pyro_vae.device import batches, binarized, choose_device, dequantized, gather, resident, shuffled, to_unit
 from pyro_vae.generators import generator_states, own_generators, seed_generators, set_generator_states
 from pyro_vae.models import Model
-from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, move, warn_if_not_binary
+from pyro_vae.models.images import (
+    check_dequantize,
+    check_fits,
+    check_model,
+    check_set,
+    dtype_of,
+    evaluating,
+    move,
+    warn_if_not_binary,
+)
 from pyro_vae.objectives import JITTED, TRACED, Losses, Terms, beta_at, resolved
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parallel import Peers
@@ -110,6 +119,7 @@ def fit(
     particles: int = 1,
     validation: Images | None = None,
     binarization: str = "none",
+    dequantize: bool = False,
     device: str | torch.device = "auto",
     compile: str = "auto",
     precision: str = "fp32",
@@ -145,6 +155,8 @@ def fit(
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).
+        dequantize: train on (level + u) / 256 with uniform noise u, redrawn in each batch; for likelihoods that are
+            densities on the unit interval.
         device: `auto` is CUDA, else Apple's MPS, else the CPU; of several processes, each takes a GPU of its own.
         compile: how the step runs: `off`, `capture`, `inductor` or `cudagraph`, as in
             :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps and one more for each tensor
@@ -192,6 +204,7 @@ def fit(
     checks.one_of("compile", compile, ("auto", *BACKENDS))
     precision = checks.one_of("precision", precision, PRECISIONS)
     binarization = checks.one_of("binarization", binarization, BINARIZATIONS)
+    dequantize = check_dequantize(model, dequantize, binarization)
     if precision == "bf16" and compile == "off":
         raise checks.fail(
             "precision", precision, "fp32 where compile is off: only a captured step has bfloat16 products"
@@ -231,6 +244,7 @@ def fit(
         "beta": beta,
         "beta_warmup": beta_warmup,
         "binarization": binarization,
+        "dequantize": dequantize,
         "seed": seed,
         "images": train.fingerprint,
         "validation": None if held_out is None else held_out.fingerprint,
@@ -245,7 +259,7 @@ def fit(
     train_pixels = resident(train.pixels, target)
     held_out_pixels = None if held_out is None else resident(held_out.pixels, target)
     steps_per_epoch = math.ceil(len(train) / batch_size)
-    dynamic = binarization == "dynamic"
+    as_floats = dequantized if dequantize else binarized if binarization == "dynamic" else to_unit
     backend = str(compile)
 
     def state() -> dict[str, Any]:
@@ -284,7 +298,7 @@ def fit(
             backend = _worth_it(epochs * steps_per_epoch, operations, target, precision)
         here.broadcast(list(model.state_dict().values()))
         terms = Terms(target, dtype)
-        gathered = partial(gather, train_pixels, device=target, dynamic=dynamic, dtype=dtype)
+        gathered = partial(gather, train_pixels, device=target, as_floats=as_floats, dtype=dtype)
         on_device = train_pixels.device == target  # else they stream from the host
 
         def batch(images: Tensor, beta: Any) -> tuple[Tensor, Any]:
@@ -347,7 +361,7 @@ def fit(
                         losses = [
                             svi.evaluate_tensor(x, beta_now) if len(x) else x.sum()
                             for x in batches(
-                                held_out_pixels, batch_size, target, dynamic=dynamic, peers=here, dtype=dtype
+                                held_out_pixels, batch_size, target, as_floats=as_floats, peers=here, dtype=dtype
                             )
                         ]
                     held_out_losses = _over_all(here, terms, losses, len(held_out_pixels))
@@ -455,7 +469,11 @@ def _fields(spec: Spec) -> dict[str, Any]:
 def _as_now(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a checkpoint that an earlier version wrote: fields that it did not know have their defaults."""
     description = settings["model"]
-    return settings | {"model": _fields(Spec.from_dict(description)) if isinstance(description, dict) else description}
+    return (
+        {"dequantize": False}
+        | settings
+        | {"model": _fields(Spec.from_dict(description)) if isinstance(description, dict) else description}
+    )
 
 
 def _attributes(elbo: ELBO) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from pyro_vae import Images, load_data
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
-from pyro_vae.device import batches, choose_device, resident
+from pyro_vae.device import batches, binarized, choose_device, resident
 
 CPU = torch.device("cpu")
 
@@ -318,7 +318,7 @@ def test_batches_cover_each_image_once(tiny):
 
 
 def test_dynamic_batches_are_redrawn(tiny):
-    first, second = (torch.cat(list(batches(tiny.pixels, 5, CPU, dynamic=True))) for _ in range(2))
+    first, second = (torch.cat(list(batches(tiny.pixels, 5, CPU, as_floats=binarized))) for _ in range(2))
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(first, second)
 

@@ -124,7 +124,7 @@ def test_what_numpy_has_is_kept_as_plain_values():
         assert spec == expected
         assert spec.to_json() == expected.to_json()
         assert Spec.from_json(spec.to_json()) == expected
-        assert {type(value) for value in vars(spec).values()} <= {int, float, str, tuple, type(None)}
+        assert {type(value) for value in vars(spec).values()} <= {bool, int, float, str, tuple, type(None)}
         assert {type(size) for size in (*spec.image_shape, *spec.hidden, *spec.channels)} == {int}
 
 

@@ -1,4 +1,4 @@
-"""Data sets: `Images` in `Splits`, loaded by `load_data` and binarized by `binarize`."""
+"""Data sets: `Images` in `Splits`, loaded by `load_data`; `binarize` and `dequantize` change their pixels."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_vae.data.binarization import binarize as binarize
     from pyro_vae.data.binarization import fixed_binarization as fixed_binarization
+    from pyro_vae.data.dequantization import dequantize as dequantize
     from pyro_vae.data.images import Images as Images
     from pyro_vae.data.images import Splits as Splits
     from pyro_vae.data.sources import load_data as load_data
@@ -15,6 +16,7 @@ _HOMES = {
     "Images": "images",
     "Splits": "images",
     "binarize": "binarization",
+    "dequantize": "dequantization",
     "fixed_binarization": "binarization",
     "load_data": "sources",
 }

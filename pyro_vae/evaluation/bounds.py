@@ -12,11 +12,13 @@ from torch.distributions import kl_divergence
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.device import batches, resident
+from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.device import batches, resident, to_unit
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import Autoencoder, Model
 from pyro_vae.models.images import (
+    check_dequantize,
     check_fits,
     check_model,
     check_set,
@@ -106,6 +108,7 @@ def bounds(
     images: Images,
     *,
     binarization: str = "none",
+    dequantize: bool = False,
     samples: int = 1,
     batch_size: int = 500,
     device: str | torch.device = "auto",
@@ -118,6 +121,8 @@ def bounds(
         model: a `VAE` or `Autoencoder`; moved to the device, its training mode as before afterwards.
         images: the images to judge on; means are over images, so batches of unequal length weigh as they should.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        dequantize: as in training; the noise of each image is drawn once, the same for all models
+            (:func:`pyro_vae.data.dequantize`).
         samples: posterior samples an image for the Monte Carlo parts.
         batch_size: images decoded at a time, up to the 100 that are encoded, and whose noise is drawn, together. It
             bounds the memory, and changes the result by rounding only.
@@ -136,15 +141,19 @@ def bounds(
     seed = checks.seed("seed", seed)
     batch_size = checks.positive_integer("batch_size", batch_size)
     target = move(model, device)
+    dequantize = check_dequantize(model, dequantize, binarization)
     fixed = binarize(images, fixed_binarization(binarization))
+    as_floats = dequantized_once if dequantize else to_unit
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
     warn_if_not_binary(model, fixed, "none")
-    warn_if_unbounded(model, fixed, dequantize=False)
+    warn_if_unbounded(model, fixed, dequantize)
     parts: dict[str, list[Tensor]] = {}
     kl_is_exact = None
     with evaluating(model):
-        chunks = batches(resident(fixed.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))
+        chunks = batches(
+            resident(fixed.pixels, target), NOISE_BLOCK, target, as_floats=as_floats, dtype=dtype_of(model)
+        )
         steps = -(-len(fixed) // NOISE_BLOCK)
         for block, x in enumerate(track(chunks, steps, "batch", "ELBO", shown=progress)):
             with own_generators(target, stream_seed(seed, f"bounds {block}")):

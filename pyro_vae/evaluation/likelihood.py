@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.device import batches, resident
+from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.device import batches, resident, to_unit
 from pyro_vae.evaluation.bits import bits_per_dimension, why_not_a_probability
 from pyro_vae.evaluation.features import fingerprint
 from pyro_vae.evaluation.importance import LEAST, ParetoSmoothed, log_mean_weight, pareto_smooth, threshold_at
@@ -26,6 +27,7 @@ from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import (
+    check_dequantize,
     check_fits,
     check_set,
     data_range_of,
@@ -46,7 +48,8 @@ class Evidence:
     - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images; `nll_smoothed_nats`
       is the same from the Pareto-smoothed weights.
     - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
-      under a discretized likelihood. Else None, and `not_a_probability` says why.
+      under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
+      why.
     - `log_likelihood`: of each image, `(n,)`, a lower bound on log p(x) in expectation, tight as k grows.
     - `pareto`: per image, where k is at least 25.
     """
@@ -70,6 +73,7 @@ def evidence(
     *,
     k: int = 5000,
     binarization: str = "none",
+    dequantize: bool = False,
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -83,6 +87,8 @@ def evidence(
         images: the images to judge on.
         k: samples an image.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        dequantize: as in training; the noise of each image is drawn once, the same for all models
+            (:func:`pyro_vae.data.dequantize`).
         decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
             noise.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
@@ -105,14 +111,16 @@ def evidence(
     vae = with_prior(model)
     check_set("images", images)
     target = move(model, device)
+    dequantize = check_dequantize(model, dequantize, binarization)
     fixed = binarize(images, fixed_binarization(binarization))
+    as_floats = dequantized_once if dequantize else to_unit
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
     warn_if_not_binary(model, fixed, "none")
-    warn_if_unbounded(model, fixed, dequantize=False)
+    warn_if_unbounded(model, fixed, dequantize)
     block = min(len(fixed), 50, decoded_at_once)
     # 2: which columns there are.
-    settings = f"2 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once}"
+    settings = f"2 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once} {dequantize}"
     done = {} if partial is None else _read_partial(partial, settings)
     parts = [done] if done else []
     start = len(done["raw"]) if done else 0
@@ -122,7 +130,9 @@ def evidence(
     with evaluating(model), bar:
         rest: Iterable[Tensor] = ()
         if start < len(fixed):
-            rest = batches(resident(fixed.pixels[start:], target), block, target, dtype=dtype_of(model))
+            rest = batches(
+                resident(fixed.pixels[start:], target), block, target, as_floats=as_floats, dtype=dtype_of(model)
+            )
         for x, block_seed in zip(rest, seeds[start // block :], strict=True):
             # Validation is off: numbers that are lost show in the weights.
             with own_generators(target, block_seed), pyro.validation_enabled(False):
@@ -135,7 +145,7 @@ def evidence(
     columns = _together(parts)
     log_likelihood = columns.pop("raw")
     pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
-    n, reason = len(fixed), why_not_a_probability(data_range_of(model), fixed)
+    n, reason = len(fixed), why_not_a_probability(data_range_of(model), fixed, dequantize)
     nll = -log_likelihood.mean().item()
     return Evidence(
         n=n,
@@ -144,7 +154,9 @@ def evidence(
         binarization=fixed_binarization(binarization),
         nll_nats=nll,
         nll_se=log_likelihood.std().item() / n**0.5 if n > 1 else None,
-        bits_per_dimension=None if reason else bits_per_dimension(nll, math.prod(fixed.shape)),
+        bits_per_dimension=None
+        if reason
+        else bits_per_dimension(nll, math.prod(fixed.shape), 256 if dequantize else 1),
         not_a_probability=reason,
         log_likelihood=log_likelihood,
         pareto=pareto,

@@ -130,6 +130,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     binarization: str = "none",
+    dequantize: bool = False,
     samples: int = 1,
     k: int = 5000,
     evidence_images: int | None = None,
@@ -153,6 +154,8 @@ def evaluate(
             bounds and codes, and samples where there is an extractor. An autoencoder has neither evidence nor samples:
             they are left out.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        dequantize: as in training; the noise of each image is drawn once, the same for all models
+            (:func:`pyro_vae.data.dequantize`).
         samples: posterior samples an image, for the Monte Carlo parts of the bounds.
         k: importance samples an image, for the evidence.
         evidence_images: take so many of the images, at random, for the evidence, which is the dearest of all.
@@ -228,6 +231,8 @@ def evaluate(
         "likelihood": type(getattr(model, "likelihood", None)).__name__,
         "binarization": fixed_binarization(binarization),
     }
+    if dequantize:
+        likelihood["dequantized"] = "x = (level + u) / 256, one draw of u for each image"
     values: dict[str, Any] = {}
     provenance: dict[str, dict[str, Any]] = {}
 
@@ -244,6 +249,7 @@ def evaluate(
             model,
             images,
             binarization=binarization,
+            dequantize=dequantize,
             samples=samples,
             batch_size=batch_size,
             device=target,
@@ -263,6 +269,7 @@ def evaluate(
             few,
             k=k,
             binarization=binarization,
+            dequantize=dequantize,
             device=target,
             seed=seed,
             partial=partial,
@@ -273,6 +280,8 @@ def evaluate(
         more = {"k": k, "n": len(few), "images_sha256": few.fingerprint}
         if estimate.not_a_probability is not None:
             more["bits_per_dimension_absent"] = estimate.not_a_probability
+        if dequantize:
+            more["bits_per_dimension_offset"] = "+ log2 256 = 8, as x is in units of 256 levels: an upper bound"
         add("evidence", found, likelihood | more)
     if "samples" in chosen and extractor is not None:
         count = num_generated or len(images)

@@ -114,6 +114,18 @@ def data_range_of(model: nn.Module) -> str | None:
     return getattr(getattr(model, "likelihood", None), "data_range", None)
 
 
+def check_dequantize(model: nn.Module, dequantize: object, binarization: str) -> bool:
+    """`dequantize`, which is for grey pixels under a density of the unit interval alone."""
+    if not checks.boolean("dequantize", dequantize):
+        return False
+    if binarization != "none":
+        raise checks.fail("dequantize", True, f"False with binarization {binarization!r}")
+    if data_range_of(model) != "unit interval":
+        expected = 'False, or a likelihood whose `data_range` is "unit interval", such as a Gaussian'
+        raise checks.fail("dequantize", True, expected)
+    return True
+
+
 def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> None:
     """Says so where a continuous Bernoulli meets pixels that are exactly 0 or 1, where its density has no bound."""
     if not isinstance(getattr(model, "likelihood", None), ContinuousBernoulli) or dequantize:
