@@ -86,7 +86,7 @@ def test_a_run_that_does_not_tell_its_images_says_so(tmp_path, capsys):
     [
         (120, None, "samples: extractor: given 'classifier', expected a data set with labels, which mine lacks"),
         (30, 3, "samples: test images: given 3, expected at least 10"),
-        (200, 1, "samples: extractor: given 'classifier', expected a data set of at least 2 classes"),
+        (200, 1, "samples: extractor: given 'classifier', expected training images of at least 2 classes"),
         (10, 2, "codes: test images: given 1, expected at least 2"),
     ],
 )

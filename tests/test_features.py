@@ -1,9 +1,11 @@
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from pyro_vae import Images, Spec, Splits, build, evaluate
+from pyro_vae import Images, Spec, Splits, build, evaluate, load_data
 from pyro_vae.checks import InputError
+from pyro_vae.data.noise import image_keys
 from pyro_vae.evaluation import (
     Features,
     ModuleExtractor,
@@ -12,7 +14,7 @@ from pyro_vae.evaluation import (
     extractors,
     features,
     in_domain_classifier,
-    metrics,
+    sample_scores,
 )
 from pyro_vae.evaluation import classifier as classifiers
 
@@ -83,8 +85,8 @@ def test_a_first_training_says_what_takes_long_and_how_to_do_without(tmp_path, c
 def test_scores_of_real_images_are_computed_once_for_all_models(digits, cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path))
     classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
-    counted, scores = [], metrics._scores
-    monkeypatch.setattr(metrics, "_scores", lambda *given: counted.append(1) or scores(*given))
+    counted, distance = [], sample_scores.frechet_from_features
+    monkeypatch.setattr(sample_scores, "frechet_from_features", lambda *given: counted.append(1) or distance(*given))
 
     def real_scores(latent_dim, **more):
         options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"} | more
@@ -135,6 +137,107 @@ def test_scores_of_real_images_are_of_as_many_and_of_all_classes(digits, cache):
     assert found[300].real_scores["inception_score_mean"] > 8
     assert found[300].provenance["real_scores"]["num_real"] == 300
     assert "(real" in {label: value for label, value, _ in found[300].rows()}["Frechet distance"]
+
+
+def test_the_classifier_is_not_trained_on_the_images_that_it_holds_out(digits, tmp_path, monkeypatch):
+    trained_on = []
+    monkeypatch.setattr(classifiers, "_train_classifier", lambda classifier, seen, *_: trained_on.append(seen))
+    with pytest.warns(UserWarning, match="not better than chance"):  # it is not trained at all
+        classifier = in_domain_classifier(digits, cache=tmp_path, device="cpu", progress=False)
+    unseen, (seen,) = classifier.unseen(digits.train), trained_on
+    assert len(unseen) == classifier.held_out == len(digits.train) // 4 == len(digits.test)
+    keys = image_keys(digits.train.pixels), image_keys(seen.pixels), image_keys(unseen.pixels)
+    assert torch.equal(torch.cat(keys[1:]).sort().values, keys[0].sort().values)
+    shuffled = digits.train.take(torch.randperm(1438, generator=torch.Generator().manual_seed(0))[:700])
+    assert torch.isin(image_keys(classifier.unseen(shuffled).pixels), keys[2]).all()
+    assert classifier.unseen(seen) is None
+    with pytest.warns(UserWarning, match="not better than chance"):
+        cached = in_domain_classifier(digits, cache=tmp_path, device="cpu", progress=False)
+    assert (cached.last_key, cached.held_out) == (classifier.last_key, classifier.held_out)
+
+
+def test_real_images_are_scored_on_those_that_the_classifier_was_not_trained_on(digits, cache, monkeypatch, tmp_path):
+    """It is surer of those that it was trained on, and its features of them are others."""
+    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path))
+    classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    unseen = classifier.unseen(digits.train)
+    options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"}
+    found = evaluate(build(Spec()), digits.test, num_generated=400, **options)
+    assert found.provenance["real_scores"]["real_sha256"] == unseen.fingerprint
+    assert found.provenance["real_scores"]["num_real"] == 359
+    assert "(real of 359 images" in {label: value for label, value, _ in found.rows()}["Frechet distance"]
+    keys = image_keys(digits.train.pixels)
+    seen = digits.train.take(keys > classifier.last_key).draw(359)
+    floor, trained = (
+        sample_scores.score_samples(
+            *(extract(classifier, part.pixels, device="cpu") for part in (images, digits.test)), 10, 0
+        )
+        for images in (unseen, seen)
+    )
+    assert floor["frechet"] == pytest.approx(found.real_scores["frechet"], rel=1e-4)
+    assert floor["confidence"] < trained["confidence"]
+
+
+def test_without_enough_unseen_images_there_is_no_score_of_real_ones(digits):
+    class AllSeen(Flat):
+        def unseen(self, images):
+            return None
+
+    for judge, count in ((AllSeen(), 0), (Flat(), 359)):
+        found = evaluate(build(Spec()), digits.test, train=digits.train, extractor=judge, metrics=["samples"])
+        assert (found.real_scores is None) == (count == 0)
+        assert found.provenance["frechet"]["num_real"] == count
+
+
+def two_classes(n=64, classes=2):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(n) % classes, "noise")
+
+
+@pytest.mark.parametrize("splits", [(1, 1), (2, 1), (1, 2)])
+def test_a_classifier_of_one_class_is_refused(splits, tmp_path):
+    """It is always right, and its features are alike: a Frechet distance of 0 for any sample."""
+    train, test = (two_classes(classes=classes) for classes in splits)
+    with pytest.raises(InputError, match="extractor: given 'classifier', .*images of at least 2 classes"):
+        in_domain_classifier(Splits(train, test), cache=tmp_path, device="cpu", progress=False)
+
+
+def test_one_nested_folder_is_no_data_set_of_classes(tmp_path):
+    folder = tmp_path / "set" / "all" / "images"
+    folder.mkdir(parents=True)
+    for index, pixels in enumerate(two_classes().pixels):
+        Image.fromarray(pixels[0].numpy()).save(folder / f"{index}.png")
+    with pytest.raises(InputError, match="extractor: given 'classifier', expected a data set with labels"):
+        in_domain_classifier(load_data(str(tmp_path / "set")), cache=tmp_path, device="cpu", progress=False)
+
+
+def test_a_classifier_at_chance_is_warned_of_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifiers, "_epochs_of", lambda train: 1)
+    noise = two_classes(400)
+    splits = Splits(noise.take(slice(0, 300)), noise.take(slice(300, 400)))
+    for _ in range(2):  # trained, and from the cache
+        with pytest.warns(UserWarning, match=r"of 100 test images, of which 50\.0% are of one class: not better than"):
+            in_domain_classifier(splits, cache=tmp_path, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda x: (torch.ones(len(x), 4), None), "expected features that differ between the images of digits"),
+        (lambda x: (torch.ones(len(x), 4) + 1e-8 * x.mean(), None), "expected features that differ"),
+        (lambda x: (x.flatten(1)[:, 18:22], torch.zeros(len(x), 1)), "expected logits of at least 2 classes"),
+    ],
+)
+def test_an_extractor_that_sees_no_difference_is_refused(digits, module, message):
+    class Degenerate(nn.Module):
+        forward = staticmethod(module)
+
+    judge = ModuleExtractor(
+        Degenerate(), message[-8:], 4
+    )  # another name: the cache knows a module without weights by it
+    with pytest.raises(InputError, match=f"extractor: given '.*{message}"):
+        evaluate(build(Spec()), digits.test, metrics=["samples"], extractor=judge, device="cpu")
 
 
 class Flat(nn.Module):

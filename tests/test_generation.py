@@ -18,8 +18,8 @@ from pyro_vae.evaluation import (
     inception_score,
     jackknife_se,
     kernel_distance_from_features,
-    metrics,
 )
+from pyro_vae.evaluation.sample_scores import score_samples
 
 
 def random_covariance(d, seed=0):
@@ -231,7 +231,7 @@ def test_frechet_at_infinity_says_when_it_says_nothing():
 
 def test_scores_hold_no_frechet_at_infinity_that_says_nothing():
     def scores(n, d):
-        return metrics._scores(Features(normal(n, d, 0), None), Features(normal(n, d, 1), None), 10, 0)
+        return score_samples(Features(normal(n, d, 0), None), Features(normal(n, d, 1), None), 10, 0)
 
     few, many = scores(300, 128), scores(2000, 16)
     assert "frechet_infinity" not in few

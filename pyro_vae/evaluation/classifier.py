@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from pyro_vae import checkpoints, checks, files
 from pyro_vae.data import Images, Splits
+from pyro_vae.data.noise import image_keys
 from pyro_vae.device import batches, choose_device, resident
 from pyro_vae.evaluation.features import Features, extract, file_name, fingerprint, keep
 from pyro_vae.generators import generator_states, own_generators, set_generator_states
@@ -38,9 +41,10 @@ def _block(channels: int, out: int, kernel: int = 3, stride: int = 1) -> list[nn
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier of images of at least 4x4 pixels; `accuracy` is that on the test images.
+    """A small convolutional classifier of images of at least 4x4 pixels.
 
-    Its penultimate layer (128 units after a ReLU) gives the features, its last one the logits.
+    Its penultimate layer (128 units after a ReLU) gives the features, its last one the logits. `accuracy` is that on
+    the test images, `held_out` the number of training images that it was not trained on.
     """
 
     num_features = 128
@@ -68,6 +72,8 @@ class Classifier(nn.Module):
                 self._order[index : index + 2] = [index + 1, index]
         self.dataset = dataset
         self.accuracy = float("nan")
+        self.held_out = 0
+        self.last_key: int | None = None  # of the held-out images, in the order of `image_keys`
 
     @property
     def name(self) -> str:
@@ -81,6 +87,16 @@ class Classifier(nn.Module):
             pool = self.body[index](pool)
         return Features(pool, self.head(pool))
 
+    def unseen(self, images: Images) -> Images | None:
+        """Those of the data set's training images that this classifier was not trained on; None where there are none.
+
+        An image is known by its pixels, so it does not matter where in a set it is, nor in how large a part of the set.
+        """
+        if self.last_key is None:
+            return images
+        places = (image_keys(images.pixels) <= self.last_key).nonzero()[:, 0]
+        return images.take(places) if len(places) else None
+
 
 def in_domain_classifier(
     splits: Splits,
@@ -89,11 +105,18 @@ def in_domain_classifier(
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> Classifier:
-    """The classifier of a labelled data set: trained once, then read from the cache.
+    r"""The classifier of a labelled data set: trained once, then read from the cache.
+
+    It is trained on three quarters of the training images or more: as many as there are test images, and at most a
+    quarter, are held out, chosen by a hash of their pixels. Only these (:meth:`Classifier.unseen`) say what real images
+    score: features of images that it was trained on are further from those of the test images than their distribution
+    is.
 
     The cache file is named after the fingerprint of the images. Training is deterministic on one machine: Adam with a
     one-cycle learning rate, from seed 0. An interrupted training resumes from the last epoch that was kept, to the same
-    weights. A cache that can't be written is done without, with a warning.
+    weights. A cache that can't be written is done without, with a warning. So there is one where the classifier is not
+    better than chance: where its accuracy exceeds the share of the largest class of the test images by less than three
+    standard errors of that, :math:`\sqrt{p (1 - p) / n}`.
 
     Args:
         splits: training and test images, with labels.
@@ -108,18 +131,22 @@ def in_domain_classifier(
         check_set("splits", part)
     check_classifiable(splits)
     folder = Path(cache) if cache is not None else files.cache_folder() / "classifiers"
-    path = folder / f"{file_name(train.name)}-{train.fingerprint[:16]}.safetensors"
+    held_out = min(len(test), len(train) // 4)
+    path = folder / f"{file_name(train.name)}-{train.fingerprint[:16]}-without-{held_out}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         classifier = Classifier(train.shape, int(train.labels.max()) + 1, train.name).float()  # type: ignore[union-attr]
     if not _read_cached(classifier, path):
         checkpoint = path.with_suffix(".training")
-        _train_classifier(classifier, train, choose_device(device), progress, checkpoint)
+        seen = _hold_out(classifier, train, held_out)
+        _train_classifier(classifier, seen, choose_device(device), progress, checkpoint)
         classifier.eval().cpu().to(memory_format=torch.contiguous_format)
         logits = extract(classifier, test.pixels, device="cpu").logits
         classifier.accuracy = (logits.argmax(1) == test.labels.cpu()).double().mean().item()  # type: ignore[union-attr]
-        keep(path, to_safetensors(classifier.state_dict(), {"accuracy": repr(classifier.accuracy)}))
+        facts = {name: getattr(classifier, name) for name in ("accuracy", "held_out", "last_key")}
+        keep(path, to_safetensors(classifier.state_dict(), {"facts": json.dumps(facts)}))
         shutil.rmtree(checkpoint, ignore_errors=True)
+    _warn_if_at_chance(classifier, test)
     return classifier.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -130,9 +157,10 @@ def check_classifiable(splits: Splits) -> None:
     if train.labels is None or test.labels is None:
         wanted = expected.format(f"a data set with labels, which {train.name} lacks")
         raise checks.fail("extractor", "classifier", wanted)
-    if len(train.labels.unique()) < 2:
-        wanted = expected.format(f"a data set of at least 2 classes, and {train.name} has 1")
-        raise checks.fail("extractor", "classifier", wanted)
+    for part, which in ((train, "training"), (test, "test")):
+        if len(part.labels.unique()) < 2:  # type: ignore[union-attr]
+            wanted = expected.format(f"{which} images of at least 2 classes, and those of {part.name} have 1")
+            raise checks.fail("extractor", "classifier", wanted)
     if min(train.shape[1:]) < 4:
         wanted = expected.format(
             f"images of at least 4x4 pixels, for two poolings, and {train.name}'s are {train.shape}"
@@ -140,13 +168,40 @@ def check_classifiable(splits: Splits) -> None:
         raise checks.fail("extractor", "classifier", wanted)
 
 
+def _hold_out(classifier: Classifier, train: Images, count: int) -> Images:
+    """The images to train on; the classifier notes which are held out: those with the smallest keys, copies alike."""
+    if count == 0:
+        return train
+    keys = image_keys(train.pixels)
+    classifier.last_key = int(keys.kthvalue(count).values)
+    kept = (keys > classifier.last_key).nonzero()[:, 0]
+    classifier.held_out = len(train) - len(kept)
+    if len(train.labels[kept].unique()) < 2:  # type: ignore[index]
+        wanted = f"at least 2 classes of images beside the {classifier.held_out} that are held out; or none"
+        raise checks.fail("extractor", "classifier", wanted)
+    return train.take(kept)
+
+
+def _warn_if_at_chance(classifier: Classifier, test: Images) -> None:
+    labels = test.labels.cpu()  # type: ignore[union-attr]
+    largest = int(labels.bincount().max()) / len(labels)
+    if classifier.accuracy < largest + 3 * (largest * (1 - largest) / len(labels)) ** 0.5:
+        warnings.warn(
+            f"the classifier of {test.name} is right for {classifier.accuracy:.1%} of {len(labels):,} test images, of "
+            f"which {largest:.1%} are of one class: not better than chance, so scores by its features say little",
+            stacklevel=3,
+        )
+
+
 def _read_cached(classifier: Classifier, path: Path) -> bool:
     """Whether a whole file was there; a damaged one is trained anew."""
     try:
         with safe_open(path, framework="pt") as file:
             classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-            classifier.accuracy = float(file.metadata()["accuracy"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError):
+            facts = json.loads(file.metadata()["facts"])
+            classifier.accuracy, classifier.held_out = float(facts["accuracy"]), int(facts["held_out"])
+            classifier.last_key = None if facts["last_key"] is None else int(facts["last_key"])
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError):
         return False
     return True
 

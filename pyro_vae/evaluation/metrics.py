@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from pyro_vae import __version__, checks, files
+from pyro_vae import __version__, checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import bounds
 from pyro_vae.evaluation.codes import ActiveUnits, active_units
-from pyro_vae.evaluation.features import Extractor, Features, extract, extract_cached, keep
-from pyro_vae.evaluation.frechet import IMAGES_PER_FEATURE, frechet_at_infinity, frechet_from_features, frechet_se
-from pyro_vae.evaluation.generation import confidence, inception_score, kernel_distance_from_features
+from pyro_vae.evaluation.features import Extractor, extract
 from pyro_vae.evaluation.likelihood import evidence
-from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
 from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.evaluation.sample_scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.models import Autoencoder, Model
 from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, first_of, move
@@ -107,12 +102,14 @@ class Metrics:
         value, label, meaning = getattr(self, one.name), one.metadata["label"], one.metadata["meaning"]
         error = None if one.metadata["error"] is None else getattr(self, one.metadata["error"])
         digits = one.metadata["digits"]
+        source = self.provenance.get(one.name, {})
         if isinstance(value, dict):
             return label, ", ".join(f"{name} {share:.1%}" for name, share in value.items()), meaning
         text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
         if self.real_scores is not None and one.name in self.real_scores:
-            text += f" (real {self.real_scores[one.name]:.{digits}f})"
-        source = self.provenance.get(one.name, {})
+            fewer = source.get("num_real", 0) != source.get("num_generated", 0)
+            number = f" of {source['num_real']:,} images" if fewer else ""
+            text += f" (real{number} {self.real_scores[one.name]:.{digits}f})"
         if one.name == "nll_nats" and "k" in source:
             meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
         if one.name == "nll_nats" and "bits_per_dimension_absent" in source:
@@ -163,7 +160,8 @@ def evaluate(
         extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
-        train: real training images, of which as many as are generated are scored in the samples' place.
+        train: real training images, of which as many as are generated are scored in the samples' place; only those
+            that the extractor was not trained on, which may be fewer (`num_real` in the provenance).
         batch_size: images at a time.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
@@ -171,7 +169,8 @@ def evaluate(
 
     Raises:
         InputError: a wrong argument; or a model whose programs do not say what its `encode`, `prior` and `decode` say,
-            of which all metrics are (a second latent variable, say, or a factor).
+            of which all metrics are (a second latent variable, say, or a factor); an extractor that sees no difference
+            between the images.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> found = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
@@ -288,13 +287,15 @@ def evaluate(
         drawn = prior_samples(model, count, batch_size=batch_size, device=target, seed=seed)
         # 256 grey levels, as the real images have.
         pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
-        real = extract_cached(extractor, images, device=target)
-        found = _scores(extract(extractor, pixels, device=target), real, splits, seed)
+        real = real_features(extractor, images, target)
+        found = score_samples(extract(extractor, pixels, device=target), real, splits, seed)
         more = {"extractor": extractor.name, "num_generated": count, "splits": splits, "neighbours": 5}
         if train is not None:
-            others = train.draw(count)  # a score depends on how many images it is of
-            found["real_scores"] = _scores_of_real(extractor, others, images, splits, seed, target)
-            more |= {"num_real": len(others), "real_sha256": others.fingerprint}
+            others = unseen_images(extractor, train, count)
+            more["num_real"] = 0 if others is None else len(others)
+            if others is not None and len(others) >= max(splits, 10):
+                found["real_scores"] = score_real_images(extractor, others, images, splits, seed, target)
+                more["real_sha256"] = others.fingerprint
         more |= {"kernel_subsets": 100, "extractor_accuracy": getattr(extractor, "accuracy", None)}
         add("samples", found | {"extractor": extractor.name}, more)
     return Metrics(**values, provenance=provenance)
@@ -308,63 +309,6 @@ def _active_units(model: Model, images: Images, batch_size: int, device: torch.d
         return active_units(codes(model, images, batch_size=batch_size, device=device))
     one, other = (posterior_means(model, images, device=device, seed=seed + i) for i in (0, 1))
     return active_units(one, others=other)
-
-
-def _scores_of_real(
-    extractor: Extractor, others: Images, images: Images, splits: int, seed: int, device: torch.device
-) -> dict[str, Any]:
-    """What real images score against others: the same for all models of a data set, so it is kept in the cache."""
-    about = {
-        "pyro_vae": __version__,
-        "extractor": extractor.name,
-        "images": images.fingerprint,
-        "others": others.fingerprint,
-        "splits": splits,
-        "seed": seed,
-    }
-    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    path = files.cache_folder() / "scores" / f"{name}.json"
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["about"] == about:
-            return dict(stored["scores"])
-    real, generated = (extract_cached(extractor, one, device=device) for one in (images, others))
-    scores = _scores(generated, real, splits, seed)
-    with suppress(ValueError):  # of numbers that are not finite
-        keep(path, json.dumps({"about": about, "scores": scores}, allow_nan=False).encode())
-    return scores
-
-
-def _scores(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
-    kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
-    near = neighbourhoods_from_features(real.pool, generated.pool)
-    found: dict[str, Any] = {
-        "frechet": frechet_from_features(real.pool, generated.pool),
-        "kernel_distance": kernel.mean,
-        "kernel_distance_std": kernel.std,
-        "precision": near.precision,
-        "recall": near.recall,
-        "density": near.density,
-        "coverage": near.coverage,
-    }
-    line = None
-    if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:
-        line = frechet_at_infinity(real.pool, generated.pool, seed=seed)
-    found["frechet_se"] = frechet_se(real.pool, generated.pool, seed=seed) if line is None else line.sampling_se
-    if line is not None and line.informative:
-        found |= {"frechet_infinity": line.value, "frechet_infinity_se": line.value_se}
-        found["frechet_infinity_fit"] = {
-            "slope": line.slope,
-            "fit_se": line.fit_se,
-            "r_squared": line.r_squared,
-            "sizes": list(line.sizes),
-            "real_sizes": list(line.real_sizes or ()),
-        }
-    if generated.logits is not None and real.logits is not None:
-        score = inception_score(generated.logits, splits, seed)
-        found |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
-        found |= {"inception_score_overall": score.overall, "confidence": confidence(generated.logits, real.logits)}
-    return found
 
 
 _PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy", "scipy", "scikit-learn")
