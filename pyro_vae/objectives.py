@@ -26,8 +26,8 @@ from pyro_vae.data import Images
 from pyro_vae.generators import same_generators
 from pyro_vae.models import VAE
 from pyro_vae.models.images import device_of, evaluating, first_of
-from pyro_vae.path_gradient import PathGradientELBO, is_delta, takes_path_gradient
-from pyro_vae.spec import OBJECTIVES, automatic_objective
+from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO, is_delta, takes_path_gradient
+from pyro_vae.spec import OBJECTIVES, WITH_ONE_PARTICLE, automatic_objective
 
 # Pyro's objectives that estimate from traces, and the ones that compile those away.
 TRACED = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO, TraceEnum_ELBO)
@@ -43,8 +43,10 @@ def objective(name: str, particles: int = 1) -> ELBO:
       the score of q; for every posterior whose support stays where it is.
     - `iwae`: `RenyiELBO` at alpha = 0, the importance-weighted bound with k = `particles`,
       :math:`\mathbb E \log \frac1k \sum_i p(x, z_i) / q(z_i|x)`, with z drawn from q.
+    - `iwae-dreg`: :class:`~pyro_vae.path_gradient.DReGIWAE`, the value of `iwae`, and a gradient of the encoder with
+      less noise; for the posteriors that `path-gradient` takes.
 
-    Source of the last: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
+    Source of `iwae`: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
 
     >>> objective("iwae", particles=5).num_particles
     5
@@ -53,11 +55,16 @@ def objective(name: str, particles: int = 1) -> ELBO:
     particles = checks.positive_integer("particles", particles)
     # Both plates, of particles and of images, in one batch; and "data" is the only plate inside.
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
+    if particles == 1 and name in WITH_ONE_PARTICLE:
+        raise checks.fail("particles", 1, f"at least 2 for {name}; with 1 it is the {WITH_ONE_PARTICLE[name]}")
     if name == "iwae":
-        if particles == 1:
-            raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
         return RenyiELBO(alpha=0, **options)
-    kinds = {"elbo": Trace_ELBO, "mean-field": TraceMeanField_ELBO, "path-gradient": PathGradientELBO}
+    kinds = {
+        "elbo": Trace_ELBO,
+        "mean-field": TraceMeanField_ELBO,
+        "path-gradient": PathGradientELBO,
+        "iwae-dreg": DReGIWAE,
+    }
     return kinds[name](**options)
 
 

@@ -1,15 +1,17 @@
-"""`PathGradientELBO`: Pyro's `Trace_ELBO`, whose gradient takes only the path through the draws."""
+"""Objectives of Pyro whose gradient takes only the path through the draws: `PathGradientELBO`, and `DReGIWAE`."""
 
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 from pyro.distributions import Delta, Unit
 from pyro.distributions.transforms.planar import ConditionedPlanar
 from pyro.distributions.util import scale_and_mask, sum_rightmost
-from pyro.infer import Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer.util import get_dependent_plate_dims, torch_item
 from torch import Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution, constraints
 
@@ -61,6 +63,94 @@ class PathGradientELBO(Trace_ELBO):
         return super()._differentiable_loss_particle(model_trace, guide_trace)
 
 
+class DReGIWAE(RenyiELBO):
+    r"""The importance-weighted bound of `RenyiELBO` at alpha = 0, with the doubly reparameterized gradient of q.
+
+    .. math:: \log \frac1K \sum_k w_k, \qquad w_k = \frac{p_\theta(x, z_k)}{q_\phi(z_k|x)}, \qquad
+              \tilde w_k = \frac{w_k}{\sum_j w_j}
+
+    The gradient of the model is that of `RenyiELBO`, :math:`\sum_k \tilde w_k \nabla_\theta \log w_k`. That of the
+    guide leaves the score of q out; its mean is not 0 under the weights, but by a second reparameterization it is again
+    a path, and both together are
+
+    .. math:: \sum_k \tilde w_k^2\, \Big(\frac{\partial z_k}{\partial \phi}\Big)^{\!\top} \nabla_{z_k} \log w_k
+
+    Unbiased, and without noise where q is the posterior; with one particle it is the path gradient. Where the guide's
+    density has an exponent s (beta, or the scale of a plate), :math:`\tilde w_k^2` is
+    :math:`\tilde w_k (1 - s + s\, \tilde w_k)`.
+
+    Raises:
+        InputError: the guide has another number of latent sites than one, or one that takes no path gradient (see
+            :class:`PathGradientELBO`).
+
+    Source: Tucker et al., "Doubly reparameterized gradient estimators for Monte Carlo objectives", 2019,
+    https://arxiv.org/abs/1810.04152
+
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> def model():
+    ...     pyro.sample("z", dist.Normal(1.0, 2.0))
+    >>> def guide():
+    ...     pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(1.0)), 2.0))
+    >>> pyro.clear_param_store()
+    >>> loss = DReGIWAE(num_particles=5).loss_and_grads(model, guide)
+    >>> pyro.param("loc").grad.item()  # q is the posterior
+    0.0
+    """
+
+    def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf, **options: Any) -> None:
+        super().__init__(alpha=0, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **options)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss, as of `RenyiELBO`; adds its gradient to that of each parameter."""
+        log_weights, surrogates, latents = [], [], []
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            site = _only_latent(guide_trace)
+            sites = [one for one in model_trace.nodes.values() if one["type"] == "sample"]
+            dims = get_dependent_plate_dims(sites)
+            log_p = sum(_summed(one["log_prob"], dims) for one in sites)
+            log_q = _along_the_path(site["fn"], site["value"], site["unscaled_log_prob"], "iwae-dreg", "iwae")
+            log_q = _summed(scale_and_mask(log_q, site["scale"], site["mask"]), dims)
+            log_weights.append((log_p - log_q).detach())
+            surrogates.append(log_p - log_q)
+            latents.append(site)
+        in_one_trace = self.vectorize_particles and self.num_particles > 1
+        log_weight = log_weights[0] if in_one_trace else torch.stack(log_weights)
+        surrogate = surrogates[0] if in_one_trace else torch.stack(surrogates)
+        normalized = log_weight.softmax(0)
+        for site, weight in zip(latents, [normalized] if in_one_trace else normalized, strict=True):
+            _scale_gradient_of_draw(site, weight)
+        if surrogate.requires_grad:
+            (-(normalized * surrogate).sum()).backward()
+        return -torch_item((log_weight.logsumexp(0) - math.log(self.num_particles)).sum())
+
+
+def _only_latent(guide_trace: Any) -> Any:
+    """The one latent site of a guide, which is reparameterized."""
+    sites = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
+    if len(sites) != 1 or not _has_score(sites[0]["fn"]):
+        names = ", ".join(site["name"] for site in sites if _has_score(site["fn"]))
+        others = ", ".join(site["name"] for site in sites if not _has_score(site["fn"]))
+        given = f"iwae-dreg with the sites {names or 'none'} (reparameterized) and {others or 'none'} (not)"
+        raise checks.fail("objective", given, "iwae for other guides than those of one reparameterized latent site")
+    return sites[0]
+
+
+def _summed(log_prob: Tensor, dims: list[int]) -> Tensor:
+    """Over those of `dims` that are there, which stay with length 1."""
+    own = [dim for dim in dims if dim >= -log_prob.dim()]
+    return log_prob.sum(own, keepdim=True) if own else log_prob
+
+
+def _scale_gradient_of_draw(site: Any, weight: Tensor) -> None:
+    """All gradient through z, which is weighted by w~ already, times 1 - s + s w~."""
+    if not site["value"].requires_grad:
+        return
+    exponent = scale_and_mask(torch.ones_like(site["unscaled_log_prob"]), site["scale"], site["mask"])
+    factor = (1 - exponent + exponent * weight)[(..., *[None] * site["fn"].event_dim)]
+    site["value"].register_hook(lambda gradient: gradient * factor)
+
+
 def _has_score(q: Any) -> bool:
     """Whether q is a reparameterized density, whose score can be left out."""
     return q.has_rsample and not isinstance(q, Unit) and not is_delta(q)
@@ -73,11 +163,13 @@ def is_delta(q: Any) -> bool:
     return isinstance(q, Delta)
 
 
-def _along_the_path(q: Any, z: Tensor, log_q: Tensor) -> Tensor:
-    """log q(z), whose only derivative is that through z."""
+def _along_the_path(
+    q: Any, z: Tensor, log_q: Tensor, objective: str = "path-gradient", instead: str = "elbo"
+) -> Tensor:
+    """log q(z), whose only derivative is that through z; else the error of `objective` says what to take `instead`."""
     if _support_moves(q):
         kind = type(getattr(q, "base_dist", q)).__name__
-        raise checks.fail("objective", "path-gradient", f"elbo for a {kind}, whose support moves with its parameters")
+        raise checks.fail("objective", objective, f"{instead} for a {kind}, whose support moves with its parameters")
     return log_q.detach() + sum_rightmost(slope(q, z) * (z - z.detach()), q.event_dim)
 
 

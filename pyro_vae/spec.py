@@ -37,7 +37,8 @@ CLOSED_FORM_KL = (  # posterior, prior
     ("uniform", "uniform"),
 )
 INITIALIZATIONS = ("torch", "he")
-OBJECTIVES = ("auto", "elbo", "mean-field", "path-gradient", "iwae")
+OBJECTIVES = ("auto", "elbo", "mean-field", "path-gradient", "iwae", "iwae-dreg")
+WITH_ONE_PARTICLE = {"iwae": "elbo", "iwae-dreg": "path-gradient"}  # what these objectives are then
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
 _NAMES = {
@@ -103,7 +104,7 @@ class Spec:
     beta: float = _field(1.0, "weight of the KL term; 0 drops it")
     beta_warmup: int = _field(0, "epochs over which beta rises linearly from 0")
     objective: str = _field("auto", f"{', '.join(OBJECTIVES)}; auto is path-gradient where the posterior takes it")
-    particles: int = _field(1, "posterior samples per image and step (the k of iwae)")
+    particles: int = _field(1, "posterior samples per image and step (the k of iwae and iwae-dreg)")
     epochs: int = _field(25, "passes over the training images")
     batch_size: int = _field(128, "images per step")
     lr: float = _field(1e-3, "learning rate of Adam")
@@ -131,8 +132,6 @@ class Spec:
         self._keep("seed", checks.seed("seed", self.seed))
         if self.validation_fraction >= 1:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
-        if self.objective == "iwae" and self.particles == 1:
-            raise checks.fail("particles", 1, "at least 2 for iwae; with 1 it is the elbo")
         self._keep("dequantize", checks.boolean("dequantize", self.dequantize))
         if self.dequantize and self.likelihood not in DENSITIES:
             raise checks.fail("dequantize", True, f"False for {self.likelihood}; it is for {', '.join(DENSITIES)}")
@@ -142,6 +141,13 @@ class Spec:
             )
         if self.components > 1 and self.likelihood != "discretized-logistic":
             raise checks.fail("components", self.components, f"1 for the likelihood {self.likelihood}")
+        if self.particles == 1 and self.objective in WITH_ONE_PARTICLE:
+            instead = WITH_ONE_PARTICLE[self.objective]
+            raise checks.fail("particles", 1, f"at least 2 for {self.objective}; with 1 it is the {instead}")
+        if self.objective == "iwae-dreg" and self.model != "vae":
+            raise checks.fail(
+                "objective", self.objective, f"iwae for the model {self.model}, which has not one latent site alone"
+            )
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
         if self.model == "autoencoder":
@@ -152,8 +158,9 @@ class Spec:
             raise checks.fail(
                 "posterior", self.posterior, "uniform: the KL of any other to a uniform prior is infinite"
             )
-        if self.objective == "path-gradient" and self.posterior == "uniform":
-            raise checks.fail("objective", self.objective, "mean-field or elbo: the support of a uniform moves with it")
+        if self.objective in ("path-gradient", "iwae-dreg") and self.posterior == "uniform":
+            instead = "iwae" if self.objective == "iwae-dreg" else "mean-field or elbo"
+            raise checks.fail("objective", self.objective, f"{instead}: the support of a uniform moves with it")
         if self.objective == "mean-field" and (self.posterior, self.prior) not in CLOSED_FORM_KL:
             raise checks.fail(
                 "objective",

@@ -17,12 +17,12 @@ from torch.utils import _pytree as pytree
 from pyro_vae import backends, checks
 from pyro_vae.capture import Captured, NotCapturable
 from pyro_vae.optimizers import SharedOptimizer
-from pyro_vae.path_gradient import PathGradientELBO
+from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO
 from pyro_vae.program import ChangesItself, Program, ProgramError, params_of, shown
 from pyro_vae.reach import PLAIN
 from pyro_vae.replay import Replay
 
-CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, PathGradientELBO, RenyiELBO, TraceGraph_ELBO)
+CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, PathGradientELBO, RenyiELBO, DReGIWAE, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
 FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
 CHECKED_EVERY = 200  # steps between two looks for losses that are not finite

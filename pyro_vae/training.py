@@ -148,10 +148,10 @@ def fit(
         lr: Adam's learning rate.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.
-        objective: `elbo`, `mean-field`, `path-gradient` or `iwae` (see :func:`pyro_vae.objectives.objective`), or one
-            of Pyro's `Trace..._ELBO` or `RenyiELBO` objects. `auto` is `path-gradient` where the posterior takes
-            it, else `mean-field` or `elbo` (see :func:`pyro_vae.spec.automatic_objective`); on resuming, what the
-            checkpoint was trained with.
+        objective: `elbo`, `mean-field`, `path-gradient`, `iwae` or `iwae-dreg` (see
+            :func:`pyro_vae.objectives.objective`), or one of Pyro's `Trace..._ELBO` or `RenyiELBO` objects. `auto` is
+            `path-gradient` where the posterior takes it, else `mean-field` or `elbo` (see
+            :func:`pyro_vae.spec.automatic_objective`); on resuming, what the checkpoint was trained with.
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).

@@ -60,6 +60,7 @@ def on(device, compile):
         ({"likelihood": "gaussian-learned"}, {"objective": "mean-field", "binarization": "none"}),
         ({"likelihood": "continuous-bernoulli"}, {"binarization": "none"}),
         ({}, {"objective": "iwae", "particles": 3}),
+        ({}, {"objective": "iwae-dreg", "particles": 3}),
         ({"model": "autoencoder"}, {}),
     ],
     ids=str,
