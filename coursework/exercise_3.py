@@ -17,7 +17,7 @@ def active_units(means: Tensor) -> int:
 
 
 def collapsed() -> dict[str, Any]:
-    """Arguments of fit under which the posterior collapses onto the prior."""
+    """Arguments of fit under which the posterior collapses onto the prior, while the decoder learns."""
     raise NotImplementedError
 
 
