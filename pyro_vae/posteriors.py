@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pyro_vae import checks
 from pyro_vae.priors import ClosedUniform
 
+LEAST_HALF_LENGTH = 2**-14  # of a uniform posterior: 1,000 times the distance of neighbouring float32 numbers near 1
+
 
 class DiagonalNormal(nn.Module):
     r"""The mean-field normal.
@@ -73,9 +75,11 @@ class Uniform(nn.Module):
     r"""A box within the cube of the uniform prior.
 
     .. math:: q(z|x) = \prod_i \frac{1}{2 h_i(x)} [\lvert z_i - c_i(x) \rvert \le h_i(x)], \qquad
-              h = \mathrm{sigmoid}(b), \quad c = (1 - h) \tanh(a), \quad (a, b) = \text{parameters}
+              h = \varepsilon + (1 - \varepsilon)\, \mathrm{sigmoid}(b), \quad c = (1 - h) \tanh(a), \quad
+              (a, b) = \text{parameters}
 
-    Its KL to :class:`pyro_vae.priors.Uniform` is :math:`-\sum_i \log h_i`: how much of the cube it leaves out.
+    with :math:`\varepsilon = 2^{-14}`, so that the two ends of the shortest box differ in float32. Its KL to
+    :class:`pyro_vae.priors.Uniform` is :math:`-\sum_i \log h_i`: how much of the cube it leaves out.
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d.
@@ -93,7 +97,7 @@ class Uniform(nn.Module):
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """q(z|x), batch shape `(...)`, event shape `(d,)`."""
         a, b = parameters.chunk(2, dim=-1)
-        half = b.sigmoid()
+        half = LEAST_HALF_LENGTH + (1 - LEAST_HALF_LENGTH) * b.sigmoid()
         centre = (1 - half) * a.tanh()
         inside = 1 - 1e-6  # so that rounding puts no end outside of the cube
         return ClosedUniform(inside * (centre - half), inside * (centre + half)).to_event(1)
