@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from pyro_vae import __version__, parallel
 from pyro_vae.checks import InputError, fail, one_of
+from pyro_vae.cli_compare import compare
 from pyro_vae.cli_options import DataRoot, Dataset, Device, Quiet, Run, Seed, path, spec_options, whole_number
 from pyro_vae.console import show, show_table, silence
 from pyro_vae.progress import say
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and fetching it.")
 app.add_typer(data_app, name="data")
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:

@@ -52,17 +52,22 @@ def _spelled(character: str, encoding: str) -> str:
     return _SPELLED.get(character) or character.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def show_table(rows: Sequence[tuple[str, str, str]], title: str, caption: str = "") -> None:
-    """Metrics, their values, and what they are. Names are shown as they are: none of them is markup."""
+def show_table(
+    rows: Sequence[tuple[str, str, str]],
+    title: str,
+    caption: str = "",
+    heads: tuple[str, str, str] = ("metric", "value", "what it is"),
+) -> None:
+    """Three columns, of metrics by default. Names are shown as they are: none of them is markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title), "table.title"), title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("what it is", overflow="fold")
+    table.add_column(heads[0])
+    table.add_column(heads[1], justify="right")
+    table.add_column(heads[2], overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     if caption:

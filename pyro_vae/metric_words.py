@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ METRICS = {
     "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
     "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
     "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),
+    "elbo_of_evidence_images_nats": Metric(
+        "ELBO of these images",
+        "of the images of the NLL, nats per image",
+        "high",
+        _DENSITY,
+        error="elbo_of_evidence_images_se",
+    ),
     "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
     "bits_per_dimension": Metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DATA, 4),
     "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
@@ -95,3 +104,16 @@ METRICS = {
     "density": Metric("density", "real neighbourhoods a sample lies in", "high", digits=3),
     "coverage": Metric("coverage", "share of real images with a sample near them", "high", digits=3),
 }
+
+OF_DRAWN_PIXELS = ("elbo_nats", "nll_nats")  # log-likelihoods, which papers print of one binarization or another
+
+
+def binarization_note(source: Mapping[str, Any]) -> str:
+    """What must be known to compare a log-likelihood of binarized pixels with a published one; `source` is provenance.
+
+    >>> binarization_note({"binarization": "static", "trained_with": "dynamic"})
+    '; trained with dynamic binarization, evaluated on one fixed draw per image'
+    """
+    if source.get("binarization") != "static":
+        return ""
+    return f"; trained with {source.get('trained_with', 'unknown')} binarization, evaluated on one fixed draw per image"

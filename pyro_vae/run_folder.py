@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
 
 from pyro_vae import __version__, checks, files
 from pyro_vae.checkpoints import load, read_epoch, save
 from pyro_vae.data import Images, Splits, load_data
 from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.device import choose_device
-from pyro_vae.evaluation import Metrics
+from pyro_vae.evaluation import Metrics, PerImage
 from pyro_vae.models import Model, build
 from pyro_vae.parallel import joined
 from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
 from pyro_vae.training import History, fit
+
+PER_IMAGE = "per_image.safetensors"
 
 
 def run(
@@ -93,7 +98,7 @@ def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
     # The same weights, wherever their images are now, and however a step would run.
     same = stored is not None and replace(stored, dataset=spec.dataset, compile=spec.compile) == spec
     if not same or not (folder / WEIGHTS).is_file():
-        for name in (WEIGHTS, "metrics.json", "history.csv"):  # of a shorter training
+        for name in (WEIGHTS, "metrics.json", PER_IMAGE, "history.csv"):  # of a shorter training
             (folder / name).unlink(missing_ok=True)
     files.write(folder / "spec.json", spec.to_json() + "\n")
     files.write_json(folder / "environment.json", surroundings)
@@ -218,14 +223,49 @@ def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+def read_per_image(folder: str | os.PathLike[str]) -> dict[str, PerImage]:
+    """The values of single images that `per_image.safetensors` of a run folder holds, by group of metrics.
+
+    Nothing where there is no such file, as in runs that an earlier version evaluated.
+    """
+    path = checks.path("folder", folder) / PER_IMAGE
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {group: json.loads(text) for group, text in (file.metadata() or {}).items()}
+            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise checks.fail("per-image values", str(path), f"a file as `evaluate` writes it ({error})") from error
+    found = {}
+    for group, settings in about.items():
+        values = {name.split("/")[-1]: one for name, one in columns.items() if name.startswith(f"{group}/values/")}
+        found[group] = PerImage(columns[f"{group}/images"], values, settings)
+    return found
+
+
+def _write_per_image(folder: Path, found: Mapping[str, PerImage]) -> None:
+    tensors = {}
+    for group, one in found.items():
+        tensors[f"{group}/images"] = one.images
+        tensors |= {f"{group}/values/{name}": column for name, column in one.values.items()}
+    about = {group: json.dumps(one.settings) for group, one in found.items()}
+    files.write(folder / PER_IMAGE, to_safetensors(tensors, about))
+
+
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
-    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically."""
+    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically.
+
+    The values of single images go into `per_image.safetensors` beside it.
+    """
     stored, found = read_metrics(folder), metrics.to_dict()
     sources = stored.pop("provenance", {})
     groups = {one.get("group") for one in found["provenance"].values()}
     for name in [name for name, one in sources.items() if one.get("group") in groups]:
         stored.pop(name, None)  # of an earlier evaluation, with other settings
         del sources[name]
+    if metrics.per_image:
+        _write_per_image(checks.path("folder", folder), read_per_image(folder) | dict(metrics.per_image))
     return files.write_json(
         checks.path("folder", folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
     )

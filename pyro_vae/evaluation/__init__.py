@@ -13,6 +13,7 @@ from pyro_vae.evaluation.codes import (
     kl_per_dimension,
     probe_accuracy,
 )
+from pyro_vae.evaluation.comparison import Difference, PerImage, compare
 from pyro_vae.evaluation.disentanglement import (
     DCI,
     Gap,
@@ -60,6 +61,7 @@ __all__ = [
     "Annealed",
     "Bounds",
     "Classifier",
+    "Difference",
     "Divergences",
     "Evidence",
     "Extractor",
@@ -73,6 +75,7 @@ __all__ = [
     "Moments",
     "Neighbourhoods",
     "ParetoSmoothed",
+    "PerImage",
     "Probes",
     "TwoSided",
     "active_units",
@@ -80,6 +83,7 @@ __all__ = [
     "annealed_log_likelihood",
     "bits_per_dimension",
     "bounds",
+    "compare",
     "confidence",
     "dci_from_importance",
     "disentanglement_completeness_informativeness",

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae import __version__, checks
 from pyro_vae.data import Images, binarize, fixed_binarization
+from pyro_vae.data.noise import image_keys
 from pyro_vae.device import choose_device
-from pyro_vae.evaluation.bounds import bounds
+from pyro_vae.evaluation.bounds import Bounds, bounds
 from pyro_vae.evaluation.codes import ActiveUnits, active_units
+from pyro_vae.evaluation.comparison import PerImage
 from pyro_vae.evaluation.features import Extractor, extract
 from pyro_vae.evaluation.likelihood import evidence
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.evaluation.sample_scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples
+from pyro_vae.metric_words import OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.models import Autoencoder, Model
 from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, first_of, move
 from pyro_vae.spec import GROUPS
@@ -58,6 +63,10 @@ class Metrics:
     active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0)
     nll_nats: float | None = _metric("NLL", "-log p(x) by importance sampling, nats an image", error="nll_se")
     nll_se: float | None = None
+    elbo_of_evidence_images_nats: float | None = _metric(
+        "ELBO of these images", "of the images of the NLL, nats per image", error="elbo_of_evidence_images_se"
+    )
+    elbo_of_evidence_images_se: float | None = None
     nll_smoothed_nats: float | None = _metric("NLL, smoothed", "the same from Pareto-smoothed weights")
     bits_per_dimension: float | None = _metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", 4)
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
@@ -85,10 +94,12 @@ class Metrics:
     real_scores: dict[str, Any] | None = None
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    per_image: Mapping[str, PerImage] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was computed, ready for JSON."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        """What was computed, ready for JSON; without the values of single images."""
+        found = {name: value for name, value in vars(self).items() if value is not None and name != "per_image"}
+        return copy.deepcopy(found)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Label, value with its error, and meaning of each metric, for a table."""
@@ -110,6 +121,8 @@ class Metrics:
             fewer = source.get("num_real", 0) != source.get("num_generated", 0)
             number = f" of {source['num_real']:,} images" if fewer else ""
             text += f" (real{number} {self.real_scores[one.name]:.{digits}f})"
+        if one.name in OF_DRAWN_PIXELS:
+            meaning += binarization_note(source)
         if one.name == "nll_nats" and "k" in source:
             meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
         if one.name == "nll_nats" and "bits_per_dimension_absent" in source:
@@ -232,7 +245,10 @@ def evaluate(
     }
     if dequantize:
         likelihood["dequantized"] = "x = (level + u) / 256, one draw of u for each image"
+    comparable = likelihood | {"likelihood_constants": _constants(model)}  # what two models must share
+    likelihood["trained_with"] = binarization
     values: dict[str, Any] = {}
+    per_image: dict[str, PerImage] = {}
     provenance: dict[str, dict[str, Any]] = {}
 
     def add(group: str, found: dict[str, Any], more: dict[str, Any]) -> None:
@@ -243,10 +259,10 @@ def evaluate(
         values.update(found)
         provenance.update(dict.fromkeys(found, source | {"group": group} | more))
 
-    if "bounds" in chosen:
-        measured = bounds(
+    def bounds_of(some: Images) -> Bounds:
+        return bounds(
             model,
-            images,
+            some,
             binarization=binarization,
             dequantize=dequantize,
             samples=samples,
@@ -255,8 +271,12 @@ def evaluate(
             seed=seed,
             progress=progress,
         )
+
+    if "bounds" in chosen:
+        measured = bounds_of(images)
         found = {name: value for name, value in vars(measured).items() if name in _NAMES}
         add("bounds", found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
+        per_image["bounds"] = _per_image(images, measured.per_image, comparable)
     if "codes" in chosen and len(images) > 1:
         seen = binarize(images, fixed_binarization(binarization))
         units = _active_units(model, seen, batch_size, target, seed)
@@ -275,6 +295,12 @@ def evaluate(
             progress=progress,
         )
         found = {name: value for name, value in vars(estimate).items() if name in _NAMES}
+        of_these = bounds_of(few)
+        found |= {
+            "elbo_of_evidence_images_nats": of_these.elbo_nats,
+            "elbo_of_evidence_images_se": of_these.elbo_se,
+        }
+        per_image["evidence"] = _per_image(few, {"nll_nats": -estimate.log_likelihood}, comparable | {"k": k})
         found["pareto_k"] = None if estimate.pareto is None else estimate.pareto.shares()
         more = {"k": k, "n": len(few), "images_sha256": few.fingerprint}
         if estimate.not_a_probability is not None:
@@ -298,7 +324,19 @@ def evaluate(
                 more["real_sha256"] = others.fingerprint
         more |= {"kernel_subsets": 100, "extractor_accuracy": getattr(extractor, "accuracy", None)}
         add("samples", found | {"extractor": extractor.name}, more)
-    return Metrics(**values, provenance=provenance)
+    return Metrics(**values, provenance=provenance, per_image=per_image)
+
+
+def _per_image(images: Images, values: Mapping[str, Tensor], settings: dict[str, Any]) -> PerImage:
+    """The columns that are finite, beside the keys of the images."""
+    finite = {name: column for name, column in values.items() if column.isfinite().all()}
+    return PerImage(image_keys(images.pixels), finite, settings)
+
+
+def _constants(model: Model) -> dict[str, Any]:
+    """What a likelihood has that is not trained, such as a fixed variance."""
+    likelihood = getattr(model, "likelihood", None)
+    return {} if likelihood is None else {name: value.tolist() for name, value in likelihood.named_buffers()}
 
 
 def _active_units(model: Model, images: Images, batch_size: int, device: torch.device, seed: int) -> ActiveUnits:
@@ -312,4 +350,4 @@ def _active_units(model: Model, images: Images, batch_size: int, device: torch.d
 
 
 _PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy", "scipy", "scikit-learn")
-_NAMES = {one.name for one in dataclasses.fields(Metrics)}
+_NAMES = {one.name for one in dataclasses.fields(Metrics)} - {"provenance", "per_image"}

@@ -1,0 +1,238 @@
+"""Is one model better than another? Differences of per-image values on the same images, with their standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import checks
+
+if TYPE_CHECKING:
+    from pyro_vae.evaluation.metrics import Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class PerImage:
+    """The values whose means are metrics.
+
+    Args:
+        images: which image each value is of: :func:`~pyro_vae.data.noise.image_keys`, int64 `(n,)`.
+        values: by the name of the metric, float64 `(n,)`.
+        settings: what two results must share for their values to be of the same quantity (binarization, likelihood,
+            importance samples); JSON values.
+    """
+
+    images: Tensor
+    values: Mapping[str, Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    r"""The mean of `metric` of the model `second` minus that of `first`, with its standard error.
+
+    - `n`: images that both were evaluated on; 0 where the values of single images are not known.
+    - `seeds`: trainings of each.
+    - `error_of`: what the standard error accounts for, in words.
+    - `df`: degrees of freedom of the standard error (Welch and Satterthwaite).
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: float
+    se: float
+    n: int
+    seeds: tuple[int, int]
+    error_of: str
+    df: float = math.inf
+
+    @property
+    def critical(self) -> float:
+        """Standard errors that noise alone rarely exceeds: 2, and more (95 % of Student's t) where `df` is small."""
+        from scipy.stats import t
+
+        return max(2.0, float(t.ppf(0.975, self.df)))
+
+    @property
+    def z(self) -> float:
+        """The difference in standard errors."""
+        if self.se == 0:
+            return math.copysign(math.inf, self.difference) if self.difference else 0.0
+        return self.difference / self.se
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the difference exceeds `critical` standard errors."""
+        return abs(self.z) > self.critical
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The difference and `critical` standard errors around it."""
+        return self.difference - self.critical * self.se, self.difference + self.critical * self.se
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "metric": self.metric,
+            "first": self.first,
+            "second": self.second,
+            "difference": self.difference,
+            "se": self.se,
+            "interval": list(self.interval),
+            "beyond_noise": self.beyond_noise,
+            "images": self.n,
+            "seeds": list(self.seeds),
+            "error_of": self.error_of,
+        }
+
+
+def compare(results: Mapping[str, Metrics | Sequence[Metrics]], metric: str = "elbo_nats") -> tuple[Difference, ...]:
+    r"""Compares each model with the first, image by image.
+
+    Images differ far more from each other than two models do on one image, and both models see the same ones. So the
+    standard error is that of the mean of the differences :math:`d_i = b_i - a_i`, not that of two separate means:
+
+    .. math:: \bar d = \frac1n \sum_i d_i,
+              \qquad \mathrm{SE}^2 = \frac{s_d^2}{n} + \frac{s_A^2}{S_A} + \frac{s_B^2}{S_B}
+
+    Of one training of each model only the first term is there: the error then says what these two trained models do on
+    other images, not what another seed would. Of several, :math:`a_i` is the mean over :math:`S_A` seeds, and
+    :math:`s_A` the standard deviation over seeds of the mean over images. What an image varies from seed to seed is in
+    both parts, so this SE is rather too large than too small.
+
+    Args:
+        results: what :func:`~pyro_vae.evaluation.evaluate` returned, by the name of the model; a list where a model was
+            trained several times. Images are matched by their pixels, and only those that all have are compared.
+        metric: `elbo_nats`, `nll_nats`, `mse_per_pixel`, or another metric that has a value for each image.
+
+    Returns:
+        A difference for each model after the first.
+
+    Raises:
+        InputError: fewer than two models, no common images, or values of different quantities.
+
+    >>> images = torch.arange(4)
+    >>> a = PerImage(images, {"elbo_nats": torch.tensor([-90.0, -100.0, -110.0, -80.0])})
+    >>> b = PerImage(images, {"elbo_nats": torch.tensor([-89.0, -98.0, -109.0, -78.0])})
+    >>> from pyro_vae.evaluation import Metrics
+    >>> found = compare({"a": Metrics(per_image={"bounds": a}), "b": Metrics(per_image={"bounds": b})})
+    >>> found[0].difference, round(found[0].se, 3), found[0].beyond_noise
+    (1.5, 0.289, True)
+    """
+    if not isinstance(results, Mapping) or len(results) < 2:
+        raise checks.fail("results", results, "the results of at least two models, by name")
+    models = {
+        str(name): [_table(one, metric, str(name)) for one in (several if isinstance(several, Sequence) else [several])]
+        for name, several in results.items()
+    }
+    first, *others = models
+    if not models[first]:
+        raise checks.fail(first, [], "at least one result")
+    return tuple(_difference(metric, (first, models[first]), (other, models[other])) for other in others)
+
+
+def seeds_difference(
+    metric: str, first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]
+) -> Difference | None:
+    """The same from a single number of each seed, of at least two seeds of each model; else None.
+
+    >>> seeds_difference("frechet", ("a", [10.0, 12.0]), ("b", [11.0, 12.0])).beyond_noise
+    False
+    """
+    (a_name, a), (b_name, b) = first, second
+    if min(len(a), len(b)) < 2:
+        return None
+    parts = [_spread(a), _spread(b)]
+    difference = sum(b) / len(b) - sum(a) / len(a)
+    return _summed(metric, (a_name, b_name), difference, parts, 0, (len(a), len(b)), "seeds")
+
+
+def _table(result: Metrics, metric: str, name: str) -> PerImage:
+    """The group of a result that has the metric of each image."""
+    groups = getattr(result, "per_image", None)
+    if not isinstance(groups, Mapping):
+        raise checks.fail(name, result, "Metrics, as `evaluate` returns them")
+    found = next((one for one in groups.values() if metric in one.values), None)
+    if found is None:
+        known = sorted({key for one in groups.values() for key in one.values})
+        expected = f"one of {', '.join(known)}" if known else "a result with values of single images: evaluate it again"
+        raise checks.fail(f"metric of {name}", metric, expected)
+    return found
+
+
+def _difference(metric: str, first: tuple[str, list[PerImage]], second: tuple[str, list[PerImage]]) -> Difference:
+    (a_name, a), (b_name, b) = first, second
+    if not b:
+        raise checks.fail(b_name, [], "at least one result")
+    _check_same_quantity(metric, first, second)
+    columns = _aligned([*a, *b], metric)
+    n = len(columns[0])
+    if n < 2:
+        raise checks.fail("images", f"{n} in common of {a_name} and {b_name}", "the same test images, at least 2")
+    of_a, of_b = torch.stack(columns[: len(a)]), torch.stack(columns[len(a) :])
+    d = of_b.mean(0) - of_a.mean(0)
+    parts = [(d.var().item() / n, n - 1)]
+    seeds = len(a), len(b)
+    if min(seeds) > 1:
+        parts += [_spread(of_a.mean(1).tolist()), _spread(of_b.mean(1).tolist())]
+    error_of = "images, paired" + (", and seeds" if min(seeds) > 1 else "")
+    return _summed(metric, (a_name, b_name), d.mean().item(), parts, n, seeds, error_of)
+
+
+def _check_same_quantity(metric: str, first: tuple[str, list[PerImage]], second: tuple[str, list[PerImage]]) -> None:
+    (a_name, a), (b_name, b) = first, second
+    for one in (*a, *b):
+        for name in dict.fromkeys((*a[0].settings, *one.settings)):
+            if name.startswith("likelihood") and not metric.endswith("_nats"):
+                continue  # a squared error is the same under each
+            mine, other = a[0].settings.get(name), one.settings.get(name)
+            if mine != other:
+                whose = b_name if any(one is each for each in b) else a_name
+                raise checks.fail(f"{name} of {whose}", other, f"{mine!r}, as {a_name} has")
+
+
+def _aligned(tables: Sequence[PerImage], metric: str) -> list[Tensor]:
+    """The values of the images that all have, in one order; copies of an image are matched in their order."""
+    places = [_places(one.images) for one in tables]
+    common = [key for key in places[0] if all(key in other for other in places[1:])]
+    return [
+        one.values[metric].double()[torch.tensor([place[key] for key in common], dtype=torch.long)]
+        for one, place in zip(tables, places, strict=True)
+    ]
+
+
+def _places(images: Tensor) -> dict[tuple[int, int], int]:
+    """Where each image is, by its key and how many of the same came before it."""
+    found: dict[tuple[int, int], int] = {}
+    copies: dict[int, int] = {}
+    for place, key in enumerate(images.tolist()):
+        copies[key] = copies.get(key, -1) + 1
+        found[key, copies[key]] = place
+    return found
+
+
+def _spread(values: Sequence[float]) -> tuple[float, int]:
+    """The variance of the mean over seeds, and its degrees of freedom."""
+    return torch.tensor(values, dtype=torch.float64).var().item() / len(values), len(values) - 1
+
+
+def _summed(
+    metric: str,
+    names: tuple[str, str],
+    difference: float,
+    parts: Sequence[tuple[float, int]],
+    n: int,
+    seeds: tuple[int, int],
+    error_of: str,
+) -> Difference:
+    """With the sum of independent variances, whose degrees of freedom are Satterthwaite's."""
+    variance = sum(part for part, _ in parts)
+    terms = sum(part**2 / df for part, df in parts)
+    df = variance**2 / terms if terms > 0 else math.inf
+    return Difference(metric, *names, difference, math.sqrt(variance), n, seeds, error_of, df)
