@@ -12,7 +12,7 @@ from pyro_vae.checks import InputError
 from pyro_vae.cli import main
 from pyro_vae.data import dequantize
 from pyro_vae.device import dequantized
-from pyro_vae.evaluation import bounds, evidence
+from pyro_vae.evaluation import bounds, evidence, to_inference_data
 from pyro_vae.likelihoods import ContinuousBernoulli
 from pyro_vae.spec import DENSITIES, LIKELIHOODS
 
@@ -88,6 +88,19 @@ def test_the_number_is_a_lower_bound_on_the_probability_of_the_levels():
     x = dequantize(images)
     assert found.nll_nats == pytest.approx(-model.decode(torch.zeros(2)).log_prob(x).mean().item(), abs=1e-4)
     assert bounds(model, images, dequantize=True, **CPU).reconstruction_nats == pytest.approx(found.nll_nats, abs=1e-4)
+
+
+def test_what_arviz_sees_is_what_the_likelihood_saw():
+    data = to_inference_data(ignoring_z(2.0), levels(3), draws=20, k=30, dequantize=True, **CPU)
+    assert torch.equal(torch.from_numpy(data.observed_data.x.values), dequantize(levels(3)))
+    exact = ContinuousBernoulli()(torch.full((1, 4, 4), 2.0)).log_prob(dequantize(levels(3)))
+    assert data.constant_data.log_evidence.values == pytest.approx(exact.numpy(), abs=1e-4)
+
+
+def test_codes_are_of_the_levels_themselves():
+    found = evaluate(ignoring_z(2.0), levels(), dequantize=True, **CPU)
+    assert "dequantized" in found.provenance["elbo_nats"]
+    assert "dequantized" not in found.provenance["active_units"]
 
 
 @pytest.mark.parametrize("likelihood", DENSITIES)
@@ -168,6 +181,8 @@ def test_other_likelihoods_take_no_noise(tiny, likelihood):
         lambda: bounds(model, tiny, dequantize=True, **CPU),
         lambda: evidence(model, tiny, dequantize=True, **CPU),
         lambda: evaluate(model, tiny, dequantize=True, **CPU),
+        lambda: evaluate(model, tiny, metrics=["codes"], dequantize=True, **CPU),
+        lambda: to_inference_data(model, tiny, dequantize=True, **CPU),
     ):
         with pytest.raises(InputError, match='dequantize: given True.*"unit interval"'):
             call()

@@ -11,12 +11,23 @@ from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
+from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation.importance import log_mean_weight, smooth_log_weights
 from pyro_vae.evaluation.likelihood import weighted_draws
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import check_fits, check_set, dtype_of, evaluating, first_of, move, warn_if_not_binary
+from pyro_vae.models.images import (
+    check_dequantize,
+    check_fits,
+    check_set,
+    dtype_of,
+    evaluating,
+    first_of,
+    move,
+    warn_if_not_binary,
+    warn_if_unbounded,
+)
 
 if TYPE_CHECKING:
     from arviz import InferenceData
@@ -29,6 +40,7 @@ def to_inference_data(
     draws: int = 500,
     k: int = 2000,
     binarization: str = "none",
+    dequantize: bool = False,
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -52,6 +64,8 @@ def to_inference_data(
         draws: resampled draws an image.
         k: importance samples an image that they are drawn from, at least 25.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        dequantize: as in training; the noise of each image is drawn once, the same for all models
+            (:func:`pyro_vae.data.dequantize`).
         decoded_at_once: codes in one pass of the decoder.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
@@ -66,13 +80,16 @@ def to_inference_data(
     vae = with_prior(model)
     check_set("images", images)
     target = move(model, device)
+    dequantize = check_dequantize(model, dequantize, binarization)
     fixed = binarize(images, fixed_binarization(binarization))
     check_fits(model, fixed)
     check_programs(model, first_of(model, fixed))
     warn_if_not_binary(model, fixed, "none")
+    warn_if_unbounded(model, fixed, dequantize)
+    seen = dequantized_once(fixed.pixels) if dequantize else fixed.as_float()
     parts: list[tuple[Tensor, ...]] = []
     with own_generators(target, seed), evaluating(model):
-        for x in fixed.as_float().to(target, dtype_of(model)).split(1):
+        for x in seen.to(target, dtype_of(model)).split(1):
             parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
     z, log_likelihood, predicted, pareto_k, log_evidence = (
         torch.cat(column, dim=-1) for column in zip(*parts, strict=True)
@@ -88,7 +105,7 @@ def to_inference_data(
         posterior={"z": z.numpy()[None]},
         log_likelihood={"log_p_x": log_likelihood.numpy()[None]},
         posterior_predictive={"x": predicted.numpy()[None]},
-        observed_data={"x": fixed.as_float().numpy()},
+        observed_data={"x": seen.cpu().numpy()},
         constant_data=labels | {"pareto_k": pareto_k.numpy(), "log_evidence": log_evidence.numpy()},
         coords=coords,
         dims={

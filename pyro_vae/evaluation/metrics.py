@@ -29,7 +29,17 @@ from pyro_vae.evaluation.sample_scores import real_features, score_real_images, 
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.metric_words import OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import check_fits, check_model, check_set, dtype_of, evaluating, first_of, move
+from pyro_vae.models.images import (
+    check_dequantize,
+    check_fits,
+    check_model,
+    check_set,
+    data_range_of,
+    dtype_of,
+    evaluating,
+    first_of,
+    move,
+)
 from pyro_vae.spec import GROUPS
 
 
@@ -223,6 +233,7 @@ def evaluate(
         chosen = [group for group in chosen if group not in ("evidence", "samples")]
     if "samples" in chosen and not hasattr(extractor, "name"):
         raise checks.fail("extractor", extractor, "a feature extractor, which has a name")
+    dequantize = check_dequantize(model, dequantize, binarization)
     target = choose_device(device)
     move(model, target)
     check_fits(model, images)
@@ -243,9 +254,8 @@ def evaluate(
         "likelihood": type(getattr(model, "likelihood", None)).__name__,
         "binarization": fixed_binarization(binarization),
     }
-    if dequantize:
-        likelihood["dequantized"] = "x = (level + u) / 256, one draw of u for each image"
-    comparable = likelihood | {"likelihood_constants": _constants(model)}  # what two models must share
+    noised = {"dequantized": "x = (level + u) / 256, one draw of u for each image"} if dequantize else {}
+    comparable = likelihood | noised | _quantity(model)  # what two models must share
     likelihood["trained_with"] = binarization
     values: dict[str, Any] = {}
     per_image: dict[str, PerImage] = {}
@@ -275,7 +285,7 @@ def evaluate(
     if "bounds" in chosen:
         measured = bounds_of(images)
         found = {name: value for name, value in vars(measured).items() if name in _NAMES}
-        add("bounds", found, likelihood | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
+        add("bounds", found, likelihood | noised | {"samples": samples, "kl_is_exact": measured.kl_is_exact})
         per_image["bounds"] = _per_image(images, measured.per_image, comparable)
     if "codes" in chosen and len(images) > 1:
         seen = binarize(images, fixed_binarization(binarization))
@@ -307,7 +317,7 @@ def evaluate(
             more["bits_per_dimension_absent"] = estimate.not_a_probability
         if dequantize:
             more["bits_per_dimension_offset"] = "+ log2 256 = 8, as x is in units of 256 levels: an upper bound"
-        add("evidence", found, likelihood | more)
+        add("evidence", found, likelihood | noised | more)
     if "samples" in chosen and extractor is not None:
         count = num_generated or len(images)
         drawn = prior_samples(model, count, batch_size=batch_size, device=target, seed=seed)
@@ -333,10 +343,13 @@ def _per_image(images: Images, values: Mapping[str, Tensor], settings: dict[str,
     return PerImage(image_keys(images.pixels), finite, settings)
 
 
-def _constants(model: Model) -> dict[str, Any]:
-    """What a likelihood has that is not trained, such as a fixed variance."""
-    likelihood = getattr(model, "likelihood", None)
-    return {} if likelihood is None else {name: value.tolist() for name, value in likelihood.named_buffers()}
+def _quantity(model: Model) -> dict[str, Any]:
+    """What log p(x|z) is the log of: a probability of 256 levels, or else that of a likelihood and its constants."""
+    if data_range_of(model) == "256 levels":
+        return {"likelihood": "a probability of 256 levels"}
+    likelihood = getattr(model, "likelihood", None)  # constants are what is not trained, such as a fixed variance
+    constants = {} if likelihood is None else {name: value.tolist() for name, value in likelihood.named_buffers()}
+    return {"likelihood_constants": constants}
 
 
 def _active_units(model: Model, images: Images, batch_size: int, device: torch.device, seed: int) -> ActiveUnits:
