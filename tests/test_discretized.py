@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae import Images, Spec, build, evaluate, fit, likelihoods, load, save
 from pyro_vae.checks import InputError
-from pyro_vae.evaluation import evidence
+from pyro_vae.evaluation import compare, evidence
 from pyro_vae.pixel_distributions import LogisticLevels, NormalLevels
 
 CPU = {"device": "cpu"}
@@ -146,6 +146,16 @@ def test_it_trains_and_its_numbers_are_in_order(digits, tmp_path, fields, networ
     torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x))
     assert model.sample(3).shape == (3, 1, 8, 8)
     assert bool(((model.reconstruct(x) >= 0) & (model.reconstruct(x) <= 1)).all())
+
+
+def test_probabilities_of_levels_compare_across_likelihoods_and_with_no_density(tiny):
+    first, *others = (evaluate(build(Spec(latent_dim=2, **fields)), tiny, **CPU) for fields in LIKELIHOODS)
+    for other in others:
+        (difference,) = compare({"a": first, "b": other})
+        assert difference.difference == pytest.approx(other.elbo_nats - first.elbo_nats)
+    density = evaluate(build(Spec(latent_dim=2, likelihood="gaussian")), tiny, **CPU)
+    with pytest.raises(InputError, match="likelihood of b: given 'Gaussian'"):
+        compare({"a": first, "b": density})
 
 
 @pytest.mark.parametrize("fields", LIKELIHOODS)
