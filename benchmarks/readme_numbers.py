@@ -70,6 +70,10 @@ def main() -> None:
     print(table(json.loads(path.read_text())["results"]))
 
 
+# What says more of the NLL's error, and its digits.
+_OF_THE_ERROR = {"nll_mcse": ("Monte Carlo SE", 3), "nll_effective_samples": ("effective samples, median", 1)}
+
+
 def table(results: dict) -> str:
     """Markdown: two tables, one row a run."""
     losses = [
@@ -80,9 +84,11 @@ def table(results: dict) -> str:
         "| run | active units | Frechet distance (real) | classifier score (real) | precision, recall |",
         "|---|---|---|---|---|",
     ]
+    errors = [name for name in _OF_THE_ERROR if all(name in one["metrics"] for one in results.values())]
     evidence = [
-        "| run | NLL | NLL, smoothed | bits per dimension | Pareto k: good, ok, bad, very bad |",
-        "|---|---|---|---|---|",
+        f"| run | NLL | {''.join(f'{_OF_THE_ERROR[name][0]} | ' for name in errors)}bits per dimension "
+        "| Pareto k: good, ok, bad, very bad |",
+        "|---|---|---|---|" + "---|" * len(errors),
     ]
     for name, result in results.items():
         m = result["metrics"]
@@ -101,8 +107,9 @@ def table(results: dict) -> str:
         )
         bands = ", ".join(f"{share:.1%}" for share in m["pareto_k"].values())
         evidence.append(
-            f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} | {m['nll_smoothed_nats']:.2f} "
-            f"| {_number(m.get('bits_per_dimension'))} | {bands} |"
+            f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} "
+            f"| {''.join(f'{m[one]:.{_OF_THE_ERROR[one][1]}f} | ' for one in errors)}"
+            f"{_number(m.get('bits_per_dimension'))} | {bands} |"
         )
     return "\n".join([*losses, "", *scores, "", *evidence])
 

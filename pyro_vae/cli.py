@@ -253,6 +253,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    anneal: Annotated[
+        int,
+        typer.Option(
+            help="so many of the images whose Pareto k is too high, at random, by annealed importance sampling, too",
+            parser=whole_number,
+            metavar="INTEGER",
+        ),
+    ] = 0,
     n: Annotated[
         int | None,
         typer.Option(
@@ -290,6 +298,8 @@ def evaluate(
         raise fail("--k", k, "a whole number of at least 1")
     if evidence_images is not None and evidence_images < 1:
         raise fail("--evidence-images", evidence_images, "a whole number of at least 1")
+    if anneal < 0:
+        raise fail("--anneal", anneal, "a whole number of at least 0")
     if n is not None and n < 10:
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
     if extractor == "none":
@@ -323,6 +333,7 @@ def evaluate(
             dequantize=spec.dequantize,
             k=k,
             evidence_images=evidence_images,
+            anneal=anneal,
             partial=partial,
             extractor=judge,
             num_generated=n,

@@ -54,7 +54,21 @@ METRICS = {
     ),
     "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
     "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
-    "nll_nats": Metric("NLL", "-log p(x) by importance sampling, nats an image", "low", _DENSITY, error="nll_se"),
+    "nll_nats": Metric(
+        "NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", "low", _DENSITY, error="nll_se"
+    ),
+    "nll_mcse": Metric("NLL, Monte Carlo SE", "of the NLL of these images, from the spread of weights", digits=3),
+    "nll_effective_samples": Metric("effective samples", "of the K per image, median over images", digits=1),
+    "nll_trusted_nats": Metric(
+        "NLL, trusted images", "of those with a Pareto k up to the threshold", error="nll_trusted_se"
+    ),
+    "nll_trusted_share": Metric("trusted images", "share with a Pareto k up to the threshold", digits=3),
+    "nll_annealed_nats": Metric(
+        "NLL, annealed",
+        "of some distrusted images, by annealed importance sampling, ± Monte Carlo SE",
+        error="nll_annealed_mcse",
+    ),
+    "nll_annealed_importance_nats": Metric("NLL of the same", "those images by importance sampling"),
     "elbo_of_evidence_images_nats": Metric(
         "ELBO of these images",
         "of the images of the NLL, nats per image",
@@ -62,7 +76,6 @@ METRICS = {
         _DENSITY,
         error="elbo_of_evidence_images_se",
     ),
-    "nll_smoothed_nats": Metric("NLL, smoothed", "the same from Pareto-smoothed weights", "low", _DENSITY),
     "bits_per_dimension": Metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DATA, 4),
     "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
     "frechet": Metric(

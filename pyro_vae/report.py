@@ -327,7 +327,10 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
 
 
 def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Label, value with its error, what real images score, and meaning; errors have no row of their own."""
+    """Label, value with its error, what real images score, and meaning; errors have no row of their own.
+
+    At the end, the reasons to doubt the NLL.
+    """
     errors = {one.error for one in METRICS.values()}
     rows = []
     for name, known in METRICS.items():
@@ -342,6 +345,9 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
             reals = scores.get("real_scores")
             real = _number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
             rows.append({"label": known.label, "value": text, "real": real, "meaning": known.meaning})
+    doubts = scores.get("nll_warnings")
+    for reason in doubts if isinstance(doubts, list) else ():
+        rows.append({"label": "NLL, caution", "value": "", "real": "", "meaning": str(reason)})
     return rows
 
 

@@ -285,6 +285,7 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
             "--metrics: given 'samples', expected a group",
         ),
         (["evaluate", "RUN", "--evidence-images", "0"], "--evidence-images: given 0"),
+        (["evaluate", "RUN", "--anneal", "-1"], "--anneal: given -1"),
         (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
         (
             ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],

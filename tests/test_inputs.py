@@ -121,6 +121,7 @@ def test_what_is_no_model_is_named(given, call):
         ("model: given Spec, expected a model", lambda g: load("a.safetensors", SPEC)),
         ("train: given Splits", lambda g: evaluate(g["model"], g["images"], train=g["splits"])),
         ("metrics: given 'bounds', expected a list of", lambda g: evaluate(g["model"], g["images"], metrics="bounds")),
+        ("anneal: given 1.5", lambda g: evaluate(g["model"], g["images"], anneal=1.5)),
         ("metrics: given 5, expected a list of", lambda g: evaluate(g["model"], g["images"], metrics=5)),
         ("metrics: given 3, expected one of", lambda g: evaluate(g["model"], g["images"], metrics=[3])),
         (

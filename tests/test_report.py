@@ -346,6 +346,7 @@ def test_a_run(tmp_path):
         frechet=30.0,
         real_scores={"frechet": 1.5},
         pareto_k={"ok": 0.75, "bad": 0.25},
+        nll_warnings=["a <b> doubt"],
         extractor="classifier@1",
     )
     (folder / "figures").mkdir()
@@ -354,6 +355,7 @@ def test_a_run(tmp_path):
     page = Page(report(folder, tmp_path / "new" / "page.html"))
     cells = [one["text"] for one in page.all("td")]
     assert {"−137.00 ± 0.25", "30.00", "1.50", "ok 75.0%, bad 25.0%"} <= set(cells)
+    assert "a <b> doubt" in cells  # as text
     assert [one["text"] for one in page.all("figcaption")][3:] == ["mine. ", "Samples from the prior, decoded. "]
     commands = [one["text"] for one in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands

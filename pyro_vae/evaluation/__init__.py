@@ -52,6 +52,7 @@ from pyro_vae.evaluation.inference_data import to_inference_data
 from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
 from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
+from pyro_vae.evaluation.nll import AnnealedCheck, NLLAtK, NLLOfSome
 from pyro_vae.evaluation.resampling import jackknife_se
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "ActiveUnits",
     "AggregatePosterior",
     "Annealed",
+    "AnnealedCheck",
     "Bounds",
     "Classifier",
     "Difference",
@@ -73,6 +75,8 @@ __all__ = [
     "Metrics",
     "ModuleExtractor",
     "Moments",
+    "NLLAtK",
+    "NLLOfSome",
     "Neighbourhoods",
     "ParetoSmoothed",
     "PerImage",

@@ -99,6 +99,32 @@ def annealed_log_likelihood(
     x = check_images(x).to(target, dtype_of(model))
     check_programs(vae, x[:2])
     warn_if_not_binary(vae, x, "none")
+    return anneal_images(
+        vae,
+        x,
+        temperatures=temperatures,
+        chains=chains,
+        leapfrog_steps=leapfrog_steps,
+        step_size=step_size,
+        target=target,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def anneal_images(
+    vae: VAE,
+    x: Tensor,
+    *,
+    temperatures: int = 1000,
+    chains: int = 16,
+    leapfrog_steps: int = 10,
+    step_size: float = 0.05,
+    target: torch.device,
+    seed: int,
+    progress: bool = False,
+) -> Annealed:
+    """:func:`annealed_log_likelihood` of input that was checked, with the model and x on `target`."""
     schedule = _schedule(temperatures)
     with own_generators(target, seed), evaluating(vae, gradients=True):
         z = vae.prior().sample((chains, len(x)))

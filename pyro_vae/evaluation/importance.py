@@ -52,7 +52,7 @@ def log_mean_weight_mcse(log_weights: Tensor) -> Tensor:
     if len(log_weights) < 2:
         raise checks.fail("log_weights", "1 sample", "at least 2, for a standard error")
     relative = (log_weights - log_weights.max(0).values).exp()
-    return relative.std(0) / relative.mean(0) / len(relative) ** 0.5
+    return relative.std(0) / relative.mean(0) / len(relative) ** 0.5  # (eq. 11.6)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The evidence by importance sampling: log p(x) of each image, and Pareto k, which says whether to believe it."""
+"""The evidence by importance sampling: log p(x) of each image, and what says whether to believe it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -20,9 +20,27 @@ from pyro_vae import checks, files
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.device import batches, resident, to_unit
+from pyro_vae.evaluation.annealing import Annealed, anneal_images
 from pyro_vae.evaluation.bits import bits_per_dimension, why_not_a_probability
 from pyro_vae.evaluation.features import fingerprint
-from pyro_vae.evaluation.importance import LEAST, ParetoSmoothed, log_mean_weight, pareto_smooth, threshold_at
+from pyro_vae.evaluation.importance import (
+    LEAST,
+    ParetoSmoothed,
+    effective_sample_size,
+    log_mean_weight_by_k,
+    log_mean_weight_mcse,
+    pareto_smooth,
+    threshold_at,
+)
+from pyro_vae.evaluation.nll import (
+    AnnealedCheck,
+    NLLAtK,
+    NLLOfSome,
+    annealed_check,
+    nll_curve,
+    nll_of,
+    reasons_for_doubt,
+)
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
@@ -43,15 +61,25 @@ from pyro_vae.progress import Progress
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Importance-sampled log p(x) of n images, always at beta = 1.
+    r"""Importance-sampled log p(x) of n images, always at beta = 1.
 
-    - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images; `nll_smoothed_nats`
-      is the same from the Pareto-smoothed weights.
+    - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images.
+    - `nll_mcse`: the Monte Carlo standard error of that mean for these images,
+      :math:`\sqrt{\sum_n \mathrm{MCSE}_n^2} / n`. The spread over images has this noise in it, so `nll_se` is the error
+      for other images, and `nll_mcse` that for the same ones again. Neither has the bias in it: see `nll_by_k`.
     - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
       under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
       why.
-    - `log_likelihood`: of each image, `(n,)`, a lower bound on log p(x) in expectation, tight as k grows.
-    - `pareto`: per image, where k is at least 25.
+    - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
+      expectation, tight as k grows; its Monte Carlo standard error; how many equal weights say as much.
+    - `nll_by_k`: the NLL at k, k/2, k/4, ... from the same draws. Where it still falls, it is above its limit.
+    - `pareto`: per image, where k is at least 25. Its smoothed log-likelihood is a diagnostic, not a second estimate:
+      it is biased further than the raw one where the tail is heavy.
+    - `trusted`: the same of the images whose Pareto k is at most the threshold; None where there are none. k is
+      estimated from the same draws, and is low where the largest weights were missed by chance: where most images are
+      near or above the threshold, the trusted ones are no less biased than the rest.
+    - `annealed`: where asked, some of the distrusted images by annealed importance sampling.
+    - `warnings`: one line for each reason not to believe that the NLL lies within its errors.
     """
 
     n: int
@@ -60,11 +88,17 @@ class Evidence:
     binarization: str
     nll_nats: float
     nll_se: float | None
+    nll_mcse: float | None
     bits_per_dimension: float | None
     not_a_probability: str | None
     log_likelihood: Tensor
+    log_likelihood_mcse: Tensor | None
+    effective_samples: Tensor
+    nll_by_k: tuple[NLLAtK, ...]
     pareto: ParetoSmoothed | None
-    nll_smoothed_nats: float | None
+    trusted: NLLOfSome | None
+    annealed: AnnealedCheck | None
+    warnings: tuple[str, ...]
 
 
 def evidence(
@@ -78,6 +112,8 @@ def evidence(
     device: str | torch.device = "auto",
     seed: int = 0,
     partial: str | os.PathLike[str] | None = None,
+    anneal: int = 0,
+    anneal_temperatures: int = 1000,
     progress: bool = False,
 ) -> Evidence:
     """Importance-sampled log-likelihood of `images` under `model`, with q(z|x) as the proposal.
@@ -95,6 +131,10 @@ def evidence(
         seed: of the samples. The global generators are as before afterwards.
         partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
             goes on from there, to the same result. It stays until you remove it.
+        anneal: so many of the distrusted images (Pareto k above the threshold; all, where k < 25), drawn at random, are
+            estimated by annealed importance sampling, too, as by :func:`~pyro_vae.evaluation.annealed_log_likelihood`
+            with its defaults: 16 chains, each of 11 passes of the decoder and their gradients per temperature.
+        anneal_temperatures: steps of the annealing.
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
@@ -108,6 +148,8 @@ def evidence(
     k = checks.positive_integer("k", k)
     decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed = checks.seed("seed", seed)
+    anneal = checks.non_negative_integer("anneal", anneal)
+    checks.positive_integer("anneal_temperatures", anneal_temperatures)
     vae = with_prior(model)
     check_set("images", images)
     target = move(model, device)
@@ -119,11 +161,11 @@ def evidence(
     warn_if_not_binary(model, fixed, "none")
     warn_if_unbounded(model, fixed, dequantize)
     block = min(len(fixed), 50, decoded_at_once)
-    # 2: which columns there are.
-    settings = f"2 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once} {dequantize}"
+    # 3: which columns there are.
+    settings = f"3 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once} {dequantize}"
     done = {} if partial is None else _read_partial(partial, settings)
     parts = [done] if done else []
-    start = len(done["raw"]) if done else 0
+    start = len(done["by_k"]) if done else 0
     # Noise of its own for each block of images, wherever an interruption fell.
     seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
     bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, shown=progress)
@@ -143,25 +185,106 @@ def evidence(
                 files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
             bar.update(len(x))
     columns = _together(parts)
-    log_likelihood = columns.pop("raw")
+    by_k = columns.pop("by_k")
+    log_likelihood, mcse = by_k[:, 0].contiguous(), columns.pop("mcse", None)
+    effective_samples = columns.pop("effective_sample_size")
     pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
-    n, reason = len(fixed), why_not_a_probability(data_range_of(model), fixed, dequantize)
-    nll = -log_likelihood.mean().item()
+    trusted = pareto.trusted if pareto is not None else torch.zeros(len(fixed), dtype=torch.bool)
+    index = _some_of(~trusted, anneal, seed)
+    check = None
+    if len(index):
+        x = as_floats(fixed.pixels[index], dtype_of(model)).to(target)
+        annealed = _anneal(vae, x, decoded_at_once, anneal_temperatures, target, seed, progress)
+        check = annealed_check(index, log_likelihood, mcse, annealed)
+    whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
+    reason = why_not_a_probability(data_range_of(model), fixed, dequantize)
+    levels = 256 if dequantize else 1
     return Evidence(
-        n=n,
+        n=len(fixed),
         k=k,
         likelihood=type(model.likelihood).__name__,
         binarization=fixed_binarization(binarization),
-        nll_nats=nll,
-        nll_se=log_likelihood.std().item() / n**0.5 if n > 1 else None,
-        bits_per_dimension=None
-        if reason
-        else bits_per_dimension(nll, math.prod(fixed.shape), 256 if dequantize else 1),
+        nll_nats=whole.nll_nats,
+        nll_se=whole.nll_se,
+        nll_mcse=whole.nll_mcse,
+        bits_per_dimension=None if reason else bits_per_dimension(whole.nll_nats, math.prod(fixed.shape), levels),
         not_a_probability=reason,
         log_likelihood=log_likelihood,
+        log_likelihood_mcse=mcse,
+        effective_samples=effective_samples,
+        nll_by_k=curve,
         pareto=pareto,
-        nll_smoothed_nats=None if pareto is None else -pareto.log_likelihood.mean().item(),
+        trusted=nll_of(log_likelihood, mcse, trusted) if bool(trusted.any()) else None,
+        annealed=check,
+        warnings=tuple(reasons_for_doubt(whole, curve, pareto, check)),
     )
+
+
+def evidence_metrics(found: Evidence) -> dict[str, Any]:
+    """What :class:`~pyro_vae.evaluation.Metrics` has of it, by name."""
+    values: dict[str, Any] = {
+        "nll_nats": found.nll_nats,
+        "nll_se": found.nll_se,
+        "nll_mcse": found.nll_mcse,
+        "nll_effective_samples": found.effective_samples.median().item(),
+        "bits_per_dimension": found.bits_per_dimension,
+        "nll_by_k": [
+            {name: value for name, value in asdict(point).items() if value is not None} for point in found.nll_by_k
+        ],
+        "nll_warnings": list(found.warnings) or None,
+    }
+    if found.pareto is not None:
+        values["pareto_k"] = found.pareto.shares()
+        values["nll_trusted_share"] = found.pareto.trusted.double().mean().item()
+        values["nll_diagnostics"] = {"pareto_smoothed_nats": -found.pareto.log_likelihood.mean().item()}
+    if found.trusted is not None:
+        values |= {"nll_trusted_nats": found.trusted.nll_nats, "nll_trusted_se": found.trusted.nll_se}
+    if found.annealed is not None:
+        values |= _annealing_metrics(found.annealed)
+    return values
+
+
+def _annealing_metrics(check: AnnealedCheck) -> dict[str, Any]:
+    chains = check.annealed
+    details = {
+        "images": check.importance.n,
+        "chains": chains.chains,
+        "temperatures": chains.temperatures,
+        "acceptance": chains.acceptance,
+        "effective_chains": chains.effective_samples.median().item(),
+        "chain_sd_nats": None if chains.chain_sd_nats is None else chains.chain_sd_nats.median().item(),
+        "drop_nats": check.drop_nats,
+        "drop_se": check.drop_se,
+    }
+    return {
+        "nll_annealed_nats": check.annealed_nll.nll_nats,
+        "nll_annealed_mcse": check.annealed_nll.nll_mcse,
+        "nll_annealed_importance_nats": check.importance.nll_nats,
+        "nll_annealing": {name: value for name, value in details.items() if value is not None},
+    }
+
+
+def _some_of(mask: Tensor, count: int, seed: int) -> Tensor:
+    """At most `count` of the places where `mask` holds, at random, in order."""
+    index = mask.nonzero()[:, 0]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
+    return index[order[:count]].sort().values
+
+
+def _anneal(
+    model: VAE, x: Tensor, decoded_at_once: int, temperatures: int, target: torch.device, seed: int, progress: bool
+) -> Annealed:
+    """A few images at a time, each with seeds of its own."""
+    parts = [
+        anneal_images(model, part, temperatures=temperatures, target=target, seed=seed + 1 + place, progress=progress)
+        for place, part in enumerate(x.split(max(1, decoded_at_once // 16)))
+    ]
+    columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Annealed)}
+    joined: dict[str, Any] = {
+        name: torch.cat(column) for name, column in columns.items() if isinstance(column[0], Tensor)
+    }
+    weighted = sum(part.acceptance * len(part.log_likelihood) for part in parts)
+    return replace(parts[0], **joined, acceptance=weighted / len(x))
 
 
 class WeightedDraws(NamedTuple):
@@ -193,10 +316,16 @@ def weighted_draws(model: VAE, x: Tensor, k: int, decoded_at_once: int) -> Weigh
 
 
 def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
-    """The raw estimate of each image, and the fields of `ParetoSmoothed` where there are samples enough."""
-    found = {"raw": log_mean_weight(drawn.log_weights)}
-    if len(drawn.log_weights) >= LEAST:
-        smoothed = pareto_smooth(drawn.log_weights, drawn.resolution_nats)
+    """Of each image what `evidence` returns, and the fields of `ParetoSmoothed` where there are samples enough."""
+    log_weights, resolution = drawn.log_weights, drawn.resolution_nats
+    found = {
+        "by_k": torch.stack(list(log_mean_weight_by_k(log_weights).values()), dim=1),
+        "effective_sample_size": effective_sample_size(log_weights),
+    }
+    if len(log_weights) > 1:
+        found["mcse"] = log_mean_weight_mcse(log_weights)
+    if len(log_weights) >= LEAST:
+        smoothed = pareto_smooth(log_weights, resolution)
         found |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
     return found
 

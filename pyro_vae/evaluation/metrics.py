@@ -23,7 +23,7 @@ from pyro_vae.evaluation.bounds import Bounds, bounds
 from pyro_vae.evaluation.codes import ActiveUnits, active_units
 from pyro_vae.evaluation.comparison import PerImage
 from pyro_vae.evaluation.features import Extractor, extract
-from pyro_vae.evaluation.likelihood import evidence
+from pyro_vae.evaluation.likelihood import evidence, evidence_metrics
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.evaluation.sample_scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples
@@ -71,13 +71,32 @@ class Metrics:
     elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image", error="elbo_se")
     elbo_se: float | None = None
     active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0)
-    nll_nats: float | None = _metric("NLL", "-log p(x) by importance sampling, nats an image", error="nll_se")
+    nll_nats: float | None = _metric(
+        "NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", error="nll_se"
+    )
     nll_se: float | None = None
+    nll_mcse: float | None = _metric("NLL, Monte Carlo SE", "of the NLL of these images, from the spread of weights", 3)
+    nll_effective_samples: float | None = _metric("effective samples", "of the K per image, median over images", 1)
+    nll_trusted_nats: float | None = _metric(
+        "NLL, trusted images", "of those with a Pareto k up to the threshold", error="nll_trusted_se"
+    )
+    nll_trusted_se: float | None = None
+    nll_trusted_share: float | None = _metric("trusted images", "share with a Pareto k up to the threshold", 3)
+    nll_annealed_nats: float | None = _metric(
+        "NLL, annealed",
+        "of some distrusted images, by annealed importance sampling, ± Monte Carlo SE",
+        error="nll_annealed_mcse",
+    )
+    nll_annealed_mcse: float | None = None
+    nll_annealed_importance_nats: float | None = _metric("NLL of the same", "those images by importance sampling")
     elbo_of_evidence_images_nats: float | None = _metric(
         "ELBO of these images", "of the images of the NLL, nats per image", error="elbo_of_evidence_images_se"
     )
     elbo_of_evidence_images_se: float | None = None
-    nll_smoothed_nats: float | None = _metric("NLL, smoothed", "the same from Pareto-smoothed weights")
+    nll_by_k: list[dict[str, Any]] | None = None
+    nll_annealing: dict[str, Any] | None = None
+    nll_diagnostics: dict[str, Any] | None = None
+    nll_warnings: list[str] | None = None
     bits_per_dimension: float | None = _metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", 4)
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
     frechet: float | None = _metric(
@@ -112,12 +131,16 @@ class Metrics:
         return copy.deepcopy(found)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Label, value with its error, and meaning of each metric, for a table."""
-        return [
+        """Label, value with its error, and meaning of each metric, for a table.
+
+        At the end, the reasons to doubt the NLL.
+        """
+        numbers = [
             self._row(one)
             for one in dataclasses.fields(self)
             if "label" in one.metadata and getattr(self, one.name) is not None
         ]
+        return [*numbers, *(("NLL, caution", "", reason) for reason in self.nll_warnings or ())]
 
     def _row(self, one: dataclasses.Field[Any]) -> tuple[str, str, str]:
         value, label, meaning = getattr(self, one.name), one.metadata["label"], one.metadata["meaning"]
@@ -135,6 +158,13 @@ class Metrics:
             meaning += binarization_note(source)
         if one.name == "nll_nats" and "k" in source:
             meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
+        if one.name == "nll_trusted_nats" and self.nll_trusted_share is not None and "n" in source:
+            meaning += f" ({round(self.nll_trusted_share * source['n']):,} of {source['n']:,})"
+        if one.name == "nll_annealed_nats" and self.nll_annealing is not None:
+            meaning += (
+                " ({images} images, {effective_chains:.1f} effective chains of {chains}, {chain_sd_nats:.1f} nats "
+            )
+            meaning = (meaning + "between chains)").format(**self.nll_annealing)
         if one.name == "nll_nats" and "bits_per_dimension_absent" in source:
             meaning += f"; no bits per dimension: {source['bits_per_dimension_absent']}"
         if one.name in ("frechet", "inception_score_mean") and "extractor" in source:
@@ -154,6 +184,7 @@ def evaluate(
     samples: int = 1,
     k: int = 5000,
     evidence_images: int | None = None,
+    anneal: int = 0,
     partial: str | os.PathLike[str] | None = None,
     extractor: Extractor | None = None,
     num_generated: int | None = None,
@@ -179,6 +210,8 @@ def evaluate(
         samples: posterior samples an image, for the Monte Carlo parts of the bounds.
         k: importance samples an image, for the evidence.
         evidence_images: take so many of the images, at random, for the evidence, which is the dearest of all.
+        anneal: so many of the images whose Pareto k is above the threshold, drawn at random, are estimated by annealed
+            importance sampling as well.
         partial: a file in which the evidence keeps what is done, to go on after an interruption.
         extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
@@ -216,6 +249,7 @@ def evaluate(
     k, samples = checks.positive_integer("k", k), checks.positive_integer("samples", samples)
     splits, batch_size = checks.positive_integer("splits", splits), checks.positive_integer("batch_size", batch_size)
     seed = checks.seed("seed", seed)
+    anneal = checks.non_negative_integer("anneal", anneal)
     if evidence_images is not None:
         evidence_images = checks.positive_integer("evidence_images", evidence_images)
     if "samples" in chosen:
@@ -302,17 +336,16 @@ def evaluate(
             device=target,
             seed=seed,
             partial=partial,
+            anneal=anneal,
             progress=progress,
         )
-        found = {name: value for name, value in vars(estimate).items() if name in _NAMES}
         of_these = bounds_of(few)
-        found |= {
+        found = evidence_metrics(estimate) | {
             "elbo_of_evidence_images_nats": of_these.elbo_nats,
             "elbo_of_evidence_images_se": of_these.elbo_se,
         }
         per_image["evidence"] = _per_image(few, {"nll_nats": -estimate.log_likelihood}, comparable | {"k": k})
-        found["pareto_k"] = None if estimate.pareto is None else estimate.pareto.shares()
-        more = {"k": k, "n": len(few), "images_sha256": few.fingerprint}
+        more = {"k": k, "n": len(few), "images_sha256": few.fingerprint, "anneal": anneal}
         if estimate.not_a_probability is not None:
             more["bits_per_dimension_absent"] = estimate.not_a_probability
         if dequantize:
