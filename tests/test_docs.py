@@ -1,5 +1,6 @@
 """Every Python block of the documentation runs and prints what the page says; commands and equations exist."""
 
+import dataclasses
 import doctest
 import itertools
 import re
@@ -13,7 +14,7 @@ import torch
 import typer
 
 import pyro_vae
-from pyro_vae import studies
+from pyro_vae import Spec, studies
 from pyro_vae.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,8 @@ PAGES = [
     if not set(page.relative_to(ROOT / "docs").parts) & {*GENERATED}
 ]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_CODE = [page for page in PAGES if any(kind == "python" for kind, _ in FENCE.findall(TEXTS[page]))]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -69,34 +71,65 @@ def test_page_runs(page, tmp_path, monkeypatch, capsys):
 
 
 def _commands() -> list[tuple[str, list[str]]]:
+    """The commands of console blocks and of those without a label."""
     found = []
-    for page, text in {**TEXTS, ROOT / "README.md": (ROOT / "README.md").read_text(encoding="utf-8")}.items():
-        for kind, block in FENCE.findall(text):
-            if kind in ("console", "bash", "sh"):
-                lines = block.replace("\\\n", " ").splitlines()
-                found += [(page.name, shlex.split(line, comments=True)) for line in lines if "pyro-vae " in line]
+    for page, text in {**TEXTS, ROOT / "README.md": README}.items():
+        blocks = [block for kind, block in FENCE.findall(text) if kind in ("", "console")]
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line[:2] != "  "]
+        found += [(page.name, words) for words in commands if words]
     return found
 
 
+COMMANDS = _commands()
+OURS = [(page, words) for page, words in COMMANDS if "pyro-vae" in words or "pyro_vae" in words]
+SCRIPTS = [(page, words) for page, words in COMMANDS if words[0] in ("python", "make")]
+
+
+def test_commands_are_found():
+    """In unlabelled blocks and behind a launcher, too."""
+    given = [" ".join(words) for page, words in COMMANDS if page == "README.md"]
+    for command in (
+        "make demo",
+        "pyro-vae report RUN",
+        "torchrun --nproc-per-node 4 -m pyro_vae train --dataset mnist",
+    ):
+        assert any(words.startswith(command) for words in given), command
+
+
 @pytest.mark.parametrize(
-    ("page", "words"), _commands(), ids=lambda value: " ".join(value) if isinstance(value, list) else value
+    ("page", "words"), OURS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
-def test_command_exists(page, words):
-    """A command in the text has the options that the command line has."""
-    words = words[words.index("pyro-vae") + 1 :]
+def test_command_is_understood(page, words):
+    """A command of a text is one that the command line parses: its names, options, choices and types."""
+    start = words.index("pyro-vae" if "pyro-vae" in words else "pyro_vae") + 1
+    rest = [word for word in words[start:] if word != "&"]
     command = typer.main.get_command(app)
     context = command.make_context("pyro-vae", [], resilient_parsing=True)
-    while hasattr(command, "commands") and not words[0].startswith("--"):
-        assert words[0] in command.commands, f"no command {words[0]}"
-        command = command.commands[words[0]]
-        words = words[1:]
-    options = {option for parameter in command.get_params(context) for option in parameter.opts} | {"--help"}
-    given = {word.split("=")[0] for word in words if word.startswith("--")}
-    assert given <= options
+    while hasattr(command, "commands") and not rest[0].startswith("--"):
+        assert rest[0] in command.commands, f"no command {rest[0]}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    rest = rest[: rest.index("2>")] if "2>" in rest else rest
+    if rest not in (["--help"], ["..."]):
+        given = command.make_context(words[start], rest, parent=context).params
+        fields = {field.name for field in dataclasses.fields(Spec)}
+        texts = {key: value for key, value in given.items() if key in fields and isinstance(value, str)}
+        Spec(**Spec.parse(texts))
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), SCRIPTS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_script_or_target_exists(page, words):
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        return
+    source = (ROOT / words[1]).read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))
 
 
 def _studies() -> list[tuple[str, str]]:
-    texts = {**TEXTS, ROOT / "README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
+    texts = {**TEXTS, ROOT / "README.md": README}
     return [(page.name, block) for page, text in texts.items() for kind, block in FENCE.findall(text) if kind == "toml"]
 
 
@@ -120,10 +153,14 @@ def test_equations_are_numbered_through():
         assert (next_chapter, next_equation) in ((chapter, equation + 1), (chapter + 1, 1))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pyro_vae").rglob("*.py")), ids=lambda path: path.stem)
-def test_cited_equations_exist(path):
-    cited = re.findall(r"\(eq\. (\d+\.\d+)\)", path.read_text(encoding="utf-8"))
-    assert set(cited) <= set(_equations())
+def _citations() -> list[tuple[str, str]]:
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "pyro_vae").rglob("*.py"))}
+    return [(stem, number) for stem, text in texts.items() for number in re.findall(r"\(eq\. ([^)]*)\)", text)]
+
+
+@pytest.mark.parametrize(("module", "number"), sorted(set(_citations())))
+def test_cited_equation_exists(module, number):
+    assert number in _equations()
 
 
 def test_there_are_pages_with_code_and_equations():
