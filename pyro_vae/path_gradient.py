@@ -57,7 +57,7 @@ class PathGradientELBO(Trace_ELBO):
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         for site in guide_trace.nodes.values():
             if site["type"] == "sample" and _has_score(site["fn"]):
-                entropy = _along_the_path(site["fn"], site["value"], site["unscaled_log_prob"])
+                entropy = along_the_path(site["fn"], site["value"], site["unscaled_log_prob"])
                 entropy = scale_and_mask(entropy, site["scale"], site["mask"])
                 site["score_parts"] = site["score_parts"]._replace(entropy_term=entropy)
         return super()._differentiable_loss_particle(model_trace, guide_trace)
@@ -109,7 +109,7 @@ class DReGIWAE(RenyiELBO):
             sites = [one for one in model_trace.nodes.values() if one["type"] == "sample"]
             dims = get_dependent_plate_dims(sites)
             log_p = sum(_summed(one["log_prob"], dims) for one in sites)
-            log_q = _along_the_path(site["fn"], site["value"], site["unscaled_log_prob"], "iwae-dreg", "iwae")
+            log_q = along_the_path(site["fn"], site["value"], site["unscaled_log_prob"], "iwae-dreg", "iwae")
             log_q = _summed(scale_and_mask(log_q, site["scale"], site["mask"]), dims)
             log_weights.append((log_p - log_q).detach())
             surrogates.append(log_p - log_q)
@@ -163,9 +163,7 @@ def is_delta(q: Any) -> bool:
     return isinstance(q, Delta)
 
 
-def _along_the_path(
-    q: Any, z: Tensor, log_q: Tensor, objective: str = "path-gradient", instead: str = "elbo"
-) -> Tensor:
+def along_the_path(q: Any, z: Tensor, log_q: Tensor, objective: str = "path-gradient", instead: str = "elbo") -> Tensor:
     """log q(z), whose only derivative is that through z; else the error of `objective` says what to take `instead`."""
     if _support_moves(q):
         kind = type(getattr(q, "base_dist", q)).__name__

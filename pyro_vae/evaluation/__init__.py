@@ -49,6 +49,7 @@ from pyro_vae.evaluation.importance import (
     pareto_smooth,
 )
 from pyro_vae.evaluation.inference_data import to_inference_data
+from pyro_vae.evaluation.inference_gap import InferenceGap, inference_gap
 from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
 from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
@@ -71,6 +72,7 @@ __all__ = [
     "FrechetAtInfinity",
     "Gap",
     "InceptionScore",
+    "InferenceGap",
     "KernelDistance",
     "Metrics",
     "ModuleExtractor",
@@ -104,6 +106,7 @@ __all__ = [
     "frechet_se",
     "in_domain_classifier",
     "inception_score",
+    "inference_gap",
     "jackknife_se",
     "kernel_distance_from_features",
     "kl_per_dimension",

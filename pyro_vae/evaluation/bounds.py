@@ -164,7 +164,7 @@ def bounds(
     if "kl_per_sample" in columns:
         columns["elbo_nats"] = -(columns["reconstruction_nats"] + columns["kl_per_sample"])
     mean = {name: column.mean().item() for name, column in columns.items()}
-    error = {name: _standard_error(column) for name, column in columns.items()}
+    error = {name: standard_error(column) for name, column in columns.items()}
     return Bounds(
         n=len(images),
         samples=samples,
@@ -218,6 +218,6 @@ def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
     return (x - reconstruction).square().flatten(-3).mean(-1)
 
 
-def _standard_error(column: Tensor) -> float | None:
+def standard_error(column: Tensor) -> float | None:
     """Of the mean; None for a single image, whose spread is unknown."""
     return column.std().item() / len(column) ** 0.5 if len(column) > 1 else None

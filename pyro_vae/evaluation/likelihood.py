@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -295,12 +296,14 @@ class WeightedDraws(NamedTuple):
     resolution_nats: Tensor
 
 
-def weighted_draws(model: VAE, x: Tensor, k: int, decoded_at_once: int) -> WeightedDraws:
+def weighted_draws(
+    model: VAE, x: Tensor, k: int, decoded_at_once: int, q: TorchDistribution | None = None
+) -> WeightedDraws:
     """k draws from q(z|x) of each image, and log p(x|z) + log p(z) - log q(z|x), on the CPU.
 
-    At most `decoded_at_once` codes are decoded together.
+    At most `decoded_at_once` codes are decoded together. By default q is what the encoder says.
     """
-    q, p = model.encode(x), model.prior()
+    q, p = model.encode(x) if q is None else q, model.prior()
     chunk = max(1, decoded_at_once // len(x))
     codes, rows, largest = [], [], torch.zeros(len(x), dtype=torch.float64)
     for start in range(0, k, chunk):
