@@ -50,6 +50,8 @@ def few(digits):
         {"posterior": "planar", "flow_layers": 1, "likelihood": "continuous-bernoulli", "binarization": "none"},
         {"posterior": "conditional-planar", "flow_layers": 1, "likelihood": "gaussian", "binarization": "none"},
         {"likelihood": "gaussian-learned", "binarization": "none", "objective": "mean-field"},
+        {"likelihood": "discretized-logistic", "components": 2, "binarization": "none"},
+        {"likelihood": "discretized-gaussian", "binarization": "none"},
         {"objective": "iwae", "particles": 3},
         {"particles": 2, "binarization": "static"},
         {"binarization": "dynamic", "beta": 2.0, "beta_warmup": 2, "validation_fraction": 0.3},

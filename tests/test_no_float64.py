@@ -119,7 +119,9 @@ def test_float64_on_the_device_is_seen(refused, make):
         ("capture", {"beta": 2.0, "beta_warmup": 1, "binarization": "dynamic"}),
         ("off", {"beta": 2.0, "beta_warmup": 1, "posterior": "planar", "likelihood": "gaussian-learned"}),
         ("off", {"posterior": "conditional-planar", "model": "vae-prior-at-start"}),
-        ("off", {"prior": "uniform", "posterior": "uniform", "likelihood": "continuous-bernoulli"}),
+        ("off", {"prior": "uniform", "posterior": "uniform", "likelihood": "continuous-bernoulli", "dequantize": True}),
+        ("off", {"likelihood": "discretized-logistic", "components": 2}),
+        ("off", {"likelihood": "discretized-gaussian"}),
         ("off", {"objective": "iwae", "particles": 3, "network": "conv", "channels": (4,)}),
         ("off", {"objective": "mean-field", "prior": "laplace", "posterior": "laplace"}),
         ("off", {"model": "autoencoder"}),
@@ -129,13 +131,14 @@ def test_float64_on_the_device_is_seen(refused, make):
 @pytest.mark.filterwarnings("ignore:grey pixels")
 def test_in_a_training_and_its_evaluation(tiny, refused, compile, fields):
     model = build(Spec(latent_dim=2, hidden=(16,), **fields))
-    names = ("objective", "particles", "beta", "beta_warmup", "binarization")
+    names = ("objective", "particles", "beta", "beta_warmup", "binarization", "dequantize")
     options = {name: getattr(model.spec, name) for name in names}
     extractor = ModuleExtractor(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), "random", 5)
     groups = ["bounds", "codes"] if fields.get("model") == "autoencoder" else ["bounds", "codes", "evidence", "samples"]
     with refused():
         fit(model, tiny, epochs=2, batch_size=5, validation=tiny, compile=compile, **options, **QUIET)
-        found = evaluate(model, tiny, metrics=groups, k=30, extractor=extractor, train=tiny, device="cpu")
+        noised = {"dequantize": model.spec.dequantize, "device": "cpu"}
+        found = evaluate(model, tiny, metrics=groups, k=30, extractor=extractor, train=tiny, **noised)
     assert found.mse_per_pixel > 0
 
 
