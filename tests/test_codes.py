@@ -56,9 +56,46 @@ def test_identical_codes_carry_no_information():
     assert found.marginal_kl_nats == pytest.approx(1.0, abs=1e-6)
 
 
-def test_codes_far_apart_carry_log_n():
+def test_codes_far_apart_carry_at_least_log_n():
     found = aggregate_posterior(normal(torch.arange(50.0)[:, None] * 100), normal(torch.zeros(1)))
     assert found.mutual_information_nats == pytest.approx(math.log(50), rel=1e-6)
+    assert found.saturated
+    assert found.marginal_kl_nats is None
+
+
+def channel(d, s, n, seed=1):
+    """q(z|x) = N(mu, s^2 I), mu ~ N(0, (1 - s^2) I): the aggregate is the prior, and the information -d log s."""
+    generator = torch.Generator().manual_seed(seed)
+    means = (1 - s**2) ** 0.5 * torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return aggregate_posterior(normal(means, s), normal(torch.zeros(d, dtype=torch.float64)), samples=2)
+
+
+def test_an_aggregate_that_is_the_prior_is_not_said_to_be_far_from_it():
+    """The average KL is 28.5 nats, all of it information, of which 1,000 images show log 1,000."""
+    found = channel(20, 0.24, 1000)
+    assert found.average_kl_nats == pytest.approx(28.5, abs=0.5)
+    assert found.mutual_information_nats == pytest.approx(math.log(1000), abs=1e-3)
+    assert found.mutual_information_upper_nats > -20 * math.log(0.24)
+    assert found.saturated
+    assert found.marginal_kl_nats is None
+
+
+@pytest.mark.parametrize(("d", "s"), [(2, 0.4), (5, 0.5), (10, 0.7), (20, 0.9)])
+def test_the_information_lies_between_its_bounds(d, s):
+    found = channel(d, s, 1000)
+    assert not found.saturated
+    sampling = 0.15  # of the average KL of 1,000 images
+    assert found.mutual_information_nats - sampling < -d * math.log(s) < found.mutual_information_upper_nats + sampling
+    assert found.marginal_kl_nats == pytest.approx(0, abs=0.2)
+
+
+def test_a_large_kl_without_information_is_not_saturated():
+    """The average KL is far above log n, and all of it is between aggregate and prior."""
+    found = aggregate_posterior(normal(torch.full((20, 4), 5.0)), normal(torch.zeros(4)))
+    assert found.average_kl_nats == pytest.approx(50)
+    assert not found.saturated
+    assert found.marginal_kl_nats == pytest.approx(50)
+    assert found.mutual_information_upper_nats == pytest.approx(0, abs=1e-9)
 
 
 def test_the_decomposition_adds_up_to_the_exact_average_kl():
@@ -102,6 +139,7 @@ def test_probes_read_what_is_there_and_nothing_else():
             lambda: aggregate_posterior(normal(torch.zeros(2)), normal(torch.zeros(2))),
             "q: given .batch shape",
         ),
+        (lambda: aggregate_posterior(normal(torch.zeros(1, 2)), normal(torch.zeros(2))), "q: given .*at least 2"),
         (
             lambda: probe_accuracy(torch.zeros(20, 2), torch.zeros(3), torch.zeros(2, 2), torch.zeros(2)),
             "labels: given",
