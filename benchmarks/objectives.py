@@ -210,11 +210,12 @@ def _of_noise(found: list[dict], epoch: str, of: str) -> list[str]:
 
 
 def _cell(values: list[float], paired: bool = False) -> str:
-    """Mean ± standard deviation over seeds; of paired differences, ± the standard error of the mean."""
+    """Mean and standard deviation over seeds; of paired differences, mean ± its standard error."""
     mean = f"{statistics.mean(values):{'+.2f' if paired else '.2f'}}"
     if len(values) < 2:
         return mean
-    return f"{mean} ± {statistics.stdev(values) / (len(values) ** 0.5 if paired else 1):.2f}"
+    deviation = statistics.stdev(values)
+    return f"{mean} ± {deviation / len(values) ** 0.5:.2f}" if paired else f"{mean} (sd {deviation:.2f})"
 
 
 if __name__ == "__main__":

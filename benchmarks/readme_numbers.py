@@ -81,7 +81,8 @@ def table(results: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     scores = [
-        "| run | active units | Frechet distance (real) | classifier score (real) | precision, recall |",
+        "| run | active units | Frechet distance (real) "
+        "| classifier score (sd over splits; real) | precision, recall |",
         "|---|---|---|---|---|",
     ]
     errors = [name for name in _OF_THE_ERROR if all(name in one["metrics"] for one in results.values())]
@@ -98,11 +99,11 @@ def table(results: dict) -> str:
             f"| {result['squared_error_loss']:.2f} ({result['squared_error_loss_sampled']:.2f}) "
             f"| {m['elbo_nats']:.2f} ± {m['elbo_se']:.2f} |"
         )
-        real, score = m["real_scores"], f"{m['inception_score_mean']:.2f} ± {m['inception_score_std']:.2f}"
+        real, score = m["real_scores"], f"{m['inception_score_mean']:.2f} (sd {m['inception_score_std']:.2f}"
         scores.append(
             f"| {name} | {m['active_units']} "
             f"| {m['frechet']:.1f} ({real['frechet']:.1f}) "
-            f"| {score} ({real['inception_score_mean']:.2f}) "
+            f"| {score}; {real['inception_score_mean']:.2f}) "
             f"| {m['precision']:.2f}, {m['recall']:.2f} |"
         )
         bands = ", ".join(f"{share:.1%}" for share in m["pareto_k"].values())

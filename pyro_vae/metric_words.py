@@ -17,7 +17,7 @@ class Metric:
         better: `low`, `high`, or empty where neither is.
         alike: the fields of `Spec` that two models must share for this number to tell which is better.
         digits: after the point.
-        error: the metric that holds its standard error or deviation.
+        error: the metric that holds its standard error, which stands after ±.
         comparable: whether a published number is of the same quantity. Scores by another network's features are not.
     """
 
@@ -53,7 +53,9 @@ METRICS = {
         "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
     ),
     "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
-    "active_units": Metric("active units", "latent dimensions that tell images apart", digits=0),
+    "active_units": Metric(
+        "active units", "latent dimensions that tell images apart", digits=0, error="active_units_se"
+    ),
     "nll_nats": Metric(
         "NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", "low", _DENSITY, error="nll_se"
     ),
@@ -97,25 +99,32 @@ METRICS = {
         "of samples to real images; lower is better",
         "low",
         digits=4,
-        error="kernel_distance_std",
+        error="kernel_distance_se",
         comparable=False,
     ),
     "inception_score_mean": Metric(
         "classifier score",
-        "of samples, ± deviation over splits; higher is better",
+        "of samples; higher is better",
         "high",
         digits=3,
-        error="inception_score_std",
+        error="inception_score_se",
         comparable=False,
     ),
     "inception_score_std": Metric(
-        "classifier score, sd", "standard deviation over splits of the samples", digits=3, comparable=False
+        "classifier score, sd over splits",
+        "standard deviation over the splits of the samples",
+        digits=3,
+        comparable=False,
     ),
-    "confidence": Metric("confidence", "mean top-class probability over that of real images", digits=3),
-    "precision": Metric("precision", "share of samples among real images", "high", digits=3),
-    "recall": Metric("recall", "share of real images among samples", "high", digits=3),
-    "density": Metric("density", "real neighbourhoods a sample lies in", "high", digits=3),
-    "coverage": Metric("coverage", "share of real images with a sample near them", "high", digits=3),
+    "confidence": Metric(
+        "confidence", "mean top-class probability over that of real images", digits=3, error="confidence_se"
+    ),
+    "precision": Metric("precision", "share of samples among real images", "high", digits=3, error="precision_se"),
+    "recall": Metric("recall", "share of real images among samples", "high", digits=3, error="recall_se"),
+    "density": Metric("density", "real neighbourhoods a sample lies in", "high", digits=3, error="density_se"),
+    "coverage": Metric(
+        "coverage", "share of real images with a sample near them", "high", digits=3, error="coverage_se"
+    ),
 }
 
 OF_DRAWN_PIXELS = ("elbo_nats", "nll_nats")  # log-likelihoods, which papers print of one binarization or another

@@ -161,7 +161,7 @@ def _claim(claim: Any) -> dict[str, str]:
     known = METRICS.get(claim.get("metric", ""), Metric(str(claim.get("metric", "")), ""))
     sds = claim.get("sds") or [None] * len(claim.get("means") or [])
     parts = [
-        f"{name} {_number(mean, known.digits)}" + (f" ± {_number(sd, known.digits)}" if _is_number(sd) else "")
+        f"{name} {_number(mean, known.digits)}" + (f" (sd {_number(sd, known.digits)})" if _is_number(sd) else "")
         for name, mean, sd in zip(claim.get("rising") or [], claim.get("means") or [], sds, strict=False)
     ]
     evidence = f"{known.label}: {', '.join(parts)}"

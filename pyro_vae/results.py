@@ -70,7 +70,7 @@ def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One line a model: mean ± standard deviation (published)."""
+    """One line per model: mean (sd over seeds) (published)."""
     shown = [name for name in columns if any(name in one or f"{name}_published" in one for one in table)]
     lines = [["model", *shown], ["---", *["---:"] * len(shown)]]
     lines += [[one["model"], *(_cell(one, name) for name in shown)] for one in table]
@@ -82,7 +82,7 @@ def _cell(values: Mapping[str, Any], name: str) -> str:
         return ""
     text = f"{values[name]:.4g}" if name in values else "-"
     if f"{name}_sd" in values:
-        text += f" ± {values[f'{name}_sd']:.2g}"
+        text += f" (sd {values[f'{name}_sd']:.2g})"
     return text + (f" ({values[f'{name}_published']:.4g})" if f"{name}_published" in values else "")
 
 

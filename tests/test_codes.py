@@ -149,3 +149,17 @@ def test_probes_read_what_is_there_and_nothing_else():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_the_standard_error_of_active_units_is_their_spread_over_images():
+    """Ten dimensions have the threshold as their variance: about half are counted. The others are far from it."""
+    scales = torch.cat([torch.full((10,), 0.1), torch.full((5,), 1.0), torch.full((5,), 1e-3)])
+
+    def found(seed, n=200):
+        return active_units(torch.randn(n, 20, generator=torch.Generator().manual_seed(seed)) * scales)
+
+    many = [found(seed) for seed in range(100)]
+    spread = torch.tensor([float(one.count) for one in many]).std().item()
+    stated = torch.tensor([one.count_se for one in many[:30]]).mean().item()
+    assert spread / 1.5 < stated < 1.5 * spread
+    assert active_units(torch.randn(200, 3)).count_se == 0  # far from the threshold

@@ -9,6 +9,8 @@ from pyro_vae.checks import InputError
 from pyro_vae.evaluation import (
     Features,
     Moments,
+    confidence,
+    confidence_se,
     frechet,
     frechet_at_infinity,
     frechet_distance,
@@ -279,6 +281,33 @@ def test_the_standard_error_of_a_frechet_distance_is_its_spread_over_samples(shi
     values = torch.tensor([frechet._distance(*pair) for pair in pairs])
     stated = torch.tensor([frechet_se(*pair) for pair in pairs]).mean().item()
     assert values.std().item() / 1.5 < stated < 1.5 * values.std().item()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize("n", [200, 1500])
+def test_the_standard_error_of_a_kernel_distance_is_its_spread_over_samples(shift, n):
+    """Not the deviation over subsets, which is several times that of their mean."""
+    options = {"subsets": 20, "subset_size": 300}
+    found = [
+        kernel_distance_from_features(normal(n, 6, i), normal(n, 6, 100 + i) + shift, **options) for i in range(40)
+    ]
+    spread = torch.tensor([one.mean for one in found]).std().item()
+    stated = torch.tensor([one.se for one in found]).square().mean().sqrt().item()
+    assert spread / 1.5 < stated < 1.5 * spread
+
+
+def test_the_standard_errors_of_scores_of_logits_are_their_spread_over_samples():
+    def logits(seed, scale):
+        return normal(500, 10, seed) * scale
+
+    for statistic, error in (
+        (lambda a, b: inception_score(a).mean, lambda a, b: inception_score(a).se),
+        (confidence, confidence_se),
+    ):
+        pairs = [(logits(i, 2.0), logits(100 + i, 3.0)) for i in range(60)]
+        spread = torch.tensor([statistic(*pair) for pair in pairs]).std().item()
+        stated = torch.tensor([error(*pair) for pair in pairs]).mean().item()
+        assert spread / 1.3 < stated < 1.3 * spread
 
 
 def test_jackknife_of_a_mean_and_of_two_samples():

@@ -166,7 +166,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     seeds = [{"elbo_nats": value} for value in (-100.0, -101.0, -105.0)]
     folder = write_study(tmp_path / "study", [("one", SMALL, seeds, {"published": {"elbo_nats": -100.0}})])
     page = Page(report(folder))
-    assert page.row("one")["ELBO"] == "−102.00 ± 2.65published −100.00difference −2.00"
+    assert page.row("one")["ELBO"] == "−102.00 (sd 2.65)published −100.00difference −2.00"
     assert "over seeds" in page.all("caption")[0]["text"]
     assert "0, 1, 2" in [one["text"] for one in page.all("td")]
 
@@ -178,7 +178,7 @@ def test_results_csv_is_what_is_shown_where_there_is_one(tmp_path):
         "two,3,138.25,0.5,143,-4.75\nten,3,nan,,,\n"
     )
     page = Page(report(folder))
-    assert page.row("two")["loss"] == "138.25 ± 0.50published 143.00difference −4.75"
+    assert page.row("two")["loss"] == "138.25 (sd 0.50)published 143.00difference −4.75"
     assert page.row("ten")["loss"] == "–"
     assert "results.csv" in [one["text"] for one in page.all("code")]
     assert not [one for one in page.all("a") if not one["href"].startswith("#")]
@@ -333,7 +333,7 @@ def test_claims_with_their_numbers(tmp_path):
     claim |= {"sds": [0.5, None], "holds": True, "seeds": 3, "seeds_holding": 2}
     page = Page(report(write_study(tmp_path / "study", MODELS, claims=[claim])))
     cells = [one["text"] for one in page.all("td")]
-    assert {"More is more", "holds", "KL: two 6.00 ± 0.50, ten 20.00; so in 2 of 3 seeds"} <= set(cells)
+    assert {"More is more", "holds", "KL: two 6.00 (sd 0.50), ten 20.00; so in 2 of 3 seeds"} <= set(cells)
 
 
 def test_a_run(tmp_path):

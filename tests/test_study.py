@@ -134,7 +134,7 @@ def test_seeds_give_means_and_deviations(tmp_path):
     found = dict(zip(header, row, strict=True))
     assert float(found["kl_per_sample"]) == pytest.approx(sum(values) / 2)
     assert float(found["kl_per_sample_sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert "±" in (tmp_path / "study" / "results.md").read_text()
+    assert "(sd " in (tmp_path / "study" / "results.md").read_text()
 
 
 def test_seeds_and_commands_of_before_stay_in_the_table(tmp_path):

@@ -69,8 +69,8 @@ class Table(OfAStudy):
             if model not in skipped
         ]
         seeds = (
-            "; ± is the standard deviation over seeds"
-            if any("±" in cell[0] for row in body for cell in row)
+            "; sd is the standard deviation over seeds"
+            if any("(sd " in cell[0] for row in body for cell in row)
             else ""
         )
         published = any(len(cell) > 1 for row in body for cell in row)
@@ -179,7 +179,7 @@ class Measured(SphinxRole):
         known = METRICS.get(metric.removesuffix("_published"), Metric(metric, ""))
         text = _number(row[metric], known.digits)
         if f"{metric}_sd" in row:
-            text += f" ± {_number(row[f'{metric}_sd'], known.digits)}"
+            text += f" (sd {_number(row[f'{metric}_sd'], known.digits)})"
         return [nodes.Text(text)], []
 
 
@@ -190,7 +190,8 @@ def _evidence(claim):
     if len(known) == 1:
         known *= len(claim["rising"])
     values = [
-        _number(mean, one.digits) + (f" ± {_number(sd, one.digits)}" if sd is not None else "")
+        _number(mean, one.digits)
+        + (f" (sd {_number(sd, one.digits)})" if sd is not None else "")
         for one, mean, sd in zip(known, claim["means"], claim["sds"], strict=True)
     ]
     names = claim["rising"] if len(metrics) == 1 else [one.label for one in known]
@@ -205,7 +206,7 @@ def _cell(row, name, digits):
     """Lines of a cell: ours, the document's, the difference."""
     lines = [_number(row[name], digits) if name in row else "\N{EN DASH}"]
     if f"{name}_sd" in row:
-        lines[0] += f" ± {_number(row[f'{name}_sd'], digits)}"
+        lines[0] += f" (sd {_number(row[f'{name}_sd'], digits)})"
     if f"{name}_published" in row:
         lines.append(f"document {_number(row[f'{name}_published'], digits)}")
     if f"{name}_difference" in row:

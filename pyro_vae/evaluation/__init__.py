@@ -37,6 +37,7 @@ from pyro_vae.evaluation.generation import (
     InceptionScore,
     KernelDistance,
     confidence,
+    confidence_se,
     inception_score,
     kernel_distance_from_features,
 )
@@ -52,7 +53,7 @@ from pyro_vae.evaluation.inference_data import to_inference_data
 from pyro_vae.evaluation.inference_gap import InferenceGap, inference_gap
 from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
-from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features
+from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
 from pyro_vae.evaluation.nll import AnnealedCheck, NLLAtK, NLLOfSome
 from pyro_vae.evaluation.resampling import jackknife_se
 
@@ -91,6 +92,7 @@ __all__ = [
     "bounds",
     "compare",
     "confidence",
+    "confidence_se",
     "dci_from_importance",
     "disentanglement_completeness_informativeness",
     "divergences",
@@ -117,6 +119,7 @@ __all__ = [
     "mse_per_pixel",
     "mutual_information_gap",
     "neighbourhoods_from_features",
+    "neighbourhoods_se",
     "pareto_smooth",
     "probe_accuracy",
     "separated_attribute_predictability",

@@ -15,9 +15,13 @@ from pyro_vae.evaluation.generation import check_features
 
 @dataclass(frozen=True, eq=False)
 class ActiveUnits:
-    """`count` of latent dimensions whose `variances` `(d,)` exceed `threshold`."""
+    """`count` of latent dimensions whose `variances` `(d,)` exceed `threshold`; `count_se` is the error over images.
+
+    The standard error is the deviation of the count over 100 bootstrap resamples of the images.
+    """
 
     count: int
+    count_se: float
     variances: Tensor
     threshold: float
 
@@ -42,7 +46,19 @@ def active_units(means: Tensor, threshold: float = 0.01, others: Tensor | None =
     if b.shape != a.shape:
         raise checks.fail("others", f"shape {tuple(b.shape)}", f"that of means, {tuple(a.shape)}")
     variances = ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
-    return ActiveUnits(int((variances > threshold).sum()), variances, threshold)
+    return ActiveUnits(int((variances > threshold).sum()), _count_se(a, b, threshold), variances, threshold)
+
+
+def _count_se(a: Tensor, b: Tensor, threshold: float, resamples: int = 100) -> float:
+    """The deviation over bootstrap resamples, each by the weights of the images: how often they are drawn."""
+    generator = torch.Generator().manual_seed(0)
+    products, counts = a * b, []
+    for _ in range(resamples):
+        drawn = torch.randint(len(a), (len(a),), generator=generator)
+        weights = torch.bincount(drawn, minlength=len(a)).double() / len(a)
+        covariances = weights @ products - (weights @ a) * (weights @ b)
+        counts.append((covariances > threshold).sum().double())
+    return torch.stack(counts).std().item()
 
 
 def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Tensor:

@@ -14,9 +14,10 @@ from pyro_vae import checks
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """`mean` and `std` (over splits, ddof = 0), and `overall`, from all images as one split."""
+    """`mean` and its standard error `se`, `std` over splits (ddof = 0), and `overall`, from all images as one split."""
 
     mean: float
+    se: float
     std: float
     overall: float
     splits: int
@@ -30,7 +31,8 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Inceptio
 
     The images are shuffled first (sorted ones would make each split one class), then cut into `splits` parts. It is the
     Inception Score only where the logits are those of the 2015-12-05 Inception network; with another classifier it is a
-    classifier score.
+    classifier score. The standard error over images is that of the mean divergence, by the delta method: score x
+    sd(KL) / sqrt(n). What a change of p(y) adds is of second order.
 
     Source: Salimans et al., "Improved techniques for training GANs", 2016, https://arxiv.org/abs/1606.03498; Barratt
     and Sharma, "A note on the inception score", 2018, https://arxiv.org/abs/1801.01973
@@ -46,15 +48,21 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Inceptio
     log_p = x[order].log_softmax(1)
     edges = [index * len(x) // splits for index in range(splits + 1)]
     scores = torch.tensor([_score(log_p[start:stop]) for start, stop in itertools.pairwise(edges)], dtype=torch.float64)
-    return InceptionScore(scores.mean().item(), scores.std(correction=0).item(), _score(log_p), splits, len(x))
+    mean, overall = scores.mean().item(), _divergences(log_p).mean().exp().item()
+    se = mean * _divergences(log_p).std().item() / len(x) ** 0.5 if len(x) > 1 else float("nan")
+    return InceptionScore(mean, se, scores.std(correction=0).item(), overall, splits, len(x))
 
 
 def _score(log_p: Tensor) -> float:
+    return _divergences(log_p).mean().exp().item()
+
+
+def _divergences(log_p: Tensor) -> Tensor:
+    """KL(p(y|x) || p(y)) of each image."""
     log_marginal = log_p.logsumexp(0) - torch.tensor(len(log_p), dtype=log_p.dtype).log()
     p = log_p.exp()
     # 0 log 0 = 0, also where the marginal is 0.
-    kl = torch.where(p > 0, p * (log_p - log_marginal), 0.0).sum(1)
-    return kl.mean().exp().item()
+    return torch.where(p > 0, p * (log_p - log_marginal), 0.0).sum(1)
 
 
 def confidence(generated_logits: Tensor, real_logits: Tensor) -> float:
@@ -63,18 +71,28 @@ def confidence(generated_logits: Tensor, real_logits: Tensor) -> float:
     >>> round(confidence(torch.zeros(3, 2), torch.tensor([[100.0, 0.0]])), 6)  # a coin's toss against certainty
     0.5
     """
-    generated, real = (
-        check_features(name, logits, least=1).softmax(1).amax(1).mean().item()
-        for name, logits in (("generated_logits", generated_logits), ("real_logits", real_logits))
-    )
-    return generated / real
+    generated, real = _top_probabilities(generated_logits, real_logits, least=1)
+    return (generated.mean() / real.mean()).item()
+
+
+def confidence_se(generated_logits: Tensor, real_logits: Tensor) -> float:
+    """The standard error of :func:`confidence` over the images of both, by the delta method for a ratio of means."""
+    generated, real = _top_probabilities(generated_logits, real_logits, least=2)
+    relative = sum(top.var().item() / len(top) / top.mean().item() ** 2 for top in (generated, real))
+    return (generated.mean() / real.mean()).item() * relative**0.5
+
+
+def _top_probabilities(generated_logits: Tensor, real_logits: Tensor, least: int) -> list[Tensor]:
+    named = (("generated_logits", generated_logits), ("real_logits", real_logits))
+    return [check_features(name, logits, least).softmax(1).amax(1) for name, logits in named]
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """`mean` over subsets, possibly below 0, and their `std` (ddof = 0), which is not a standard error of the mean."""
+    """`mean` over subsets, possibly below 0, with its standard error `se`, and the `std` of the subsets (ddof = 0)."""
 
     mean: float
+    se: float
     std: float
     subsets: int
     subset_size: int
@@ -90,6 +108,9 @@ def kernel_distance_from_features(
 
     averaged over `subsets` pairs of subsets of m = `subset_size` images (half of them where there are fewer), drawn
     without replacement. Products, and sums of a row, are in float32 where the features are, sums of rows in float64.
+    The standard error is that of the estimate from all images, by Hoeffding's decomposition, and of the choice of
+    subsets.
+
     It is called KID only where the features come from the 2015-12-05 Inception network.
 
     Source: Binkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
@@ -112,11 +133,13 @@ def kernel_distance_from_features(
         a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
         values.append(_unbiased_mmd(a, b))
     found = torch.stack(values)
-    return KernelDistance(found.mean().item(), found.std(correction=0).item(), subsets, size)
+    se = (_variance(x, y) + (found.var().item() / subsets if subsets > 1 else 0.0)) ** 0.5
+    return KernelDistance(found.mean().item(), se, found.std(correction=0).item(), subsets, size)
 
 
 # Rows of a kernel matrix at a time: a block of 100 x 1000 float64 stays in the cache of a core.
 _ROWS = 100
+_MOST = 5000  # images of a sample, from which a standard error is estimated
 
 
 def _unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
@@ -125,6 +148,42 @@ def _unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
     x, y = (torch.cat([part / d**0.5, part.new_ones(m, 1)], 1) for part in (x, y))
     between = _sum_of_cubes(x.split(_ROWS), y)
     return (_sum_over_pairs(x) + _sum_over_pairs(y)) / (m * (m - 1)) - 2 * between / m**2
+
+
+def _variance(x: Tensor, y: Tensor) -> float:
+    """The variance of the unbiased estimate from all of x and y, by Hoeffding's decomposition.
+
+    What each image adds by itself (the variances of the projections, less the noise with which they are estimated), and
+    what pairs of images add beyond that, which is all that there is where the distributions are equal.
+    """
+    all_x, all_y = len(x), len(y)
+    x, y = x[:_MOST], y[:_MOST]
+    n, m = len(x), len(y)
+    x_rows, _, xx = _means(x, x, itself=True)
+    y_rows, _, yy = _means(y, y, itself=True)
+    x_to_y, y_to_x, xy = _means(x, y)
+    singles = 4 * ((x_rows - x_to_y).var() / all_x + (y_rows - y_to_x).var() / all_y).item()
+    noise = 4 * ((xx / n + xy / m) / all_x + (yy / m + xy / n) / all_y)
+    pairs = 2 * xx / all_x**2 + 2 * yy / all_y**2 + 4 * xy / (all_x * all_y)
+    return max(singles - noise, 0.0) + max(pairs, 0.0)
+
+
+def _means(x: Tensor, y: Tensor, itself: bool = False) -> tuple[Tensor, Tensor, float]:
+    """Means of k(x_i, y_j) of each row and of each column, and the variance that these leave; without i = j."""
+    a, b = (torch.cat([part / part.shape[1] ** 0.5, part.new_ones(len(part), 1)], 1) for part in (x, y))
+    rows, columns, squares = [], torch.zeros(len(b), dtype=torch.float64), 0.0
+    for start in range(0, len(a), _ROWS):
+        kernel = a[start : start + _ROWS] @ b.T
+        kernel *= kernel * kernel
+        if itself:
+            kernel.diagonal(start).zero_()
+        rows.append(kernel.sum(1).double())
+        columns += kernel.sum(0).double()
+        squares += torch.linalg.vecdot(kernel, kernel).double().sum().item()
+    row_means = torch.cat(rows) / (len(b) - itself)
+    column_means = columns / (len(a) - itself)
+    total = squares / (len(a) * (len(b) - itself)) - row_means.mean().item() ** 2
+    return row_means, column_means, total - (row_means.var() + column_means.var()).item()
 
 
 def _sum_over_pairs(x: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class Metrics:
 
     All are at beta = 1. For the definitions see :class:`~pyro_vae.evaluation.Bounds`,
     :class:`~pyro_vae.evaluation.Evidence`, and the functions of :mod:`pyro_vae.evaluation.generation`. `..._se` are
-    standard errors over images, `..._std` standard deviations over splits or subsets, `..._floor` and `..._real` what
-    real images score against other real ones.
+    standard errors over images, which `rows()` puts after ±; `..._std` are standard deviations over splits or subsets.
+    `real_scores` are what real images score in the samples' place.
     """
 
     mse_per_pixel: float | None = _metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", 5)
@@ -70,7 +70,8 @@ class Metrics:
     )
     elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image", error="elbo_se")
     elbo_se: float | None = None
-    active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0)
+    active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0, "active_units_se")
+    active_units_se: float | None = None
     nll_nats: float | None = _metric(
         "NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", error="nll_se"
     )
@@ -108,18 +109,29 @@ class Metrics:
     )
     frechet_infinity_se: float | None = None
     frechet_infinity_fit: dict[str, Any] | None = None
-    kernel_distance: float | None = _metric("kernel distance", "of samples to real images; lower is better", 4)
+    kernel_distance: float | None = _metric(
+        "kernel distance", "of samples to real images; lower is better", 4, "kernel_distance_se"
+    )
+    kernel_distance_se: float | None = None
     kernel_distance_std: float | None = None
     inception_score_mean: float | None = _metric(
-        "classifier score", "of samples, ± deviation over splits; higher is better", 3, "inception_score_std"
+        "classifier score", "of samples; higher is better", 3, "inception_score_se"
     )
+    inception_score_se: float | None = None
     inception_score_std: float | None = None
     inception_score_overall: float | None = None
-    confidence: float | None = _metric("confidence", "mean top-class probability over that of real images", 3)
-    precision: float | None = _metric("precision", "share of samples among real images", 3)
-    recall: float | None = _metric("recall", "share of real images among samples", 3)
-    density: float | None = _metric("density", "real neighbourhoods a sample lies in", 3)
-    coverage: float | None = _metric("coverage", "share of real images with a sample near them", 3)
+    confidence: float | None = _metric(
+        "confidence", "mean top-class probability over that of real images", 3, "confidence_se"
+    )
+    confidence_se: float | None = None
+    precision: float | None = _metric("precision", "share of samples among real images", 3, "precision_se")
+    precision_se: float | None = None
+    recall: float | None = _metric("recall", "share of real images among samples", 3, "recall_se")
+    recall_se: float | None = None
+    density: float | None = _metric("density", "real neighbourhoods a sample lies in", 3, "density_se")
+    density_se: float | None = None
+    coverage: float | None = _metric("coverage", "share of real images with a sample near them", 3, "coverage_se")
+    coverage_se: float | None = None
     real_scores: dict[str, Any] | None = None
     extractor: str | None = None
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -151,7 +163,7 @@ class Metrics:
             return label, ", ".join(f"{name} {share:.1%}" for name, share in value.items()), meaning
         text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
         if self.real_scores is not None and one.name in self.real_scores:
-            fewer = source.get("num_real", 0) != source.get("num_generated", 0)
+            fewer = "num_real" in source and source["num_real"] != source["num_generated"]
             number = f" of {source['num_real']:,} images" if fewer else ""
             text += f" (real{number} {self.real_scores[one.name]:.{digits}f})"
         if one.name in OF_DRAWN_PIXELS:
@@ -324,7 +336,11 @@ def evaluate(
     if "codes" in chosen and len(images) > 1:
         seen = binarize(images, fixed_binarization(binarization))
         units = _active_units(model, seen, batch_size, target, seed)
-        add("codes", {"active_units": units.count}, likelihood | {"threshold": units.threshold})
+        add(
+            "codes",
+            {"active_units": units.count, "active_units_se": units.count_se},
+            likelihood | {"threshold": units.threshold},
+        )
     if "evidence" in chosen:
         few = images if evidence_images is None else images.draw(evidence_images)
         estimate = evidence(

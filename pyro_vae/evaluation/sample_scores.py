@@ -13,8 +13,8 @@ from pyro_vae import __version__, checks, files
 from pyro_vae.data import Images
 from pyro_vae.evaluation.features import Extractor, Features, extract_cached, keep
 from pyro_vae.evaluation.frechet import IMAGES_PER_FEATURE, frechet_at_infinity, frechet_from_features, frechet_se
-from pyro_vae.evaluation.generation import confidence, inception_score, kernel_distance_from_features
-from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features
+from pyro_vae.evaluation.generation import confidence, confidence_se, inception_score, kernel_distance_from_features
+from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features, neighbourhoods_se
 
 _DEFINITION = 2  # of the scores; those in the cache of another one are not taken
 
@@ -69,12 +69,16 @@ def score_samples(generated: Features, real: Features, splits: int, seed: int) -
     found: dict[str, Any] = {
         "frechet": frechet_from_features(real.pool, generated.pool),
         "kernel_distance": kernel.mean,
+        "kernel_distance_se": kernel.se,
         "kernel_distance_std": kernel.std,
         "precision": near.precision,
         "recall": near.recall,
         "density": near.density,
         "coverage": near.coverage,
     }
+    if min(near.n, near.m) >= 2 * (near.k + 1):
+        errors = neighbourhoods_se(real.pool, generated.pool, seed=seed)
+        found |= {f"{name}_se": error for name, error in errors.items()}
     line = None
     if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:
         line = frechet_at_infinity(real.pool, generated.pool, seed=seed)
@@ -90,6 +94,8 @@ def score_samples(generated: Features, real: Features, splits: int, seed: int) -
         }
     if generated.logits is not None and real.logits is not None:
         score = inception_score(generated.logits, splits, seed)
-        found |= {"inception_score_mean": score.mean, "inception_score_std": score.std}
-        found |= {"inception_score_overall": score.overall, "confidence": confidence(generated.logits, real.logits)}
+        found |= {"inception_score_mean": score.mean, "inception_score_se": score.se}
+        found |= {"inception_score_std": score.std, "inception_score_overall": score.overall}
+        found["confidence"] = confidence(generated.logits, real.logits)
+        found["confidence_se"] = confidence_se(generated.logits, real.logits)
     return found
