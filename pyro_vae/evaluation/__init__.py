@@ -3,6 +3,7 @@
 from pyro_vae.evaluation.annealing import Annealed, TwoSided, annealed_log_likelihood, two_sided_log_likelihood
 from pyro_vae.evaluation.bits import bits_per_dimension
 from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
+from pyro_vae.evaluation.calibration import Calibration, Coverage, simulation_based_calibration
 from pyro_vae.evaluation.classifier import Classifier, in_domain_classifier
 from pyro_vae.evaluation.codes import (
     ActiveUnits,
@@ -64,7 +65,9 @@ __all__ = [
     "Annealed",
     "AnnealedCheck",
     "Bounds",
+    "Calibration",
     "Classifier",
+    "Coverage",
     "Difference",
     "Divergences",
     "Evidence",
@@ -123,6 +126,7 @@ __all__ = [
     "pareto_smooth",
     "probe_accuracy",
     "separated_attribute_predictability",
+    "simulation_based_calibration",
     "to_inference_data",
     "two_sided_log_likelihood",
 ]

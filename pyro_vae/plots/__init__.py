@@ -1,5 +1,6 @@
 """Arrays -> matplotlib `Figure`. Only the functions called `save_...` write files; nothing here shows one."""
 
+from pyro_vae.plots.calibration import calibration_panels
 from pyro_vae.plots.codes import Density, density_panels, latent_panels, latent_scatter, projections
 from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves
 from pyro_vae.plots.frame import COLOURS, MARKERS, save_figure
@@ -21,6 +22,7 @@ __all__ = [
     "Curve",
     "Density",
     "Panel",
+    "calibration_panels",
     "curve_panels",
     "density_panels",
     "image_grid",
