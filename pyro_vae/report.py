@@ -300,7 +300,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "notes": [],
         "table": None,
         "metrics": _metric_rows(scores),
-        "extractor": str(scores.get("extractor") or ""),
+        "extractor": _extractor(scores),
         "files": [],
         "failed": [] if status == "done" else [entry],
         "waiting": [],
@@ -324,6 +324,16 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
     """Title, caption and alternative text of a figure of a run."""
     title, alt = _RUN_FIGURES.get(stem, (stem, f"Figure {stem}"))
     return title, "", alt
+
+
+def _extractor(scores: Mapping[str, Any]) -> str:
+    """What samples are scored with, and how many images: a score depends on it, and a sample may be the larger one."""
+    provenance = scores.get("provenance")
+    source = provenance.get("frechet") if isinstance(provenance, dict) else None
+    source = source if isinstance(source, dict) else {}
+    sizes = {"samples": source.get("num_generated"), "real images in their place": source.get("num_real")}
+    shown = ", ".join(f"{number:,} {name}" for name, number in sizes.items() if _is_number(number))
+    return str(scores.get("extractor") or "") + (f" ({shown})" if shown else "")
 
 
 def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -348,6 +348,7 @@ def test_a_run(tmp_path):
         pareto_k={"ok": 0.75, "bad": 0.25},
         nll_warnings=["a <b> doubt"],
         extractor="classifier@1",
+        provenance={"frechet": {"num_generated": 1000, "num_real": 359}},
     )
     (folder / "figures").mkdir()
     for name in ("samples", "curves", "mine"):
@@ -356,6 +357,8 @@ def test_a_run(tmp_path):
     cells = [one["text"] for one in page.all("td")]
     assert {"−137.00 ± 0.25", "30.00", "1.50", "ok 75.0%, bad 25.0%"} <= set(cells)
     assert "a <b> doubt" in cells  # as text
+    scored = "scored with classifier@1 (1,000 samples, 359 real images in their place)"
+    assert any(scored in one["text"] for one in page.all("caption"))
     assert [one["text"] for one in page.all("figcaption")][3:] == ["mine. ", "Samples from the prior, decoded. "]
     commands = [one["text"] for one in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands
@@ -518,3 +521,14 @@ def test_a_folder_whose_name_is_no_utf8_has_a_page(tmp_path, write):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     write(folder, SMALL if write is write_run else MODELS)
     assert "caf?" in Page(report(folder)).source
+
+
+def test_what_stands_after_a_plus_minus_is_a_standard_error():
+    """Of the table of `evaluate` and of the report, which say the same; deviations over seeds or splits are named."""
+    for name, known in METRICS.items():
+        assert known.error == "" or known.error.endswith(("_se", "_mcse"))
+        if name in Metrics.__dataclass_fields__:
+            assert (Metrics.__dataclass_fields__[name].metadata.get("error") or "") in (known.error, "")
+    with_error = {name for name, known in METRICS.items() if known.error}
+    scores = {"frechet", "frechet_infinity", "kernel_distance", "inception_score_mean", "confidence"}
+    assert scores | {"precision", "recall", "density", "coverage", "active_units"} <= with_error
