@@ -16,8 +16,12 @@ def test_codes_are_the_posterior_means(tiny):
 
 def test_posterior_means_tend_to_the_mean_and_differ_by_seed(tiny):
     model = build(Spec(latent_dim=3))
+    with torch.no_grad():
+        model.encoder[-1].weight.mul_(10)
     found = latent.posterior_means(model, tiny, draws=2000, device="cpu")
-    torch.testing.assert_close(found, latent.codes(model, tiny, device="cpu"), atol=0.15, rtol=0)
+    expected = latent.codes(model, tiny, device="cpu")
+    torch.testing.assert_close(found, expected, atol=0.15, rtol=0)
+    assert expected.std(0).min() > 0.3  # more than the tolerance
     assert not torch.equal(found, latent.posterior_means(model, tiny, draws=2000, device="cpu", seed=1))
 
 
@@ -54,7 +58,6 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards(spacing, axis):
 
 def test_plane():
     z = torch.randn(50, 5)
-    assert latent.to_plane(z[:, :2]).codes is not None
     assert torch.equal(latent.to_plane(z[:, :2]).codes, z[:, :2])
     assert latent.to_plane(z[:, :1]).codes.shape == (50, 2)
     plane = latent.to_plane(z)

@@ -102,7 +102,8 @@ def test_the_wrapper_has_the_state(wrapper):
     expected, found = states
     assert found.keys() == expected.keys()
     for name, state in expected.items():
-        for key, value in state["state"].get(0, {}).items():
+        assert state["state"], "a state to compare"
+        for key, value in state["state"][0].items():
             torch.testing.assert_close(found[name]["state"][0][key], value, rtol=1e-5, atol=1e-6)
         assert found[name]["param_groups"][0]["lr"] == state["param_groups"][0]["lr"]
 

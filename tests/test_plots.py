@@ -65,6 +65,11 @@ def test_scatter_has_a_colour_and_a_marker_for_each_class(tiny):
     plane = latent.Plane(torch.randn(12, 2), ("$z_1$", "$z_2$"))
     figure = plots.latent_scatter(plane, tiny.labels, tiny.class_names)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["even", "odd"]
+    even, odd = figure.axes[0].collections
+    np.testing.assert_allclose(even.get_offsets(), plane.codes[::2])
+    np.testing.assert_allclose(odd.get_offsets(), plane.codes[1::2])
+    assert even.get_facecolors().tolist() != odd.get_facecolors().tolist()
+    assert len(even.get_paths()[0].vertices) != len(odd.get_paths()[0].vertices)  # a circle and a square
     assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == 10
 
 

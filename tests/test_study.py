@@ -168,7 +168,9 @@ def test_beta_0_has_no_kl_and_still_a_row(tmp_path):
     long = replace(SPEC, beta=0.0, epochs=1)
     stored = run_study(study(Entry("beta0", long)), tmp_path / "study", **QUIET)
     assert stored["entries"][0]["status"] == "done"
-    assert "loss_nats" in table(tmp_path / "study").decode()
+    found = json.loads((tmp_path / "study" / "runs" / "beta0" / "seed-0" / "metrics.json").read_text())
+    header, row = [line.split(",") for line in table(tmp_path / "study").decode().splitlines()]
+    assert float(dict(zip(header, row, strict=True))["loss_nats"]) == pytest.approx(found["reconstruction_nats"])
 
 
 def test_longer_training_goes_on(tmp_path):
