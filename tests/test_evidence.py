@@ -398,6 +398,7 @@ def inference_data():
 def test_inference_data_has_named_dimensions(inference_data):
     assert dict(inference_data.posterior.z.sizes) == {"chain": 1, "draw": 300, "image": 4, "latent": 2}
     assert dict(inference_data.log_likelihood.log_p_x.sizes) == {"chain": 1, "draw": 300, "image": 4}
+    assert dict(inference_data.sample_stats.log_p_x_given_z.sizes) == {"chain": 1, "draw": 300, "image": 4}
     assert inference_data.posterior_predictive.x.dims == ("chain", "draw", "image", "channel", "row", "column")
     assert dict(inference_data.observed_data.x.sizes) == {"image": 4, "channel": 1, "row": 2, "column": 2}
     assert inference_data.constant_data.pareto_k.dims == ("image",)
@@ -411,6 +412,28 @@ def test_resampled_draws_follow_the_exact_posterior(inference_data):
     error = exact.stddev / 300**0.5
     assert bool(((z.mean(0) - exact.mean).abs() < 5 * error).all())
     torch.testing.assert_close(z.std(0), exact.stddev, rtol=0.25, atol=0)
+
+
+def test_leaving_one_out_by_arviz_gives_log_p_x(inference_data):
+    """An image's z is its own, so what predicts it without itself is p(x)."""
+    _, truth = linear_gaussian()
+    x = random_images(4).as_float()
+    expected = truth.log_prob(x.flatten(1)).double()
+    exact, errors = expected.sum().item(), inference_data.constant_data.log_evidence_mcse.values
+    tolerance = 4 * float((errors**2).sum()) ** 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz as az
+
+        found = az.loo(inference_data, pointwise=True)
+        assert found.elpd_loo == pytest.approx(exact, abs=tolerance)
+        assert found.p_loo == pytest.approx(0, abs=1e-6)
+        assert az.waic(inference_data).elpd_waic == pytest.approx(exact, abs=tolerance)
+    assert (abs(found.loo_i.values - expected.numpy()) < 4 * errors).all()
+    assert (errors < 0.1).all()
+    # What a reader might have taken for it: the densities given an image's own z are far higher.
+    given_z = inference_data.sample_stats.log_p_x_given_z.values
+    assert given_z.mean() * 4 > exact + 5
 
 
 def test_arviz_takes_it(inference_data):

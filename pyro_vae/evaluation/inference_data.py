@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.dequantization import dequantized_once
-from pyro_vae.evaluation.importance import log_mean_weight, smooth_log_weights
+from pyro_vae.evaluation.importance import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
 from pyro_vae.evaluation.likelihood import weighted_draws
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import own_generators
@@ -49,11 +49,17 @@ def to_inference_data(
 
     - `posterior`: `z` `(chain, draw, image, latent)`, drawn from q(z|x) and resampled by the Pareto-smoothed weights,
       so that it follows the exact posterior p(z|x) as far as Pareto k allows.
-    - `log_likelihood`: `log_p_x` `(chain, draw, image)`, log p(x|z) of the whole image, nats.
+    - `log_likelihood`: `log_p_x` `(chain, draw, image)`, the marginal log p(x) of each image by importance sampling,
+      nats, the same for every draw. z is of one image alone, and the decoder is fixed, so nothing else predicts an
+      image: `az.loo`, `az.waic` and `az.compare` then give the sum of log p(x). (`az.loo` warns of an infinite k, as
+      equal weights have no tail; what tells here is `constant_data.pareto_k`.)
+    - `sample_stats`: `log_p_x_given_z` `(chain, draw, image)`, log p(x|z) of the image given its own draw. It has seen
+      the image through z, so it is no predictive density: `az.loo` of it is far too high.
     - `posterior_predictive`: `x` `(chain, draw, image, channel, row, column)`, drawn from p(x|z): draws x images x
       pixels numbers, so take few images.
     - `observed_data`: `x`, as the likelihood saw it.
-    - `constant_data`: `label`, `pareto_k` (-inf where the guide is exact) and `log_evidence` of each image.
+    - `constant_data`: `label`, `pareto_k` (-inf where the guide is exact) and `log_evidence`, again log p(x), with its
+      Monte Carlo standard error `log_evidence_mcse`, of each image.
 
     The draws are independent, not a Markov chain: R-hat and a chain's effective sample size say nothing here. Trust
     Pareto k: `az.plot_khat(data.constant_data.pareto_k)`.
@@ -91,7 +97,7 @@ def to_inference_data(
     with own_generators(target, seed), evaluating(model):
         for x in seen.to(target, dtype_of(model)).split(1):
             parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
-    z, log_likelihood, predicted, pareto_k, log_evidence = (
+    z, log_p_x_given_z, predicted, pareto_k, log_evidence, mcse = (
         torch.cat(column, dim=-1) for column in zip(*parts, strict=True)
     )
     z, predicted = z.movedim(-1, 1), predicted.movedim(-1, 1)
@@ -103,30 +109,36 @@ def to_inference_data(
     coords |= {name: np.arange(size) for name, size in zip(pixel, images.shape, strict=True)}
     return arviz.from_dict(
         posterior={"z": z.numpy()[None]},
-        log_likelihood={"log_p_x": log_likelihood.numpy()[None]},
+        log_likelihood={"log_p_x": log_evidence.expand(draws, -1).numpy()[None]},
+        sample_stats={"log_p_x_given_z": log_p_x_given_z.numpy()[None]},
         posterior_predictive={"x": predicted.numpy()[None]},
         observed_data={"x": seen.cpu().numpy()},
-        constant_data=labels | {"pareto_k": pareto_k.numpy(), "log_evidence": log_evidence.numpy()},
+        constant_data=labels
+        | {"pareto_k": pareto_k.numpy(), "log_evidence": log_evidence.numpy(), "log_evidence_mcse": mcse.numpy()},
         coords=coords,
         dims={
             "z": ["image", "latent"],
             "x": image + pixel,
             "log_p_x": image,
+            "log_p_x_given_z": image,
             "label": image,
             "pareto_k": image,
             "log_evidence": image,
+            "log_evidence_mcse": image,
         },
         save_warmup=False,
     )
 
 
 def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
-    """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, k and log p(x) `(1,)`."""
+    """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, and k, log p(x) and its
+    Monte Carlo standard error, `(1,)` each.
+    """
     z, log_weights, resolution = weighted_draws(model, x, k, decoded_at_once)
     smoothed, pareto_k, _, _ = smooth_log_weights(log_weights, resolution)
     chosen = z[smoothed[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
     p_x = [model.decode(part) for part in chosen.split(decoded_at_once)]
-    log_likelihood = torch.cat([p.log_prob(x).cpu() for p in p_x])
+    log_p_x_given_z = torch.cat([p.log_prob(x).cpu() for p in p_x])
     predicted = torch.cat([p.sample().cpu() for p in p_x])
-    log_evidence = log_mean_weight(log_weights)
-    return chosen.cpu()[..., None], log_likelihood[:, None], predicted[..., None], pareto_k, log_evidence
+    log_evidence, mcse = log_mean_weight(log_weights), log_mean_weight_mcse(log_weights)
+    return chosen.cpu()[..., None], log_p_x_given_z[:, None], predicted[..., None], pareto_k, log_evidence, mcse
