@@ -2,7 +2,7 @@
 
 Into `docs/results/NAME/` go the tables, the figures, and of each run its settings, numbers, losses and surroundings;
 no weights, no checkpoints. A study that is not finished, and a text that names a place on this machine, are refused
-before anything is copied.
+before anything is copied. `--decide` instead of folders decides the claims of the studies that are here once more.
 """
 
 import json
@@ -60,5 +60,42 @@ def collect(folders, results=RESULTS):
         sys.exit(f"{results}: given {total:,} bytes, expected at most {MAX_BYTES:,}")
 
 
+def decide(results=RESULTS):
+    """Claims and differences of the studies that are here, once more from the numbers of their runs.
+
+    Where they were run before single images were stored, they are decided by seeds or by the standard errors of
+    `metrics.json`, or not at all.
+    """
+    from pyro_vae import results as tables
+    from pyro_vae import studies, study
+    from pyro_vae.spec import read_spec
+
+    for path in sorted(results.glob("*/study.json")):
+        stored, definition = (
+            json.loads(path.read_text(encoding="utf-8")),
+            studies.named(path.parent.name),
+        )
+        runs = {
+            entry["name"]: [
+                study.Run(entry["name"], read_spec(path.parent / run), path.parent / run, ())
+                for run in entry["runs"]
+            ]
+            for entry in stored["entries"]
+            if entry["runs"]
+        }
+        scores = study.scores_of(runs)
+        specs = {name: several[0].spec for name, several in runs.items()}
+        differences = tables.differences(specs, stored["columns"], scores)
+        stored["claims"] = tables.verdicts(definition.claims, scores)
+        stored["differences"] = [one.to_dict() for one in differences]
+        path.write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        page = path.with_name("results.md")
+        table = page.read_text(encoding="utf-8").split("\nDifferences")[0]
+        page.write_text(table + tables.differences_to_markdown(differences), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    collect(sys.argv[1:] or sys.exit(__doc__))
+    if sys.argv[1:] == ["--decide"]:
+        decide()
+    else:
+        collect(sys.argv[1:] or sys.exit(__doc__))

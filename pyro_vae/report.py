@@ -18,6 +18,7 @@ from typing import Any
 
 from pyro_vae import __version__, checks, files
 from pyro_vae.metric_words import METRICS, Metric
+from pyro_vae.report_claims import claim_row, difference_table, is_number, number
 from pyro_vae.report_figures import curves, figures, inside
 from pyro_vae.spec import SPEC_FIELDS, WEIGHTS, check_weights
 
@@ -82,7 +83,7 @@ def _study_page(folder: Path) -> dict[str, Any]:
     if study.get("format") != 1:
         raise checks.fail("study format", study.get("format"), "1, which this version of pyro_vae reads")
     _check(study, "study", {"entries": list})
-    for name, kind in (("columns", list), ("figures", list), ("claims", list), ("notes", list)):
+    for name, kind in (("columns", list), ("figures", list), ("claims", list), ("differences", list), ("notes", list)):
         _check(study, "study", {name: kind}, optional=True)
     for name in ("environment", "seconds"):
         _check(study, "study", {name: dict}, optional=True)
@@ -113,7 +114,10 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "files": [one for one in ("results.csv", "results.md") if (folder / one).is_file()],
         "failed": [one for one in entries if one["error"] or one["status"] == "failed"],
         "waiting": [one["name"] for one in entries if one["status"] == "pending" and not one["error"]],
-        "claims": [_claim(one) for one in study.get("claims") or []],
+        "claims": [claim_row(one) for one in study.get("claims") or [] if _check(one, "claim", {})],
+        "noise": difference_table(
+            [one for one in study.get("differences") or [] if _check(one, "difference", _OF_A_DIFFERENCE)]
+        ),
         "curves": curves(lines),
         "several_seeds": any(len(one["runs"]) > 1 for one in entries),
         **figures(folder, wanted),
@@ -140,7 +144,7 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
     return {
         "name": entry["name"],
         "spec": spec,
-        "published": {name: value for name, value in (entry.get("published") or {}).items() if _is_number(value)},
+        "published": {name: value for name, value in (entry.get("published") or {}).items() if is_number(value)},
         "runs": runs,
         "seeds": entry.get("seeds") or [],
         "status": str(entry.get("status") or "pending"),
@@ -150,24 +154,6 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
         "command": _train_command(spec),
         "json": json.dumps(spec, indent=2, ensure_ascii=False),
     }
-
-
-def _claim(claim: Any) -> dict[str, str]:
-    """A claim of the document: `claim, verdict, evidence`, or the order of means that decides it."""
-    _check(claim, "claim", {})
-    text = str(claim.get("claim") or claim.get("text") or "")
-    if "verdict" in claim:
-        return {"claim": text, "verdict": str(claim["verdict"]), "evidence": str(claim.get("evidence") or "")}
-    known = METRICS.get(claim.get("metric", ""), Metric(str(claim.get("metric", "")), ""))
-    sds = claim.get("sds") or [None] * len(claim.get("means") or [])
-    parts = [
-        f"{name} {_number(mean, known.digits)}" + (f" (sd {_number(sd, known.digits)})" if _is_number(sd) else "")
-        for name, mean, sd in zip(claim.get("rising") or [], claim.get("means") or [], sds, strict=False)
-    ]
-    evidence = f"{known.label}: {', '.join(parts)}"
-    if _is_number(claim.get("seeds")) and claim["seeds"] > 1:
-        evidence += f"; so in {claim.get('seeds_holding')} of {claim['seeds']} seeds"
-    return {"claim": text, "verdict": "holds" if claim.get("holds") else "does not hold", "evidence": evidence}
 
 
 # --- the table of a study --------------------------------------------------------------------------------------------
@@ -212,7 +198,7 @@ def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
     scores = [files.read_json_if_any(run / "metrics.json", "metrics") for run in entry["runs"]]
     row: dict[str, float] = {}
     for name in columns:
-        numbers = [one[name] for one in scores if _is_number(one.get(name))]
+        numbers = [one[name] for one in scores if is_number(one.get(name))]
         if not numbers:
             continue
         row[name] = statistics.fmean(numbers)
@@ -246,11 +232,11 @@ def _cell(entry: Mapping[str, Any], row: Mapping[str, float], name: str, best: b
     published = row.get(f"{name}_published", entry["published"].get(name))
     difference = row.get(f"{name}_difference")
     return {
-        "value": _number(row.get(name), digits),
+        "value": number(row.get(name), digits),
         "sort": row.get(name),
-        "sd": _number(row.get(f"{name}_sd"), digits),
-        "published": _number(published, digits),
-        "difference": _number(difference, digits, sign=True),
+        "sd": number(row.get(f"{name}_sd"), digits),
+        "published": number(published, digits),
+        "difference": number(difference, digits, sign=True),
         "best": best,
     }
 
@@ -305,6 +291,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "failed": [] if status == "done" else [entry],
         "waiting": [],
         "claims": [],
+        "noise": {"columns": [], "rows": []},
         "curves": curves([("training", "train", history), ("validation", "validation", history)]),
         "several_seeds": False,
         **figures(folder, wanted),
@@ -332,7 +319,7 @@ def _extractor(scores: Mapping[str, Any]) -> str:
     source = provenance.get("frechet") if isinstance(provenance, dict) else None
     source = source if isinstance(source, dict) else {}
     sizes = {"samples": source.get("num_generated"), "real images in their place": source.get("num_real")}
-    shown = ", ".join(f"{number:,} {name}" for name, number in sizes.items() if _is_number(number))
+    shown = ", ".join(f"{size:,} {name}" for name, size in sizes.items() if is_number(size))
     return str(scores.get("extractor") or "") + (f" ({shown})" if shown else "")
 
 
@@ -346,14 +333,14 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
     for name, known in METRICS.items():
         value = scores.get(name)
         if isinstance(value, dict):
-            shares = ", ".join(f"{band} {share:.1%}" for band, share in value.items() if _is_number(share))
+            shares = ", ".join(f"{band} {share:.1%}" for band, share in value.items() if is_number(share))
             rows.append({"label": known.label, "value": shares, "real": "", "meaning": known.meaning})
-        elif _is_number(value) and name not in errors:
-            text = _number(value, known.digits)
-            if _is_number(scores.get(known.error)):
-                text += f" ± {_number(scores[known.error], known.digits)}"
+        elif is_number(value) and name not in errors:
+            text = number(value, known.digits)
+            if is_number(scores.get(known.error)):
+                text += f" ± {number(scores[known.error], known.digits)}"
             reals = scores.get("real_scores")
-            real = _number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
+            real = number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
             rows.append({"label": known.label, "value": text, "real": real, "meaning": known.meaning})
     doubts = scores.get("nll_warnings")
     for reason in doubts if isinstance(doubts, list) else ():
@@ -407,6 +394,7 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
+_OF_A_DIFFERENCE = {"metric": str, "first": str, "second": str}
 _KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
 
 
@@ -423,18 +411,6 @@ def _check(value: Any, argument: str, kinds: Mapping[str, type], *, optional: bo
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _number(value: Any, digits: int | None, *, sign: bool = False) -> str:
-    """With a true minus sign; empty for what is no number."""
-    if not _is_number(value):
-        return ""
-    text = f"{value:{'+' if sign else ''}{',.4g' if digits is None else f',.{digits}f'}}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _text(value: Any) -> str:

@@ -8,8 +8,14 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from pyro_vae import checks
+from pyro_vae.evaluation import Difference, Metrics, compare
+from pyro_vae.evaluation.comparison import seeds_difference
+from pyro_vae.metric_words import METRICS
 from pyro_vae.spec import Spec
 from pyro_vae.studies import Claim, Entry
 
@@ -86,25 +92,126 @@ def _cell(values: Mapping[str, Any], name: str) -> str:
     return text + (f" ({values[f'{name}_published']:.4g})" if f"{name}_published" in values else "")
 
 
-def verdict(claim: Claim, found: Mapping[str, Sequence[Numbers]]) -> dict[str, Any] | None:
-    """Whether the metric rises from model to model, in the mean and in how many seeds; None before all are done."""
+@dataclass(frozen=True)
+class Scores:
+    """What the runs of a study were evaluated to, by model and in the order of the seeds."""
+
+    numbers: Mapping[str, Sequence[Numbers]]
+    per_image: Mapping[str, Sequence[Metrics]] = field(default_factory=dict)
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
+        """Model and metric `second` minus `first`, with the best error that is known; None where none is.
+
+        By images, paired, and by seeds where there are several; else by seeds alone; else, of single runs, by the
+        standard errors of the two means over images, as if the images were others: too large, where they are the same.
+        """
+        (a, metric), (b, other) = first, second
+        if metric == other and a != b and self.per_image.get(a) and self.per_image.get(b):
+            with suppress(checks.InputError):  # a run without values of single images, or of another quantity
+                return compare({a: self.per_image[a], b: self.per_image[b]}, metric)[0]
+        columns = [[one[name] for one in self.numbers.get(model, ()) if name in one] for model, name in (first, second)]
+        if not all(columns):
+            return None
+        if found := seeds_difference(metric, (a, columns[0]), (b, columns[1])):
+            return found
+        error = METRICS[metric].error if metric in METRICS else ""
+        errors = [[one[error] for one in self.numbers[model] if error in one] for model in (a, b)]
+        if metric != other or not error.endswith("_se") or not all(errors):
+            return None
+        difference = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
+        se = math.hypot(*map(statistics.fmean, errors))
+        return Difference(metric, a, b, difference, se, 0, (len(columns[0]), len(columns[1])), "images, unpaired")
+
+
+def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scores) -> list[Difference]:
+    """Of each metric that tells which model is better: each model against the first that it can be compared with."""
+    found = []
+    for metric in columns:
+        known = METRICS.get(metric)
+        if known is None or not known.better:
+            continue
+        references: dict[str, str] = {}
+        for name, spec in models.items():
+            if not any(metric in one for one in scores.numbers.get(name, ())):
+                continue
+            reference = references.setdefault(repr([getattr(spec, name_of) for name_of in known.alike]), name)
+            if reference != name and (one := scores.difference((reference, metric), (name, metric))):
+                found.append(one)
+    return found
+
+
+def differences_to_markdown(found: Sequence[Difference]) -> str:
+    """One line for each two models; nothing where no error is known."""
+    if not found:
+        return ""
+    metrics = list(dict.fromkeys(one.metric for one in found))
+    cells = {(one.second, one.first, one.metric): one for one in found}
+    lines = [["model", "minus", *metrics], ["---", "---", *["---:"] * len(metrics)]]
+    for second, first in dict.fromkeys((one.second, one.first) for one in found):
+        lines.append([second, first, *(_difference(cells.get((second, first, name))) for name in metrics)])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"\nDifferences ± standard error; in brackets those within noise (2 errors, more of few seeds).\n\n{table}"
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return ""
+    text = f"{one.difference:+.3g} ± {one.se:.2g}"
+    return text if one.beyond_noise else f"({text})"
+
+
+def verdicts(claims: Sequence[Claim], scores: Scores) -> list[dict[str, Any]]:
+    """Those of the claims whose models are done."""
+    return [one for claim in claims if (one := verdict(claim, scores)) is not None]
+
+
+def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
+    """Whether the metric rises from model to model beyond noise; None before all are done.
+
+    It `holds` where each step up is beyond noise, and `does not hold` where a step goes down beyond noise. Else it is
+    `not decided`: a step within noise, or of single runs whose error is not known.
+    """
     metrics = [claim.metric] * len(claim.rising) if isinstance(claim.metric, str) else claim.metric
-    pairs = zip(metrics, claim.rising, strict=True)
-    columns = [[one[metric] for one in found.get(name, []) if metric in one] for metric, name in pairs]
+    models = list(zip(claim.rising, metrics, strict=True))
+    columns = [[one[metric] for one in scores.numbers.get(name, []) if metric in one] for name, metric in models]
     if not all(columns):
         return None
-    means = [statistics.fmean(column) for column in columns]
+    steps = [scores.difference(before, after) for before, after in itertools.pairwise(models)]
     seeds = list(zip(*columns, strict=False))
     return {
         "text": claim.text,
         "metric": claim.metric if isinstance(claim.metric, str) else " < ".join(claim.metric),
         "rising": list(claim.rising),
-        "means": means,
+        "means": [statistics.fmean(column) for column in columns],
         "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
-        "holds": _rises(means),
+        "verdict": _verdict(steps),
+        "reason": _reason(steps),
+        "steps": [None if one is None else one.to_dict() for one in steps],
         "seeds": len(seeds),
         "seeds_holding": sum(map(_rises, seeds)),
     }
+
+
+def _verdict(steps: Sequence[Difference | None]) -> str:
+    known = [one for one in steps if one is not None]
+    if any(one.beyond_noise and one.difference < 0 for one in known):
+        return "does not hold"
+    return "holds" if len(known) == len(steps) and all(one.beyond_noise for one in known) else "not decided"
+
+
+def _reason(steps: Sequence[Difference | None]) -> str:
+    """What the verdict rests on, in words."""
+    if all(one is None for one in steps):
+        return "not decided by one seed of a model: no error of a single run is known"
+    texts = []
+    for one in steps:
+        if one is None:
+            texts.append("no error known")
+        else:
+            noise = "beyond noise" if one.beyond_noise else "within noise"
+            texts.append(f"{one.difference:+.3g} \N{PLUS-MINUS SIGN} {one.se:.2g} ({noise}; {one.error_of})")
+    seeds = min(min(one.seeds) for one in steps if one is not None)
+    return "differences " + ", ".join(texts) + ("; one seed each: of these trainings only" if seeds == 1 else "")
 
 
 def _rises(values: Sequence[float]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from pyro_vae import checks, files, results, run_folder
 from pyro_vae.checkpoints import read_checkpoint, read_epoch
 from pyro_vae.data import Splits, load_data
-from pyro_vae.evaluation import Extractor, classifier, evaluate
+from pyro_vae.evaluation import Extractor, Metrics, classifier, evaluate
 from pyro_vae.progress import Progress
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.studies import Study
@@ -225,16 +225,19 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 def write_results(state: _Progress) -> dict[str, Any]:
     """`results.csv`, `results.md` and `study.json`, from what the run folders hold."""
     study, out, runs = state.study, state.out, state.runs
-    found = {
-        model: [_numbers(one) for one in several if one.done or (model in state.errors and one.trained)]
+    evaluated = {
+        model: [one for one in several if one.done or (model in state.errors and one.trained)]
         for model, several in runs.items()
     }
+    scores = scores_of(evaluated)
+    specs = {model: several[0].spec for model, several in runs.items() if several}
+    differences = results.differences(specs, study.columns, scores)
     table, entries = [], []
     for entry in study.entries:
         several = runs.get(entry.name, [])
         spec = several[0].spec if several else entry.spec
-        table.append(results.row(entry, spec, study.columns, found.get(entry.name, [])))
-        complete = bool(several) and len(found[entry.name]) == len(several)
+        table.append(results.row(entry, spec, study.columns, scores.numbers.get(entry.name, [])))
+        complete = bool(several) and len(evaluated[entry.name]) == len(several)
         status = "failed" if entry.name in state.errors else "done" if complete else "pending"
         entries.append(
             {
@@ -264,10 +267,12 @@ def write_results(state: _Progress) -> dict[str, Any]:
         ],
         "environment": run_folder.environment(state.device),
         "seconds": {"training": seconds, "total": sum(seconds.values())},
-        "claims": [one for claim in study.claims if (one := results.verdict(claim, found)) is not None],
+        "claims": results.verdicts(study.claims, scores),
+        "differences": [one.to_dict() for one in differences],
     }
     files.write(out / "results.csv", results.to_csv(study.columns, table))
-    files.write(out / "results.md", results.to_markdown(study.columns, table))
+    text = results.to_markdown(study.columns, table) + results.differences_to_markdown(differences)
+    files.write(out / "results.md", text)
     files.write_json(out / "study.json", stored)
     return stored
 
@@ -401,6 +406,16 @@ def _tell_epochs(runs: Mapping[str, Run], told: dict[str, int], bar: Progress) -
         for epoch in epochs[told[name] :]:
             bar.line(f"{name}: {epoch_line(epoch, one.spec.epochs, bar.left())}")
         told[name] = len(epochs)
+
+
+def scores_of(runs: Mapping[str, Sequence[Run]]) -> results.Scores:
+    """What the folders of evaluated runs hold, by model."""
+    numbers = {model: [_numbers(one) for one in several] for model, several in runs.items()}
+    per_image = {
+        model: [Metrics(per_image=run_folder.read_per_image(one.folder)) for one in several]
+        for model, several in runs.items()
+    }
+    return results.Scores(numbers, per_image)
 
 
 def _numbers(one: Run) -> dict[str, float]:

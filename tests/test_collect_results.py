@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-collect = runpy.run_path(str(ROOT / "docs" / "collect_results.py"))["collect"]
+collected = runpy.run_path(str(ROOT / "docs" / "collect_results.py"))
+collect = collected["collect"]
 RUN = "runs/two/seed-0"
 
 
@@ -70,3 +71,24 @@ def test_a_missing_file_is_named(study, tmp_path):
     (study / "figures" / "samples.png").unlink()
     with pytest.raises(SystemExit, match=r"samples\.png: given no file"):
         collect([study], tmp_path / "results")
+
+
+def test_the_claims_of_the_committed_studies_are_decided_by_their_numbers(tmp_path):
+    """The verdicts on the pages are those that the stored runs give, as `--decide` writes them."""
+    here = ROOT / "docs" / "results"
+    names = [path.parent.name for path in here.glob("*/study.json")]
+    for path in here.rglob("*"):
+        if path.suffix in (".json", ".csv", ".md"):
+            (tmp_path / path.relative_to(here)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path.relative_to(here)).write_bytes(path.read_bytes())
+    collected["decide"](tmp_path)
+    for name in names:
+        stored, decided = (json.loads((one / name / "study.json").read_text()) for one in (here, tmp_path))
+        assert [(one["text"], one["verdict"]) for one in stored["claims"]] == [
+            (one["text"], one["verdict"]) for one in decided["claims"]
+        ]
+        assert len(stored["differences"]) == len(decided["differences"])
+    verdicts = {
+        one["text"]: one["verdict"] for one in json.loads((here / "fashion-14" / "study.json").read_text())["claims"]
+    }
+    assert verdicts["4 flow layers reconstruct better than none, z = 32"] == "not decided"

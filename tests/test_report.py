@@ -332,10 +332,27 @@ def test_what_failed_and_what_waits_is_said(tmp_path):
 
 def test_claims_with_their_numbers(tmp_path):
     claim = {"text": "More is more", "metric": "kl_per_sample", "rising": ["two", "ten"], "means": [6.0, 20.0]}
-    claim |= {"sds": [0.5, None], "holds": True, "seeds": 3, "seeds_holding": 2}
+    claim |= {"sds": [0.5, None], "verdict": "not decided", "reason": "within noise", "seeds": 3, "seeds_holding": 2}
     page = Page(report(write_study(tmp_path / "study", MODELS, claims=[claim])))
     cells = [one["text"] for one in page.all("td")]
-    assert {"More is more", "holds", "KL: two 6.00 (sd 0.50), ten 20.00; so in 2 of 3 seeds"} <= set(cells)
+    evidence = "KL: two 6.00 (sd 0.50), ten 20.00; so in 2 of 3 seeds; within noise"
+    assert {"More is more", "not decided", evidence} <= set(cells)
+
+
+def test_claims_of_earlier_versions_without_errors_are_not_decided(tmp_path):
+    claim = {"text": "More is more", "metric": "kl_per_sample", "rising": ["two", "ten"], "means": [6.0, 20.0]}
+    claim |= {"sds": [None, None], "holds": True, "seeds": 1, "seeds_holding": 1}
+    cells = [one["text"] for one in Page(report(write_study(tmp_path / "study", MODELS, claims=[claim]))).all("td")]
+    assert "not decided" in cells
+    assert "holds" not in cells
+
+
+def test_differences_between_models(tmp_path):
+    one = {"metric": "elbo_nats", "first": "two", "second": "ten", "difference": 0.5, "se": 0.1, "beyond_noise": True}
+    other = one | {"metric": "kl_per_sample", "difference": -0.01, "se": 0.02, "beyond_noise": False}
+    page = Page(report(write_study(tmp_path / "study", MODELS, differences=[one, other])))
+    cells = [cell["text"] for cell in page.all("td")]
+    assert {"+0.50 ± 0.10", "\N{MINUS SIGN}0.01 ± 0.02 within noise"} <= set(cells)
 
 
 def test_a_run(tmp_path):

@@ -73,7 +73,13 @@ def test_a_study_folder_holds_runs_tables_and_figures(whole):
     }
     assert len(stored["figures"]) == 3
     assert all((whole / one["file"]).stat().st_size > 1000 for one in stored["figures"])
-    assert [one["holds"] for one in stored["claims"][:2]] == [True, False]
+    assert [one["verdict"] for one in stored["claims"]] == ["holds", "does not hold", "not decided"]
+    assert stored["claims"][0]["steps"][0]["error_of"] == "images, paired"
+    assert {(one["metric"], one["first"], one["second"]) for one in stored["differences"]} >= {
+        ("elbo_nats", "two", "ten"),
+        ("mse_per_pixel", "two", "autoencoder"),
+    }
+    assert all(one["images"] == 359 for one in stored["differences"] if one["metric"] == "elbo_nats")
     assert stored["command"] == "pyro-vae study tiny"
     assert stored["seconds"]["total"] == pytest.approx(sum(stored["seconds"]["training"].values()))
     assert read_spec(whole / "runs" / "two" / "seed-0") == replace(SPEC, image_shape=(1, 8, 8)).with_objective()
@@ -97,7 +103,9 @@ def test_the_table_has_published_numbers_and_differences(whole):
     assert "frechet_difference" not in rows[0]  # of another network
     assert not any(name.endswith("_sd") for name in lines[0])  # one seed
     assert rows[2]["kl_per_sample"] == ""  # an autoencoder has none
-    assert (whole / "results.md").read_text().count("\n") == 5
+    table, differences = (whole / "results.md").read_text().split("\nDifferences ± standard error")
+    assert table.count("\n") == 5
+    assert "| ten | two |" in differences
 
 
 def test_what_is_done_is_not_done_again(whole):

@@ -109,7 +109,7 @@ class Claims(OfAStudy):
     def shown(self, study, rows):
         body = []
         for claim in study["claims"]:
-            verdict = ["holds" if claim["holds"] else "does not hold"]
+            verdict = [claim["verdict"]]
             if claim["seeds"] > 1:
                 verdict.append(f"in {claim['seeds_holding']} of {claim['seeds']} seeds")
             body.append([[claim["text"]], verdict, _evidence(claim)])
@@ -196,10 +196,8 @@ def _evidence(claim):
     ]
     names = claim["rising"] if len(metrics) == 1 else [one.label for one in known]
     subject = known[0].label if len(metrics) == 1 else ", ".join(dict.fromkeys(claim["rising"]))
-    return [
-        f"{subject}: "
-        + ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-    ]
+    means = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+    return [f"{subject}: {means}", claim["reason"]]
 
 
 def _cell(row, name, digits):
