@@ -56,6 +56,14 @@ from pyro_vae.evaluation.likelihood import Evidence, evidence
 from pyro_vae.evaluation.metrics import Metrics, evaluate
 from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
 from pyro_vae.evaluation.nll import AnnealedCheck, NLLAtK, NLLOfSome
+from pyro_vae.evaluation.predictive import (
+    PredictiveCheck,
+    StatisticCheck,
+    mean_intensity,
+    pixels_on,
+    predictive_check,
+    total_variation,
+)
 from pyro_vae.evaluation.resampling import jackknife_se
 
 __all__ = [
@@ -86,7 +94,9 @@ __all__ = [
     "Neighbourhoods",
     "ParetoSmoothed",
     "PerImage",
+    "PredictiveCheck",
     "Probes",
+    "StatisticCheck",
     "TwoSided",
     "active_units",
     "aggregate_posterior",
@@ -119,14 +129,18 @@ __all__ = [
     "log_mean_weight",
     "log_mean_weight_by_k",
     "log_mean_weight_mcse",
+    "mean_intensity",
     "mse_per_pixel",
     "mutual_information_gap",
     "neighbourhoods_from_features",
     "neighbourhoods_se",
     "pareto_smooth",
+    "pixels_on",
+    "predictive_check",
     "probe_accuracy",
     "separated_attribute_predictability",
     "simulation_based_calibration",
     "to_inference_data",
+    "total_variation",
     "two_sided_log_likelihood",
 ]

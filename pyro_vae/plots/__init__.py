@@ -14,6 +14,7 @@ from pyro_vae.plots.images import (
     reconstructions,
     tile,
 )
+from pyro_vae.plots.predictive import predictive_panels
 from pyro_vae.plots.run import save_if_drawn, save_run_figures
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "learning_curves",
     "manifold",
     "manifold_panels",
+    "predictive_panels",
     "projections",
     "reconstructions",
     "save_figure",
