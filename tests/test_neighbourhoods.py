@@ -52,7 +52,7 @@ def test_ten_real_images_copied_are_recalled_and_cover_as_the_papers_define_it()
     assert (swapped.density, swapped.coverage) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("shift", "scale", "d"), [(0.5, 1.0, 16), (0.0, 1.0, 16), (0.0, 1.3, 8)])
+@pytest.mark.parametrize(("shift", "scale", "d"), [(0.5, 1.0, 16), (0.0, 1.0, 64), (0.0, 1.3, 16)])
 def test_standard_errors_are_the_spread_over_samples(shift, scale, d):
     """Of 40 pairs of samples; that of a share alone, sqrt(p (1 - p) / n), is too small by a third to a half."""
     pairs = [(normal(400, d, i), normal(400, d, 1000 + i) * scale + shift) for i in range(40)]
@@ -63,6 +63,13 @@ def test_standard_errors_are_the_spread_over_samples(shift, scale, d):
         stated = torch.tensor([one[name] for one in errors]).square().mean().sqrt().item()
         if 0.02 < values.mean().item() < 0.98 or name == "density":
             assert values.std().item() / 1.5 < stated < 1.5 * values.std().item(), name
+
+
+def test_standard_errors_of_many_images_are_from_some_of_them():
+    """They go as one over the root of n."""
+    few, many = (neighbourhoods_se(normal(n, 8, 0), normal(n, 8, 1) + 0.5) for n in (1500, 6000))
+    for name in ("precision", "recall", "coverage"):
+        assert few[name] / 3.5 < many[name] < few[name] / 1.25, name
 
 
 def test_equal_distributions_score_as_published():
@@ -92,7 +99,7 @@ def test_mode_collapse_lowers_recall_and_coverage_not_precision():
         (lambda: neighbourhoods_from_features(normal(9, 2, 0), normal(9, 3, 1)), "generated: given '3 features'"),
         (lambda: neighbourhoods_from_features(normal(9, 2, 0), normal(9, 2, 1), k=0), "k: given 0"),
         (lambda: neighbourhoods_se(normal(11, 2, 0), normal(50, 2, 1)), "real: given .*at least 12"),
-        (lambda: neighbourhoods_se(normal(50, 2, 0), normal(50, 2, 1), blocks=1), "blocks: given 1"),
+        (lambda: neighbourhoods_se(normal(50, 2, 0), normal(50, 2, 1), halves=1), "halves: given 1"),
     ],
 )
 def test_bad_input_is_named(call, message):
