@@ -31,6 +31,16 @@ def test_samples_are_reproducible_and_leave_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_samples_are_decoded_draws_from_the_prior():
+    """Of the linear model, whose decoded draws have the mean b and the covariance W W^T."""
+    vae, evidence = linear_gaussian()
+    covariance = evidence.covariance_matrix - 0.1 * torch.eye(4)
+    torch.manual_seed(0)
+    for x in (vae.sample(20_000), latent.prior_samples(vae, 20_000, device="cpu")):
+        torch.testing.assert_close(x.flatten(1).mean(0), evidence.mean, atol=0.04, rtol=0)
+        torch.testing.assert_close(x.flatten(1).T.cov(), covariance, atol=0.05, rtol=0)
+
+
 def test_interpolation_ends_at_the_reconstructions(tiny):
     model = build(Spec(latent_dim=3))
     x = tiny.as_float()
