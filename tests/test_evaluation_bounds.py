@@ -119,6 +119,14 @@ def test_beta_of_training_has_no_say(digits):
     assert found.elbo_nats == pytest.approx(-(found.reconstruction_nats + kl.mean().item()), rel=1e-5)
 
 
+def test_more_samples_have_less_noise(tiny):
+    """Of one image a thousand times, the means of 16 samples scatter a quarter as much as single ones."""
+    model, copies = build(Spec(latent_dim=3)), tiny.take(torch.zeros(1000, dtype=torch.int64))
+    one, many = (bounds(model, copies, binarization="threshold", samples=samples, **CPU) for samples in (1, 16))
+    scatter = [result.per_image["reconstruction_nats"].std().item() for result in (one, many)]
+    assert scatter[0] / scatter[1] == pytest.approx(4, rel=0.2)
+
+
 def test_standard_errors_are_those_of_repetition(digits):
     """Means over many small sets scatter as the standard error of one says."""
     model = build(Spec(latent_dim=3))

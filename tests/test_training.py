@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
 from pyro_vae import History, Spec, build, evaluate, fit, latent, load, training
 from pyro_vae.backends import BACKENDS
@@ -330,6 +331,22 @@ def test_a_spec_knows_the_backends():
 def test_warmup_reaches_the_step(tiny):
     history = fit(build(SPEC), tiny, epochs=3, beta=2.0, beta_warmup=2, binarization="threshold", **QUIET)
     assert history.column("beta") == [1.0, 2.0, 2.0]
+
+
+def test_validation_is_the_mean_loss_of_the_held_out_images_at_the_same_beta(tiny):
+    held_out = tiny.take(slice(0, 5))
+    x = binarize(held_out, "threshold").as_float()
+    options = QUIET | {"validation": held_out, "epochs": 2, "lr": 0.01, "binarization": "threshold"}
+    autoencoder = build(dataclasses.replace(SPEC, model="autoencoder"))
+    last = fit(autoencoder, tiny, **options).epochs[-1]
+    with torch.no_grad():
+        expected = -autoencoder.decode(autoencoder.encode(x).mean).log_prob(x).mean().item()
+    assert last.validation_loss_nats == pytest.approx(expected, rel=1e-5)
+    model = build(SPEC)
+    last = fit(model, tiny, objective="mean-field", beta=3.0, **options).epochs[-1]
+    with torch.no_grad():
+        kl = kl_divergence(model.encode(x), model.prior()).mean().item()
+    assert last.validation_loss_nats == pytest.approx(last.validation_reconstruction_nats + 3 * kl, rel=1e-5)
 
 
 def test_an_elbo_of_pyros_may_be_given(tiny):
