@@ -64,6 +64,7 @@ from pyro_vae.evaluation.predictive import (
     predictive_check,
     total_variation,
 )
+from pyro_vae.evaluation.rate_distortion import RateDistortion, RatePoint, Secant, rate_distortion
 from pyro_vae.evaluation.resampling import jackknife_se
 
 __all__ = [
@@ -96,6 +97,9 @@ __all__ = [
     "PerImage",
     "PredictiveCheck",
     "Probes",
+    "RateDistortion",
+    "RatePoint",
+    "Secant",
     "StatisticCheck",
     "TwoSided",
     "active_units",
@@ -138,6 +142,7 @@ __all__ = [
     "pixels_on",
     "predictive_check",
     "probe_accuracy",
+    "rate_distortion",
     "separated_attribute_predictability",
     "simulation_based_calibration",
     "to_inference_data",

@@ -15,6 +15,7 @@ from pyro_vae.plots.images import (
     tile,
 )
 from pyro_vae.plots.predictive import predictive_panels
+from pyro_vae.plots.rate_distortion import rate_distortion_plane
 from pyro_vae.plots.run import save_if_drawn, save_run_figures
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "manifold_panels",
     "predictive_panels",
     "projections",
+    "rate_distortion_plane",
     "reconstructions",
     "save_figure",
     "save_if_drawn",

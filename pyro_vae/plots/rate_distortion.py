@@ -1,0 +1,99 @@
+"""Rate-distortion curves in their plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pyro_vae import checks
+from pyro_vae.figure_style import default_style
+from pyro_vae.plots.frame import COLOURS, MARKERS, add_legend, new_figure, set_only_title
+
+if TYPE_CHECKING:
+    from pyro_vae.evaluation import RateDistortion
+
+
+@default_style()
+def rate_distortion_plane(
+    curves: RateDistortion | Sequence[RateDistortion], title: str = "", entropy_nats: float | None = None
+) -> Figure:
+    r"""Distortion over rate: each point with its beta, its standard errors and the line of slope -beta through it.
+
+    Dotted lines have the same ELBO, -(R + D).
+
+    Args:
+        curves: of :func:`pyro_vae.evaluation.rate_distortion`.
+        title: of the figure.
+        entropy_nats: H of the images, where it is known: no model is below the line :math:`R = H - D`.
+    """
+    from pyro_vae.evaluation import RateDistortion
+
+    several = [curves] if isinstance(curves, RateDistortion) else list(curves) if isinstance(curves, Sequence) else []
+    if not several or not all(isinstance(one, RateDistortion) for one in several):
+        raise checks.fail("curves", curves, "one or more RateDistortion, as rate_distortion returns them")
+    figure = new_figure(7.5, 5.0)
+    axes = figure.add_subplot()
+    styles = [(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index in range(len(several))]
+    for index, (curve, style) in enumerate(zip(several, styles, strict=True)):
+        _curve(axes, curve, *style, below=index % 2 == 1)
+    axes.margins(x=0.15, y=0.15)
+    axes.autoscale_view()
+    axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
+    if entropy_nats is not None:
+        axes.axline((0, entropy_nats), slope=-1, color="black", linestyle="-.", linewidth=1)
+    _lines_of_equal_elbo(axes)
+    axes.set_xlabel("rate R: KL, nats per image")
+    axes.set_ylabel(r"distortion D: $-$E log p(x|z), nats per image")
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in styles]
+    names = [curve.name or "models" for curve in several]
+    handles += [Line2D([], [], color="#555555"), Line2D([], [], color="#999999", linestyle=":")]
+    names += ["slope -beta", "equal ELBO"]
+    if entropy_nats is not None:
+        handles.append(Line2D([], [], color="black", linestyle="-."))
+        names.append("R = H - D")
+    add_legend(figure, handles, names, frameon=False)
+    if title:
+        set_only_title(axes, title)
+    return figure
+
+
+def _curve(axes: Axes, curve: RateDistortion, colour: str, marker: str, below: bool) -> None:
+    rates, distortions = ([getattr(one, name) for one in curve.points] for name in ("rate_nats", "distortion_nats"))
+    width = (max(rates) - min(rates) or 1.0) / 8
+    height = (max(distortions) - min(distortions) or 1.0) / 8
+    for one in curve.points:
+        axes.errorbar(
+            one.rate_nats,
+            one.distortion_nats,
+            2 * (one.distortion_se or 0.0),
+            2 * (one.rate_se or 0.0),
+            color=colour,
+            marker=marker,
+            markersize=5,
+        )
+        reach = min(width, height / one.beta) if one.beta else width  # of the line, so that steep ones are no longer
+        step = np.array([-reach, reach])
+        axes.plot(one.rate_nats + step, one.distortion_nats - one.beta * step, color=colour, linewidth=1.2, alpha=0.7)
+        at = one.rate_nats, one.distortion_nats
+        offset, side = ((-7, -12), "right") if below else ((7, 5), "left")
+        text = rf"$\beta$ = {one.beta:g}"
+        axes.annotate(text, at, offset, textcoords="offset points", fontsize=8, color=colour, ha=side)
+
+
+def _lines_of_equal_elbo(axes: Axes) -> None:
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for total in np.linspace(left + bottom, right + top, 8)[1:-1]:
+        axes.axline((left, total - left), slope=-1, color="#999999", linestyle=":", linewidth=1, zorder=0)
+        # Written where the line leaves the axes, below or at the right.
+        x = min(total - bottom, right)
+        at = x, total - x
+        text = axes.annotate(f"{-total:.4g}", at, (0, 3), textcoords="offset points", fontsize=7, ha="right")
+        text.set(color="#666666", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
