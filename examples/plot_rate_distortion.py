@@ -33,7 +33,9 @@ for beta in (0.25, 0.5, 1.0, 2.0, 4.0):
     vae = build(spec)
     fit(vae, train, epochs=40, batch_size=64, lr=2e-3, beta=beta)
     found = bounds(vae, test, samples=20)
-    point = RatePoint(beta, found.kl_per_sample, found.reconstruction_nats, found.kl_se, found.reconstruction_se)
+    point = RatePoint(
+        beta, found.kl_per_sample, found.reconstruction_nats, found.kl_se, found.reconstruction_se
+    )
     points.append(point)
     print(f"beta {beta:4.2f}: rate {point.rate_nats:5.2f} ± {point.rate_se:.2f} nats, ", end="")
     print(f"distortion {point.distortion_nats:7.2f} ± {point.distortion_se:.2f} nats")
