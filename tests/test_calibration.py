@@ -142,3 +142,12 @@ def test_its_figure_has_a_panel_for_each_quantity_and_the_band():
         assert axes.get_ylabel()
     low, high = found.band()
     assert low < 20 < high
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_weights_that_are_not_finite_are_named(part):
+    model = build(Spec(latent_dim=2))
+    with torch.no_grad():
+        next(getattr(model, part).parameters()).fill_(math.nan)
+    with pytest.raises(InputError, match=f"model: given 'weights that are not finite, in {part}"):
+        simulation_based_calibration(model, **CPU)

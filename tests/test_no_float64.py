@@ -23,8 +23,11 @@ from pyro_vae.evaluation import (
     aggregate_posterior,
     annealed_log_likelihood,
     in_domain_classifier,
+    inference_gap,
     kl_per_dimension,
     mse_per_pixel,
+    predictive_check,
+    simulation_based_calibration,
     to_inference_data,
     two_sided_log_likelihood,
 )
@@ -123,6 +126,7 @@ def test_float64_on_the_device_is_seen(refused, make):
         ("off", {"likelihood": "discretized-logistic", "components": 2}),
         ("off", {"likelihood": "discretized-gaussian"}),
         ("off", {"objective": "iwae", "particles": 3, "network": "conv", "channels": (4,)}),
+        ("off", {"objective": "iwae-dreg", "particles": 3, "posterior": "planar"}),
         ("off", {"objective": "mean-field", "prior": "laplace", "posterior": "laplace"}),
         ("off", {"model": "autoencoder"}),
     ],
@@ -163,6 +167,11 @@ def test_in_what_looks_into_a_model(tiny, refused):
         annealed_log_likelihood(model, x, temperatures=3, chains=2, device="cpu")
         two_sided_log_likelihood(model, 3, temperatures=3, chains=2, device="cpu")
         to_inference_data(model, tiny, draws=3, k=30, device="cpu")
+        quick = {"steps": 2, "rounds": 3, "tolerance_nats": 100.0, "samples": 3}
+        inference_gap(model, tiny, k=30, device="cpu", **quick)
+        simulation_based_calibration(model, 10, bins=2, draws=9, device="cpu")
+        for kind in ("prior", "posterior"):
+            predictive_check(model, tiny, kind=kind, replicates=3, device="cpu")
         q, p = model.encode(x), model.prior()
         kl_per_dimension(q, p)
         aggregate_posterior(q, p)

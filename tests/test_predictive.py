@@ -176,3 +176,12 @@ def test_its_figure(kind, n, panels):
         assert axes.get_xlabel()
         assert axes.get_ylabel()
     assert found.statistics["mean intensity"].observed_sd is None or n > 1
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_weights_that_are_not_finite_are_named(tiny, part):
+    model = build(Spec(latent_dim=2))
+    with torch.no_grad():
+        next(getattr(model, part).parameters()).fill_(math.nan)
+    with pytest.raises(InputError, match=f"model: given 'weights that are not finite, in {part}"):
+        predictive_check(model, tiny, binarization="threshold", **CPU)

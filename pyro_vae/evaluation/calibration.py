@@ -14,7 +14,7 @@ from pyro_vae import checks
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import VAE, with_prior
-from pyro_vae.models.images import evaluating, move
+from pyro_vae.models.images import check_finite_weights, evaluating, move
 from pyro_vae.progress import track
 
 LOG_JOINT = "log p(x, z)"
@@ -102,7 +102,8 @@ def simulation_based_calibration(
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: an autoencoder, which has no posterior; or numbers that do not fit together.
+        InputError: an autoencoder, which has no posterior; weights that are not finite; numbers that do not fit
+            together.
 
     Source: Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration", 2018,
     https://arxiv.org/abs/1804.06788
@@ -123,6 +124,7 @@ def simulation_based_calibration(
     if n < 5 * bins:
         raise checks.fail("n", n, f"at least {5 * bins}, 5 for each of {bins} bins")
     target = move(vae, device)
+    check_finite_weights(vae)
     blocks: list[Tensor] = []
     with evaluating(vae):
         starts = range(0, n, NOISE_BLOCK)

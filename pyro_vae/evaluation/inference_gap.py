@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import VAE, with_prior
 from pyro_vae.models.images import (
     check_dequantize,
+    check_finite_weights,
     check_fits,
     check_model,
     check_set,
@@ -124,7 +126,8 @@ def inference_gap(
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: an autoencoder, which has no evidence, or a `log_evidence` that does not fit.
+        InputError: an autoencoder, which has no evidence; weights that are not finite; or a `log_evidence` that does
+            not fit.
 
     Source: Cremer, Li and Duvenaud, "Inference suboptimality in variational autoencoders", 2018,
     https://arxiv.org/abs/1801.03558
@@ -149,6 +152,7 @@ def inference_gap(
     target = move(vae, device)
     dequantize = check_dequantize(vae, dequantize, binarization)
     fixed = binarize(images, fixed_binarization(binarization))
+    check_finite_weights(vae)
     check_fits(vae, fixed)
     check_programs(vae, first_of(vae, fixed))
     warn_if_not_binary(vae, fixed, "none")
@@ -159,7 +163,8 @@ def inference_gap(
     chunks = batches(resident(fixed.pixels, target), block, target, as_floats=as_floats, dtype=dtype_of(vae))
     columns: dict[str, list[Tensor]] = {}
     bar = Progress(len(fixed), "image", "inference gap", shown=progress)
-    with evaluating(vae, gradients=True), torch.no_grad(), bar:
+    # Without Pyro's checks of each step: the weights are finite.
+    with evaluating(vae, gradients=True), torch.no_grad(), pyro.validation_enabled(False), bar:
         for index, x in enumerate(chunks):
 
             def stream(name: str, index: int = index) -> int:

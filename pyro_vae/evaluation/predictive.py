@@ -18,6 +18,7 @@ from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import VAE, with_prior
 from pyro_vae.models.images import (
     check_dequantize,
+    check_finite_weights,
     check_fits,
     check_set,
     dtype_of,
@@ -145,7 +146,8 @@ def predictive_check(
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: an autoencoder, which has no z to draw; or a statistic that gives no finite number for each image.
+        InputError: an autoencoder, which has no z to draw; weights that are not finite; or a
+            statistic that gives no finite number for each image.
 
     Source: Box, "Sampling and Bayes' inference in scientific modelling and robustness", 1980 (prior); Gelman, Meng and
     Stern, "Posterior predictive assessment of model fitness via realized discrepancies", 1996; Meng, "Posterior
@@ -167,6 +169,7 @@ def predictive_check(
     target = move(vae, device)
     dequantize = check_dequantize(vae, dequantize, binarization)
     fixed = binarize(images, fixed_binarization(binarization))
+    check_finite_weights(vae)
     check_fits(vae, fixed)
     check_programs(vae, first_of(vae, fixed))
     warn_if_not_binary(vae, fixed, "none")

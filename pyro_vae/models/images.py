@@ -109,6 +109,13 @@ def check_fits(model: Model, images: Images) -> None:
         raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
 
 
+def check_finite_weights(model: nn.Module) -> None:
+    """No weight of the model is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise checks.fail("model", f"weights that are not finite, in {name}", "finite weights")
+
+
 def data_range_of(model: nn.Module) -> str | None:
     """What data the model's likelihood says that it is of; None where it has none, or does not say."""
     return getattr(getattr(model, "likelihood", None), "data_range", None)
