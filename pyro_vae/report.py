@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import __version__, checks, files
-from pyro_vae.metric_words import METRICS, Metric
+from pyro_vae.metric_words import METRICS, OF_DRAWN_PIXELS, Metric, binarization_note
 from pyro_vae.report_claims import claim_row, difference_table, is_number, number
 from pyro_vae.report_figures import curves, figures, inside
 from pyro_vae.spec import SPEC_FIELDS, WEIGHTS, check_weights
@@ -329,6 +329,7 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
     At the end, the reasons to doubt the NLL.
     """
     errors = {one.error for one in METRICS.values()}
+    sources = scores.get("provenance") or {}
     rows = []
     for name, known in METRICS.items():
         value = scores.get(name)
@@ -341,7 +342,9 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
                 text += f" ± {number(scores[known.error], known.digits)}"
             reals = scores.get("real_scores")
             real = number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
-            rows.append({"label": known.label, "value": text, "real": real, "meaning": known.meaning})
+            source = sources.get(name) if isinstance(sources, dict) else None
+            note = binarization_note(source) if name in OF_DRAWN_PIXELS and isinstance(source, dict) else ""
+            rows.append({"label": known.label, "value": text, "real": real, "meaning": known.meaning + note})
     doubts = scores.get("nll_warnings")
     for reason in doubts if isinstance(doubts, list) else ():
         rows.append({"label": "NLL, caution", "value": "", "real": "", "meaning": str(reason)})

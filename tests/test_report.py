@@ -339,6 +339,15 @@ def test_claims_with_their_numbers(tmp_path):
     assert {"More is more", "not decided", evidence} <= set(cells)
 
 
+def test_the_binarization_of_training_and_of_evaluation_is_said(tmp_path):
+    write_run(tmp_path / "run", SMALL, elbo_nats=-137.0)
+    path = tmp_path / "run" / "metrics.json"
+    source = {"elbo_nats": {"group": "bounds", "binarization": "static", "trained_with": "dynamic"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": source}))
+    cells = [one["text"] for one in Page(report(tmp_path / "run")).all("td")]
+    assert any("trained with dynamic binarization, evaluated on one fixed draw per image" in one for one in cells)
+
+
 def test_claims_of_earlier_versions_without_errors_are_not_decided(tmp_path):
     claim = {"text": "More is more", "metric": "kl_per_sample", "rising": ["two", "ten"], "means": [6.0, 20.0]}
     claim |= {"sds": [None, None], "holds": True, "seeds": 1, "seeds_holding": 1}
