@@ -27,7 +27,7 @@ def rate_distortion_plane(
     Dotted lines have the same ELBO, -(R + D).
 
     Args:
-        curves: of :func:`pyro_vae.evaluation.rate_distortion`.
+        curves: of :func:`~pyro_vae.evaluation.rate_distortion.rate_distortion`.
         title: of the figure.
         entropy_nats: H of the images, where it is known: no model is below the line :math:`R = H - D`.
     """
