@@ -46,7 +46,7 @@ def log_mean_weight_mcse(log_weights: Tensor) -> Tensor:
         log_weights: `(K, N)`, K of at least 2.
 
     >>> log_mean_weight_mcse(torch.tensor([[0.0], [math.log(3.0)]])).item()  # sd 1.414, mean 2, K = 2
-    0.5
+    0.5000...
     """
     log_weights = check_weights(log_weights)
     if len(log_weights) < 2:

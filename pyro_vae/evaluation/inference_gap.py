@@ -108,8 +108,8 @@ def inference_gap(
         model: a `VAE`.
         images: the images to evaluate on.
         log_evidence: log p(x) of each image where it is known, nats, `(n,)`, or annealed
-            (:func:`~pyro_vae.evaluation.annealing.annealed_log_likelihood`); by default it is importance-sampled, with the
-            optimised q as the proposal, which is too small where that q is much narrower than the posterior.
+            (:func:`~pyro_vae.evaluation.annealing.annealed_log_likelihood`); by default it is importance-sampled, with
+            the optimised q as the proposal, which is too small where that q is much narrower than the posterior.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         dequantize: as in training; one draw of the noise for each image.
         k: importance samples per image.

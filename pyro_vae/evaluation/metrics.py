@@ -243,7 +243,7 @@ def evaluate(
     >>> from pyro_vae import Spec, build, load_data
     >>> found = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
     >>> sorted(found.to_dict())[:4]
-    ['active_units', 'elbo_nats', 'elbo_se', 'kl_per_sample']
+    ['active_units', 'active_units_se', 'elbo_nats', 'elbo_se']
     """
     check_model(model, "encode", "decode", "reconstruct")
     check_set("images", images)
