@@ -19,7 +19,17 @@ from pyro_vae.metric_words import METRICS
 if TYPE_CHECKING:
     from pyro_vae.evaluation import Difference, Metrics
 
-_SHORT = {"elbo": "elbo_nats", "nll": "nll_nats", "mse": "mse_per_pixel", "kl": "kl_per_sample"}
+_OF_EVIDENCE = {
+    "nll_nats": "the NLL",
+    "bits_per_dimension": "them where the likelihood is a probability of the pixels",
+}
+_SHORT = {
+    "elbo": "elbo_nats",
+    "nll": "nll_nats",
+    "bits": "bits_per_dimension",
+    "mse": "mse_per_pixel",
+    "kl": "kl_per_sample",
+}
 
 
 def compare(
@@ -60,8 +70,9 @@ def compare(
         results[folder] = [Metrics(per_image=table) for table in tables]
     known = dict.fromkeys(key for of_model in results.values() for one in of_model for key in _names(one))
     if name not in known:
-        if name == "nll_nats":
-            raise fail("--metric", metric, f"{', '.join(known)}; `pyro-vae evaluate --metrics evidence` adds the NLL")
+        if name in _OF_EVIDENCE:
+            more = f"`pyro-vae evaluate RUN --metrics evidence` adds {_OF_EVIDENCE[name]}"
+            raise fail("--metric", metric, f"{', '.join(known)}; {more}")
         one_of("--metric", metric, [*_SHORT, *known])
     found = evaluation.compare(results, name)
     if out is not None:
@@ -102,9 +113,11 @@ def _row(one: Difference, name: str) -> tuple[str, str, str]:
 
 def _caption(found: Sequence[Difference], name: str) -> str:
     of = f"mean difference over {found[0].n:,} common images ± standard error of {found[0].error_of}"
-    if max(found[0].seeds) == 1:
+    if min(found[0].seeds) == 1:
         of += "; of these trainings: another seed may differ more"
     unit = "nats per image; " if name.endswith("_nats") or name == "kl_per_sample" else ""
+    if name == "bits_per_dimension":
+        unit = "upper bounds where pixels are dequantized; "
     return f"{unit}{of}. Beyond noise: more than {found[0].critical:.1f} standard errors"
 
 
@@ -113,11 +126,17 @@ def _write(out: Path, rows: list[dict[str, Any]]) -> None:
         files.write_json(out, rows)
         return
     buffer = io.StringIO()
-    flat = [
-        row | {"interval": "{} to {}".format(*row["interval"]), "seeds": "{} and {}".format(*row["seeds"])}
-        for row in rows
-    ]
+    flat = [_flat(row) for row in rows]
     writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     files.write(out, buffer.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """One value per column: those of a pair have a column each."""
+    pairs = {"interval": ("interval_low", "interval_high"), "seeds": ("seeds_first", "seeds_second")}
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= dict(zip(pairs[name], value, strict=True)) if name in pairs else {name: value}
+    return found

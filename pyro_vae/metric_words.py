@@ -78,7 +78,9 @@ METRICS = {
         _DENSITY,
         error="elbo_of_evidence_images_se",
     ),
-    "bits_per_dimension": Metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DATA, 4),
+    "bits_per_dimension": Metric(
+        "bits per dimension", "-log2 P(x) over C H W, of a probability P", "low", _DATA, 4, "bits_per_dimension_se"
+    ),
     "pareto_k": Metric("Pareto k", "share of images in each band; above ok, distrust the NLL"),
     "frechet": Metric(
         "Frechet distance",

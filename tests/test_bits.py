@@ -8,7 +8,7 @@ import torch
 from pyro_vae import Images, Spec, build, evaluate
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
-from pyro_vae.evaluation import bits_per_dimension, evidence
+from pyro_vae.evaluation import bits_per_dimension, compare, evidence
 
 
 def test_a_fair_coin_for_each_pixel_is_one_bit():
@@ -72,3 +72,25 @@ def test_a_density_without_bound_is_warned_of(fields):
     images = Images(torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 1, 8, 4))
     with pytest.warns(UserWarning, match="without bound.*--dequantize.*discretized-logistic"):
         evaluate(build(Spec(latent_dim=2, likelihood="continuous-bernoulli")), images, **fields)
+
+
+def test_bits_have_the_error_of_the_nll_in_their_unit(tiny):
+    found = evaluate(build(Spec(latent_dim=2)), grey(tiny), metrics=["evidence"], k=5, binarization="static")
+    assert found.bits_per_dimension_se == pytest.approx(found.nll_se / 64 / math.log(2))
+    (value,) = [value for label, value, _ in found.rows() if label == "bits per dimension"]
+    assert value == f"{found.bits_per_dimension:.4f} ± {found.bits_per_dimension_se:.4f}"
+
+
+def test_bits_compare_across_likelihoods_where_nats_do_not(tiny):
+    """A probability of levels and the bound of a dequantized density, image by image."""
+    options = {"metrics": ["evidence"], "k": 5}
+    a = evaluate(build(Spec(latent_dim=2, likelihood="discretized-logistic")), grey(tiny), **options)
+    b = evaluate(build(Spec(latent_dim=2, likelihood="continuous-bernoulli")), tiny, dequantize=True, **options)
+    (found,) = compare({"a": a, "b": b}, "bits_per_dimension")
+    assert found.difference == pytest.approx(b.bits_per_dimension - a.bits_per_dimension)
+    assert 0 < found.se < a.bits_per_dimension_se + b.bits_per_dimension_se
+    with pytest.raises(InputError, match="likelihood of b"):
+        compare({"a": a, "b": b}, "nll_nats")
+    binary = evaluate(build(Spec(latent_dim=2)), tiny, binarization="static", **options)
+    with pytest.raises(InputError, match="binarization of b: given 'static', expected 'none'"):
+        compare({"a": a, "b": binary}, "bits_per_dimension")

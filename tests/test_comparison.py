@@ -207,7 +207,17 @@ def test_command_with_seeds_and_csv(runs, tmp_path):
     out = tmp_path / "found.csv"
     assert cli.main(["compare", str(runs / "small"), str(runs / "large"), "--metric", "mse", "--out", str(out)]) == 0
     (row,) = csv.DictReader(out.read_text().splitlines())
-    assert (row["metric"], row["seeds"], row["error_of"]) == ("mse_per_pixel", "2 and 2", "images, paired, and seeds")
+    assert (row["metric"], row["error_of"]) == ("mse_per_pixel", "images, paired, and seeds")
+    assert (row["seeds_first"], row["seeds_second"]) == ("2", "2")
+    low, difference, high = (float(row[name]) for name in ("interval_low", "difference", "interval_high"))
+    assert low < difference < high
+
+
+def test_where_one_model_has_one_seed_the_error_is_said_to_be_of_these_trainings(runs, capsys):
+    assert cli.main(["compare", str(runs / "small" / "seed-0"), str(runs / "large")]) == 0
+    assert "another seed may differ more" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["compare", str(runs / "small"), str(runs / "large")]) == 0
+    assert "another seed may differ more" not in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -216,7 +226,8 @@ def test_command_with_seeds_and_csv(runs, tmp_path):
         (["small/seed-0"], "runs: given 1, expected at least two"),
         (["small/seed-0", "small/seed-0"], "no two are the same"),
         (["small/seed-0", "nothing"], "expected a run folder with a spec.json"),
-        (["small/seed-0", "large/seed-0", "--metric", "nll"], "evaluate --metrics evidence"),
+        (["small/seed-0", "large/seed-0", "--metric", "nll"], "evaluate RUN --metrics evidence"),
+        (["small/seed-0", "large/seed-0", "--metric", "bits"], "evaluate RUN --metrics evidence"),
         (["small/seed-0", "large/seed-0", "--metric", "elbow"], "did you mean 'elbo'"),
         (["small/seed-0", "large/seed-0", "--out", "x.txt"], "ends in .csv or .json"),
         (["small/seed-0", "old"], "expected a run with values of single images; `pyro-vae evaluate RUN` adds them"),

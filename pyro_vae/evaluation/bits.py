@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
+
+from torch import Tensor
 
 from pyro_vae import checks
 from pyro_vae.data import Images
 from pyro_vae.data.images import is_binary
 
+Nats = TypeVar("Nats", float, Tensor)
 
-def bits_per_dimension(nll_nats: float, dimensions: int, levels_per_unit: int = 1) -> float:
+
+def bits_per_dimension(nll_nats: Nats, dimensions: int, levels_per_unit: int = 1) -> Nats:
     r"""What one of the `dimensions` = C H W numbers of an image costs on average.
 
     .. math:: -\frac{\log p(x)}{D \log 2} + \log_2 L

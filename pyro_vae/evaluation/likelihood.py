@@ -70,7 +70,7 @@ class Evidence:
       for other images, and `nll_mcse` that for the same ones again. Neither has the bias in it: see `nll_by_k`.
     - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
       under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
-      why.
+      why. `bits_per_dimension_se` is its standard error over images, `bits` that of each image, `(n,)`.
     - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
       expectation, tight as k grows; its Monte Carlo standard error; how many equal weights say as much.
     - `nll_by_k`: the NLL at k, k/2, k/4, ... from the same draws. Where it still falls, it is above its limit.
@@ -91,8 +91,10 @@ class Evidence:
     nll_se: float | None
     nll_mcse: float | None
     bits_per_dimension: float | None
+    bits_per_dimension_se: float | None
     not_a_probability: str | None
     log_likelihood: Tensor
+    bits: Tensor | None
     log_likelihood_mcse: Tensor | None
     effective_samples: Tensor
     nll_by_k: tuple[NLLAtK, ...]
@@ -199,7 +201,8 @@ def evidence(
         check = annealed_check(index, log_likelihood, mcse, annealed)
     whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
     reason = why_not_a_probability(data_range_of(model), fixed, dequantize)
-    levels = 256 if dequantize else 1
+    levels, dimensions = 256 if dequantize else 1, math.prod(fixed.shape)
+    bits = None if reason else bits_per_dimension(-log_likelihood, dimensions, levels)
     return Evidence(
         n=len(fixed),
         k=k,
@@ -208,9 +211,13 @@ def evidence(
         nll_nats=whole.nll_nats,
         nll_se=whole.nll_se,
         nll_mcse=whole.nll_mcse,
-        bits_per_dimension=None if reason else bits_per_dimension(whole.nll_nats, math.prod(fixed.shape), levels),
+        bits_per_dimension=None if bits is None else bits.mean().item(),
+        bits_per_dimension_se=None
+        if bits is None or whole.nll_se is None
+        else whole.nll_se / (dimensions * math.log(2)),
         not_a_probability=reason,
         log_likelihood=log_likelihood,
+        bits=bits,
         log_likelihood_mcse=mcse,
         effective_samples=effective_samples,
         nll_by_k=curve,
@@ -229,6 +236,7 @@ def evidence_metrics(found: Evidence) -> dict[str, Any]:
         "nll_mcse": found.nll_mcse,
         "nll_effective_samples": found.effective_samples.median().item(),
         "bits_per_dimension": found.bits_per_dimension,
+        "bits_per_dimension_se": found.bits_per_dimension_se,
         "nll_by_k": [
             {name: value for name, value in asdict(point).items() if value is not None} for point in found.nll_by_k
         ],

@@ -98,7 +98,10 @@ class Metrics:
     nll_annealing: dict[str, Any] | None = None
     nll_diagnostics: dict[str, Any] | None = None
     nll_warnings: list[str] | None = None
-    bits_per_dimension: float | None = _metric("bits per dimension", "-log2 P(x) over C H W, of a probability P", 4)
+    bits_per_dimension: float | None = _metric(
+        "bits per dimension", "-log2 P(x) over C H W, of a probability P", 4, "bits_per_dimension_se"
+    )
+    bits_per_dimension_se: float | None = None
     pareto_k: dict[str, float] | None = _metric("Pareto k", "share of images in each band; above ok, distrust the NLL")
     frechet: float | None = _metric(
         "Frechet distance", "of samples to real images; lower is better", error="frechet_se"
@@ -361,6 +364,9 @@ def evaluate(
             "elbo_of_evidence_images_se": of_these.elbo_se,
         }
         per_image["evidence"] = _per_image(few, {"nll_nats": -estimate.log_likelihood}, comparable | {"k": k})
+        if estimate.bits is not None:  # which compare whatever the likelihoods are
+            alike = {"binarization": fixed_binarization(binarization), "k": k}
+            per_image["bits"] = _per_image(few, {"bits_per_dimension": estimate.bits}, alike)
         more = {"k": k, "n": len(few), "images_sha256": few.fingerprint, "anneal": anneal}
         if estimate.not_a_probability is not None:
             more["bits_per_dimension_absent"] = estimate.not_a_probability
