@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae import Spec, build
-from pyro_vae.capture import Operations
 from pyro_vae.objectives import objective
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi.capture import Operations
 
 SPEC = {"image_shape": (1, 28, 28), "latent_dim": 20}
 MODELS = {

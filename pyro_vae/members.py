@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, fx
 from torch.optim.adam import adam
 
-from pyro_vae import backends, checks
-from pyro_vae.capture import NotCapturable, capture, gradients_set_aside
+from pyro_vae import checks
 from pyro_vae.device import dequantized, to_unit
 from pyro_vae.generators import generator_states, set_generator_states
 from pyro_vae.models import build
 from pyro_vae.models.images import dtype_of
 from pyro_vae.objectives import Losses, Terms, exact_totals, objective
 from pyro_vae.spec import Spec
+from pyro_vae.svi import backends
+from pyro_vae.svi.capture import NotCapturable, capture, gradients_set_aside
 
 Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member, or for all
 

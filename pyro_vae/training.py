@@ -21,8 +21,6 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae import checkpoints, checks, files, parallel
-from pyro_vae.backends import BACKENDS
-from pyro_vae.capture import Operations
 from pyro_vae.checks import InputError
 from pyro_vae.data import Images, binarize
 from pyro_vae.device import batches, binarized, choose_device, dequantized, gather, resident, shuffled, to_unit
@@ -44,6 +42,8 @@ from pyro_vae.parallel import Peers
 from pyro_vae.progress import Progress, duration
 from pyro_vae.spec import BINARIZATIONS, HOW_LONG_AND_HOW, OBJECTIVES, PRECISIONS, Spec
 from pyro_vae.svi import CompiledSVI, NotFiniteError
+from pyro_vae.svi.backends import BACKENDS
+from pyro_vae.svi.capture import Operations
 
 
 @dataclass(frozen=True)

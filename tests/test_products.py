@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import backends, kernels, products, recording
-from pyro_vae.adam import FusedAdam
+from pyro_vae.svi import backends
+from pyro_vae.svi.cpu import kernels, products, recording
+from pyro_vae.svi.cpu.adam import FusedAdam
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"

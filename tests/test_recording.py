@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import Spec, backends, build, kernels, recording
-from pyro_vae.svi import LOOKED_AT_EVERY, CompiledSVI
+from pyro_vae import Spec, build
+from pyro_vae.svi import CompiledSVI, backends
+from pyro_vae.svi.compiled_svi import LOOKED_AT_EVERY
+from pyro_vae.svi.cpu import kernels, recording
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"

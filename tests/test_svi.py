@@ -30,9 +30,9 @@ from pyro.infer.autoguide import (
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
-from pyro_vae import Spec, backends, build, fit
+from pyro_vae import Spec, build, fit
 from pyro_vae.checks import InputError
-from pyro_vae.svi import CompiledSVI, NotFiniteError
+from pyro_vae.svi import CompiledSVI, NotFiniteError, backends
 
 SPEC = Spec(image_shape=(1, 8, 8), latent_dim=3, hidden=(16,))
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))

@@ -13,15 +13,15 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae import History, Spec, build, evaluate, fit, latent, load, training
-from pyro_vae.backends import BACKENDS
 from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
 from pyro_vae.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.device import batches
 from pyro_vae.objectives import Terms, beta_at, objective
-from pyro_vae.optimizers import SharedOptimizer
 from pyro_vae.spec import COMPILERS
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi.backends import BACKENDS
+from pyro_vae.svi.optimizers import SharedOptimizer
 
 SPEC = Spec(latent_dim=2, hidden=(16,))
 QUIET = {"progress": False, "device": "cpu", "batch_size": 5}

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae import kernels, products
-from pyro_vae.recording import Used, span
+from pyro_vae.svi.cpu import kernels, products
+from pyro_vae.svi.cpu.recording import Used, span
 
 PART = 8192  # numbers of a parameter that a thread steps at a time
 

@@ -11,10 +11,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae import backends, kernels, recording
-from pyro_vae.adam import FusedAdam
-from pyro_vae.capture import Captured
-from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae.svi import backends
+from pyro_vae.svi.capture import Captured
+from pyro_vae.svi.cpu import kernels, recording
+from pyro_vae.svi.cpu.adam import FusedAdam
+from pyro_vae.svi.optimizers import SharedOptimizer
 
 _requires_grad_and_hooks = operator.attrgetter("requires_grad", "_backward_hooks")
 _grad = operator.attrgetter("grad")

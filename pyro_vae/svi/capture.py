@@ -31,7 +31,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.generators import own_generators, same_generators
 
-_ENGINE = ("pyro_vae.capture", "pyro_vae.program")
+_ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
 _READ_UNSEEN = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 LARGEST_MOVED = 1_000_000  # elements of a tensor that is given other values for a comparison

@@ -14,13 +14,14 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae import backends, checks
-from pyro_vae.capture import Captured, NotCapturable
-from pyro_vae.optimizers import SharedOptimizer
+from pyro_vae import checks
 from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO
-from pyro_vae.program import ChangesItself, Program, ProgramError, params_of, shown
-from pyro_vae.reach import PLAIN
-from pyro_vae.replay import Replay
+from pyro_vae.svi import backends
+from pyro_vae.svi.capture import Captured, NotCapturable
+from pyro_vae.svi.optimizers import SharedOptimizer
+from pyro_vae.svi.program import ChangesItself, Program, ProgramError, params_of, shown
+from pyro_vae.svi.reach import PLAIN
+from pyro_vae.svi.replay import Replay
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, PathGradientELBO, RenyiELBO, DReGIWAE, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back

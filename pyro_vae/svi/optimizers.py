@@ -18,7 +18,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyro_vae import checks
-from pyro_vae.adam import FusedAdam, nothing_but_the_kernel
+from pyro_vae.svi.cpu.adam import FusedAdam, nothing_but_the_kernel
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW)
 # Which parameters a wrapper has stepped by a gradient, in whichever of its SVIs.

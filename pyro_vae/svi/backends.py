@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.products import with_products
-from pyro_vae.rows import with_rows
+from pyro_vae.svi.cpu.products import with_products
+from pyro_vae.svi.cpu.rows import with_rows
 
 BACKENDS = ("off", "capture", "inductor", "cudagraph")
 

@@ -14,7 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from pyro_vae.reach import LEAVES, MOST_ITEMS, VALUES, Place, Walk, digest, flat
+from pyro_vae.svi.reach import LEAVES, MOST_ITEMS, VALUES, Place, Walk, digest, flat
 
 MOST_STATES = 16
 _states = itertools.count()

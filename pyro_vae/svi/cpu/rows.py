@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_vae import kernels
+from pyro_vae.svi.cpu import kernels
 
 LONG = 64  # bytes of a row; others are left to Inductor
 

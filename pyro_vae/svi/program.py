@@ -13,7 +13,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae.capture import (
+from pyro_vae.generators import same_generators
+from pyro_vae.svi.capture import (
     Captured,
     NotCapturable,
     Restoring,
@@ -22,8 +23,7 @@ from pyro_vae.capture import (
     param_store_kept,
     verify,
 )
-from pyro_vae.generators import same_generators
-from pyro_vae.watching import Watched
+from pyro_vae.svi.watching import Watched
 
 
 class ProgramError(Exception):

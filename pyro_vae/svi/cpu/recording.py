@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae import kernels
+from pyro_vae.svi.cpu import kernels
 
 MOST_COPIED = 1 << 20  # bytes that an operation of torch's may give, which are copied to where the first result lies
 LOSSES = 256  # that are given memory at once
@@ -48,8 +48,9 @@ def record(
     """A function that does what `run` does, without the Python between its kernels.
 
     Args:
-        run: calls what Inductor has compiled, and kernels by :func:`pyro_vae.kernels.call`. All tensors that it uses
-            beside its arguments are used where they lie now. The next call overwrites its results but the first.
+        run: calls what Inductor has compiled, and kernels by :func:`pyro_vae.svi.cpu.kernels.call`. All tensors that
+            it uses beside its arguments are used where they lie now. The next call overwrites its results but the
+            first.
         inputs: its arguments. Later ones are to be of the same kinds; they may lie elsewhere.
         written: what it may write to, and what is to be as before after the recording.
         improve: is given what was recorded, and may change what kernels find in their arguments.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import kernels
+from pyro_vae.svi.cpu import kernels
 
 _ACTIVATIONS = {torch.ops.aten.tanh.default: 1, torch.ops.aten.relu.default: 2}  # as product.cpp numbers them
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
