@@ -55,58 +55,58 @@ class ContinuousBernoulliOfLogits(dist.TorchDistribution):
         size = self.logits.abs()
         small = size < 0.1
         safe = torch.where(small, 1.0, size)
-        square = self.logits.square()
+        square = torch.where(small, self.logits, 0.0).square()
         series = square * (1 / 24 - square * (1 / 2880 - square / 181440))
         return torch.where(small, series, safe / 2 + (-torch.expm1(-safe) / safe).log())
 
     @property
     def mean(self) -> Tensor:
         # 1 / (1 - exp(-l)) - 1 / l
-        small, safe = self._small()
+        small, safe, near = self._small()
         size = safe.abs()
         from_mode = 1 / size - (-size).exp() / -torch.expm1(-size)
-        series = 0.5 + self.logits * _series(self.logits, [c for _, c in _BERNOULLI])
+        series = 0.5 + near * _series(near, [c for _, c in _BERNOULLI])
         return torch.where(small, series, torch.where(safe > 0, 1 - from_mode, from_mode))
 
     @property
     def variance(self) -> Tensor:
         # 1 / l^2 - 1 / (4 sinh(l / 2)^2)
-        small, safe = self._small()
+        small, safe, near = self._small()
         size = safe.abs()
         direct = size.square().reciprocal() - (-size).exp() / torch.expm1(-size).square()
-        return torch.where(small, _series(self.logits, [(n - 1) * c for n, c in _BERNOULLI]), direct)
+        return torch.where(small, _series(near, [(n - 1) * c for n, c in _BERNOULLI]), direct)
 
     def entropy(self) -> Tensor:
         # log((exp(l) - 1) / l) - l mean
-        small, safe = self._small()
+        small, safe, near = self._small()
         size = safe.abs()
         rest = -torch.expm1(-size)
         direct = 1 - (size / rest).log() - size * (-size).exp() / rest
-        series = self.logits.square() * _series(self.logits, [(1 / n - 1) * c for n, c in _BERNOULLI])
+        series = near.square() * _series(near, [(1 / n - 1) * c for n, c in _BERNOULLI])
         return torch.where(small, series, direct)
 
     def cdf(self, value: Tensor) -> Tensor:
         # (exp(l x) - 1) / (exp(l) - 1)
         if self._validate_args:
             self._validate_sample(value)
-        small, safe = self._small(_reach(self.logits))
+        small, safe, logits = self._small(_reach(self.logits))
         size = safe.abs()
         rising = (size * (value - 1)).exp() * torch.expm1(-size * value)
         direct = torch.where(safe > 0, rising, torch.expm1(-size * value)) / torch.expm1(-size)
-        logits, v, m = self.logits, value * (1 - value), 1 - 2 * value
+        v, m = value * (1 - value), 1 - 2 * value
         series = value - logits * v * (1 / 2 - logits * (m / 12 + logits * (v / 24 - logits * m * (3 * v + 1) / 720)))
         return torch.where(small, series, direct)
 
     def icdf(self, value: Tensor) -> Tensor:
         # log(1 + u (exp(l) - 1)) / l
-        small, safe = self._small(_reach(self.logits))
+        small, safe, logits = self._small(_reach(self.logits))
         size = safe.abs()
         below, above = value.log(), torch.log1p(-value)  # of the masses below and above x
         beyond, between = torch.where(safe > 0, below, above), torch.where(safe > 0, above, below)
         from_mode = -torch.logaddexp(beyond, between - size) / size  # the mode is at 1 or at 0
         direct = torch.where(safe > 0, 1 - from_mode, from_mode)
         # Its Taylor series has the cumulants of a Bernoulli variable of probability u.
-        logits, v, m = self.logits, value * (1 - value), 1 - 2 * value
+        v, m = value * (1 - value), 1 - 2 * value
         cumulants = logits / 6 * (m + logits / 4 * (1 - 6 * v + logits / 5 * m * (1 - 12 * v)))
         return torch.where(small, value + logits * v * (0.5 + cumulants), direct).clamp(0, 1)
 
@@ -114,10 +114,13 @@ class ContinuousBernoulliOfLogits(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
 
-    def _small(self, limit: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Where differences would cancel and a series takes over, and logits that are safe to divide by elsewhere."""
+    def _small(self, limit: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Where differences would cancel and a series takes over; logits to divide by elsewhere; those of the series.
+
+        Neither formula may overflow where it is not taken: its gradient would be 0 times infinity.
+        """
         small = self.logits.abs() < limit
-        return small, torch.where(small, 1.0, self.logits)
+        return small, torch.where(small, 1.0, self.logits), torch.where(small, self.logits, 0.0)
 
 
 def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
