@@ -283,6 +283,14 @@ def test_the_standard_error_of_a_frechet_distance_is_its_spread_over_samples(shi
     assert values.std().item() / 1.5 < stated < 1.5 * values.std().item()
 
 
+def test_the_standard_error_of_a_kernel_distance_does_not_see_the_order_of_the_images():
+    x = torch.cat([normal(5500, 6, 0), normal(500, 6, 1) + 2])  # sorted by class, as a folder is
+    shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    y, options = normal(1000, 6, 2), {"subsets": 20, "subset_size": 500}
+    sorted_se, se = (kernel_distance_from_features(part, y, **options).se for part in (x, shuffled))
+    assert 0.7 < sorted_se / se < 1.4
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 @pytest.mark.parametrize("n", [200, 1500])
 def test_the_standard_error_of_a_kernel_distance_is_its_spread_over_samples(shift, n):

@@ -32,7 +32,9 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Inceptio
     The images are shuffled first (sorted ones would make each split one class), then cut into `splits` parts. It is the
     Inception Score only where the logits are those of the 2015-12-05 Inception network; with another classifier it is a
     classifier score. The standard error over images is that of the mean divergence, by the delta method: score x
-    sd(KL) / sqrt(n). What a change of p(y) adds is of second order.
+    sd(KL) / sqrt(n). What a change of p(y) adds is of second order. It does not hold the bias: p(y) of a split is that
+    of its own images, so that the score of m images is too low by a factor of about :math:`1 - (C - 1) / (2 m)` or
+    less. Compare at one n and one number of splits; `overall`, whose m is n, has the least.
 
     Source: Salimans et al., "Improved techniques for training GANs", 2016, https://arxiv.org/abs/1606.03498; Barratt
     and Sharma, "A note on the inception score", 2018, https://arxiv.org/abs/1801.01973
@@ -133,7 +135,7 @@ def kernel_distance_from_features(
         a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
         values.append(_unbiased_mmd(a, b))
     found = torch.stack(values)
-    se = (_variance(x, y) + (found.var().item() / subsets if subsets > 1 else 0.0)) ** 0.5
+    se = (_variance(x, y, generator) + (found.var().item() / subsets if subsets > 1 else 0.0)) ** 0.5
     return KernelDistance(found.mean().item(), se, found.std(correction=0).item(), subsets, size)
 
 
@@ -150,14 +152,15 @@ def _unbiased_mmd(x: Tensor, y: Tensor) -> Tensor:
     return (_sum_over_pairs(x) + _sum_over_pairs(y)) / (m * (m - 1)) - 2 * between / m**2
 
 
-def _variance(x: Tensor, y: Tensor) -> float:
+def _variance(x: Tensor, y: Tensor, generator: torch.Generator) -> float:
     """The variance of the unbiased estimate from all of x and y, by Hoeffding's decomposition.
 
     What each image adds by itself (the variances of the projections, less the noise with which they are estimated), and
     what pairs of images add beyond that, which is all that there is where the distributions are equal.
     """
     all_x, all_y = len(x), len(y)
-    x, y = x[:_MOST], y[:_MOST]
+    # At random: sets from folders are sorted by class.
+    x, y = (part[torch.randperm(len(part), generator=generator)[:_MOST]] for part in (x, y))
     n, m = len(x), len(y)
     x_rows, _, xx = _means(x, x, itself=True)
     y_rows, _, yy = _means(y, y, itself=True)
