@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import register_kl
 from torch.nn import functional
 
 
@@ -121,6 +122,11 @@ class ContinuousBernoulliOfLogits(dist.TorchDistribution):
         """
         small = self.logits.abs() < limit
         return small, torch.where(small, 1.0, self.logits), torch.where(small, self.logits, 0.0)
+
+
+@register_kl(ContinuousBernoulliOfLogits, ContinuousBernoulliOfLogits)
+def _kl_of_continuous_bernoullis(p: ContinuousBernoulliOfLogits, q: ContinuousBernoulliOfLogits) -> Tensor:
+    return (p.mean - 0.5) * (p.logits - q.logits) - p._log_norm() + q._log_norm()
 
 
 def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:

@@ -86,6 +86,8 @@ def test_the_generators_stay_as_they_were():
         (dist.Normal(torch.zeros(2), 1.0), dist.Normal(0.0, 1.0), "p: given 'batch shape"),
         (dist.Normal(0.0, 1.0), dist.Normal(torch.zeros(2), 1.0).to_event(1), "q: given 'event shape"),
         (dist.Categorical(torch.ones(2)), dist.Categorical(torch.ones(3)), "q: given 'another support'"),
+        (dist.Delta(torch.tensor(0.0)), dist.Normal(0.0, 1.0), "q: given 'Normal', expected probabilities"),
+        (dist.Normal(0.0, 1.0), dist.Poisson(1.0), "q: given 'Poisson', expected a density"),
     ],
 )
 def test_bad_input_is_named(p, q, message):
@@ -143,3 +145,20 @@ def test_the_arguments_stay_as_they_were():
     divergences(p, dist.Laplace(torch.zeros(()), 1.0))
     assert p.loc.dtype == torch.float32
     assert p.loc.requires_grad
+
+
+@pytest.mark.parametrize("event_dim", [0, 1])
+def test_continuous_bernoullis_of_large_logits(event_dim):
+    """By torch the first is -13.5 nats, as its mean is that of a logit of 16."""
+    x = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1e6
+    log_p, log_q = (logit * (x - 1) + math.log(logit / -math.expm1(-logit)) for logit in (30.0, 50.0))
+    p, q = (
+        dist.ContinuousBernoulli(logits=torch.full((1,) * event_dim, one)).to_event(event_dim) for one in (30.0, 50.0)
+    )
+    found = divergences(p, q)
+    assert found.kl_pq == pytest.approx((log_p.exp() * (log_p - log_q)).mean().item(), rel=1e-6)
+    assert found.kl_qp == pytest.approx((log_q.exp() * (log_q - log_p)).mean().item(), rel=1e-6)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    expected = sum((one.exp() * (one - log_m)).mean().item() / 2 for one in (log_p, log_q))
+    assert found.jensen_shannon == pytest.approx(expected, abs=4 * found.jensen_shannon_se)
+    assert (found.kl_pq_se, found.kl_qp_se) == (0, 0)

@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae import checks
 from pyro_vae.generators import own_generators
+from pyro_vae.pixel_distributions import ContinuousBernoulliOfLogits
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ def divergences(
     .. math:: \mathrm{JS}(p, q) = \tfrac12 \mathrm{KL}(p \| m) + \tfrac12 \mathrm{KL}(q \| m), \ m = \tfrac12 (p + q)
 
     A sum over the support where it can be counted; KL in closed form where torch has one; else Monte Carlo with
-    `samples` draws from each side. All in float64, from log-probabilities.
+    `samples` draws from each side. In float64, from log-probabilities; a distribution with transforms in its own type.
+    Monte Carlo does not see that a KL is infinite where q's support is large enough but its tails are not, as of a
+    Cauchy against a normal distribution.
 
     Args:
         p: a distribution without batch shape.
-        q: another over the same events.
+        q: another over the same events: of masses, or with a density, as p is.
         samples: draws from each.
         seed: of the draws. The global generators are as before afterwards.
 
@@ -62,6 +65,9 @@ def divergences(
             raise checks.fail(name, f"batch shape {tuple(one.batch_shape)}", "one distribution, without batch shape")
     if p.event_shape != q.event_shape:
         raise checks.fail("q", f"event shape {tuple(q.event_shape)}", f"that of p, {tuple(p.event_shape)}")
+    if _has_masses(p) != _has_masses(q):
+        expected = "probabilities, as p has" if _has_masses(p) else "a density, as p has"
+        raise checks.fail("q", type(q).__name__, expected)
     p, q = _in_double(p), _in_double(q)
     if p.has_enumerate_support and q.has_enumerate_support:
         return _by_enumeration(p, q)
@@ -124,6 +130,10 @@ def _in_double(p: dist.TorchDistribution) -> dist.TorchDistribution:
     """The same distribution with float64 parameters, on the CPU; one with transforms stays as it is."""
     if isinstance(p, torch.distributions.TransformedDistribution):
         return p
+    if isinstance(p, torch.distributions.ContinuousBernoulli):  # torch's has a mean of clamped logits, and so a KL
+        given = p._param.detach().cpu().double()
+        logits = given if vars(p).get("logits") is p._param else given.logit()
+        return ContinuousBernoulliOfLogits(logits, validate_args=False)
     copy = object.__new__(type(p))
     given = vars(p).get("_param")
     for name, value in vars(p).items():
@@ -139,6 +149,10 @@ def _in_double(p: dist.TorchDistribution) -> dist.TorchDistribution:
         if given is not None and vars(p).get(name) is given:
             copy.__dict__[name] = copy.__dict__["_param"]
     return copy
+
+
+def _has_masses(p: dist.TorchDistribution) -> bool:
+    return isinstance(p, dist.Delta) or bool(p.support.is_discrete)  # type: ignore[union-attr]
 
 
 def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
