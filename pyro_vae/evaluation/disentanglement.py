@@ -1,7 +1,7 @@
 """How single codes stand for single factors of variation: MIG, SAP and DCI on arrays `(codes, factors)`.
 
 Codes are `(N, d)`, factors `(N, f)`, discrete unless `continuous=True`. They need known factors, which real sets seldom
-have: :func:`pyro_vae.shapes.shapes` makes images with five.
+have: :func:`pyro_vae.data.synthetic.sprites` makes images with five.
 """
 
 from __future__ import annotations

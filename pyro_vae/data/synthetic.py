@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checks
-from pyro_vae.data import Images
+from pyro_vae.data.images import Images
 
 FACTORS = ("shape", "scale", "rotation", "x", "y")
 SHAPES = ("square", "ellipse", "triangle")
 _LEVELS = (3, 6, 8, 16, 16)  # how many values each factor takes
 
 
-class Shapes(NamedTuple):
+class Sprites(NamedTuple):
     """The images, labelled by shape, and the index of each factor's value: int64 `(N, 5)`, as in `FACTORS`."""
 
     images: Images
     factors: Tensor
 
 
-def shapes(n: int, size: int = 32, seed: int = 0) -> Shapes:
+def sprites(n: int, size: int = 32, seed: int = 0) -> Sprites:
     """White shapes on black, each factor drawn uniformly and independently, after dSprites (Matthey et al., 2017).
 
     Rotations go up to a quarter turn, below which no shape looks the same twice.
@@ -33,7 +33,7 @@ def shapes(n: int, size: int = 32, seed: int = 0) -> Shapes:
         size: height and width in pixels, at least 16.
         seed: of the factors.
 
-    >>> images, factors = shapes(10)
+    >>> images, factors = sprites(10)
     >>> images.shape, factors.shape
     ((1, 32, 32), torch.Size([10, 5]))
     """
@@ -43,7 +43,7 @@ def shapes(n: int, size: int = 32, seed: int = 0) -> Shapes:
     generator = torch.Generator().manual_seed(seed)
     factors = torch.stack([torch.randint(0, levels, (n,), generator=generator) for levels in _LEVELS], 1)
     pixels = torch.cat([_draw(part, size) for part in factors.split(max(1, 512 * 32**2 // size**2))])
-    return Shapes(Images(pixels, factors[:, 0].clone(), "shapes", SHAPES), factors)
+    return Sprites(Images(pixels, factors[:, 0].clone(), "sprites", SHAPES), factors)
 
 
 def _draw(factors: Tensor, size: int, oversampling: int = 4) -> Tensor:

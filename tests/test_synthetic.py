@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from pyro_vae.checks import InputError
-from pyro_vae.shapes import FACTORS, SHAPES, shapes
+from pyro_vae.data.synthetic import FACTORS, SHAPES, sprites
 
 
 def test_factors_are_uniform_independent_and_reproducible():
-    images, factors = shapes(3000, size=16)
+    images, factors = sprites(3000, size=16)
     assert factors.shape == (3000, len(FACTORS))
     assert torch.equal(images.labels, factors[:, 0])
     assert images.class_names == SHAPES
@@ -15,7 +15,7 @@ def test_factors_are_uniform_independent_and_reproducible():
         assert len(counts) == levels
         assert counts.min() > 0.6 * 3000 / levels
     assert factors.double().T.corrcoef().fill_diagonal_(0).abs().max() < 0.08
-    assert shapes(3000, size=16).images.fingerprint == images.fingerprint
+    assert sprites(3000, size=16).images.fingerprint == images.fingerprint
 
 
 def centre(pixels):
@@ -26,7 +26,7 @@ def centre(pixels):
 
 
 def test_each_factor_does_what_its_name_says():
-    images, factors = shapes(2000)
+    images, factors = sprites(2000)
     right, down = centre(images.pixels)
     assert torch.corrcoef(torch.stack([right, factors[:, 3].double()]))[0, 1] > 0.99
     assert torch.corrcoef(torch.stack([down, factors[:, 4].double()]))[0, 1] > 0.99
@@ -41,7 +41,7 @@ def test_each_factor_does_what_its_name_says():
 
 
 def test_no_shape_touches_the_border():
-    pixels = shapes(2000).images.pixels
+    pixels = sprites(2000).images.pixels
     border = torch.cat([pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1]], -1)
     assert border.max() == 0
 
@@ -49,4 +49,4 @@ def test_no_shape_touches_the_border():
 @pytest.mark.parametrize(("arguments", "message"), [((0,), "n: given 0"), ((5, 8), "size: given 8")])
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(InputError, match=message):
-        shapes(*arguments)
+        sprites(*arguments)
