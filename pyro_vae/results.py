@@ -120,6 +120,8 @@ class Scores:
             return None
         difference = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
         se = math.hypot(*map(statistics.fmean, errors))
+        if se == 0:  # of a share of 1, say, or of a count that no resample changes: nothing is known of it
+            return None
         return Difference(metric, a, b, difference, se, 0, (len(columns[0]), len(columns[1])), "images, unpaired")
 
 
@@ -185,7 +187,7 @@ def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
         "means": [statistics.fmean(column) for column in columns],
         "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
         "verdict": _verdict(steps),
-        "reason": _reason(steps),
+        "reason": _reason(steps, min(map(len, columns))),
         "steps": [None if one is None else one.to_dict() for one in steps],
         "seeds": len(seeds),
         "seeds_holding": sum(map(_rises, seeds)),
@@ -199,9 +201,11 @@ def _verdict(steps: Sequence[Difference | None]) -> str:
     return "holds" if len(known) == len(steps) and all(one.beyond_noise for one in known) else "not decided"
 
 
-def _reason(steps: Sequence[Difference | None]) -> str:
-    """What the verdict rests on, in words."""
+def _reason(steps: Sequence[Difference | None], fewest: int) -> str:
+    """What the verdict rests on, in words; `fewest` is the smallest number of seeds."""
     if all(one is None for one in steps):
+        if fewest > 1:
+            return "not decided: the seeds of each model agree, and no other error is known"
         return "not decided by one seed of a model: no error of a single run is known"
     texts = []
     for one in steps:

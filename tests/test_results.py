@@ -81,6 +81,20 @@ def test_one_seed_without_errors_is_said():
     assert found["reason"] == "not decided by one seed of a model: no error of a single run is known"
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"), [(None, "not decided"), (0.0, "not decided"), (0.5, "not decided"), (0.1, "holds")]
+)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_seeds_that_agree_are_no_error_of_zero(seeds, error, expected):
+    """A count of 10 by each seed, and of 11."""
+    claim = Claim("More are active", "active_units", ("few", "many"))
+    errors = {} if error is None else {"active_units_se": error}
+    numbers = {name: [{"active_units": value, **errors}] * seeds for name, value in (("few", 10), ("many", 11))}
+    assert verdict(claim, Scores(numbers))["verdict"] == expected
+    squared = verdict(FLOWS, runs("mse_per_pixel", flow4=[0.1] * 3, vanilla=[0.1000001] * 3))
+    assert squared["reason"] == "not decided: the seeds of each model agree, and no other error is known"
+
+
 def test_one_seed_with_paired_values_is_of_these_trainings():
     assert verdict(FLOWS, paired(0.1, 0.4))["reason"].endswith("one seed each: of these trainings only")
 

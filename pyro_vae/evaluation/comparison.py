@@ -142,11 +142,13 @@ def seeds_difference(
 ) -> Difference | None:
     """The same from a single number of each seed, of at least two seeds of each model; else None.
 
+    None as well where all seeds of each model agree, as counts and shares may: that is no error of 0.
+
     >>> seeds_difference("frechet", ("a", [10.0, 12.0]), ("b", [11.0, 12.0])).beyond_noise
     False
     """
     (a_name, a), (b_name, b) = first, second
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < 2 or all(min(one) == max(one) for one in (a, b)):
         return None
     parts = [_spread(a), _spread(b)]
     difference = sum(b) / len(b) - sum(a) / len(a)
