@@ -37,10 +37,10 @@ _LOSS = (*_DENSITY, "model", "beta")
 METRICS = {
     "loss_nats": Metric("loss", "reconstruction + beta KL, nats an image", "low", _LOSS),
     "squared_error_loss": Metric(
-        "squared error + KL", "summed squared error of the decoded mean + beta KL", "low", (*_LOSS[:2], *_LOSS[-2:])
+        "squared error + KL", "summed squared error of the decoded mean + beta KL", "low", (*_DATA, *_LOSS[-2:])
     ),
-    "mse_per_pixel": Metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", "low", digits=5),
-    "mse_per_pixel_sampled": Metric("MSE per pixel, sampled", "the same, decoding a posterior sample", "low", digits=5),
+    "mse_per_pixel": Metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", "low", _DATA, 5),
+    "mse_per_pixel_sampled": Metric("MSE per pixel, sampled", "the same, decoding a posterior sample", "low", _DATA, 5),
     "reconstruction_nats": Metric(
         "reconstruction",
         "-E log p(x|z), nats an image; of a density it may be below 0",

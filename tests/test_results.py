@@ -137,3 +137,12 @@ def test_differences_are_of_models_whose_numbers_mean_the_same():
     text = results.differences_to_markdown([found])
     assert "| b | a | (+0.3 ± 0.5) |" in text
     assert results.differences_to_markdown([]) == ""
+
+
+@pytest.mark.parametrize("metric", ["mse_per_pixel", "mse_per_pixel_sampled", "squared_error_loss"])
+def test_squared_errors_of_binarized_and_of_grey_pixels_are_of_different_data(metric):
+    models = {"grey": Spec(image_shape=(1, 8, 8)), "binary": Spec(image_shape=(1, 8, 8), binarization="static")}
+    scores = runs(metric, grey=[0.010, 0.011, 0.0105], binary=[0.020, 0.021, 0.0205])
+    assert results.differences(models, (metric,), scores) == []
+    models["binary"] = models["grey"]
+    assert len(results.differences(models, (metric,), scores)) == 1
