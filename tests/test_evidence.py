@@ -25,6 +25,7 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.evaluation.annealing import anneal_images
 from pyro_vae.evaluation.likelihood import weighted_draws
+from pyro_vae.latent import posterior_means
 
 CPU = {"device": "cpu"}
 
@@ -318,6 +319,24 @@ def test_annealing_takes_the_distrusted_and_no_others():
     assert few[0].annealed.annealed_nll == few[1].annealed.annealed_nll
     exact, _ = linear_gaussian()
     assert evidence(exact, images, k=100, anneal=3, **CPU).annealed is None  # there are none
+
+
+def test_neighbouring_seeds_share_no_chain_and_no_codes(monkeypatch):
+    """What seed 0 drew for its second block was what seed 1 drew for its first."""
+    seeds = []
+    monkeypatch.setattr(
+        "pyro_vae.evaluation.likelihood.anneal_images",
+        lambda *args, seed, **options: seeds.append(seed) or anneal_images(*args, seed=seed, **options),
+    )
+    monkeypatch.setattr(
+        "pyro_vae.evaluation.metrics.posterior_means",
+        lambda *args, seed, **options: seeds.append(seed) or posterior_means(*args, seed=seed, **options),
+    )
+    vae = build(Spec(image_shape=(1, 2, 2), latent_dim=2, posterior="planar", likelihood="gaussian"))
+    for seed in (0, 1, 2):
+        evidence(vae, random_images(5), k=20, anneal=5, anneal_temperatures=1, decoded_at_once=32, seed=seed, **CPU)
+        evaluate(vae, random_images(5), metrics=["codes"], seed=seed, **CPU)
+    assert len(seeds) == len(set(seeds)) == 3 * (3 + 2)
 
 
 @pytest.mark.parametrize("dequantize", [False, True])

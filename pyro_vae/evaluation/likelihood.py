@@ -43,7 +43,7 @@ from pyro_vae.evaluation.nll import (
     reasons_for_doubt,
 )
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.generators import own_generators
+from pyro_vae.generators import own_generators, stream_seed
 from pyro_vae.models import VAE, Model, with_prior
 from pyro_vae.models.images import (
     check_dequantize,
@@ -285,7 +285,14 @@ def _anneal(
 ) -> Annealed:
     """A few images at a time, each with seeds of its own."""
     parts = [
-        anneal_images(model, part, temperatures=temperatures, target=target, seed=seed + 1 + place, progress=progress)
+        anneal_images(
+            model,
+            part,
+            temperatures=temperatures,
+            target=target,
+            seed=stream_seed(seed, f"annealing {place}"),
+            progress=progress,
+        )
         for place, part in enumerate(x.split(max(1, decoded_at_once // 16)))
     ]
     columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Annealed)}

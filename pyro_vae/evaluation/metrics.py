@@ -26,6 +26,7 @@ from pyro_vae.evaluation.features import Extractor, extract
 from pyro_vae.evaluation.likelihood import evidence, evidence_metrics
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.evaluation.sample_scores import real_features, score_real_images, score_samples, unseen_images
+from pyro_vae.generators import stream_seed
 from pyro_vae.latent import codes, posterior_means, prior_samples
 from pyro_vae.metric_words import OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.models import Autoencoder, Model
@@ -413,7 +414,8 @@ def _active_units(model: Model, images: Images, batch_size: int, device: torch.d
         mean_is_known = not isinstance(model.encode(try_out), torch.distributions.TransformedDistribution)
     if mean_is_known:
         return active_units(codes(model, images, batch_size=batch_size, device=device))
-    one, other = (posterior_means(model, images, device=device, seed=seed + i) for i in (0, 1))
+    seeds = seed, stream_seed(seed, "other codes")
+    one, other = (posterior_means(model, images, device=device, seed=one) for one in seeds)
     return active_units(one, others=other)
 
 

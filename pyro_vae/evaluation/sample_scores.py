@@ -16,7 +16,7 @@ from pyro_vae.evaluation.frechet import IMAGES_PER_FEATURE, frechet_at_infinity,
 from pyro_vae.evaluation.generation import confidence, confidence_se, inception_score, kernel_distance_from_features
 from pyro_vae.evaluation.neighbourhoods import neighbourhoods_from_features, neighbourhoods_se
 
-_DEFINITION = 2  # of the scores; those in the cache of another one are not taken
+_DEFINITION = 3  # of the scores; those in the cache of another one are not taken
 
 
 def real_features(extractor: Extractor, images: Images, device: torch.device) -> Features:
