@@ -69,6 +69,6 @@ axes.bar(
     label="prior left at $z_0$: not a KL",
 )
 axes.set_xticks(list(places), list(specs))
-axes.set_ylabel("nats an image")
+axes.set_ylabel("nats per image")
 axes.axhline(0, color="black", linewidth=0.8)
 axes.legend()

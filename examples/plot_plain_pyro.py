@@ -43,7 +43,7 @@ for _ in range(30):
 curve, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 axes.plot(range(1, 31), losses)
 axes.set_xlabel("epoch")
-axes.set_ylabel("negative ELBO, nats an image")
+axes.set_ylabel("negative ELBO, nats per image")
 axes.grid(alpha=0.3)
 
 # %%

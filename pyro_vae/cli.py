@@ -243,7 +243,7 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
     ] = "bounds,codes,samples",
-    k: Annotated[int, typer.Option(help="importance samples an image", parser=whole_number, metavar="INTEGER")] = 5000,
+    k: Annotated[int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")] = 5000,
     evidence_images: Annotated[
         int | None,
         typer.Option(

@@ -35,7 +35,7 @@ _DENSITY = (*_DATA, "dequantize", "likelihood", "variance")
 _LOSS = (*_DENSITY, "model", "beta")
 
 METRICS = {
-    "loss_nats": Metric("loss", "reconstruction + beta KL, nats an image", "low", _LOSS),
+    "loss_nats": Metric("loss", "reconstruction + beta KL, nats per image", "low", _LOSS),
     "squared_error_loss": Metric(
         "squared error + KL", "summed squared error of the decoded mean + beta KL", "low", (*_DATA, *_LOSS[-2:])
     ),
@@ -43,16 +43,16 @@ METRICS = {
     "mse_per_pixel_sampled": Metric("MSE per pixel, sampled", "the same, decoding a posterior sample", "low", _DATA, 5),
     "reconstruction_nats": Metric(
         "reconstruction",
-        "-E log p(x|z), nats an image; of a density it may be below 0",
+        "-E log p(x|z), nats per image; of a density it may be below 0",
         "low",
         _DENSITY,
         error="reconstruction_se",
     ),
-    "kl_per_sample": Metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se"),
+    "kl_per_sample": Metric("KL", "KL(q(z|x) || p(z)), nats per image", error="kl_se"),
     "kl_prior_at_start": Metric(
         "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
     ),
-    "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats an image", "high", _DENSITY, error="elbo_se"),
+    "elbo_nats": Metric("ELBO", "-(reconstruction + KL), nats per image", "high", _DENSITY, error="elbo_se"),
     "active_units": Metric(
         "active units", "latent dimensions that tell images apart", digits=0, error="active_units_se"
     ),

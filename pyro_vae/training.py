@@ -144,7 +144,7 @@ def fit(
             there.
         images: the training images.
         epochs: passes over them, those before a resume counted in.
-        batch_size: images a step, of all processes together; the last batch of an epoch may be shorter.
+        batch_size: images per step, of all processes together; the last batch of an epoch may be shorter.
         lr: Adam's learning rate.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.

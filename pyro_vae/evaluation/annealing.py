@@ -77,7 +77,7 @@ def annealed_log_likelihood(
         model: a `VAE`.
         x: floats `(N, C, H, W)`, one batch.
         temperatures: steps from prior to posterior.
-        chains: independent chains an image, averaged as weights.
+        chains: independent chains per image, averaged as weights.
         leapfrog_steps: steps of each Hamiltonian trajectory.
         step_size: of the first trajectory.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.

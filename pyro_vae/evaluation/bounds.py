@@ -43,7 +43,7 @@ class Bounds:
       posterior's :func:`~pyro_vae.posteriors.location` (its mean, where it is known). Times C H W it is the summed
       squared error.
     - `mse_per_pixel_sampled`: the same, decoded from samples of the posterior.
-    - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats an image; in closed form where there is one
+    - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats per image; in closed form where there is one
       (`kl_is_exact`), else the Monte Carlo mean of :math:`\log q(z|x) - \log p(z)`. For flows z is the *last*
       :math:`z_K`, in both terms, so it is not negative in expectation.
     - `kl_prior_at_start`: flows only, and not a KL: :math:`\mathrm{KL}(q_0 \| p) - \mathbb E \sum_l \log |\det J_l|`,
@@ -123,7 +123,7 @@ def bounds(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         dequantize: as in training; the noise of each image is drawn once, the same for all models
             (:func:`pyro_vae.data.dequantize`).
-        samples: posterior samples an image for the Monte Carlo parts.
+        samples: posterior samples per image for the Monte Carlo parts.
         batch_size: images decoded at a time, up to the 100 that are encoded, and whose noise is drawn, together. It
             bounds the memory, and changes the result by rounding only.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.

@@ -67,8 +67,8 @@ def to_inference_data(
     Args:
         model: a `VAE`.
         images: the images, as many as memory allows.
-        draws: resampled draws an image.
-        k: importance samples an image that they are drawn from, at least 25.
+        draws: resampled draws per image.
+        k: importance samples per image that they are drawn from, at least 25.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         dequantize: as in training; the noise of each image is drawn once, the same for all models
             (:func:`pyro_vae.data.dequantize`).

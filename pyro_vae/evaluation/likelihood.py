@@ -124,7 +124,7 @@ def evidence(
     Args:
         model: a `VAE`.
         images: the images to judge on.
-        k: samples an image.
+        k: samples per image.
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         dequantize: as in training; the noise of each image is drawn once, the same for all models
             (:func:`pyro_vae.data.dequantize`).

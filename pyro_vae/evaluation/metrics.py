@@ -61,15 +61,15 @@ class Metrics:
     mse_per_pixel: float | None = _metric("MSE per pixel", "pixels in [0, 1], decoding the posterior's mean", 5)
     mse_per_pixel_sampled: float | None = _metric("MSE per pixel, sampled", "the same, decoding a posterior sample", 5)
     reconstruction_nats: float | None = _metric(
-        "reconstruction", "-E log p(x|z), nats an image; of a density it may be below 0", error="reconstruction_se"
+        "reconstruction", "-E log p(x|z), nats per image; of a density it may be below 0", error="reconstruction_se"
     )
     reconstruction_se: float | None = None
-    kl_per_sample: float | None = _metric("KL", "KL(q(z|x) || p(z)), nats an image", error="kl_se")
+    kl_per_sample: float | None = _metric("KL", "KL(q(z|x) || p(z)), nats per image", error="kl_se")
     kl_se: float | None = None
     kl_prior_at_start: float | None = _metric(
         "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
     )
-    elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats an image", error="elbo_se")
+    elbo_nats: float | None = _metric("ELBO", "-(reconstruction + KL), nats per image", error="elbo_se")
     elbo_se: float | None = None
     active_units: int | None = _metric("active units", "latent dimensions that tell images apart", 0, "active_units_se")
     active_units_se: float | None = None
@@ -223,9 +223,9 @@ def evaluate(
         binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
         dequantize: as in training; the noise of each image is drawn once, the same for all models
             (:func:`pyro_vae.data.dequantize`).
-        samples: posterior samples an image, for the Monte Carlo parts of the bounds.
-        k: importance samples an image, for the evidence.
-        evidence_images: take so many of the images, at random, for the evidence, which is the dearest of all.
+        samples: posterior samples per image, for the Monte Carlo parts of the bounds.
+        k: importance samples per image, for the evidence.
+        evidence_images: take so many of the images, at random, for the evidence, which is the most expensive.
         anneal: so many of the images whose Pareto k is above the threshold, drawn at random, are estimated by annealed
             importance sampling as well.
         partial: a file in which the evidence keeps what is done, to go on after an interruption.

@@ -95,7 +95,7 @@ def _handle(colour: str, style: LineStyle) -> Line2D:
 
 @default_style()
 def learning_curves(histories: History | Mapping[str, History], title: str = "", weighted: bool = True) -> Figure:
-    r"""Loss, reconstruction and KL, in nats an image, and the share of the KL, over the epochs.
+    r"""Loss, reconstruction and KL, in nats per image, and the share of the KL, over the epochs.
 
     The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
     :math:`\beta = 1`. It is left out for a training in which the reconstruction term is negative after some epoch, as
