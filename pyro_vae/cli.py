@@ -304,6 +304,9 @@ def evaluate(
         raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
     if extractor == "none":
         chosen = [name for name in chosen if name != "samples"]
+    if "evidence" not in chosen and (anneal or evidence_images is not None):
+        option = "--anneal" if anneal else "--evidence-images"
+        raise fail("--metrics", metrics, f"evidence among them, of which {option} is an option")
     if not chosen:
         raise fail("--metrics", metrics, "a group beside samples, which need an extractor")
 

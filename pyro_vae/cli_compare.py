@@ -19,10 +19,6 @@ from pyro_vae.metric_words import METRICS
 if TYPE_CHECKING:
     from pyro_vae.evaluation import Difference, Metrics
 
-_OF_EVIDENCE = {
-    "nll_nats": "the NLL",
-    "bits_per_dimension": "them where the likelihood is a probability of the pixels",
-}
 _SHORT = {
     "elbo": "elbo_nats",
     "nll": "nll_nats",
@@ -66,14 +62,15 @@ def compare(
         tables = [read_per_image(one) for one in of_model]
         for one, table in zip(of_model, tables, strict=True):
             if not table:  # as in runs that an earlier version evaluated
-                raise fail("run", str(one), "a run with values of single images; `pyro-vae evaluate RUN` adds them")
+                raise fail("run", str(one), f"a run with values of single images; {_how_to_add(name)}")
         results[folder] = [Metrics(per_image=table) for table in tables]
     known = dict.fromkeys(key for of_model in results.values() for one in of_model for key in _names(one))
-    if name not in known:
-        if name in _OF_EVIDENCE:
-            more = f"`pyro-vae evaluate RUN --metrics evidence` adds {_OF_EVIDENCE[name]}"
-            raise fail("--metric", metric, f"{', '.join(known)}; {more}")
+    if name not in (*_SHORT.values(), *known):
         one_of("--metric", metric, [*_SHORT, *known])
+    for folder, of_model in seeds.items():
+        for one, result in zip(of_model, results[folder], strict=True):
+            if name not in _names(result):
+                raise fail(f"--metric for {one}", metric, f"one of {', '.join(_names(result))}; {_how_to_add(name)}")
     found = evaluation.compare(results, name)
     if out is not None:
         _write(out, [one.to_dict() for one in found])
@@ -92,8 +89,20 @@ def _seeds(folder: Path) -> list[Path]:
         return [folder]
     runs = sorted(one.parent for one in folder.glob("seed-*/spec.json"))
     if not runs:
-        raise fail("run", str(folder), "a run folder with a spec.json, or a folder with seed-0, seed-1, ...")
+        raise fail(
+            "run", str(folder), "a run folder with a spec.json, or a folder with seed-0, seed-1, ..., as in STUDY/runs"
+        )
     return runs
+
+
+def _how_to_add(name: str) -> str:
+    group = "evidence" if name in ("nll_nats", "bits_per_dimension") else "bounds"
+    where = {
+        "bits_per_dimension": " where log p(x) is a probability",
+        "nll_nats": " of a VAE",
+        "elbo_nats": " of a VAE",
+    }
+    return f"`pyro-vae evaluate RUN --metrics {group}` adds it{where.get(name, '')}"
 
 
 def _names(result: Metrics) -> list[str]:

@@ -27,6 +27,8 @@ def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], 
     keeps the suffix, and is removed when anything fails.
     """
     path = Path(path)
+    if path.is_dir():
+        raise checks.fail("file", str(path), "the name of a file to write; this is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:

@@ -29,6 +29,16 @@ class Metric:
     error: str = ""
     comparable: bool = True
 
+    def group(self, spec: Mapping[str, Any]) -> str:
+        """The same for models of which this number tells the better one; `spec` is by field.
+
+        Discretized likelihoods are all probabilities of the same 256 levels, and so one group.
+        """
+        fields = {name: spec.get(name) for name in self.alike}
+        if str(fields.get("likelihood")).startswith("discretized-"):
+            fields |= {"likelihood": "256 levels", "variance": None}
+        return repr(fields)
+
 
 _DATA = ("dataset", "image_shape", "binarization")
 _DENSITY = (*_DATA, "dequantize", "likelihood", "variance")

@@ -217,7 +217,7 @@ def _best(name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[str, 
     groups: dict[str, list[str]] = {}
     for entry in entries:
         if name in values[entry["name"]]:
-            groups.setdefault(repr([entry["spec"].get(field) for field in metric.alike]), []).append(entry["name"])
+            groups.setdefault(metric.group(entry["spec"]), []).append(entry["name"])
     best: set[str] = set()
     for names in groups.values():
         shown = {one: round(values[one][name], metric.digits) for one in names}

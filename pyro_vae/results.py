@@ -136,7 +136,7 @@ def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scor
         for name, spec in models.items():
             if not any(metric in one for one in scores.numbers.get(name, ())):
                 continue
-            reference = references.setdefault(repr([getattr(spec, name_of) for name_of in known.alike]), name)
+            reference = references.setdefault(known.group(vars(spec)), name)
             if reference != name and (one := scores.difference((reference, metric), (name, metric))):
                 found.append(one)
     return found

@@ -286,6 +286,11 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         ),
         (["evaluate", "RUN", "--evidence-images", "0"], "--evidence-images: given 0"),
         (["evaluate", "RUN", "--anneal", "-1"], "--anneal: given -1"),
+        (
+            ["evaluate", "RUN", "--anneal", "3"],
+            "--metrics: given .*, expected evidence among them, of which --anneal is",
+        ),
+        (["evaluate", "RUN", "--evidence-images", "3"], "of which --evidence-images is an option"),
         (["evaluate", "RUN", "--extractor", "clasifier"], "did you mean 'classifier'"),
         (
             ["evaluate", "RUN", "--extractor", "inception-2015-12-05", "--weights", "OUT"],

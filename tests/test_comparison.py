@@ -230,19 +230,28 @@ def test_where_one_model_has_one_seed_the_error_is_said_to_be_of_these_trainings
         (["small/seed-0", "large/seed-0", "--metric", "bits"], "evaluate RUN --metrics evidence"),
         (["small/seed-0", "large/seed-0", "--metric", "elbow"], "did you mean 'elbo'"),
         (["small/seed-0", "large/seed-0", "--out", "x.txt"], "ends in .csv or .json"),
-        (["small/seed-0", "old"], "expected a run with values of single images; `pyro-vae evaluate RUN` adds them"),
+        (
+            ["small/seed-0", "old"],
+            "a run with values of single images; `pyro-vae evaluate RUN --metrics bounds` adds it",
+        ),
+        (
+            ["small/seed-0", "evidence-only"],
+            "--metric for evidence-only: given 'elbo', .* evaluate RUN --metrics bounds",
+        ),
         (["small/seed-0", "threshold"], "binarization of .*threshold: given 'threshold', expected 'static'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(runs, capsys, arguments, message, monkeypatch):
     monkeypatch.chdir(runs)
     spec = (runs / "small" / "seed-0" / "spec.json").read_text()
-    for name in ("old", "threshold"):
+    for name in ("old", "threshold", "evidence-only"):
         (runs / name).mkdir(exist_ok=True)
         (runs / name / "spec.json").write_text(spec)
     table = run_folder.read_per_image(runs / "small" / "seed-0")["bounds"]
     other = dataclasses.replace(table, settings=dict(table.settings) | {"binarization": "threshold"})
     run_folder.add_metrics(runs / "threshold", Metrics(per_image={"bounds": other}))
+    nll = PerImage(table.images, {"nll_nats": torch.ones(len(table.images))})
+    run_folder.add_metrics(runs / "evidence-only", Metrics(per_image={"evidence": nll}))
     capsys.readouterr()
     assert cli.main(["compare", *arguments]) == 2
     error = capsys.readouterr().err

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from pyro_vae import files
+from pyro_vae.checks import InputError
 
 
 def test_writes_bytes_text_and_by_function(tmp_path):
@@ -34,3 +35,10 @@ def test_json_takes_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_name_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="file: given '.*folder', expected the name of a file to write"):
+        files.write(tmp_path / "folder", "text")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]

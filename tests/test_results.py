@@ -146,3 +146,15 @@ def test_squared_errors_of_binarized_and_of_grey_pixels_are_of_different_data(me
     assert results.differences(models, (metric,), scores) == []
     models["binary"] = models["grey"]
     assert len(results.differences(models, (metric,), scores)) == 1
+
+
+def test_probabilities_of_256_levels_are_one_group():
+    shape = (1, 8, 8)
+    models = {
+        "logistic": Spec(image_shape=shape, likelihood="discretized-logistic", components=3),
+        "gaussian": Spec(image_shape=shape, likelihood="discretized-gaussian"),
+        "density": Spec(image_shape=shape, likelihood="gaussian-learned", dequantize=True),
+    }
+    scores = single(logistic=(-230.0, 1.0), gaussian=(-390.0, 2.0), density=(45.0, 0.5))
+    (found,) = results.differences(models, ("elbo_nats",), scores)
+    assert (found.first, found.second, found.difference) == ("logistic", "gaussian", pytest.approx(-160.0))
