@@ -309,6 +309,16 @@ def test_one_sample_and_one_image_have_no_errors():
     assert (one.nll_se, one.nll_by_k[0].drop_se) == (None, None)
 
 
+@pytest.mark.parametrize(("temperatures", "few"), [(3, True), (300, False)])
+def test_few_effective_chains_are_told(temperatures, few):
+    vae, _ = scaled_guide(0.5)
+    found = evidence(vae, random_images(30), k=100, anneal=10, anneal_temperatures=temperatures, **CPU)
+    effective = found.annealed.annealed.effective_samples.median().item()
+    assert (effective < 8) == few
+    told = [one for one in found.warnings if "effective chains of 16" in one]
+    assert (f"has {effective:.1f} effective" in "".join(told)) == few == bool(told)
+
+
 def test_annealing_takes_the_distrusted_and_no_others():
     vae, _ = scaled_guide(0.5)
     images = random_images(30)

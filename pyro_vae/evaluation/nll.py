@@ -107,6 +107,13 @@ def reasons_for_doubt(
     if check is not None and check.drop_nats > 2 * (check.drop_se or check.annealed_nll.nll_mcse or 0):
         n, lower = check.importance.n, check.drop_nats
         yield f"annealed importance sampling finds the NLL of {n} such images {lower:.2f} nats lower"
+    if check is not None:
+        effective, chains = check.annealed.effective_samples.median().item(), check.annealed.chains
+        if effective < chains / 2:
+            yield (
+                f"annealed importance sampling has {effective:.1f} effective chains of {chains}, from which its own "
+                "error is too small, and its NLL too high: give it more temperatures"
+            )
 
 
 def annealed_check(index: Tensor, log_likelihood: Tensor, mcse: Tensor | None, annealed: Annealed) -> AnnealedCheck:
