@@ -112,7 +112,7 @@ def reasons_for_doubt(
         if effective < chains / 2:
             yield (
                 f"annealed importance sampling has {effective:.1f} effective chains of {chains}, from which its own "
-                "error is too small, and its NLL too high: give it more temperatures"
+                "error is too small, and its NLL too high: give `evidence` a larger anneal_temperatures"
             )
 
 
