@@ -150,8 +150,8 @@ def frechet_se(real: Moments | Tensor, generated: Tensor, *, seed: int = 0) -> f
     """The standard error of the Frechet distance of two samples of features, `(n, d)` and `(m, d)`.
 
     By :func:`~pyro_vae.evaluation.jackknife_se`, over the images of both; where `real` is moments, which are taken as
-    exact, over the generated ones. With 20 groups, of more than 512 features with 10. It does not hold the bias. With one
-    or two images per feature it was 1.2 to 1.7 times the spread over samples, so rather too large.
+    exact, over the generated ones. With 20 groups, of more than 512 features with 10. It does not hold the bias.
+    With one to four images per feature it was 1.2 to 1.7 times the spread over samples, so rather too large.
     """
     generated = check_features("generated", generated, least=3)
     samples = (generated,) if isinstance(real, Moments) else (check_features("real", real, least=3), generated)
