@@ -314,5 +314,5 @@ def _from_text(name: str, text: str) -> Any:
 def _sizes(name: str, given: Any, length: int | None) -> tuple[int, ...]:
     sizes = given.tolist() if hasattr(given, "tolist") else given  # an array
     if not isinstance(sizes, tuple | list) or (length is not None and len(sizes) != length):
-        raise checks.fail(name, given, f"{length or 'a tuple of'} whole numbers")
+        raise checks.fail(name, given, f"{length or 'a list of'} whole numbers")
     return tuple(checks.positive_integer(name, size) for size in sizes)

@@ -103,7 +103,7 @@ def test_seeds_widen_the_error_and_its_quantile():
         (
             {"a": result([1.0, 2.0]), "b": result([1.0, 2.0], likelihood="Gaussian")},
             "elbo_nats",
-            "likelihood of b: given 'Gaussian'",
+            "likelihood of b: given 'Gaussian', .*; across likelihoods compare bits_per_dimension",
         ),
         ({"a": result([1.0, 2.0]), "b": result([1.0, 2.0], k=10)}, "elbo_nats", "k of b: given 10"),
     ],

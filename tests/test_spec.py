@@ -138,10 +138,10 @@ def test_what_numpy_has_is_kept_as_plain_values():
         ({"lr": "0.1"}, "lr: given '0.1', expected a finite number above 0"),
         ({"lr": 10**400}, "lr: given 1000.*, expected a finite number above 0"),
         ({"beta": None}, "beta: given None, expected a finite number of at least 0"),
-        ({"hidden": "16,8"}, "hidden: given '16,8', expected a tuple of whole numbers"),
+        ({"hidden": "16,8"}, "hidden: given '16,8', expected a list of whole numbers"),
         ({"hidden": np.zeros((2, 2), int)}, "hidden: given \\[0, 0\\], expected a whole number"),
         ({"hidden": np.array([16.0])}, "hidden: given 16.0, expected a whole number"),
-        ({"hidden": {16}}, "hidden: given set, expected a tuple of whole numbers"),
+        ({"hidden": {16}}, "hidden: given set, expected a list of whole numbers"),
         ({"image_shape": np.array([8, 8])}, "image_shape: given ndarray .*, expected 3 whole numbers"),
         ({"dataset": 3}, "dataset: given 3, expected a name or a path"),
         (

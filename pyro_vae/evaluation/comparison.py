@@ -196,7 +196,8 @@ def _check_same_quantity(metric: str, first: tuple[str, list[PerImage]], second:
             mine, other = a[0].settings.get(name), one.settings.get(name)
             if mine != other:
                 whose = b_name if any(one is each for each in b) else a_name
-                raise checks.fail(f"{name} of {whose}", other, f"{mine!r}, as {a_name} has")
+                advice = "; across likelihoods compare bits_per_dimension" if name.startswith("likelihood") else ""
+                raise checks.fail(f"{name} of {whose}", other, f"{mine!r}, as {a_name} has{advice}")
 
 
 def _aligned(tables: Sequence[PerImage], metric: str) -> list[Tensor]:

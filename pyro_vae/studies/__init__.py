@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import checks
+from pyro_vae.metric_words import METRICS
 from pyro_vae.spec import Spec
 
 NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
@@ -242,7 +243,13 @@ def _from_toml(path: Path) -> Study:
         published = fields.pop("published", {})
         if not isinstance(published, dict):
             raise checks.fail(f"published of {name}", published, "a table of numbers")
-        entries.append(Entry(name, Spec.from_dict(common | fields), published))
+        for metric in published:
+            checks.one_of(f"published of {name}", metric, METRICS)
+        try:
+            spec = Spec.from_dict(common | fields)
+        except checks.InputError as error:
+            raise checks.InputError(f"models.{name}: {error}") from error
+        entries.append(Entry(name, spec, published))
     more = {name: found[name] for name in ("document",) if name in found}
     if "columns" in found:
         if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):
