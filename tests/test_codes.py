@@ -98,6 +98,17 @@ def test_a_large_kl_without_information_is_not_saturated():
     assert found.mutual_information_upper_nats == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_marginal_kl_of_the_distribution_lies_between_the_two(shift):
+    """Codes N(m, I) in 20 dimensions, of means spread by 0.64: the mixture of 1,000 images is further from the prior."""
+    means = shift + 0.64 * torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
+    found = aggregate_posterior(normal(means, (1 - 0.64**2) ** 0.5), normal(torch.zeros(20)))
+    exact = 20 * shift**2 / 2
+    assert not found.saturated
+    assert found.marginal_kl_nats > exact + 10 * found.monte_carlo_se
+    assert max(0, exact - 0.6) <= found.marginal_kl_lower_nats <= exact
+
+
 def test_the_decomposition_adds_up_to_the_exact_average_kl():
     torch.manual_seed(0)
     q, p = normal(torch.randn(300, 2), 0.4), normal(torch.zeros(2))

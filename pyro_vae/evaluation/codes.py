@@ -88,6 +88,8 @@ class AggregatePosterior:
     - `marginal_kl_nats`: `average_kl_nats - mutual_information_nats`, KL(q(z) || p(z)) of the mixture of these images,
       an upper bound on that of the whole distribution; None where `saturated`, as the bound then says nothing (it is
       large even where the whole aggregate is the prior).
+    - `marginal_kl_lower_nats`: `average_kl_nats - mutual_information_upper_nats`, at least 0: a lower bound on that of
+      the whole distribution, in expectation. It lies between the two, and not within errors of the upper one.
     - `monte_carlo_se`: of the mutual information (the lower value) and so of the marginal KL, given the images.
     """
 
@@ -98,6 +100,7 @@ class AggregatePosterior:
     mutual_information_upper_nats: float
     saturated: bool
     marginal_kl_nats: float | None
+    marginal_kl_lower_nats: float
     monte_carlo_se: float
     n: int
 
@@ -172,6 +175,7 @@ def aggregate_posterior(
         mutual_information_upper_nats=upper,
         saturated=saturated,
         marginal_kl_nats=None if saturated else average_kl - lower,
+        marginal_kl_lower_nats=max(0.0, average_kl - upper),
         monte_carlo_se=(information.var(0).sum() / samples).sqrt().item() / n,
         n=n,
     )
