@@ -100,7 +100,7 @@ def test_a_large_kl_without_information_is_not_saturated():
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_marginal_kl_of_the_distribution_lies_between_the_two(shift):
-    """Codes N(m, I) in 20 dimensions, of means spread by 0.64: the mixture of 1,000 images is further from the prior."""
+    """Codes N(m, I) in 20 dimensions, of means spread by 0.64: that of 1,000 images is further off."""
     means = shift + 0.64 * torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
     found = aggregate_posterior(normal(means, (1 - 0.64**2) ** 0.5), normal(torch.zeros(20)))
     exact = 20 * shift**2 / 2
