@@ -1,4 +1,4 @@
-"""What a study found: one row a model, and whether the document's claims hold. Numbers in, text out."""
+"""What a study found: one row per model, and whether the document's claims hold. Numbers in, text out."""
 
 from __future__ import annotations
 

@@ -142,6 +142,8 @@ def test_its_figure_has_a_panel_for_each_quantity_and_the_band():
         assert axes.get_ylabel()
     low, high = found.band()
     assert low < 20 < high
+    bars, (band,) = figure.axes[0].patches[:10], figure.axes[0].patches[10:]
+    assert band.get_zorder() < min(bar.get_zorder() for bar in bars)  # over them it would give bars two colours
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])

@@ -183,3 +183,5 @@ def test_its_figure_has_a_line_of_slope_minus_beta_at_each_point():
     assert slopes == pytest.approx([-beta for beta in BETAS])
     texts = [text.get_text() for text in axes.texts]
     assert texts[:5] == [rf"$\beta$ = {beta:g}" for beta in BETAS]
+    explained = [text.get_text() for legend in (*figure.legends, axes.get_legend()) if legend for text in legend.texts]
+    assert "± 2 SE" in explained

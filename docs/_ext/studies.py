@@ -74,7 +74,7 @@ class Table(OfAStudy):
             else ""
         )
         published = any(len(cell) > 1 for row in body for cell in row)
-        text = f"Test images, one row a model{seeds}."
+        text = f"Test images, one row per model{seeds}."
         if published:
             text += " Under ours the document's number, and ours minus it; where only the document's is there, the two"
             text += " are not comparable."

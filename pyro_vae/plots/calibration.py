@@ -55,7 +55,7 @@ def _histogram(axes: Axes, calibration: Calibration, name: str) -> None:
     counts = calibration.counts[:, calibration.names.index(name)].numpy()
     edges = np.linspace(0, calibration.draws + 1, len(counts) + 1)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS[0], alpha=0.6, edgecolor="white")
-    axes.axhspan(*calibration.band(), color="#999999", alpha=0.4, linewidth=0)
+    axes.axhspan(*calibration.band(), color="#999999", alpha=0.4, linewidth=0, zorder=0)  # behind the bars
     axes.axhline(calibration.n / len(counts), color="black", linestyle="--", linewidth=1)
     axes.set_title(f"{name}: p = {calibration.p_values[name]:.2g}", fontsize=10, parse_math=False)
     axes.set_xlabel(f"rank among {calibration.draws} draws", fontsize=9)

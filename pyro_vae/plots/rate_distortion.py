@@ -54,6 +54,9 @@ def rate_distortion_plane(
     names = [curve.name or "models" for curve in several]
     handles += [Line2D([], [], color="#555555"), Line2D([], [], color="#999999", linestyle=":")]
     names += ["slope -beta", "equal ELBO"]
+    if any(one.distortion_se or one.rate_se for curve in several for one in curve.points):
+        handles.append(Line2D([], [], color="#555555", marker="|", markersize=12, linestyle=""))
+        names.append("± 2 SE")
     if entropy_nats is not None:
         handles.append(Line2D([], [], color="black", linestyle="-."))
         names.append("R = H - D")
