@@ -142,7 +142,7 @@ def test_scores_of_real_images_are_of_as_many_and_of_all_classes(digits, cache):
 def test_the_classifier_is_not_trained_on_the_images_that_it_holds_out(digits, tmp_path, monkeypatch):
     trained_on = []
     monkeypatch.setattr(classifiers, "_train_classifier", lambda classifier, seen, *_: trained_on.append(seen))
-    with pytest.warns(UserWarning, match="not better than chance"):  # it is not trained at all
+    with pytest.warns(UserWarning, match="not clearly better than chance"):  # it is not trained at all
         classifier = in_domain_classifier(digits, cache=tmp_path, device="cpu", progress=False)
     unseen, (seen,) = classifier.unseen(digits.train), trained_on
     assert len(unseen) == classifier.held_out == len(digits.train) // 4 == len(digits.test)
@@ -151,7 +151,7 @@ def test_the_classifier_is_not_trained_on_the_images_that_it_holds_out(digits, t
     shuffled = digits.train.take(torch.randperm(1438, generator=torch.Generator().manual_seed(0))[:700])
     assert torch.isin(image_keys(classifier.unseen(shuffled).pixels), keys[2]).all()
     assert classifier.unseen(seen) is None
-    with pytest.warns(UserWarning, match="not better than chance"):
+    with pytest.warns(UserWarning, match="not clearly better than chance"):
         cached = in_domain_classifier(digits, cache=tmp_path, device="cpu", progress=False)
     assert (cached.last_key, cached.held_out) == (classifier.last_key, classifier.held_out)
 
@@ -217,7 +217,9 @@ def test_a_classifier_at_chance_is_warned_of_each_time(tmp_path, monkeypatch):
     noise = two_classes(400)
     splits = Splits(noise.take(slice(0, 300)), noise.take(slice(300, 400)))
     for _ in range(2):  # trained, and from the cache
-        with pytest.warns(UserWarning, match=r"of 100 test images, of which 50\.0% are of one class: not better than"):
+        with pytest.warns(
+            UserWarning, match=r"of 100 test images, of which 50\.0% are of one class: not clearly better than"
+        ):
             in_domain_classifier(splits, cache=tmp_path, device="cpu", progress=False)
 
 

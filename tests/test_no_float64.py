@@ -180,7 +180,7 @@ def test_in_what_looks_into_a_model(tiny, refused):
 
 def test_in_the_classifier(tiny, refused, monkeypatch):
     monkeypatch.setattr("pyro_vae.evaluation.classifier.round", lambda _: 1, raising=False)  # one epoch
-    with refused(), pytest.warns(UserWarning, match="not better than chance"):
+    with refused(), pytest.warns(UserWarning, match="not clearly better than chance"):
         in_domain_classifier((tiny, tiny), device="cpu", progress=False)
 
 

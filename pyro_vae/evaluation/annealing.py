@@ -71,9 +71,9 @@ def annealed_log_likelihood(
               z_t \sim T_t(\cdot | z_{t-1}) \text{ leaving } p(z)\, p(x|z)^{\beta_t} \text{ invariant}
 
     along a sigmoid schedule of `temperatures` steps. Where the prior has bounds (the uniform one), the moves are those
-    of an unconstrained u with z = f(u), under the density p(f(u)) |det df/du| p(x|f(u))^beta. The step size follows the
-    acceptance rate of all chains, towards 0.65, as in the source; so the moves depend a little on the past, and the
-    bound holds up to that.
+    of an unconstrained u with z = f(u), under the density p(f(u)) ``|det df/du|`` p(x|f(u))^beta. The step size follows
+    the acceptance rate of all chains, towards 0.65, as in the source; so the moves depend a little on the past, and
+    the bound holds up to that.
 
     Args:
         model: a `VAE`.

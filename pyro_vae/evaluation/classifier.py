@@ -188,7 +188,7 @@ def _warn_if_at_chance(classifier: Classifier, test: Images) -> None:
     if classifier.accuracy < largest + 3 * (largest * (1 - largest) / len(labels)) ** 0.5:
         warnings.warn(
             f"the classifier of {test.name} is right for {classifier.accuracy:.1%} of {len(labels):,} test images, of "
-            f"which {largest:.1%} are of one class: not better than chance, so scores by its features say little",
+            f"which {largest:.1%} are of one class: not clearly better than chance, so its features say little",
             stacklevel=3,
         )
 
