@@ -339,7 +339,7 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
         elif is_number(value) and name not in errors:
             text = number(value, known.digits)
             if is_number(scores.get(known.error)):
-                text += f" ± {number(scores[known.error], known.digits)}"
+                text += f" ± {number(scores[known.error], max(known.digits, 1))}"
             reals = scores.get("real_scores")
             real = number(reals.get(name), known.digits) if isinstance(reals, dict) else ""
             source = sources.get(name) if isinstance(sources, dict) else None

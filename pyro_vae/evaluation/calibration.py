@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from scipy.stats import binom, chi2
@@ -50,8 +50,8 @@ class Calibration:
     n: int
     draws: int
     names: tuple[str, ...]
-    ranks: Tensor
-    counts: Tensor
+    ranks: Tensor = field(repr=False)
+    counts: Tensor = field(repr=False)
     p_values: dict[str, float]
     location_z: dict[str, float]
     dispersion_z: dict[str, float]

@@ -165,7 +165,7 @@ class Metrics:
         source = self.provenance.get(one.name, {})
         if isinstance(value, dict):
             return label, ", ".join(f"{name} {share:.1%}" for name, share in value.items()), meaning
-        text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+        text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{max(digits, 1)}f}")
         if self.real_scores is not None and one.name in self.real_scores:
             fewer = "num_real" in source and source["num_real"] != source["num_generated"]
             number = f" of {source['num_real']:,} images" if fewer else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -86,14 +86,14 @@ class StatisticCheck:
     """
 
     observed_mean: float
-    replicated_means: Tensor
+    replicated_means: Tensor = field(repr=False)
     p_mean: float
     p_mean_mcse: float
     observed_sd: float | None
-    replicated_sds: Tensor | None
+    replicated_sds: Tensor | None = field(repr=False)
     p_sd: float | None
     p_sd_mcse: float | None
-    p_per_image: Tensor | None
+    p_per_image: Tensor | None = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
