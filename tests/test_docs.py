@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot
+import pyro
 import pytest
 import torch
 import typer
@@ -138,6 +139,18 @@ def test_study_file_is_one(page, text, tmp_path):
     """A TOML block is a study that the command line takes."""
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     assert studies.named(str(tmp_path / "mine.toml")).entries
+
+
+@pytest.mark.filterwarnings("ignore:grey pixels")
+def test_readme_runs(capsys):
+    """The Python blocks of the README, in their order, as one program."""
+    torch.manual_seed(0)
+    with pyro.get_param_store().scope():
+        names = {"__name__": "__main__"}
+        for number, block in enumerate(block for kind, block in FENCE.findall(README) if kind == "python"):
+            exec(compile(block, f"README, block {number}", "exec"), names)  # noqa: S102 (our own text)
+    assert "ELBO" in capsys.readouterr().out
+    assert len(names["losses"]) == 8  # of as many seeds
 
 
 def _equations() -> list[str]:
