@@ -183,5 +183,11 @@ def test_its_figure_has_a_line_of_slope_minus_beta_at_each_point():
     assert slopes == pytest.approx([-beta for beta in BETAS])
     texts = [text.get_text() for text in axes.texts]
     assert texts[:5] == [rf"$\beta$ = {beta:g}" for beta in BETAS]
+    levels = sorted(float(text) for text in texts[5:] if text.lstrip("-").replace(".", "").isdigit())
+    steps = [above - below for below, above in itertools.pairwise(levels)]
+    assert len(levels) > 2
+    assert steps == pytest.approx([steps[0]] * len(steps))
+    assert f"{steps[0]:.2e}"[:4] in ("1.00", "2.00", "5.00")  # the lines are of round ELBOs
+    assert f"{levels[0] / steps[0]:.6g}".lstrip("-").isdigit()
     explained = [text.get_text() for legend in (*figure.legends, axes.get_legend()) if legend for text in legend.texts]
     assert "± 2 SE" in explained

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pyro_vae import checks
 from pyro_vae.figure_style import default_style
@@ -91,12 +92,15 @@ def _curve(axes: Axes, curve: RateDistortion, colour: str, marker: str, below: b
 
 def _lines_of_equal_elbo(axes: Axes) -> None:
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    for total in np.linspace(left + bottom, right + top, 8)[1:-1]:
+    lowest, highest = left + bottom, right + top
+    for total in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(lowest, highest):  # round numbers
+        if not lowest < total < highest:
+            continue
         axes.axline((left, total - left), slope=-1, color="#999999", linestyle=":", linewidth=1, zorder=0)
         # Written where the line leaves the axes, below or at the right.
         x = min(total - bottom, right)
         at = x, total - x
-        text = axes.annotate(f"{-total:.4g}", at, (0, 3), textcoords="offset points", fontsize=7, ha="right")
+        text = axes.annotate(f"{-total + 0.0:g}", at, (0, 3), textcoords="offset points", fontsize=7, ha="right")
         text.set(color="#666666", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
