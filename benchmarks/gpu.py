@@ -69,7 +69,7 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     study += ["--jobs", "2", "--epochs", "1"] if quick else ["--jobs", "7"]
     study += [f"--only={model}" for model in models[: 1 if quick else None]]
     tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device, "-vv"]
-    tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "8", "--dist", "load"]
+    tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "12", "--dist", "load", "--durations=12"]
     seeds = ["--images", "1280", "--epochs", "2"] if quick else ["--epochs", "3"]
     few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "3"]
     return [

@@ -206,7 +206,8 @@ def test_evaluation_agrees_with_the_cpu(digits, device, tmp_path):
     given = {"metrics": ["bounds", "codes", "evidence"], "binarization": "threshold", "k": 200, "evidence_images": 60}
     here = evaluate(model, digits.test, device=device, **given).to_dict()
     there = evaluate(load(tmp_path / "weights.safetensors"), digits.test, device="cpu", **given).to_dict()
-    assert here.keys() == there.keys()
+    # The noise differs, and with it whether any image has a Pareto k above 0.7, of which other fields tell.
+    assert not {name for name in here.keys() ^ there.keys() if not name.startswith(("nll_trusted", "nll_warnings"))}
     for name in ("elbo_nats", "nll_nats", "kl_per_sample", "mse_per_pixel"):
         assert here[name] == pytest.approx(there[name], rel=0.02)
 
