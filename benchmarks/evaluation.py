@@ -19,21 +19,22 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae import Images, Spec, build, evaluate, files, load_data
+from pyro_vae import Images, Spec, build, evaluate, load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.environment import environment
 from pyro_vae.evaluation import (
     Classifier,
     Moments,
     evidence,
-    features,
     frechet_distance,
     in_domain_classifier,
     inception_score,
     kernel_distance_from_features,
     neighbourhoods_from_features,
 )
-from pyro_vae.run_folder import environment
-from pyro_vae.studies import Entry, Study
-from pyro_vae.study import run_study
+from pyro_vae.evaluation.samples import features
+from pyro_vae.experiments.runner import run_study
+from pyro_vae.experiments.study import Entry, Study
 
 
 def seconds(call: Callable[[], object], repeats: int = 3) -> float:

@@ -59,17 +59,21 @@ class Part:
 
 def parts(arguments: argparse.Namespace) -> list[Part]:
     """All parts, in the order in which they run: what is right first, then what is fast."""
-    from pyro_vae import studies  # once it is known that all it needs is here
+    from pyro_vae.experiments import study  # once it is known that all it needs is here
 
     python, data, device, quick = sys.executable, str(arguments.data_root), arguments.device, arguments.quick
     out = arguments.out
     bench = ["--data-root", data, "--device", device, "--out", str(out)]
-    models = [entry.name for entry in studies.named("fashion-14").entries if entry.spec.model == "vae"]
+    models = [entry.name for entry in study.named("fashion-14").entries if entry.spec.model == "vae"]
     study = ["--data-root", data, "--device", device, "--quiet", "--out", str(out / "study")]
     study += ["--jobs", "2", "--epochs", "1"] if quick else ["--jobs", "7"]
     study += [f"--only={model}" for model in models[: 1 if quick else None]]
     tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device, "-vv"]
-    tests += ["-k", "capture and not a_training"] if quick else ["-p", "xdist", "-n", "12", "--dist", "load", "--durations=12"]
+    tests += (
+        ["-k", "capture and not a_training"]
+        if quick
+        else ["-p", "xdist", "-n", "12", "--dist", "load", "--durations=12"]
+    )
     seeds = ["--images", "1280", "--epochs", "2"] if quick else ["--epochs", "3"]
     few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "3"]
     return [
@@ -178,8 +182,8 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _terminated)
 
-    from pyro_vae import files
-    from pyro_vae.run_folder import environment
+    from pyro_vae._utils import files
+    from pyro_vae._utils.environment import environment
 
     found: list[dict] = []
     surroundings = environment(arguments.device)

@@ -11,9 +11,10 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from pyro_vae import Spec, build, files, fit, fit_many, load_data
-from pyro_vae.device import choose_device
-from pyro_vae.run_folder import environment
+from pyro_vae import Spec, build, fit, fit_many, load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.environment import environment
 
 
 def main() -> None:

@@ -21,13 +21,15 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae import Images, Spec, build, files, fit, load, load_data
+from pyro_vae import Images, Spec, build, fit, load, load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.environment import environment
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.data import binarize
-from pyro_vae.device import choose_device, to_unit
+from pyro_vae.data.batches import to_unit
 from pyro_vae.evaluation import bounds
-from pyro_vae.generators import own_generators
 from pyro_vae.objectives import objective
-from pyro_vae.run_folder import environment
 
 MNIST = {"dataset": "mnist", "binarization": "static", "validation_fraction": 0.0}
 CLOSED, SAMPLED = ("elbo", "mean-field", "path-gradient"), ("elbo", "path-gradient")  # without a closed form of the KL

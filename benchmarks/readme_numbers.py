@@ -12,10 +12,13 @@ import json
 import warnings
 from pathlib import Path
 
-from pyro_vae import Spec, evaluate, files
-from pyro_vae import results as tables
-from pyro_vae.evaluation import Metrics, extractors
-from pyro_vae.run_folder import environment, run
+from pyro_vae import Spec, evaluate
+from pyro_vae._utils import files
+from pyro_vae._utils.environment import environment
+from pyro_vae.evaluation import Metrics
+from pyro_vae.evaluation.samples import extractors
+from pyro_vae.experiments import tables
+from pyro_vae.experiments.run import run
 
 PATH = Path(__file__).with_suffix(".json")
 GROUPS = ("bounds", "codes", "samples", "evidence")

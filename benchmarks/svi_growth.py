@@ -17,9 +17,11 @@ import torch
 from svi_step import BATCH, vae_of
 from torch import Tensor
 
-from pyro_vae import files, load_data
-from pyro_vae.device import choose_device, gather, shuffled
-from pyro_vae.run_folder import environment
+from pyro_vae import load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.environment import environment
+from pyro_vae.data.batches import gather, shuffled
 from pyro_vae.svi import CompiledSVI
 
 

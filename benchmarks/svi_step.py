@@ -31,10 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae import Spec, build, files, load_data
+from pyro_vae import Spec, build, load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.device import choose_device, resident
+from pyro_vae._utils.environment import environment
 from pyro_vae.data import binarize
-from pyro_vae.device import choose_device, gather, resident, shuffled
-from pyro_vae.run_folder import environment
+from pyro_vae.data.batches import gather, shuffled
 from pyro_vae.svi import CompiledSVI
 
 BATCH, HIDDEN, LATENT = 128, 400, 20

@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from pyro_vae.checkpoints import load as load
-    from pyro_vae.checkpoints import save as save
     from pyro_vae.data import Images as Images
     from pyro_vae.data import Splits as Splits
     from pyro_vae.data import load_data as load_data
     from pyro_vae.evaluation import Metrics as Metrics
     from pyro_vae.evaluation import evaluate as evaluate
-    from pyro_vae.many import fit_many as fit_many
     from pyro_vae.models import VAE as VAE
     from pyro_vae.models import Autoencoder as Autoencoder
     from pyro_vae.models import build as build
+    from pyro_vae.models.weights import load as load
+    from pyro_vae.models.weights import save as save
     from pyro_vae.spec import Spec as Spec
-    from pyro_vae.training import History as History
-    from pyro_vae.training import fit as fit
+    from pyro_vae.training.ensemble import fit_many as fit_many
+    from pyro_vae.training.fit import fit as fit
+    from pyro_vae.training.history import History as History
 
 # Imported on first use: torch and pyro take seconds, and `pyro-vae --help` needs neither.
 _HOMES = {
     "Autoencoder": "models",
-    "History": "training",
+    "History": "training.history",
     "Images": "data",
     "Metrics": "evaluation",
     "Spec": "spec",
@@ -32,11 +32,11 @@ _HOMES = {
     "VAE": "models",
     "build": "models",
     "evaluate": "evaluation",
-    "fit": "training",
-    "fit_many": "many",
-    "load": "checkpoints",
+    "fit": "training.fit",
+    "fit_many": "training.ensemble",
+    "load": "models.weights",
     "load_data": "data",
-    "save": "checkpoints",
+    "save": "models.weights",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 from pyro_vae.pixel_distributions import (
     BernoulliOfGrey,
     ContinuousBernoulliOfLogits,

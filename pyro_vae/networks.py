@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 Activation = Callable[[], nn.Module]
 

@@ -21,11 +21,11 @@ from pyro.infer import (
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import same_generators
 from pyro_vae.data import Images
-from pyro_vae.generators import same_generators
 from pyro_vae.models import VAE
-from pyro_vae.models.images import device_of, evaluating, first_of
+from pyro_vae.models.base import device_of, evaluating, first_of
 from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO, is_delta, takes_path_gradient
 from pyro_vae.spec import OBJECTIVES, WITH_ONE_PARTICLE, automatic_objective
 

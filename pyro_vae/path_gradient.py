@@ -15,7 +15,7 @@ from pyro.infer.util import get_dependent_plate_dims, torch_item
 from torch import Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution, constraints
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 
 class PathGradientELBO(Trace_ELBO):
@@ -53,6 +53,8 @@ class PathGradientELBO(Trace_ELBO):
     >>> pyro.param("loc").grad.item(), pyro.param("scale").grad.item()  # q is the posterior
     (0.0, 0.0)
     """
+
+    capturable = True  # by `CompiledSVI`
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         for site in guide_trace.nodes.values():
@@ -97,6 +99,8 @@ class DReGIWAE(RenyiELBO):
     >>> pyro.param("loc").grad.item()  # q is the posterior
     0.0
     """
+
+    capturable = True  # by `CompiledSVI`
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf, **options: Any) -> None:
         super().__init__(alpha=0, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **options)

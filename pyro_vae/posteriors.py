@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor, nn
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 from pyro_vae.priors import ClosedUniform
 
 LEAST_HALF_LENGTH = 2**-14  # of a uniform posterior: 1,000 times the distance of neighbouring float32 numbers near 1

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 
 class StandardNormal(nn.Module):

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 BINARIZATIONS = ("none", "static", "dynamic", "threshold")
@@ -67,8 +67,8 @@ def _field(default: Any, help: str) -> Any:
 class Spec:
     """The definition of one training run.
 
-    Every field is checked on construction (:class:`~pyro_vae.checks.InputError` names the field, what was given and
-    what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
+    Every field is checked on construction (:class:`~pyro_vae._utils.checks.InputError` names the field, what was given
+    and what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
     `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option of the same name with dashes.
 
     >>> spec = Spec(dataset="mnist", latent_dim=2)

@@ -10,9 +10,9 @@ from test_models import linear_gaussian
 from torch import nn
 
 from pyro_vae import VAE, Images, Spec, build, networks, posteriors, priors
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.evaluation import annealed_log_likelihood, to_inference_data, two_sided_log_likelihood
-from pyro_vae.generators import own_generators
 
 CPU = {"device": "cpu"}
 

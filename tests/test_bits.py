@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae import Images, Spec, build, evaluate
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import bits_per_dimension, compare, evidence
 

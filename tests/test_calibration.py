@@ -8,7 +8,7 @@ from test_models import linear_gaussian
 from torch.distributions import Normal
 
 from pyro_vae import Spec, build
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import simulation_based_calibration
 from pyro_vae.plots import calibration_panels
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pyro_vae import VAE, Spec, build, fit, likelihoods, load, posteriors, priors, save
-from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
+from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 
 QUIET = {"progress": False, "device": "cpu", "binarization": "threshold"}
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_vae import __version__, demo, files
-from pyro_vae.cli import main
+from pyro_vae import __version__
+from pyro_vae._utils import files
+from pyro_vae.cli.app import demo, main
 from pyro_vae.evaluation import metrics
+from pyro_vae.experiments.study import NAMES
+from pyro_vae.experiments.workers import Processes
 from pyro_vae.spec import SPEC_FIELDS
-from pyro_vae.studies import NAMES
 from pyro_vae.svi import CompiledSVI
-from pyro_vae.workers import Processes
 
 TRAIN = [
     "train",
@@ -394,7 +395,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
 
 
 def test_help_and_bad_options_need_no_torch():
-    code = "import sys; from pyro_vae.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pyro_vae.cli.app import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     for arguments in (
         ["train", "--help"],
         ["train", "--out", "x", "--beta", "-1"],

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyro_vae import Spec, evaluation, load_data, run_folder
-from pyro_vae.checks import InputError
-from pyro_vae.cli import main
-from pyro_vae.evaluation import classifier
-from pyro_vae.plots import run as run_figures
+from pyro_vae import Spec, evaluation, load_data
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
+from pyro_vae.evaluation.samples import classifier
+from pyro_vae.experiments import run
+from pyro_vae.experiments.figures import of_run as run_figures
 
 SMALL = ["--latent-dim", "2", "--hidden", "8", "--binarization", "threshold", "--epochs", "1", "--device", "cpu"]
 
@@ -30,7 +31,7 @@ def images(path, n=20, labels=None, **more):
 
 def trained(folder, dataset, **fields):
     spec = Spec(dataset=str(dataset), latent_dim=2, hidden=(8,), binarization="threshold", epochs=1)
-    run_folder.run(replace(spec, **fields), folder, device="cpu", progress=False)
+    run.run(replace(spec, **fields), folder, device="cpu", progress=False)
     return folder
 
 
@@ -250,7 +251,7 @@ def test_a_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "work")
     images(tmp_path / "mine.npz")
     assert main(["train", "--dataset=~/mine.npz", *SMALL, "--out=~/run", "--quiet"]) == 0
-    assert run_folder.read_spec(tmp_path / "run").dataset == str(tmp_path / "mine.npz")
+    assert run.read_spec(tmp_path / "run").dataset == str(tmp_path / "mine.npz")
     assert main(["evaluate", "~/run", "--metrics=codes", "--dataset=~/mine.npz", "--device=cpu", "--quiet"]) == 0
     assert main(["sample", "~/run", "--out=~/a.png"]) == 0
     assert main(["report", "~/run", "--out=~/a.html"]) == 0
@@ -327,7 +328,7 @@ def test_quiet_says_nothing(tmp_path, capsys):
 def test_evaluate_refuses_in_one_line(tmp_path, capsys, monkeypatch, options, message):
     run = trained(tmp_path / "run", "digits")
     if "--seed" in options:
-        monkeypatch.setattr(run_folder, "open_run", lambda *_, **__: pytest.fail("the work was begun"))
+        monkeypatch.setattr("pyro_vae.experiments.run.open_run", lambda *_, **__: pytest.fail("the work was begun"))
     assert main(["evaluate", str(run), "--metrics", "bounds", "--device", "cpu", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line), line

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import active_units, aggregate_posterior, kl_per_dimension, kl_per_image, probe_accuracy
 
 

@@ -9,9 +9,11 @@ import re
 import pytest
 import torch
 
-from pyro_vae import Spec, build, cli, evaluate, run_folder
-from pyro_vae.checks import InputError
+from pyro_vae import Spec, build, evaluate
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import app
 from pyro_vae.evaluation import Metrics, PerImage, compare
+from pyro_vae.experiments import run
 
 SETTINGS = {"binarization": "static", "likelihood": "Bernoulli"}
 
@@ -158,13 +160,13 @@ def runs(tmp_path_factory):
     for name, dimensions in (("small", "2"), ("large", "4")):
         for seed in ("0", "1"):
             out = folder / name / f"seed-{seed}"
-            assert cli.main(["train", "--latent-dim", dimensions, "--seed", seed, *SMALL, "--out", str(out)]) == 0
+            assert app.main(["train", "--latent-dim", dimensions, "--seed", seed, *SMALL, "--out", str(out)]) == 0
     return folder
 
 
 def test_a_run_folder_keeps_the_values_of_single_images(runs):
     folder = runs / "small" / "seed-0"
-    stored, metrics = run_folder.read_per_image(folder), run_folder.read_metrics(folder)
+    stored, metrics = run.read_per_image(folder), run.read_metrics(folder)
     assert stored["bounds"].values["elbo_nats"].mean().item() == metrics["elbo_nats"]
     assert stored["bounds"].settings["binarization"] == "static"
     assert not list(folder.glob(".per_image*"))
@@ -174,8 +176,8 @@ def test_groups_are_added_and_replaced(tmp_path):
     first, second = result([1.0, 2.0]), result([3.0, 4.0])
     evidence = Metrics(per_image={"evidence": PerImage(torch.arange(2), {"nll_nats": torch.ones(2)}, {"k": 5})})
     for one in (first, evidence, second):
-        run_folder.add_metrics(tmp_path, one)
-    stored = run_folder.read_per_image(tmp_path)
+        run.add_metrics(tmp_path, one)
+    stored = run.read_per_image(tmp_path)
     assert stored.keys() == {"bounds", "evidence"}
     assert stored["bounds"].values["elbo_nats"].tolist() == [3.0, 4.0]
     assert stored["evidence"].settings == {"k": 5}
@@ -185,19 +187,19 @@ def test_groups_are_added_and_replaced(tmp_path):
 def test_a_damaged_file_is_bad_input(tmp_path, content):
     (tmp_path / "per_image.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="per-image values: given .*per_image.safetensors"):
-        run_folder.read_per_image(tmp_path)
+        run.read_per_image(tmp_path)
 
 
 def test_command(runs, capsys, tmp_path):
     folders = [str(runs / name) for name in ("small/seed-0", "small/seed-1", "large/seed-0")]
     out = tmp_path / "found.json"
-    assert cli.main(["compare", *folders, "--out", str(out)]) == 0
+    assert app.main(["compare", *folders, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "ELBO: difference from" in printed
     assert "359 common images" in " ".join(printed.split())
     assert ("beyond noise" in printed) or ("within noise" in printed)
     found = json.loads(out.read_text())
-    tables = [run_folder.read_per_image(one)["bounds"].values["elbo_nats"] for one in folders]
+    tables = [run.read_per_image(one)["bounds"].values["elbo_nats"] for one in folders]
     assert found[0]["difference"] == pytest.approx((tables[1] - tables[0]).mean().item())
     assert found[1]["se"] == pytest.approx((tables[2] - tables[0]).std().item() / 359**0.5)
     assert found[1]["images"] == 359
@@ -205,7 +207,7 @@ def test_command(runs, capsys, tmp_path):
 
 def test_command_with_seeds_and_csv(runs, tmp_path):
     out = tmp_path / "found.csv"
-    assert cli.main(["compare", str(runs / "small"), str(runs / "large"), "--metric", "mse", "--out", str(out)]) == 0
+    assert app.main(["compare", str(runs / "small"), str(runs / "large"), "--metric", "mse", "--out", str(out)]) == 0
     (row,) = csv.DictReader(out.read_text().splitlines())
     assert (row["metric"], row["error_of"]) == ("mse_per_pixel", "images, paired, and seeds")
     assert (row["seeds_first"], row["seeds_second"]) == ("2", "2")
@@ -214,9 +216,9 @@ def test_command_with_seeds_and_csv(runs, tmp_path):
 
 
 def test_where_one_model_has_one_seed_the_error_is_said_to_be_of_these_trainings(runs, capsys):
-    assert cli.main(["compare", str(runs / "small" / "seed-0"), str(runs / "large")]) == 0
+    assert app.main(["compare", str(runs / "small" / "seed-0"), str(runs / "large")]) == 0
     assert "another seed may differ more" in " ".join(capsys.readouterr().out.split())
-    assert cli.main(["compare", str(runs / "small"), str(runs / "large")]) == 0
+    assert app.main(["compare", str(runs / "small"), str(runs / "large")]) == 0
     assert "another seed may differ more" not in " ".join(capsys.readouterr().out.split())
 
 
@@ -247,13 +249,13 @@ def test_bad_input_is_one_line_and_exit_2(runs, capsys, arguments, message, monk
     for name in ("old", "threshold", "evidence-only"):
         (runs / name).mkdir(exist_ok=True)
         (runs / name / "spec.json").write_text(spec)
-    table = run_folder.read_per_image(runs / "small" / "seed-0")["bounds"]
+    table = run.read_per_image(runs / "small" / "seed-0")["bounds"]
     other = dataclasses.replace(table, settings=dict(table.settings) | {"binarization": "threshold"})
-    run_folder.add_metrics(runs / "threshold", Metrics(per_image={"bounds": other}))
+    run.add_metrics(runs / "threshold", Metrics(per_image={"bounds": other}))
     nll = PerImage(table.images, {"nll_nats": torch.ones(len(table.images))})
-    run_folder.add_metrics(runs / "evidence-only", Metrics(per_image={"evidence": nll}))
+    run.add_metrics(runs / "evidence-only", Metrics(per_image={"evidence": nll}))
     capsys.readouterr()
-    assert cli.main(["compare", *arguments]) == 2
+    assert app.main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error), error

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pyro_vae.console import printable, show, show_table
+from pyro_vae._utils.console import printable, show, show_table
 
 ROWS = [("MSE [b]per[/b] pixel", "0.1 ± 0.2", "of [red]x :smile:"), ("KL", "3", "[/]")]
 

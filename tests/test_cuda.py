@@ -10,7 +10,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
-from pyro_vae import Spec, build, cli, evaluate, fit, fit_many, load, save, training
+from pyro_vae import Spec, build, evaluate, fit, fit_many, load, save
+from pyro_vae.cli.app import app
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import in_domain_classifier
 from pyro_vae.posteriors import DiagonalNormal
@@ -164,7 +165,7 @@ def test_pixels_that_stay_on_the_host_train_the_same(few, device, compile, monke
     """Of whole-set batches, whose order does not matter, and without noise."""
     spec = dataclasses.replace(SPEC, model="autoencoder")
     _, expected = trained(spec, few, device, batch_size=len(few), epochs=5)
-    monkeypatch.setattr(training, "resident", lambda pixels, device: pixels.cpu())
+    monkeypatch.setattr("pyro_vae.training.fit.resident", lambda pixels, device: pixels.cpu())
     _, history = trained(spec, few, device, compile, batch_size=len(few), epochs=5)
     assert history.column("train_loss_nats") == pytest.approx(expected.column("train_loss_nats"), rel=1e-3)
 
@@ -230,10 +231,10 @@ def test_samples_are_scored(digits, device):
 def test_a_run_folder_goes_from_one_device_to_the_other(device, tmp_path, capsys):
     run = str(tmp_path / "run")
     short = ["--epochs", "2", "--latent-dim", "2", "--hidden", "16", "--binarization", "threshold", "--quiet"]
-    assert cli.main(["train", "--dataset", "digits", *short, "--device", str(device), "--out", run]) == 0
-    assert cli.main(["evaluate", run, "--metrics", "bounds,codes", "--device", "cpu"]) == 0
-    assert cli.main(["evaluate", run, "--metrics", "bounds", "--device", str(device)]) == 0
-    assert cli.main(["train", "--resume", "--epochs", "3", "--quiet", "--device", "cpu", "--out", run]) == 0
+    assert app.main(["train", "--dataset", "digits", *short, "--device", str(device), "--out", run]) == 0
+    assert app.main(["evaluate", run, "--metrics", "bounds,codes", "--device", "cpu"]) == 0
+    assert app.main(["evaluate", run, "--metrics", "bounds", "--device", str(device)]) == 0
+    assert app.main(["train", "--resume", "--epochs", "3", "--quiet", "--device", "cpu", "--out", run]) == 0
 
 
 def test_a_posterior_samples_where_its_parameters_are(device):

@@ -8,9 +8,10 @@ import torchvision
 from PIL import Image
 
 from pyro_vae import Images, load_data
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
+from pyro_vae._utils.device import choose_device, resident
 from pyro_vae.data import binarize
-from pyro_vae.device import batches, binarized, choose_device, resident
+from pyro_vae.data.batches import batches, binarized
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_vae import Images, load_data
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data import binarize
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 5, 7), dtype=np.uint8)
@@ -129,7 +129,7 @@ def test_classes_are_those_of_both_sets(tmp_path):
     ],
 )
 def test_labels_that_are_no_classes_are_left_out_and_said(tmp_path, monkeypatch, labels, note):
-    monkeypatch.setattr("pyro_vae.data.labels.MAX_CLASSES", 10)
+    monkeypatch.setattr("pyro_vae.data.formats.labels.MAX_CLASSES", 10)
     with pytest.warns(UserWarning, match=note):
         train, test = load(tmp_path, images=GREY, labels=labels)
     assert (train.labels, test.labels, len(train)) == (None, None, 18)
@@ -219,7 +219,7 @@ def write_idx(folder, name, array, compressed):
 
 @pytest.mark.parametrize("compressed", [(True,) * 4, (False, True, True, False)])
 def test_idx_files_as_published(tmp_path, monkeypatch, compressed):
-    from pyro_vae.data import idx
+    from pyro_vae.data.formats import idx
 
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

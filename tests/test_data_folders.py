@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae import files, load_data
-from pyro_vae.checks import InputError
-from pyro_vae.data import decoding, folders
+from pyro_vae import load_data
+from pyro_vae._utils import files
+from pyro_vae._utils.checks import InputError
+from pyro_vae.data.formats import decoding, folders
 
 LEVELS = {"a": 100, "b": 200}
 TAGGED = 274  # EXIF's number for orientation

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from pyro_vae import VAE, Images, Spec, build, evaluate, fit, fit_many, networks, posteriors, priors
-from pyro_vae.checks import InputError
-from pyro_vae.cli import main
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
 from pyro_vae.data import dequantize
-from pyro_vae.device import dequantized
+from pyro_vae.data.batches import dequantized
 from pyro_vae.evaluation import bounds, evidence, to_inference_data
 from pyro_vae.likelihoods import ContinuousBernoulli
 from pyro_vae.spec import DENSITIES, LIKELIHOODS

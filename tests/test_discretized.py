@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_vae import Images, Spec, build, evaluate, fit, likelihoods, load, save
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import compare, evidence
 from pyro_vae.pixel_distributions import LogisticLevels, NormalLevels
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import (
     dci_from_importance,
     disentanglement_completeness_informativeness,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import divergences
 
 

@@ -15,8 +15,9 @@ import torch
 import typer
 
 import pyro_vae
-from pyro_vae import Spec, studies
-from pyro_vae.cli import app
+from pyro_vae import Spec
+from pyro_vae.cli.app import app
+from pyro_vae.experiments import study
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("_build", "examples", "generated")
@@ -138,7 +139,7 @@ def _studies() -> list[tuple[str, str]]:
 def test_study_file_is_one(page, text, tmp_path):
     """A TOML block is a study that the command line takes."""
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
-    assert studies.named(str(tmp_path / "mine.toml")).entries
+    assert study.named(str(tmp_path / "mine.toml")).entries
 
 
 @pytest.mark.filterwarnings("ignore:grey pixels")

@@ -12,7 +12,7 @@ from pyro.distributions import constraints
 from pyro.infer import RenyiELBO
 
 from pyro_vae import Spec, build, fit, fit_many
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.objectives import objective
 from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO
 

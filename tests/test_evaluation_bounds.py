@@ -6,7 +6,7 @@ from test_models import linear_gaussian
 from torch.distributions import kl_divergence
 
 from pyro_vae import Images, Spec, build, evaluate, fit, latent
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import bounds, kl_per_image, mse_per_pixel
 from pyro_vae.spec import FLOWS, GROUPS, LIKELIHOODS

@@ -12,7 +12,7 @@ from test_models import linear_gaussian
 from torch import nn
 
 from pyro_vae import VAE, Autoencoder, Images, Spec, build, likelihoods, networks, posteriors, priors
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation import (
     annealed_log_likelihood,
@@ -23,8 +23,8 @@ from pyro_vae.evaluation import (
     to_inference_data,
     two_sided_log_likelihood,
 )
-from pyro_vae.evaluation.annealing import anneal_images
-from pyro_vae.evaluation.likelihood import weighted_draws
+from pyro_vae.evaluation.likelihood.annealing import anneal_images
+from pyro_vae.evaluation.likelihood.evidence import weighted_draws
 from pyro_vae.latent import posterior_means
 
 CPU = {"device": "cpu"}
@@ -134,10 +134,10 @@ def test_an_interrupted_evidence_goes_on_to_the_same_result(tmp_path, monkeypatc
         return weighted_draws(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pyro_vae.evaluation.likelihood.weighted_draws", stop_at_the_third)
+        patch.setattr("pyro_vae.evaluation.likelihood.evidence.weighted_draws", stop_at_the_third)
         evidence(vae, images, k=30, partial=partial, **CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_vae.evaluation.likelihood.weighted_draws", stop_at_the_third)
+        patch.setattr("pyro_vae.evaluation.likelihood.evidence.weighted_draws", stop_at_the_third)
         again = evidence(vae, images, k=30, partial=partial, **CPU)
     assert len(calls) == 4  # the third block alone was left
     assert again.log_likelihood.tolist() == whole.log_likelihood.tolist()
@@ -335,7 +335,7 @@ def test_neighbouring_seeds_share_no_chain_and_no_codes(monkeypatch):
     """What seed 0 drew for its second block was what seed 1 drew for its first."""
     seeds = []
     monkeypatch.setattr(
-        "pyro_vae.evaluation.likelihood.anneal_images",
+        "pyro_vae.evaluation.likelihood.evidence.anneal_images",
         lambda *args, seed, **options: seeds.append(seed) or anneal_images(*args, seed=seed, **options),
     )
     monkeypatch.setattr(
@@ -359,7 +359,7 @@ def test_annealing_is_of_the_same_pixels(monkeypatch, dequantize):
         seen.append(x)
         return anneal_images(model, x, **options)
 
-    monkeypatch.setattr("pyro_vae.evaluation.likelihood.anneal_images", recorded)
+    monkeypatch.setattr("pyro_vae.evaluation.likelihood.evidence.anneal_images", recorded)
     found = evidence(vae, images, k=20, dequantize=dequantize, anneal=6, anneal_temperatures=2, **CPU)
     pixels = images.pixels[found.annealed.index]
     assert torch.equal(torch.cat(seen), dequantized_once(pixels) if dequantize else pixels / 255)

@@ -27,7 +27,7 @@ def two_epochs(*arguments, epochs, **options):
 def test_example_makes_figures(path, capsys, monkeypatch):
     """After two epochs; `make docs` runs them whole."""
     monkeypatch.setattr("sys.argv", [str(path)])
-    monkeypatch.setattr("pyro_vae.training.fit", two_epochs)
+    monkeypatch.setattr("pyro_vae.training.fit.fit", two_epochs)
     matplotlib.use("Agg")
     torch.manual_seed(0)
     names = runpy.run_path(str(path))

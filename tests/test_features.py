@@ -4,19 +4,11 @@ from PIL import Image
 from torch import nn
 
 from pyro_vae import Images, Spec, Splits, build, evaluate, load_data
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data.noise import image_keys
-from pyro_vae.evaluation import (
-    Features,
-    ModuleExtractor,
-    extract,
-    extract_cached,
-    extractors,
-    features,
-    in_domain_classifier,
-    sample_scores,
-)
-from pyro_vae.evaluation import classifier as classifiers
+from pyro_vae.evaluation import Features, ModuleExtractor, extract, extract_cached, in_domain_classifier
+from pyro_vae.evaluation.samples import classifier as classifiers
+from pyro_vae.evaluation.samples import extractors, features, scores
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +77,8 @@ def test_a_first_training_says_what_takes_long_and_how_to_do_without(tmp_path, c
 def test_scores_of_real_images_are_computed_once_for_all_models(digits, cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path))
     classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
-    counted, distance = [], sample_scores.frechet_from_features
-    monkeypatch.setattr(sample_scores, "frechet_from_features", lambda *given: counted.append(1) or distance(*given))
+    counted, distance = [], scores.frechet_from_features
+    monkeypatch.setattr(scores, "frechet_from_features", lambda *given: counted.append(1) or distance(*given))
 
     def real_scores(latent_dim, **more):
         options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"} | more
@@ -169,9 +161,7 @@ def test_real_images_are_scored_on_those_that_the_classifier_was_not_trained_on(
     keys = image_keys(digits.train.pixels)
     seen = digits.train.take(keys > classifier.last_key).draw(359)
     floor, trained = (
-        sample_scores.score_samples(
-            *(extract(classifier, part.pixels, device="cpu") for part in (images, digits.test)), 10, 0
-        )
+        scores.score_samples(*(extract(classifier, part.pixels, device="cpu") for part in (images, digits.test)), 10, 0)
         for images in (unseen, seen)
     )
     assert floor["frechet"] == pytest.approx(found.real_scores["frechet"], rel=1e-4)

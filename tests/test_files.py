@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from pyro_vae import files
-from pyro_vae.checks import InputError
+from pyro_vae._utils import files
+from pyro_vae._utils.checks import InputError
 
 
 def test_writes_bytes_text_and_by_function(tmp_path):

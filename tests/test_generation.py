@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import (
     Features,
     Moments,
     confidence,
     confidence_se,
-    frechet,
     frechet_at_infinity,
     frechet_distance,
     frechet_from_features,
@@ -21,7 +20,8 @@ from pyro_vae.evaluation import (
     jackknife_se,
     kernel_distance_from_features,
 )
-from pyro_vae.evaluation.sample_scores import score_samples
+from pyro_vae.evaluation.samples import frechet
+from pyro_vae.evaluation.samples.scores import score_samples
 
 
 def random_covariance(d, seed=0):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import (
     effective_sample_size,
     log_mean_weight,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_vae import VAE, Images, Spec, Splits, build, evaluate, evaluation, fit, fit_many, latent, load, save
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 
 SPEC = Spec(latent_dim=2, hidden=(8,), epochs=1, batch_size=5)
 QUIET = {"progress": False, "device": "cpu"}

@@ -4,7 +4,7 @@ from scipy.stats import norm
 from test_models import linear_gaussian
 
 from pyro_vae import Spec, build, latent
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 
 
 def test_codes_are_the_posterior_means(tiny):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from pyro_vae import VAE, likelihoods, networks, posteriors, priors
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import two_sided_log_likelihood
 
 LOGITS = torch.linspace(-3, 3, 12).reshape(3, 1, 2, 2)

@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 
-from pyro_vae import Images, Spec, build, fit, fit_many, many, members
-from pyro_vae.checks import InputError
-from pyro_vae.parallel import Peers
-from pyro_vae.run_folder import open_run, training_split
+from pyro_vae import Images, Spec, build, fit, fit_many
+from pyro_vae._utils.checks import InputError
+from pyro_vae.data.images import train_validation_split
+from pyro_vae.experiments.run import open_run
+from pyro_vae.training import ensemble, ensemble_step
+from pyro_vae.training.distributed import Peers
 
 SEEDS = [3, 0]
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=2, batch_size=16, lr=0.01, binarization="threshold")
@@ -20,7 +22,7 @@ def alone(spec, images, seed):
     """The run of one seed, by `fit`."""
     spec = dataclasses.replace(spec, seed=seed, image_shape=images.shape)
     names = ("epochs", "batch_size", "lr", "beta", "beta_warmup", "objective", "particles", "binarization", "seed")
-    train, validation = training_split(spec, images)
+    train, validation = train_validation_split(images, spec.validation_fraction, spec.seed)
     model = build(spec)
     history = fit(model, train, validation=validation, **{name: getattr(spec, name) for name in names}, **QUIET)
     return model, history
@@ -113,7 +115,7 @@ def test_a_lost_number_names_its_seed(few, batch_size, monkeypatch):
                 model.decoder[0].bias.fill_(math.nan)
         return model
 
-    monkeypatch.setattr(members, "build", one_is_lost)
+    monkeypatch.setattr(ensemble_step, "build", one_is_lost)
     spec = dataclasses.replace(SPEC, batch_size=batch_size)
     with pytest.raises(FloatingPointError, match="loss of seed 7 is nan at epoch 1, step 1; try a smaller lr"):
         fit_many(spec, few, seeds=[3, 7, 8], **QUIET)
@@ -123,7 +125,7 @@ def test_a_weight_lost_in_the_last_step_names_its_seed(few, monkeypatch):
     def lose(params, *moments, **options):
         params[2][1].fill_(math.inf)
 
-    monkeypatch.setattr(members, "adam", lose)
+    monkeypatch.setattr(ensemble_step, "adam", lose)
     spec = dataclasses.replace(SPEC, batch_size=64)
     with pytest.raises(FloatingPointError, match="encoder.3.weight of seed 0 is not finite after the last step of ep"):
         fit_many(spec, few, seeds=SEEDS, **QUIET)
@@ -184,7 +186,7 @@ def test_bad_arguments_are_named(tiny, options, message):
 
 
 def test_several_processes_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr(many, "peers", lambda: Peers(rank=1, size=2))
+    monkeypatch.setattr(ensemble, "peers", lambda: Peers(rank=1, size=2))
     with pytest.raises(InputError, match="processes: given 2, expected one"):
         fit_many(SPEC, tiny, seeds=SEEDS, **QUIET)
 
@@ -197,6 +199,6 @@ def test_draws_of_another_kind_are_refused(few, monkeypatch):
         model.encoder.append(torch.nn.Dropout())
         return model
 
-    monkeypatch.setattr(members, "build", with_dropout)
+    monkeypatch.setattr(ensemble_step, "build", with_dropout)
     with pytest.raises(InputError, match="it draws by aten.bernoulli_.float, which is not known here"):
         fit_many(SPEC, few, seeds=SEEDS, **QUIET)

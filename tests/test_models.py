@@ -11,8 +11,8 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyro_vae import VAE, Autoencoder, Spec, build, likelihoods, load, posteriors, priors, save
-from pyro_vae.checks import InputError
-from pyro_vae.models.images import check_fits
+from pyro_vae._utils.checks import InputError
+from pyro_vae.models.base import check_fits
 from pyro_vae.spec import LIKELIHOODS, NETWORKS, POSTERIORS
 
 SPECS = [

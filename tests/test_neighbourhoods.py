@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from pyro_vae.checks import InputError
-from pyro_vae.evaluation import neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
+from pyro_vae._utils.checks import InputError
+from pyro_vae.evaluation import neighbourhoods_from_features, neighbourhoods_se
+from pyro_vae.evaluation.samples import precision_recall
 
 
 def normal(n, d, seed):
@@ -113,4 +114,4 @@ def test_the_kth_smallest_of_a_row_is_that_of_a_sorted_row(columns):
     values = normal(7, columns, 0)
     values[3:] = values[3:].round()
     for k in (1, 2, 5):
-        assert torch.equal(neighbourhoods._smallest(values, k), values.sort(1).values[:, k - 1])
+        assert torch.equal(precision_recall._smallest(values, k), values.sort(1).values[:, k - 1])

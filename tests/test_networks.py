@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pyro_vae import Spec, build, networks
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 30), (1, 5, 9)]
 

@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae import Spec, build, evaluate, fit, fit_many, latent
-from pyro_vae.checks import InputError
-from pyro_vae.device import choose_device
+from pyro_vae._utils.checks import InputError
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.evaluation import (
     ModuleExtractor,
     aggregate_posterior,
     annealed_log_likelihood,
     in_domain_classifier,
-    inference_gap,
     kl_per_dimension,
     mse_per_pixel,
     predictive_check,
@@ -31,8 +31,8 @@ from pyro_vae.evaluation import (
     to_inference_data,
     two_sided_log_likelihood,
 )
-from pyro_vae.generators import own_generators
-from pyro_vae.models.images import move
+from pyro_vae.evaluation.likelihood.evidence import inference_gap
+from pyro_vae.models.base import move
 from pyro_vae.objectives import Terms
 from pyro_vae.svi import CompiledSVI
 
@@ -179,7 +179,7 @@ def test_in_what_looks_into_a_model(tiny, refused):
 
 
 def test_in_the_classifier(tiny, refused, monkeypatch):
-    monkeypatch.setattr("pyro_vae.evaluation.classifier.round", lambda _: 1, raising=False)  # one epoch
+    monkeypatch.setattr("pyro_vae.evaluation.samples.classifier.round", lambda _: 1, raising=False)  # one epoch
     with refused(), pytest.warns(UserWarning, match="not clearly better than chance"):
         in_domain_classifier((tiny, tiny), device="cpu", progress=False)
 
@@ -219,7 +219,7 @@ def test_auto_takes_an_apple_gpu_where_there_is_no_cuda(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=cuda: found)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
         assert choose_device("auto").type == expected
-    monkeypatch.setattr("pyro_vae.models.images.choose_device", torch.device)
+    monkeypatch.setattr("pyro_vae.models.base.choose_device", torch.device)
     with pytest.raises(InputError, match="model: given 'float64 weights', expected float32 on mps"):
         move(build(SPEC).double(), "mps")
 

@@ -25,14 +25,14 @@ from torch import nn
 from torch.distributions import constraints, kl_divergence
 
 from pyro_vae import VAE, Images, Spec, build, fit, fit_many
-from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments.run import run
 from pyro_vae.objectives import Terms, objective, resolved
 from pyro_vae.path_gradient import PathGradientELBO, slope
 from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.run_folder import run
 from pyro_vae.spec import MODELS, POSTERIORS, PRIORS
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 
 QUIET = {"progress": False, "device": "cpu"}
 W, NOISE, X = 1.5, 0.8, torch.tensor([0.7, -1.2, 2.0])

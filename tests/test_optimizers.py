@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.svi import CompiledSVI
 
 X = torch.randn(30, generator=torch.Generator().manual_seed(0)) + 2

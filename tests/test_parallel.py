@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Images, Spec, build, fit, load_data, training
-from pyro_vae.checkpoints import load
-from pyro_vae.checks import InputError
-from pyro_vae.cli import main
-from pyro_vae.parallel import Peers, own_device, peers
+from pyro_vae import Images, Spec, build, fit, load_data
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
+from pyro_vae.models.weights import load
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.training import fit as fit_module
+from pyro_vae.training.distributed import Peers, own_device, peers
 
 ROOT = Path(__file__).parents[1]
 AUTOENCODER = Spec(model="autoencoder", latent_dim=2, hidden=(16,))
@@ -101,16 +102,16 @@ def train_several(folder: Path) -> None:
 
 def drawn() -> torch.Tensor:
     """What dynamic binarization makes, in this process, of an image that both have."""
-    seen, original = [], training.gather
+    seen, original = [], fit_module.gather
 
     def gather(*args, **kwargs):
         seen.append(original(*args, **kwargs))
         return seen[-1]
 
-    training.gather = gather
+    fit_module.gather = gather
     twice = images(2).take(torch.tensor([0, 0]))
     fit(build(VAE), twice, epochs=2, binarization="dynamic", batch_size=2, **QUIET)
-    training.gather = original
+    fit_module.gather = original
     return torch.cat(seen)
 
 

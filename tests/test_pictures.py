@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import nn
 
-from pyro_vae import VAE, Autoencoder, History, Images, Spec, build, fit, latent, pictures, plots, priors, save
-from pyro_vae.checks import InputError
-from pyro_vae.evaluation.features import ModuleExtractor
-from pyro_vae.pictures import Fitted
-from pyro_vae.pictures.images import sharpness
+from pyro_vae import VAE, Autoencoder, History, Images, Spec, build, fit, latent, plots, priors, save
+from pyro_vae._utils.checks import InputError
+from pyro_vae.evaluation.samples.features import ModuleExtractor
+from pyro_vae.experiments import figures
+from pyro_vae.experiments.figures import Fitted
+from pyro_vae.experiments.figures.image_rows import sharpness
 
 
 class Identity(nn.Module):
@@ -136,27 +137,27 @@ def trained(digits, tmp_path_factory):
 
 
 FIGURES = {
-    "reconstructions": (lambda runs, images: pictures.reconstructions(runs, images), 1),
-    "one of each class": (lambda runs, images: pictures.reconstructions(runs, images, per_class=1), 1),
-    "samples": (lambda runs, images: pictures.samples(runs, images), 1),
-    "random codes": (lambda runs, images: pictures.random_codes(runs, images), 1),
-    "samples around": (lambda runs, images: pictures.samples_around(runs, images, n=7), 3),
-    "decoded many times": (lambda runs, images: pictures.decoded_many_times(runs, images, n=9), 3),
-    "interpolations": (lambda runs, images: pictures.interpolations(runs, images), 1),
-    "latent spaces": (lambda runs, images: pictures.latent_spaces(runs, images), 3),
-    "manifolds": (lambda runs, images: pictures.manifolds(runs, images, size=3), 3),
-    "quantiles": (lambda runs, images: pictures.manifolds(runs, images, size=3, spacing="quantiles"), 3),
-    "training curves": (lambda runs, images: pictures.training_curves(runs), 4),
-    "latent spaces by epoch": (lambda runs, images: pictures.latent_spaces_by_epoch(runs, images, epochs=(1, 2)), 6),
+    "reconstructions": (lambda runs, images: figures.reconstructions(runs, images), 1),
+    "one of each class": (lambda runs, images: figures.reconstructions(runs, images, per_class=1), 1),
+    "samples": (lambda runs, images: figures.samples(runs, images), 1),
+    "random codes": (lambda runs, images: figures.random_codes(runs, images), 1),
+    "samples around": (lambda runs, images: figures.samples_around(runs, images, n=7), 3),
+    "decoded many times": (lambda runs, images: figures.decoded_many_times(runs, images, n=9), 3),
+    "interpolations": (lambda runs, images: figures.interpolations(runs, images), 1),
+    "latent spaces": (lambda runs, images: figures.latent_spaces(runs, images), 3),
+    "manifolds": (lambda runs, images: figures.manifolds(runs, images, size=3), 3),
+    "quantiles": (lambda runs, images: figures.manifolds(runs, images, size=3, spacing="quantiles"), 3),
+    "training curves": (lambda runs, images: figures.training_curves(runs), 4),
+    "latent spaces by epoch": (lambda runs, images: figures.latent_spaces_by_epoch(runs, images, epochs=(1, 2)), 6),
     "reconstructions by epoch": (
-        lambda runs, images: pictures.reconstructions_by_epoch(runs, images, epochs=(1, 2)),
+        lambda runs, images: figures.reconstructions_by_epoch(runs, images, epochs=(1, 2)),
         6,
     ),
     "confidence": (
-        lambda runs, images: pictures.confidence_by_epoch(runs, images, classifier=toy_classifier()),
+        lambda runs, images: figures.confidence_by_epoch(runs, images, classifier=toy_classifier()),
         2,
     ),
-    "five points": (lambda runs, images: pictures.pca_example(runs, images), 1),
+    "five points": (lambda runs, images: figures.pca_example(runs, images), 1),
 }
 
 
@@ -180,12 +181,12 @@ def test_every_figure_draws_with_labels_and_nothing_global(name, trained, test_i
 @pytest.mark.parametrize(
     "draw",
     [
-        pictures.reconstructions,
-        pictures.samples,
-        pictures.random_codes,
-        pictures.samples_around,
-        pictures.decoded_many_times,
-        pictures.interpolations,
+        figures.reconstructions,
+        figures.samples,
+        figures.random_codes,
+        figures.samples_around,
+        figures.decoded_many_times,
+        figures.interpolations,
     ],
 )
 def test_the_seed_decides(draw, test_images):
@@ -199,11 +200,11 @@ def test_colour_images_keep_their_colours():
     pixels = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(12) % 2, "colours", ("even", "odd"))
     runs = {"vae": untrained(dataset="colours", image_shape=(3, 8, 8))}
-    for draw in (pictures.reconstructions, pictures.samples, pictures.samples_around, pictures.decoded_many_times):
+    for draw in (figures.reconstructions, figures.samples, figures.samples_around, figures.decoded_many_times):
         figure = draw(runs, images)
         assert sheet(figure.axes[0]).shape[2] == 3
         figure.savefig(io.BytesIO(), format="png")
-    assert sheet(pictures.manifolds(runs, images, size=2).axes[0]).shape == (16, 16, 3)
+    assert sheet(figures.manifolds(runs, images, size=2).axes[0]).shape == (16, 16, 3)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_a_run_is_opened_with_its_history_and_its_snapshots(tmp_path, test_image
     history.to_csv(tmp_path / "run" / "history.csv")
     save(early, tmp_path / "run" / "snapshots" / "epoch-00001.safetensors")
     (tmp_path / "run" / "snapshots" / "notes.txt").write_text("not a snapshot")
-    opened = pictures.open_run(tmp_path / "run")
+    opened = figures.open_run(tmp_path / "run")
     assert opened.spec.latent_dim == 2
     assert opened.history == history
     assert opened.epochs == [1, 2]
@@ -232,7 +233,7 @@ def test_a_run_is_opened_with_its_history_and_its_snapshots(tmp_path, test_image
 
 
 def test_rows_are_the_originals_and_what_each_model_makes_of_them(test_images):
-    figure = pictures.reconstructions({"exact": Fitted(without_loss()), "vae": untrained()}, test_images, n=4, seed=3)
+    figure = figures.reconstructions({"exact": Fitted(without_loss()), "vae": untrained()}, test_images, n=4, seed=3)
     shown = test_images.draw(4, 3).as_float()
     rows = sheet(figure.axes[0])
     torch.testing.assert_close(rows[:8], plots.tile(shown, 4).squeeze(-1))
@@ -242,7 +243,7 @@ def test_rows_are_the_originals_and_what_each_model_makes_of_them(test_images):
 
 
 def test_one_of_each_class_comes_in_order_under_its_name(test_images):
-    figure = pictures.reconstructions({"exact": Fitted(without_loss())}, test_images, per_class=1)
+    figure = figures.reconstructions({"exact": Fitted(without_loss())}, test_images, per_class=1)
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == [str(digit) for digit in range(10)]
     columns = sheet(figure.axes[0])[:8]
     for digit in range(10):
@@ -251,12 +252,12 @@ def test_one_of_each_class_comes_in_order_under_its_name(test_images):
 
 
 def test_models_without_a_prior_have_no_samples(trained, test_images):
-    figure = pictures.samples(trained, test_images)
+    figure = figures.samples(trained, test_images)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "beta 1", "beta 5"]
 
 
 def test_so_many_codes_of_each_class_are_scattered(digits):
-    figure = pictures.latent_spaces({"vae": untrained()}, digits.test, per_class=24)
+    figure = figures.latent_spaces({"vae": untrained()}, digits.test, per_class=24)
     groups = figure.axes[0].collections
     assert [len(group.get_offsets()) for group in groups] == [24] * 10
     chosen = latent.codes(untrained().model, digits.test, device="cpu")[digits.test.labels == 3]
@@ -264,7 +265,7 @@ def test_so_many_codes_of_each_class_are_scattered(digits):
 
 
 def test_codes_of_more_dimensions_are_shown_by_pca_with_its_variance(test_images):
-    figure = pictures.latent_spaces({"two": untrained(), "five": untrained(latent_dim=5)}, test_images)
+    figure = figures.latent_spaces({"two": untrained(), "five": untrained(latent_dim=5)}, test_images)
     assert figure.axes[0].get_xlabel() == "$z_1$"
     z = latent.codes(build(small(latent_dim=5)), test_images, device="cpu").double()
     shares = torch.linalg.svdvals(z - z.mean(0)).square()
@@ -281,7 +282,7 @@ def test_many_points_are_drawn_as_they_come():
 
 def test_draws_are_those_of_the_posterior(test_images):
     model, recorder = recording()
-    pictures.decoded_many_times({"vae": Fitted(model)}, test_images, index=7, n=4001)
+    figures.decoded_many_times({"vae": Fitted(model)}, test_images, index=7, n=4001)
     z = recorder.codes[-1]
     with torch.no_grad():
         q = model.encode(test_images.take(slice(7, 8)).as_float())
@@ -292,7 +293,7 @@ def test_draws_are_those_of_the_posterior(test_images):
 
 def test_samples_around_a_point_have_that_sd(test_images):
     model, recorder = recording(3)
-    figure = pictures.samples_around({"vae": Fitted(model)}, test_images, mean=1.0, sd=0.5, n=5000)
+    figure = figures.samples_around({"vae": Fitted(model)}, test_images, mean=1.0, sd=0.5, n=5000)
     assert "mean 1 and sd 0.5" in figure.get_suptitle()
     z = recorder.codes[-1]
     torch.testing.assert_close(z.mean(0), torch.ones(3), atol=0.04, rtol=0)
@@ -304,7 +305,7 @@ def test_random_codes_are_standard_normal_and_like_the_codes(digits):
     with torch.no_grad():
         model.encoder[-1].bias += torch.tensor([3.0, -2.0, 0.0, 0.0])
     expected = latent.codes(model, digits.test, device="cpu")
-    pictures.random_codes({"vae": Fitted(model)}, digits.test, n=5000)
+    figures.random_codes({"vae": Fitted(model)}, digits.test, n=5000)
     plain, fitting = recorder.codes[-2:]
     torch.testing.assert_close(plain.T.cov(), torch.eye(2), atol=0.06, rtol=0)
     torch.testing.assert_close(fitting.mean(0), expected.mean(0), atol=0.02, rtol=0.02)
@@ -315,7 +316,7 @@ def test_random_codes_of_a_collapsed_latent_space_are_drawn(digits):
     model, _ = recording()
     with torch.no_grad():
         model.encoder[-1].weight.zero_()
-    pictures.random_codes({"vae": Fitted(model)}, digits.test)
+    figures.random_codes({"vae": Fitted(model)}, digits.test)
 
 
 @pytest.mark.parametrize(
@@ -323,14 +324,14 @@ def test_random_codes_of_a_collapsed_latent_space_are_drawn(digits):
 )
 def test_manifolds_are_decoded_on_their_grid(spacing, axis, test_images):
     model, recorder = recording()
-    pictures.manifolds({"vae": Fitted(model)}, test_images, spacing=spacing)
+    figures.manifolds({"vae": Fitted(model)}, test_images, spacing=spacing)
     z = recorder.codes[-1].reshape(20, 20, 2).double().numpy()
     np.testing.assert_allclose(z[:, :, 0], np.tile(axis, (20, 1)), atol=1e-5)
     np.testing.assert_allclose(z[::-1, :, 1], np.tile(axis, (20, 1)).T, atol=1e-5)
 
 
 def test_interpolation_goes_from_one_original_to_the_other(test_images):
-    figure = pictures.interpolations({"exact": Fitted(without_loss())}, test_images, pair=(4, 9), steps=5)
+    figure = figures.interpolations({"exact": Fitted(without_loss())}, test_images, pair=(4, 9), steps=5)
     x = test_images.as_float()[[4, 9], 0]
     tiles = sheet(figure.axes[0]).unfold(1, 8, 9).permute(1, 0, 2)
     expected = torch.stack([x[0], *((1 - w) * x[0] + w * x[1] for w in (0, 0.25, 0.5, 0.75, 1)), x[1]])
@@ -339,7 +340,7 @@ def test_interpolation_goes_from_one_original_to_the_other(test_images):
 
 def test_two_images_of_different_classes_are_chosen(digits):
     for seed in range(5):
-        first, second = pictures.fitted.two_of(digits.test, seed)
+        first, second = figures.fitted.two_of(digits.test, seed)
         assert digits.test.labels[first] != digits.test.labels[second]
 
 
@@ -353,7 +354,7 @@ def with_posterior(posterior):
 
 def test_density_is_that_of_the_posterior(test_images):
     one = untrained()
-    figure = pictures.posterior_density({"vae": one}, test_images, index=3)
+    figure = figures.posterior_density({"vae": one}, test_images, index=3)
     mesh = figure.axes[0].collections[0]
     values = np.asarray(mesh.get_array()).reshape(201, 201)
     corners = np.asarray(mesh.get_coordinates())
@@ -373,7 +374,7 @@ def test_density_is_that_of_the_posterior(test_images):
     "family", [dist.Laplace, lambda loc, scale: dist.Uniform(loc - scale, loc + scale)], ids=["laplace", "uniform"]
 )
 def test_density_of_other_families(family, test_images):
-    figure = pictures.posterior_density({"vae": with_posterior(Symmetric(family))}, test_images)
+    figure = figures.posterior_density({"vae": with_posterior(Symmetric(family))}, test_images)
     mesh = figure.axes[0].collections[0]
     corners = np.asarray(mesh.get_coordinates())
     area = (corners[0, 1, 0] - corners[0, 0, 0]) * (corners[1, 0, 1] - corners[0, 0, 1])
@@ -385,7 +386,7 @@ def test_density_of_other_families(family, test_images):
 
 
 def test_curves_are_those_of_the_histories(trained):
-    figure = pictures.training_curves(trained)
+    figure = figures.training_curves(trained)
     last = trained["beta 5"].history.epochs[-1]
     expected = [
         last.train_loss_nats,
@@ -398,14 +399,14 @@ def test_curves_are_those_of_the_histories(trained):
     assert min(trained["autoencoder"].history.column("train_reconstruction_nats")) < 0
     assert [len(lines) for lines in solid] == [3, 3, 3, 2]
     assert [lines[-1].get_ydata()[-1] for lines in solid] == pytest.approx(expected)
-    unweighted = pictures.training_curves(trained, weighted=False).axes[3].lines[2].get_ydata()[-1]
+    unweighted = figures.training_curves(trained, weighted=False).axes[3].lines[2].get_ydata()[-1]
     assert unweighted == pytest.approx(last.train_kl_nats / (last.train_reconstruction_nats + last.train_kl_nats))
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["autoencoder", "beta 1", "beta 5", "training", "validation"]
 
 
 def test_snapshots_are_shown_in_the_column_of_their_epoch(trained, test_images):
-    figure = pictures.latent_spaces_by_epoch(trained, test_images, epochs=(2, 1))
+    figure = figures.latent_spaces_by_epoch(trained, test_images, epochs=(2, 1))
     assert [axes.get_title() for axes in figure.axes][2:4] == ["beta 1, epoch 2", "beta 1, epoch 1"]
     for axes, epoch in zip(figure.axes[2:4], (2, 1), strict=True):
         shown = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections])
@@ -415,7 +416,7 @@ def test_snapshots_are_shown_in_the_column_of_their_epoch(trained, test_images):
 
 def test_samples_by_epoch(trained, test_images):
     runs = {name: one for name, one in trained.items() if name != "autoencoder"}
-    figure = pictures.samples_by_epoch(runs, test_images, epochs=(1, 2), n=5, seed=4)
+    figure = figures.samples_by_epoch(runs, test_images, epochs=(1, 2), n=5, seed=4)
     expected = latent.prior_samples(trained["beta 5"].at(1), 5, device="cpu", seed=4)
     torch.testing.assert_close(sheet(figure.axes[2]), plots.tile(expected, 5).squeeze(-1))
 
@@ -423,7 +424,7 @@ def test_samples_by_epoch(trained, test_images):
 def test_confidence_of_real_images_is_one(test_images):
     exact = Fitted(without_loss(), snapshots={})
     exact = replace(exact, history=History((fit_once(test_images),)))
-    (found,) = pictures.confidences({"exact": exact}, test_images, classifier=toy_classifier())
+    (found,) = figures.confidences({"exact": exact}, test_images, classifier=toy_classifier())
     assert found.reconstructions == pytest.approx(1, abs=1e-5)
     assert found.samples is None
 
@@ -434,7 +435,7 @@ def fit_once(images):
 
 def test_confidences_are_ratios_of_mean_top_class_probabilities(trained, test_images):
     classifier = toy_classifier()
-    found = pictures.confidences(trained, test_images, classifier=classifier, n=40, seed=2)
+    found = figures.confidences(trained, test_images, classifier=classifier, n=40, seed=2)
     assert [(one.name, one.epoch) for one in found] == [(name, epoch) for name in trained for epoch in (1, 2)]
 
     def top(pixels):
@@ -448,9 +449,9 @@ def test_confidences_are_ratios_of_mean_top_class_probabilities(trained, test_im
     assert found[4].reconstructions == pytest.approx(expected, rel=1e-5)
     samples = latent.prior_samples(model, 40, device="cpu", seed=2)
     assert found[4].samples == pytest.approx(top(samples) / top(shown), rel=1e-5)
-    panels = pictures.confidence_by_epoch(trained, test_images, classifier=classifier).axes
+    panels = figures.confidence_by_epoch(trained, test_images, classifier=classifier).axes
     assert [len(axes.lines) for axes in panels] == [3 + 1, 2 + 1]  # and the line of the real images
-    whole = pictures.confidences(trained, test_images, classifier=classifier)
+    whole = figures.confidences(trained, test_images, classifier=classifier)
     assert panels[1].lines[1].get_xydata().tolist() == [[one.epoch, one.samples] for one in whole[4:]]
 
 
@@ -458,7 +459,7 @@ def test_confidences_are_ratios_of_mean_top_class_probabilities(trained, test_im
 
 
 def test_five_points_have_the_codes_of_the_lecture():
-    figure = pictures.pca_example()
+    figure = figures.pca_example()
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["A: -0.63", "B: -0.39", "C: 0.09", "D: 0.41", "E: 0.53"]
     decoded = figure.axes[0].lines[-1].get_xydata()
@@ -489,7 +490,7 @@ def test_linear_autoencoders_beside_pca(digits):
     columns, _, mean = principal(digits.train, 5)
     runs = {"d = 3": Fitted(linear(columns[:, :3].float(), mean.float()))}
     runs["d = 5"] = Fitted(linear(-columns.float(), mean.float()))
-    figure = pictures.linear_autoencoders(runs, digits.test, train=digits.train)
+    figure = figures.linear_autoencoders(runs, digits.test, train=digits.train)
     rows = sheet(figure.axes[0])
     torch.testing.assert_close(rows[9:17], rows[:8], atol=1e-5, rtol=0)  # the direction, whatever its sign
     torch.testing.assert_close(rows[18:], rows[:8], atol=1e-5, rtol=0)
@@ -498,7 +499,7 @@ def test_linear_autoencoders_beside_pca(digits):
     tilted = columns.clone()
     tilted[:, 4] = np.cos(0.3) * columns[:, 4] + np.sin(0.3) * principal(digits.train, 6)[0][:, 5]
     runs["tilted"] = Fitted(linear(tilted.float(), mean.float()))
-    line = pictures.linear_autoencoders(runs, digits.test, train=digits.train).axes[1].lines[2]
+    line = figures.linear_autoencoders(runs, digits.test, train=digits.train).axes[1].lines[2]
     assert line.get_xydata()[-1].tolist() == pytest.approx([5, np.degrees(0.3)], abs=1e-3)
     least, *ours = figure.axes[2].lines
     assert least.get_xdata().tolist() == [3, 5]
@@ -513,7 +514,7 @@ def test_sharpness():
 
 def test_likelihood_variances_are_in_order_with_error_and_sharpness(test_images):
     runs = {f"{c:g}": untrained(likelihood="gaussian", variance=c) for c in (0.5, 0.1)}
-    figure = pictures.likelihood_variances(runs, test_images)
+    figure = figures.likelihood_variances(runs, test_images)
     error, ratio = (axes.lines[0] for axes in figure.axes[1:])
     assert error.get_xdata().tolist() == pytest.approx([0.1, 0.5])
     x = test_images.as_float()
@@ -529,45 +530,45 @@ def test_likelihood_variances_are_in_order_with_error_and_sharpness(test_images)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda runs, images: pictures.reconstructions({}, images), "runs: given .*at least one run"),
-        (lambda runs, images: pictures.reconstructions(runs, images, n=0), "n: given 0"),
-        (lambda runs, images: pictures.reconstructions(runs, images, per_class=0), "per_class: given 0"),
+        (lambda runs, images: figures.reconstructions({}, images), "runs: given .*at least one run"),
+        (lambda runs, images: figures.reconstructions(runs, images, n=0), "n: given 0"),
+        (lambda runs, images: figures.reconstructions(runs, images, per_class=0), "per_class: given 0"),
         (
-            lambda runs, images: pictures.reconstructions(runs, replace(images, labels=None), per_class=1),
+            lambda runs, images: figures.reconstructions(runs, replace(images, labels=None), per_class=1),
             "per_class: given 1, expected images with labels",
         ),
-        (lambda runs, images: pictures.reconstructions({"m": untrained(dataset="mnist")}, images), "images: given"),
+        (lambda runs, images: figures.reconstructions({"m": untrained(dataset="mnist")}, images), "images: given"),
         (
-            lambda runs, images: pictures.samples({"a": untrained(model="autoencoder")}, images),
+            lambda runs, images: figures.samples({"a": untrained(model="autoencoder")}, images),
             "one model with a prior",
         ),
-        (lambda runs, images: pictures.manifolds({"d": untrained(latent_dim=3)}, images), "'d of 3 latent dimensions'"),
-        (lambda runs, images: pictures.posterior_density({"d": untrained(latent_dim=3)}, images), "2-d latent space"),
+        (lambda runs, images: figures.manifolds({"d": untrained(latent_dim=3)}, images), "'d of 3 latent dimensions'"),
+        (lambda runs, images: figures.posterior_density({"d": untrained(latent_dim=3)}, images), "2-d latent space"),
         (
-            lambda runs, images: pictures.posterior_density({"a": untrained(model="autoencoder")}, images),
+            lambda runs, images: figures.posterior_density({"a": untrained(model="autoencoder")}, images),
             "runs: given 'a', expected models with a posterior",
         ),
         (
-            lambda runs, images: pictures.posterior_density({"flow": untrained(posterior="planar")}, images),
+            lambda runs, images: figures.posterior_density({"flow": untrained(posterior="planar")}, images),
             "runs: given 'flow', expected posteriors with a density at every point",
         ),
-        (lambda runs, images: pictures.posterior_density(runs, images, index=60), "index: given 60, .* 0 to 59"),
-        (lambda runs, images: pictures.decoded_many_times(runs, images, n=1), "n: given 1"),
-        (lambda runs, images: pictures.samples_around(runs, images, sd=0), "sd: given 0"),
-        (lambda runs, images: pictures.interpolations(runs, images, pair=(0, 60)), "index: given 60"),
-        (lambda runs, images: pictures.interpolations(runs, images.take(slice(0, 1))), "at least 2 images"),
-        (lambda runs, images: pictures.random_codes(runs, images.take(slice(0, 1))), "at least 2 images"),
-        (lambda runs, images: pictures.training_curves(runs), "runs: given 'vae', expected runs with a history"),
-        (lambda runs, images: pictures.samples_by_epoch(runs, images), "epochs: given 1, .*with a snapshot: 2"),
-        (lambda runs, images: pictures.samples_by_epoch(runs, images, epochs=()), "epochs: given"),
+        (lambda runs, images: figures.posterior_density(runs, images, index=60), "index: given 60, .* 0 to 59"),
+        (lambda runs, images: figures.decoded_many_times(runs, images, n=1), "n: given 1"),
+        (lambda runs, images: figures.samples_around(runs, images, sd=0), "sd: given 0"),
+        (lambda runs, images: figures.interpolations(runs, images, pair=(0, 60)), "index: given 60"),
+        (lambda runs, images: figures.interpolations(runs, images.take(slice(0, 1))), "at least 2 images"),
+        (lambda runs, images: figures.random_codes(runs, images.take(slice(0, 1))), "at least 2 images"),
+        (lambda runs, images: figures.training_curves(runs), "runs: given 'vae', expected runs with a history"),
+        (lambda runs, images: figures.samples_by_epoch(runs, images), "epochs: given 1, .*with a snapshot: 2"),
+        (lambda runs, images: figures.samples_by_epoch(runs, images, epochs=()), "epochs: given"),
         (
-            lambda runs, images: pictures.confidences(
+            lambda runs, images: figures.confidences(
                 runs, images, classifier=ModuleExtractor(nn.Flatten(), "plain", 64), epochs=(2,)
             ),
             "classifier: given 'plain.*an extractor that has logits",
         ),
-        (lambda runs, images: pictures.linear_autoencoders(runs, images), "model: given 'VAE', .*linear"),
-        (lambda runs, images: pictures.likelihood_variances(runs, images), "a Gaussian likelihood"),
+        (lambda runs, images: figures.linear_autoencoders(runs, images), "model: given 'VAE', .*linear"),
+        (lambda runs, images: figures.likelihood_variances(runs, images), "a Gaussian likelihood"),
     ],
 )
 def test_bad_input_is_named(call, message, test_images):

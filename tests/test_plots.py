@@ -8,11 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_vae import History, Spec, build, fit, latent, plots, report_figures
-from pyro_vae.checks import InputError
+from pyro_vae import History, Spec, build, fit, latent, plots
+from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments.report import figures
 from pyro_vae.plots import curves
 from pyro_vae.plots.frame import with_palette
-from pyro_vae.training import Epoch
+from pyro_vae.training.history import Epoch
 
 
 def test_tiles_are_in_reading_order_with_white_between():
@@ -291,7 +292,7 @@ def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
         settings = dict(mpl.rcParams)
         found = [plots.save_figure(one, tmp_path / "a.png").read_bytes() for one in pictures()]
         assert dict(mpl.rcParams) == settings
-        for part in report_figures.curves([("a", "train", [{"epoch": 1, "train_loss_nats": 2.0}])])["panels"]:
+        for part in figures.curves([("a", "train", [{"epoch": 1, "train_loss_nats": 2.0}])])["panels"]:
             assert part["source"].startswith("data:image/svg+xml")
     assert found == expected
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_vae import posteriors, priors
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 
 D = 3
 FLOWS = [posteriors.Planar, posteriors.ConditionalPlanar]

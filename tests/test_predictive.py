@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from pyro_vae import VAE, Images, Spec, build, likelihoods, posteriors, priors
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import mean_intensity, pixels_on, predictive_check, total_variation
 from pyro_vae.plots import predictive_panels
 

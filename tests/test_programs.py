@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from pyro_vae import VAE, Autoencoder, Spec, build, evaluate, evaluation, fit
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models.vae import weighted
 

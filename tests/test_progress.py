@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from pyro_vae import Spec, build, fit, fit_many, progress
-from pyro_vae.progress import Progress, duration, say, track
+from pyro_vae import Spec, build, fit, fit_many
+from pyro_vae._utils import progress
+from pyro_vae._utils.progress import Progress, duration, say, track
 
 
 class Terminal(io.StringIO):

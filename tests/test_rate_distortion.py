@@ -11,7 +11,7 @@ import torch
 from test_models import linear_gaussian
 
 from pyro_vae import Images, Spec
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import RateDistortion, RatePoint, bounds, rate_distortion
 from pyro_vae.plots import rate_distortion_plane
 

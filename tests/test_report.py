@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_vae.checks import InputError
-from pyro_vae.cli import main
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
 from pyro_vae.evaluation import Metrics
-from pyro_vae.metric_words import METRICS
-from pyro_vae.report import MAX_BYTES, report
+from pyro_vae.experiments.report.page import MAX_BYTES, report
+from pyro_vae.metric_table import METRICS
 from pyro_vae.spec import Spec
 
 EVIL = "<script>alert(1)</script>"
@@ -403,7 +403,7 @@ def test_a_run_that_is_not_finished(tmp_path):
 
 
 def test_the_training_command_trains_the_same_spec():
-    from pyro_vae.report import _train_command
+    from pyro_vae.experiments.report.page import _train_command
 
     spec = Spec(dataset="mnist", hidden=(8, 4), beta=0.5, activation="elu", seed=3)
     words = [word.removeprefix("--").split("=") for word in _train_command(spec.to_dict()).split() if "=" in word]
@@ -473,7 +473,7 @@ def test_the_command_tells_where_the_page_is(tmp_path, capsys):
 
 def test_a_report_needs_no_torch(tmp_path):
     write_run(tmp_path / "run", SMALL)
-    code = "import sys; from pyro_vae.cli import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    code = "import sys; from pyro_vae.cli.app import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
     arguments = [sys.executable, "-c", code, "report", str(tmp_path / "run")]
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
 

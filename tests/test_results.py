@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from pyro_vae import Spec, results
+from pyro_vae import Spec
 from pyro_vae.evaluation import Metrics, PerImage
-from pyro_vae.results import Scores, verdict
-from pyro_vae.studies import Claim
+from pyro_vae.experiments import tables
+from pyro_vae.experiments.study import Claim
+from pyro_vae.experiments.tables import Scores, verdict
 
 FLOWS = Claim("4 flow layers reconstruct better than none", "mse_per_pixel", ("flow4", "vanilla"))
 
@@ -132,20 +133,20 @@ def test_differences_are_of_models_whose_numbers_mean_the_same():
         "other": Spec(image_shape=(1, 8, 8), likelihood="gaussian"),
     }
     scores = single(a=(-90.0, 0.3), b=(-89.7, 0.4), other=(700.0, 1.0))
-    (found,) = results.differences(models, ("elbo_nats", "kl_per_sample"), scores)
+    (found,) = tables.differences(models, ("elbo_nats", "kl_per_sample"), scores)
     assert (found.first, found.second, found.difference, found.se) == ("a", "b", pytest.approx(0.3), pytest.approx(0.5))
-    text = results.differences_to_markdown([found])
+    text = tables.differences_to_markdown([found])
     assert "| b | a | (+0.3 ± 0.5) |" in text
-    assert results.differences_to_markdown([]) == ""
+    assert tables.differences_to_markdown([]) == ""
 
 
 @pytest.mark.parametrize("metric", ["mse_per_pixel", "mse_per_pixel_sampled", "squared_error_loss"])
 def test_squared_errors_of_binarized_and_of_grey_pixels_are_of_different_data(metric):
     models = {"grey": Spec(image_shape=(1, 8, 8)), "binary": Spec(image_shape=(1, 8, 8), binarization="static")}
     scores = runs(metric, grey=[0.010, 0.011, 0.0105], binary=[0.020, 0.021, 0.0205])
-    assert results.differences(models, (metric,), scores) == []
+    assert tables.differences(models, (metric,), scores) == []
     models["binary"] = models["grey"]
-    assert len(results.differences(models, (metric,), scores)) == 1
+    assert len(tables.differences(models, (metric,), scores)) == 1
 
 
 def test_probabilities_of_256_levels_are_one_group():
@@ -156,5 +157,5 @@ def test_probabilities_of_256_levels_are_one_group():
         "density": Spec(image_shape=shape, likelihood="gaussian-learned", dequantize=True),
     }
     scores = single(logistic=(-230.0, 1.0), gaussian=(-390.0, 2.0), density=(45.0, 0.5))
-    (found,) = results.differences(models, ("elbo_nats",), scores)
+    (found,) = tables.differences(models, ("elbo_nats",), scores)
     assert (found.first, found.second, found.difference) == ("logistic", "gaussian", pytest.approx(-160.0))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pyro_vae import History, Metrics, Spec, fit_many, load, load_data, plots, save
-from pyro_vae.checks import InputError
-from pyro_vae.cli import main
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
 from pyro_vae.data.sources import DATA_FORMAT
-from pyro_vae.run_folder import add_metrics, check_data, open_model, open_run, read_metrics, run
+from pyro_vae.experiments.run import add_metrics, check_data, open_model, open_run, read_metrics, run
 from pyro_vae.spec import read_spec
 from pyro_vae.svi import CompiledSVI
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.spec import SPEC_FIELDS, Spec
 
 
@@ -176,5 +176,5 @@ def test_bad_text_is_named(call, message):
 
 
 def test_needs_no_torch():
-    code = "import sys, pyro_vae.spec, pyro_vae.cli; sys.exit('torch' in sys.modules or 'pyro' in sys.modules)"
+    code = "import sys, pyro_vae.spec, pyro_vae.cli.app; sys.exit('torch' in sys.modules or 'pyro' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from pyro_vae import studies
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments import study
+from pyro_vae.experiments.study import Claim, Entry, Picture, Study, named
 from pyro_vae.spec import Spec
-from pyro_vae.studies import Claim, Entry, Picture, Study, named
 
 
 def test_a_python_file_with_a_list(tmp_path):
@@ -26,7 +26,7 @@ def test_a_python_file_with_a_list(tmp_path):
     assert [(entry.name, entry.spec.beta) for entry in named(str(path)).entries] == [("a", 1.0), ("b", 2.0)]
     assert named(str(path)).title == "Two"
     path.write_text(
-        "from pyro_vae import Spec\nfrom pyro_vae.studies import Entry, Study\n"
+        "from pyro_vae import Spec\nfrom pyro_vae.experiments.study import Entry, Study\n"
         "STUDY = Study('own', 'Own', (Entry('a', Spec(), {'elbo_nats': -3}),))\n"
     )
     assert named(str(path)).entries[0].published == {"elbo_nats": -3}
@@ -159,7 +159,7 @@ def test_a_claim_has_a_metric_for_each_of_its_models():
 
 
 def test_needs_no_torch():
-    code = "import sys; from pyro_vae.studies import *; list(map(named, NAMES)); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pyro_vae.experiments.study import *; list(map(named, NAMES)); exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -173,6 +173,6 @@ def test_needs_no_torch():
     ],
 )
 def test_figures_are_named_after_data_sets_and_not_after_paths(datasets, names):
-    found = studies._file_names(datasets)
+    found = study._file_names(datasets)
     assert list(found.values()) == names
     assert list(found) == datasets

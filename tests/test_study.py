@@ -12,13 +12,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyro_vae import Spec, studies
-from pyro_vae.checks import InputError
-from pyro_vae.report import report
-from pyro_vae.run_folder import open_model
+from pyro_vae import Spec
+from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments import figures
+from pyro_vae.experiments import study as definitions
+from pyro_vae.experiments.report.page import report
+from pyro_vae.experiments.run import open_model
+from pyro_vae.experiments.runner import read_study, run_study
+from pyro_vae.experiments.study import Claim, Entry, Picture, Study
 from pyro_vae.spec import read_spec
-from pyro_vae.studies import Claim, Entry, Picture, Study
-from pyro_vae.study import read_study, run_study
 
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=3, binarization="threshold", batch_size=64)
 QUIET = {"progress": False, "device": "cpu", "threads": 1}
@@ -191,8 +193,8 @@ def test_longer_training_goes_on(tmp_path):
 COMMAND = """
 import sys
 from pyro_vae import Spec
-from pyro_vae.studies import Entry, Study
-from pyro_vae.study import run_study
+from pyro_vae.experiments.study import Entry, Study
+from pyro_vae.experiments.runner import run_study
 spec = Spec(latent_dim=2, hidden=(16,), epochs=25, binarization="threshold", batch_size=16)
 grid = Study("tiny", "Tiny", tuple(Entry(f"seed{n}", Spec(**(vars(spec) | {"seed": n}))) for n in range(3)))
 if __name__ == "__main__":
@@ -274,18 +276,17 @@ def test_bad_input_is_named(tmp_path, arguments, message):
 
 
 def test_the_grids_are_whole():
-    from pyro_vae import pictures
 
-    for name in studies.NAMES:
-        one = studies.named(name)
+    for name in definitions.NAMES:
+        one = definitions.named(name)
         assert one.name == name
         assert len({picture.file for picture in one.pictures}) == len(one.pictures)
         for picture in one.pictures:
-            assert callable(getattr(pictures, picture.function))
+            assert callable(getattr(figures, picture.function))
             assert picture.title
             assert picture.caption
             assert picture.alt
-    fashion = studies.named("fashion-14")
+    fashion = definitions.named("fashion-14")
     assert len([entry for entry in fashion.entries if entry.published and entry.spec.model == "vae"]) == 14
     assert all(entry.spec.beta_warmup > 0 for entry in fashion.entries)
 
@@ -297,7 +298,7 @@ def test_the_grids_are_whole():
 def test_ray_gives_the_same_table_and_goes_on_where_a_worker_is_lost(whole, tmp_path, monkeypatch):
     """Two workers on a real local Ray; one is killed in the middle of its training, and its model resumes."""
     pytest.importorskip("ray", reason="ray is an extra")
-    from pyro_vae.workers import RayTasks
+    from pyro_vae.experiments.workers import RayTasks
 
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     longer = replace(SPEC, epochs=60, batch_size=16)
@@ -374,7 +375,7 @@ def test_nothing_is_written_beside_the_data(tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     before = sorted((tmp_path / "data").rglob("*"))
     out = tmp_path / "study"
-    stored = run_study(studies.named(str(tmp_path / "mine.toml")), out, **QUIET)
+    stored = run_study(definitions.named(str(tmp_path / "mine.toml")), out, **QUIET)
     assert sorted((tmp_path / "data").rglob("*")) == before
     files = [one["file"] for one in stored["figures"]]
     assert len(files) == len(set(files)) == 6
@@ -382,7 +383,7 @@ def test_nothing_is_written_beside_the_data(tmp_path):
     assert files[3] == "figures/small-2-training-curves.png"
     assert all((out / file).resolve().is_relative_to(out) for file in files)
     assert str(tmp_path) not in json.dumps(stored["figures"])
-    again = run_study(studies.named(str(tmp_path / "mine.toml")), out, **QUIET)
+    again = run_study(definitions.named(str(tmp_path / "mine.toml")), out, **QUIET)
     assert [one["status"] for one in again["entries"]] == ["done", "done"]
     report(out)
 

@@ -31,7 +31,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
 from pyro_vae import Spec, build, fit
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.svi import CompiledSVI, NotFiniteError, backends
 
 SPEC = Spec(image_shape=(1, 8, 8), latent_dim=3, hidden=(16,))

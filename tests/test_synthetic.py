@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyro_vae.checks import InputError
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data.synthetic import FACTORS, SHAPES, sprites
 
 

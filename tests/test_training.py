@@ -12,16 +12,16 @@ from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_vae import History, Spec, build, evaluate, fit, latent, load, training
-from pyro_vae.checkpoints import read_checkpoint, write_checkpoint
-from pyro_vae.checks import InputError
+from pyro_vae import History, Spec, build, evaluate, fit, latent, load
+from pyro_vae._utils.checks import InputError
 from pyro_vae.data import binarize
-from pyro_vae.device import batches
+from pyro_vae.data.batches import batches
 from pyro_vae.objectives import Terms, beta_at, objective
 from pyro_vae.spec import COMPILERS
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.svi.backends import BACKENDS
 from pyro_vae.svi.optimizers import SharedOptimizer
+from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 
 SPEC = Spec(latent_dim=2, hidden=(16,))
 QUIET = {"progress": False, "device": "cpu", "batch_size": 5}
@@ -418,7 +418,7 @@ def test_auto_captures_where_the_steps_earn_it_back(tiny, monkeypatch, options, 
     def chosen(*_, compile, **__):
         raise RuntimeError(compile)
 
-    monkeypatch.setattr(training, "CompiledSVI", chosen)
+    monkeypatch.setattr("pyro_vae.training.fit.CompiledSVI", chosen)
     spec = dataclasses.replace(SPEC, **options)
     how = QUIET | {"batch_size": len(tiny), "precision": spec.precision, "binarization": "threshold"}
     with pytest.raises(RuntimeError, match=f"^{expected}$"):
@@ -429,7 +429,7 @@ def test_auto_resumes_with_the_backend_of_its_checkpoint(tiny, tmp_path, monkeyp
     """Another may be worth it now, but its rounding would be another."""
     options = QUIET | {"checkpoint": tmp_path, "binarization": "threshold"}
     fit(build(SPEC), tiny, epochs=1, **options)
-    monkeypatch.setattr(training, "WORTH_CAPTURING", -1000)
+    monkeypatch.setattr("pyro_vae.training.fit.WORTH_CAPTURING", -1000)
     fit(build(SPEC), tiny, epochs=2, resume=True, **options)
     assert read_checkpoint(tmp_path)["backend"] == "off"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from pyro_vae.metric_words import METRICS, Metric
+from pyro_vae.metric_table import METRICS, Metric
 
 RESULTS = Path(__file__).parents[1] / "results"
 VERSIONS = ("python", "torch", "pyro", "numpy", "platform", "cores", "torch_threads", "device")

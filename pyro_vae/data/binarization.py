@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
+from pyro_vae.data.batches import to_unit
 from pyro_vae.data.images import Images
 from pyro_vae.data.noise import uniform_noise
-from pyro_vae.device import to_unit
 from pyro_vae.spec import BINARIZATIONS
 
 
@@ -28,7 +28,7 @@ def binarize(images: Images, how: str, seed: int = 0) -> Images:
     order or another split has the same pixels of the same image, and copies of an image are drawn alike. Training and
     evaluation leave `seed` at 0, so that all runs are of the same data; these are not the pixels of the binarized MNIST
     that others distribute. `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch,
-    see :func:`pyro_vae.device.batches`) change nothing here.
+    see :func:`pyro_vae.data.batches.batches`) change nothing here.
 
     Log-likelihoods under different binarizations are of different data, and not comparable. Pixels that hold only 0 and
     1, which are nearly black, are warned of.

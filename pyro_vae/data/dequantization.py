@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_vae.data.batches import dequantized
 from pyro_vae.data.images import Images
 from pyro_vae.data.noise import uniform_noise
-from pyro_vae.device import dequantized
 
 SEED = 256  # of the noise that evaluation adds: one of its own, the same for all models
 

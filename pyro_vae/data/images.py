@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
-from pyro_vae.device import to_unit
+from pyro_vae._utils import checks
+from pyro_vae.data.batches import to_unit
 
 MAX_CLASSES = 2**16
 
@@ -159,3 +159,8 @@ def _tensor(argument: str, values: Any, expected: str) -> Tensor:
 
 def _described(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+
+
+def train_validation_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images | None]:
+    """The images to train on, and a share of them to validate with; none where the fraction is 0."""
+    return images.split(fraction, seed) if fraction else (images, None)

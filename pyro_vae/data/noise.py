@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64: 2^64 over the golden ratio
 _CHUNK = 1024  # images at a time, which bounds the memory

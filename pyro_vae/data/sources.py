@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae import checks, files
-from pyro_vae.data.arrays import load_arrays
-from pyro_vae.data.folders import load_folder
-from pyro_vae.data.idx import IDX_SETS, load_idx
+from pyro_vae._utils import checks, files
+from pyro_vae.data.formats.arrays import load_arrays
+from pyro_vae.data.formats.folders import load_folder
+from pyro_vae.data.formats.idx import IDX_SETS, load_idx
 from pyro_vae.data.images import Images, Splits
 from pyro_vae.spec import check_dataset
 

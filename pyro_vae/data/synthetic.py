@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 from pyro_vae.data.images import Images
 
 FACTORS = ("shape", "scale", "rotation", "x", "y")

@@ -1,11 +1,19 @@
 """Judging trained models; nothing here trains one (only `classifier` trains its own small classifier)."""
 
-from pyro_vae.evaluation.annealing import Annealed, TwoSided, annealed_log_likelihood, two_sided_log_likelihood
-from pyro_vae.evaluation.bits import bits_per_dimension
 from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
-from pyro_vae.evaluation.calibration import Calibration, Coverage, simulation_based_calibration
-from pyro_vae.evaluation.classifier import Classifier, in_domain_classifier
-from pyro_vae.evaluation.codes import (
+from pyro_vae.evaluation.comparison import Difference, PerImage, compare
+from pyro_vae.evaluation.criticism.calibration import Calibration, Coverage, simulation_based_calibration
+from pyro_vae.evaluation.criticism.predictive import (
+    PredictiveCheck,
+    StatisticCheck,
+    mean_intensity,
+    pixels_on,
+    predictive_check,
+    total_variation,
+)
+from pyro_vae.evaluation.divergences import Divergences, divergences
+from pyro_vae.evaluation.inference_data import to_inference_data
+from pyro_vae.evaluation.latent_codes.codes import (
     ActiveUnits,
     AggregatePosterior,
     Probes,
@@ -14,8 +22,7 @@ from pyro_vae.evaluation.codes import (
     kl_per_dimension,
     probe_accuracy,
 )
-from pyro_vae.evaluation.comparison import Difference, PerImage, compare
-from pyro_vae.evaluation.disentanglement import (
+from pyro_vae.evaluation.latent_codes.disentanglement import (
     DCI,
     Gap,
     dci_from_importance,
@@ -23,9 +30,30 @@ from pyro_vae.evaluation.disentanglement import (
     mutual_information_gap,
     separated_attribute_predictability,
 )
-from pyro_vae.evaluation.divergences import Divergences, divergences
-from pyro_vae.evaluation.features import Extractor, Features, ModuleExtractor, extract, extract_cached
-from pyro_vae.evaluation.frechet import (
+from pyro_vae.evaluation.likelihood.annealing import (
+    Annealed,
+    TwoSided,
+    annealed_log_likelihood,
+    two_sided_log_likelihood,
+)
+from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension
+from pyro_vae.evaluation.likelihood.evidence import Evidence, evidence
+from pyro_vae.evaluation.likelihood.importance import (
+    ParetoSmoothed,
+    effective_sample_size,
+    log_mean_weight,
+    log_mean_weight_by_k,
+    log_mean_weight_mcse,
+    pareto_smooth,
+)
+from pyro_vae.evaluation.likelihood.inference_gap import InferenceGap, inference_gap
+from pyro_vae.evaluation.likelihood.nll import AnnealedCheck, NLLAtK, NLLOfSome
+from pyro_vae.evaluation.metrics import Metrics, evaluate
+from pyro_vae.evaluation.rate_distortion import RateDistortion, RatePoint, Secant, rate_distortion
+from pyro_vae.evaluation.resampling import jackknife_se
+from pyro_vae.evaluation.samples.classifier import Classifier, in_domain_classifier
+from pyro_vae.evaluation.samples.features import Extractor, Features, ModuleExtractor, extract, extract_cached
+from pyro_vae.evaluation.samples.frechet import (
     FrechetAtInfinity,
     Moments,
     frechet_at_infinity,
@@ -34,7 +62,7 @@ from pyro_vae.evaluation.frechet import (
     frechet_from_stats,
     frechet_se,
 )
-from pyro_vae.evaluation.generation import (
+from pyro_vae.evaluation.samples.generation import (
     InceptionScore,
     KernelDistance,
     confidence,
@@ -42,30 +70,7 @@ from pyro_vae.evaluation.generation import (
     inception_score,
     kernel_distance_from_features,
 )
-from pyro_vae.evaluation.importance import (
-    ParetoSmoothed,
-    effective_sample_size,
-    log_mean_weight,
-    log_mean_weight_by_k,
-    log_mean_weight_mcse,
-    pareto_smooth,
-)
-from pyro_vae.evaluation.inference_data import to_inference_data
-from pyro_vae.evaluation.inference_gap import InferenceGap, inference_gap
-from pyro_vae.evaluation.likelihood import Evidence, evidence
-from pyro_vae.evaluation.metrics import Metrics, evaluate
-from pyro_vae.evaluation.neighbourhoods import Neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
-from pyro_vae.evaluation.nll import AnnealedCheck, NLLAtK, NLLOfSome
-from pyro_vae.evaluation.predictive import (
-    PredictiveCheck,
-    StatisticCheck,
-    mean_intensity,
-    pixels_on,
-    predictive_check,
-    total_variation,
-)
-from pyro_vae.evaluation.rate_distortion import RateDistortion, RatePoint, Secant, rate_distortion
-from pyro_vae.evaluation.resampling import jackknife_se
+from pyro_vae.evaluation.samples.precision_recall import Neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
 
 __all__ = [
     "DCI",

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
+from pyro_vae._utils.device import resident
+from pyro_vae._utils.progress import track
+from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
+from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
-from pyro_vae.device import batches, resident, to_unit
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.generators import NOISE_BLOCK, own_generators, stream_seed
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import (
+from pyro_vae.models.base import (
     check_dequantize,
     check_fits,
     check_model,
@@ -30,7 +32,6 @@ from pyro_vae.models.images import (
     warn_if_unbounded,
 )
 from pyro_vae.posteriors import location
-from pyro_vae.progress import track
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 if TYPE_CHECKING:
     from pyro_vae.evaluation.metrics import Metrics

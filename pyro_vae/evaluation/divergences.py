@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae import checks
-from pyro_vae.generators import own_generators
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.pixel_distributions import ContinuousBernoulliOfLogits
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.dequantization import dequantized_once
-from pyro_vae.evaluation.importance import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
-from pyro_vae.evaluation.likelihood import weighted_draws
+from pyro_vae.evaluation.likelihood.evidence import weighted_draws
+from pyro_vae.evaluation.likelihood.importance import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.generators import own_generators
 from pyro_vae.models import VAE, Model, with_prior
-from pyro_vae.models.images import (
+from pyro_vae.models.base import (
     check_dequantize,
     check_fits,
     check_set,

@@ -15,22 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae import __version__, checks
+from pyro_vae import __version__
+from pyro_vae._utils import checks
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.rng import stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.noise import image_keys
-from pyro_vae.device import choose_device
 from pyro_vae.evaluation.bounds import Bounds, bounds
-from pyro_vae.evaluation.codes import ActiveUnits, active_units
 from pyro_vae.evaluation.comparison import PerImage
-from pyro_vae.evaluation.features import Extractor, extract
-from pyro_vae.evaluation.likelihood import evidence, evidence_metrics
+from pyro_vae.evaluation.latent_codes.codes import ActiveUnits, active_units
+from pyro_vae.evaluation.likelihood.evidence import evidence, evidence_metrics
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.evaluation.sample_scores import real_features, score_real_images, score_samples, unseen_images
-from pyro_vae.generators import stream_seed
+from pyro_vae.evaluation.samples.features import Extractor, extract
+from pyro_vae.evaluation.samples.scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples
-from pyro_vae.metric_words import OF_DRAWN_PIXELS, binarization_note
+from pyro_vae.metric_table import OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.images import (
+from pyro_vae.models.base import (
     check_dequantize,
     check_fits,
     check_model,
@@ -53,8 +54,8 @@ class Metrics:
     """What :func:`evaluate` found; a metric that was not computed is None here, and absent in `to_dict()`.
 
     All are at beta = 1. For the definitions see :class:`~pyro_vae.evaluation.Bounds`,
-    :class:`~pyro_vae.evaluation.Evidence`, and the functions of :mod:`pyro_vae.evaluation.generation`. `..._se` are
-    standard errors over images, which `rows()` puts after ±; `..._std` are standard deviations over splits or subsets.
+    :class:`~pyro_vae.evaluation.Evidence`, and :mod:`pyro_vae.evaluation.samples`. `..._se` are standard errors
+    over images, which `rows()` puts after ±; `..._std` are standard deviations over splits or subsets.
     `real_scores` are what real images score in the samples' place.
     """
 
@@ -229,7 +230,7 @@ def evaluate(
         anneal: so many of the images whose Pareto k is above the threshold, drawn at random, are estimated by annealed
             importance sampling as well.
         partial: a file in which the evidence keeps what is done, to go on after an interruption.
-        extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.features`.
+        extractor: whose features the samples are judged by; see :mod:`pyro_vae.evaluation.samples.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
         train: real training images, of which as many as are generated are scored in the samples' place; only those
@@ -256,7 +257,7 @@ def evaluate(
     if isinstance(metrics, str) or not isinstance(metrics, Iterable | None):
         raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
     if extractor is not None and not callable(extractor):
-        raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.features")
+        raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.samples.features")
     chosen = (
         list(metrics) if metrics is not None else ["bounds", "codes", *(["samples"] if extractor is not None else [])]
     )

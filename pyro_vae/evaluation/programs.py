@@ -11,11 +11,11 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae import checks
-from pyro_vae.generators import own_generators
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import own_generators
 from pyro_vae.models import VAE, Autoencoder, Model, with_prior
-from pyro_vae.models.images import device_of, evaluating
-from pyro_vae.models.prior_at_start import PriorAtStart
+from pyro_vae.models.base import device_of, evaluating
+from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
 
 # The programs that are so by their own text; the guide of the last differs from a VAE's by what its loss has beside.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_vae import checks, files
+from pyro_vae._utils import checks, files
 from pyro_vae.spec import HOW_LONG_AND_HOW, Spec, read_spec
 
 Folder = str | os.PathLike[str]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 
 
 def jackknife_se(statistic: Callable[..., float], *samples: Tensor, groups: int = 20, seed: int = 0) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pyro_vae import checks, likelihoods, networks, posteriors, priors
+from pyro_vae import likelihoods, networks, posteriors, priors
+from pyro_vae._utils import checks
 from pyro_vae.models.autoencoder import Autoencoder
-from pyro_vae.models.images import check_model
-from pyro_vae.models.prior_at_start import PriorAtStart
+from pyro_vae.models.base import check_model
 from pyro_vae.models.vae import VAE
+from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.spec import Spec
 
 __all__ = ["VAE", "Autoencoder", "Model", "build", "with_prior"]

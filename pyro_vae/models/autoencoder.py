@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.models.images import check_images, decode
+from pyro_vae.models.base import check_images, decode
 from pyro_vae.spec import Spec
 
 

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae import checks
-from pyro_vae.models.images import check_images, decode
+from pyro_vae._utils import checks
+from pyro_vae.models.base import check_images, decode
 from pyro_vae.posteriors import location
 from pyro_vae.spec import Spec
 

@@ -1,10 +1,9 @@
 """Arrays -> matplotlib `Figure`. Only the functions called `save_...` write files; nothing here shows one."""
 
 from pyro_vae.plots.calibration import calibration_panels
-from pyro_vae.plots.codes import Density, density_panels, latent_panels, latent_scatter, projections
 from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves
 from pyro_vae.plots.frame import COLOURS, MARKERS, save_figure
-from pyro_vae.plots.images import (
+from pyro_vae.plots.image_grids import (
     image_grid,
     image_panels,
     image_rows,
@@ -16,7 +15,7 @@ from pyro_vae.plots.images import (
 )
 from pyro_vae.plots.predictive import predictive_panels
 from pyro_vae.plots.rate_distortion import rate_distortion_plane
-from pyro_vae.plots.run import save_if_drawn, save_run_figures
+from pyro_vae.plots.scatter import Density, density_panels, latent_panels, latent_scatter, projections
 
 __all__ = [
     "COLOURS",
@@ -41,7 +40,5 @@ __all__ = [
     "rate_distortion_plane",
     "reconstructions",
     "save_figure",
-    "save_if_drawn",
-    "save_run_figures",
     "tile",
 ]

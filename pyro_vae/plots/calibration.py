@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pyro_vae import checks
-from pyro_vae.figure_style import default_style
+from pyro_vae._utils import checks
+from pyro_vae._utils.figure_style import default_style
 from pyro_vae.plots.frame import COLOURS, new_panels, set_title
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def calibration_panels(calibration: Calibration, columns: int = 4, title: str = 
     """Rank histograms with the 99 % band of each bin, and a panel of the coverage of central intervals.
 
     Args:
-        calibration: of :func:`~pyro_vae.evaluation.calibration.simulation_based_calibration`.
+        calibration: of :func:`~pyro_vae.evaluation.criticism.calibration.simulation_based_calibration`.
         columns: of panels.
         title: of the figure.
         most: histograms; of more quantities those with the smallest p-values are shown, and log p(x, z).

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae import checks
-from pyro_vae.figure_style import default_style
+from pyro_vae._utils import checks
+from pyro_vae._utils.figure_style import default_style
 from pyro_vae.plots.frame import COLOURS, add_legend, by_name, new_panels, set_title, shortened
 
 if TYPE_CHECKING:
-    from pyro_vae.training import History
+    from pyro_vae.training.history import History
 
 LineStyle = Literal["-", "--", "-.", ":"]
 
@@ -106,11 +106,9 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
         title: of the figure.
         weighted: the KL with its weight beta, in the share.
     """
-    from pyro_vae.training import History
-
-    named = {"": histories} if isinstance(histories, History) else by_name("histories", histories, "Histories")
+    named = {"": histories} if hasattr(histories, "epochs") else by_name("histories", histories, "Histories")  # type: Mapping[str, Any]
     for history in named.values():
-        if not isinstance(history, History):
+        if not hasattr(history, "epochs"):
             raise checks.fail("histories", history, "a History, or several by name")
     parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
     for name, history in named.items():

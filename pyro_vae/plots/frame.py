@@ -17,8 +17,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from pyro_vae import checks, files
-from pyro_vae.figure_style import default_style
+from pyro_vae._utils import checks, files
+from pyro_vae._utils.figure_style import default_style
 
 # Okabe and Ito's palette, safe for colour-blind readers (its yellow darkened, to be seen on white), and three more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")

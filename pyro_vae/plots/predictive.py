@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae import checks
-from pyro_vae.figure_style import default_style
+from pyro_vae._utils import checks
+from pyro_vae._utils.figure_style import default_style
 from pyro_vae.plots.frame import COLOURS, new_panels, set_title, shortened
 
 if TYPE_CHECKING:

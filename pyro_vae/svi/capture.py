@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae.generators import own_generators, same_generators
+from pyro_vae._utils.rng import own_generators, same_generators
 
 _ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")

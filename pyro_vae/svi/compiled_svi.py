@@ -14,8 +14,7 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae import checks
-from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO
+from pyro_vae._utils import checks
 from pyro_vae.svi import backends
 from pyro_vae.svi.capture import Captured, NotCapturable
 from pyro_vae.svi.optimizers import SharedOptimizer
@@ -23,7 +22,7 @@ from pyro_vae.svi.program import ChangesItself, Program, ProgramError, params_of
 from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
 
-CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, PathGradientELBO, RenyiELBO, DReGIWAE, TraceGraph_ELBO)
+CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
 FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
 CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
@@ -36,6 +35,14 @@ CHANGES_BEFORE_EAGER = 3  # captures for values within reach, of which each was 
 WORTH_A_CAPTURE = 20
 
 Signature = tuple[Any, ...]
+
+
+def can_capture(loss: type[ELBO]) -> bool:
+    """Whether steps of this loss can be captured: one of Pyro's that was tried, or one whose class says `capturable`.
+
+    A subclass must say so itself: what it overrides may not be capturable.
+    """
+    return loss in CAPTURED_LOSSES or vars(loss).get("capturable", False)
 
 
 class NotFiniteError(FloatingPointError):
@@ -146,7 +153,7 @@ class CompiledSVI:
         self._floats: dict[int, set[float]] = {}
         self._unchecked: list[tuple[int, Tensor]] = []
         self._said: set[str] = set()
-        if compile != "off" and type(loss) not in CAPTURED_LOSSES:
+        if compile != "off" and not can_capture(type(loss)):
             names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
             self._say(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
             self.compile = "off"

@@ -17,7 +17,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
-from pyro_vae import checks
+from pyro_vae._utils import checks
 from pyro_vae.svi.cpu.adam import FusedAdam, nothing_but_the_kernel
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW)

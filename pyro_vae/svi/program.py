@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae.generators import same_generators
+from pyro_vae._utils.rng import same_generators
 from pyro_vae.svi.capture import (
     Captured,
     NotCapturable,

@@ -1,0 +1,1 @@
+"""What every room uses: checks of input, files, random numbers, devices, progress."""

@@ -1,0 +1,100 @@
+"""Options that several commands share, and how their texts are read. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_vae._utils import checks
+from pyro_vae.spec import SPEC_FIELDS
+
+
+def whole_number(text: str) -> int:
+    """An integer; typer's own message would not say what was given."""
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
+    if abs(number) > checks.LARGEST:
+        raise typer.BadParameter(f"given {text!r}, expected a whole number below 2^63")
+    return number
+
+
+def seed(text: str) -> int:
+    """A seed, checked before the work begins."""
+    try:
+        return checks.seed("seed", whole_number(text))
+    except checks.InputError as error:
+        raise typer.BadParameter(str(error).removeprefix("seed: ")) from error
+
+
+def path(text: str | Path) -> Path:
+    """A path, its `~` expanded, which shells leave alone in `--out=~/runs`; an empty one would be this folder."""
+    if not str(text).strip():
+        raise typer.BadParameter(f"given {str(text)!r}, expected a path")
+    return Path(os.path.expanduser(text))
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="folder of torchvision's data folders; else $PYRO_VAE_DATA, else the user's cache",
+        show_default=False,
+        parser=path,
+        metavar="PATH",
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="where the run's images are now, if they were moved; they must be the same", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
+Seed = Annotated[int, typer.Option(help="seed of all noise", parser=seed, metavar="INTEGER")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
+Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
+
+
+def spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those the user named, as text."""
+    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
+
+    def with_options(**values: Any) -> None:
+        given = {name: values.pop(name) for name in SPEC_FIELDS}
+        command({name: _text(value) for name, value in given.items() if value is not None}, **values)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
+        for name in SPEC_FIELDS
+    ]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + options
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    return with_options
+
+
+def _annotation(name: str) -> Any:
+    if SPEC_FIELDS[name].type == "bool":
+        flag = name.replace("_", "-")
+        return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=_help(name), rich_help_panel="Spec")]
+    return Annotated[str | None, typer.Option(help=_help(name), metavar=_metavar(name), rich_help_panel="Spec")]
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _help(name: str) -> str:
+    default = SPEC_FIELDS[name].default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return SPEC_FIELDS[name].metadata["help"] + ("" if default in (None, False) else f" (default: {shown})")
+
+
+def _metavar(name: str) -> str:
+    kind = str(SPEC_FIELDS[name].type)
+    return "NUMBERS" if kind.startswith("tuple") else {"int": "INTEGER", "float": "NUMBER"}.get(kind, "TEXT")

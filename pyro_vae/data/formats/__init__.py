@@ -1,0 +1,1 @@
+"""Data sets in files: IDX, arrays, folders of images."""

@@ -1,0 +1,1 @@
+"""Model criticism: simulation-based calibration and predictive checks."""

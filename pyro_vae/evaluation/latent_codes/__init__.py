@@ -1,0 +1,1 @@
+"""What codes are like: active units, the aggregate posterior, probes, disentanglement."""

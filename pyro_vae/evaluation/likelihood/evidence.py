@@ -1,0 +1,371 @@
+"""The evidence by importance sampling: log p(x) of each image, and what says whether to believe it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from pyro_vae._utils import checks, files
+from pyro_vae._utils.device import resident
+from pyro_vae._utils.progress import Progress
+from pyro_vae._utils.rng import own_generators, stream_seed
+from pyro_vae.data import Images, binarize, fixed_binarization
+from pyro_vae.data.batches import batches, to_unit
+from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.evaluation.likelihood.annealing import Annealed, anneal_images
+from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension, why_not_a_probability
+from pyro_vae.evaluation.likelihood.importance import (
+    LEAST,
+    ParetoSmoothed,
+    effective_sample_size,
+    log_mean_weight_by_k,
+    log_mean_weight_mcse,
+    pareto_smooth,
+    threshold_at,
+)
+from pyro_vae.evaluation.likelihood.nll import (
+    AnnealedCheck,
+    NLLAtK,
+    NLLOfSome,
+    annealed_check,
+    nll_curve,
+    nll_of,
+    reasons_for_doubt,
+)
+from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.evaluation.samples.features import fingerprint
+from pyro_vae.models import VAE, Model, with_prior
+from pyro_vae.models.base import (
+    check_dequantize,
+    check_fits,
+    check_set,
+    data_range_of,
+    dtype_of,
+    evaluating,
+    first_of,
+    move,
+    warn_if_not_binary,
+    warn_if_unbounded,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    r"""Importance-sampled log p(x) of n images, always at beta = 1.
+
+    - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images.
+    - `nll_mcse`: the Monte Carlo standard error of that mean for these images,
+      :math:`\sqrt{\sum_n \mathrm{MCSE}_n^2} / n`. The spread over images has this noise in it, so `nll_se` is the error
+      for other images, and `nll_mcse` that for the same ones again. Neither has the bias in it: see `nll_by_k`.
+    - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
+      under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
+      why. `bits_per_dimension_se` is its standard error over images, `bits` that of each image, `(n,)`.
+    - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
+      expectation, tight as k grows; its Monte Carlo standard error; how many equal weights say as much.
+    - `nll_by_k`: the NLL at k, k/2, k/4, ... from the same draws. Where it still falls, it is above its limit.
+    - `pareto`: per image, where k is at least 25. Its smoothed log-likelihood is a diagnostic, not a second estimate:
+      it is biased further than the raw one where the tail is heavy.
+    - `trusted`: the same of the images whose Pareto k is at most the threshold; None where there are none. k is
+      estimated from the same draws, and is low where the largest weights were missed by chance: where most images are
+      near or above the threshold, the trusted ones are no less biased than the rest.
+    - `annealed`: where asked, some of the distrusted images by annealed importance sampling.
+    - `warnings`: one line for each reason not to believe that the NLL lies within its errors.
+    """
+
+    n: int
+    k: int
+    likelihood: str
+    binarization: str
+    nll_nats: float
+    nll_se: float | None
+    nll_mcse: float | None
+    bits_per_dimension: float | None
+    bits_per_dimension_se: float | None
+    not_a_probability: str | None
+    log_likelihood: Tensor
+    bits: Tensor | None
+    log_likelihood_mcse: Tensor | None
+    effective_samples: Tensor
+    nll_by_k: tuple[NLLAtK, ...]
+    pareto: ParetoSmoothed | None
+    trusted: NLLOfSome | None
+    annealed: AnnealedCheck | None
+    warnings: tuple[str, ...]
+
+
+def evidence(
+    model: Model,
+    images: Images,
+    *,
+    k: int = 5000,
+    binarization: str = "none",
+    dequantize: bool = False,
+    decoded_at_once: int = 2000,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    partial: str | os.PathLike[str] | None = None,
+    anneal: int = 0,
+    anneal_temperatures: int = 1000,
+    progress: bool = False,
+) -> Evidence:
+    """Importance-sampled log-likelihood of `images` under `model`, with q(z|x) as the proposal.
+
+    Args:
+        model: a `VAE`.
+        images: the images to judge on.
+        k: samples per image.
+        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
+        dequantize: as in training; the noise of each image is drawn once, the same for all models
+            (:func:`pyro_vae.data.dequantize`).
+        decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
+            noise.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
+        seed: of the samples. The global generators are as before afterwards.
+        partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
+            goes on from there, to the same result. It stays until you remove it.
+        anneal: so many of the distrusted images (Pareto k above the threshold; all, where k < 25), drawn at random, are
+            estimated by annealed importance sampling, too, as by :func:`~pyro_vae.evaluation.annealed_log_likelihood`
+            with its defaults: 16 chains, each of 11 passes of the decoder and their gradients per temperature.
+        anneal_temperatures: steps of the annealing.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
+
+    Raises:
+        InputError: an autoencoder, which has no evidence; or weights that are not finite.
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> result = evidence(build(Spec(latent_dim=2)), load_data("digits").test, k=50, binarization="threshold")
+    >>> result.n, result.k
+    (359, 50)
+    """
+    k = checks.positive_integer("k", k)
+    decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
+    seed = checks.seed("seed", seed)
+    anneal = checks.non_negative_integer("anneal", anneal)
+    checks.positive_integer("anneal_temperatures", anneal_temperatures)
+    vae = with_prior(model)
+    check_set("images", images)
+    target = move(model, device)
+    dequantize = check_dequantize(model, dequantize, binarization)
+    fixed = binarize(images, fixed_binarization(binarization))
+    as_floats = dequantized_once if dequantize else to_unit
+    check_fits(model, fixed)
+    check_programs(model, first_of(model, fixed))
+    warn_if_not_binary(model, fixed, "none")
+    warn_if_unbounded(model, fixed, dequantize)
+    block = min(len(fixed), 50, decoded_at_once)
+    # 3: which columns there are.
+    settings = f"3 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once} {dequantize}"
+    done = {} if partial is None else _read_partial(partial, settings)
+    parts = [done] if done else []
+    start = len(done["by_k"]) if done else 0
+    # Noise of its own for each block of images, wherever an interruption fell.
+    seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
+    bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, shown=progress)
+    with evaluating(model), bar:
+        rest: Iterable[Tensor] = ()
+        if start < len(fixed):
+            rest = batches(
+                resident(fixed.pixels[start:], target), block, target, as_floats=as_floats, dtype=dtype_of(model)
+            )
+        for x, block_seed in zip(rest, seeds[start // block :], strict=True):
+            # Validation is off: numbers that are lost show in the weights.
+            with own_generators(target, block_seed), pyro.validation_enabled(False):
+                drawn = weighted_draws(vae, x, k, decoded_at_once)
+            parts.append(_estimates(drawn))
+            if partial is not None:
+                parts = [_together(parts)]
+                files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
+            bar.update(len(x))
+    columns = _together(parts)
+    by_k = columns.pop("by_k")
+    log_likelihood, mcse = by_k[:, 0].contiguous(), columns.pop("mcse", None)
+    effective_samples = columns.pop("effective_sample_size")
+    pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
+    trusted = pareto.trusted if pareto is not None else torch.zeros(len(fixed), dtype=torch.bool)
+    index = _some_of(~trusted, anneal, seed)
+    check = None
+    if len(index):
+        x = as_floats(fixed.pixels[index], dtype_of(model)).to(target)
+        annealed = _anneal(vae, x, decoded_at_once, anneal_temperatures, target, seed, progress)
+        check = annealed_check(index, log_likelihood, mcse, annealed)
+    whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
+    reason = why_not_a_probability(data_range_of(model), fixed, dequantize)
+    levels, dimensions = 256 if dequantize else 1, math.prod(fixed.shape)
+    bits = None if reason else bits_per_dimension(-log_likelihood, dimensions, levels)
+    return Evidence(
+        n=len(fixed),
+        k=k,
+        likelihood=type(model.likelihood).__name__,
+        binarization=fixed_binarization(binarization),
+        nll_nats=whole.nll_nats,
+        nll_se=whole.nll_se,
+        nll_mcse=whole.nll_mcse,
+        bits_per_dimension=None if bits is None else bits.mean().item(),
+        bits_per_dimension_se=None
+        if bits is None or whole.nll_se is None
+        else whole.nll_se / (dimensions * math.log(2)),
+        not_a_probability=reason,
+        log_likelihood=log_likelihood,
+        bits=bits,
+        log_likelihood_mcse=mcse,
+        effective_samples=effective_samples,
+        nll_by_k=curve,
+        pareto=pareto,
+        trusted=nll_of(log_likelihood, mcse, trusted) if bool(trusted.any()) else None,
+        annealed=check,
+        warnings=tuple(reasons_for_doubt(whole, curve, pareto, check)),
+    )
+
+
+def evidence_metrics(found: Evidence) -> dict[str, Any]:
+    """What :class:`~pyro_vae.evaluation.Metrics` has of it, by name."""
+    values: dict[str, Any] = {
+        "nll_nats": found.nll_nats,
+        "nll_se": found.nll_se,
+        "nll_mcse": found.nll_mcse,
+        "nll_effective_samples": found.effective_samples.median().item(),
+        "bits_per_dimension": found.bits_per_dimension,
+        "bits_per_dimension_se": found.bits_per_dimension_se,
+        "nll_by_k": [
+            {name: value for name, value in asdict(point).items() if value is not None} for point in found.nll_by_k
+        ],
+        "nll_warnings": list(found.warnings) or None,
+    }
+    if found.pareto is not None:
+        values["pareto_k"] = found.pareto.shares()
+        values["nll_trusted_share"] = found.pareto.trusted.double().mean().item()
+        values["nll_diagnostics"] = {"pareto_smoothed_nats": -found.pareto.log_likelihood.mean().item()}
+    if found.trusted is not None:
+        values |= {"nll_trusted_nats": found.trusted.nll_nats, "nll_trusted_se": found.trusted.nll_se}
+    if found.annealed is not None:
+        values |= _annealing_metrics(found.annealed)
+    return values
+
+
+def _annealing_metrics(check: AnnealedCheck) -> dict[str, Any]:
+    chains = check.annealed
+    details = {
+        "images": check.importance.n,
+        "chains": chains.chains,
+        "temperatures": chains.temperatures,
+        "acceptance": chains.acceptance,
+        "effective_chains": chains.effective_samples.median().item(),
+        "chain_sd_nats": None if chains.chain_sd_nats is None else chains.chain_sd_nats.median().item(),
+        "drop_nats": check.drop_nats,
+        "drop_se": check.drop_se,
+    }
+    return {
+        "nll_annealed_nats": check.annealed_nll.nll_nats,
+        "nll_annealed_mcse": check.annealed_nll.nll_mcse,
+        "nll_annealed_importance_nats": check.importance.nll_nats,
+        "nll_annealing": {name: value for name, value in details.items() if value is not None},
+    }
+
+
+def _some_of(mask: Tensor, count: int, seed: int) -> Tensor:
+    """At most `count` of the places where `mask` holds, at random, in order."""
+    index = mask.nonzero()[:, 0]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
+    return index[order[:count]].sort().values
+
+
+def _anneal(
+    model: VAE, x: Tensor, decoded_at_once: int, temperatures: int, target: torch.device, seed: int, progress: bool
+) -> Annealed:
+    """A few images at a time, each with seeds of its own."""
+    parts = [
+        anneal_images(
+            model,
+            part,
+            temperatures=temperatures,
+            target=target,
+            seed=stream_seed(seed, f"annealing {place}"),
+            progress=progress,
+        )
+        for place, part in enumerate(x.split(max(1, decoded_at_once // 16)))
+    ]
+    columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Annealed)}
+    joined: dict[str, Any] = {
+        name: torch.cat(column) for name, column in columns.items() if isinstance(column[0], Tensor)
+    }
+    weighted = sum(part.acceptance * len(part.log_likelihood) for part in parts)
+    return replace(parts[0], **joined, acceptance=weighted / len(x))
+
+
+class WeightedDraws(NamedTuple):
+    """z `(K, N, d)`, its log-weights `(K, N)`, and how finely these are known, nats, `(N,)`; float64 but for z."""
+
+    z: Tensor
+    log_weights: Tensor
+    resolution_nats: Tensor
+
+
+def weighted_draws(
+    model: VAE, x: Tensor, k: int, decoded_at_once: int, q: TorchDistribution | None = None
+) -> WeightedDraws:
+    """k draws from q(z|x) of each image, and log p(x|z) + log p(z) - log q(z|x), on the CPU.
+
+    At most `decoded_at_once` codes are decoded together. By default q is what the encoder says.
+    """
+    q, p = model.encode(x) if q is None else q, model.prior()
+    chunk = max(1, decoded_at_once // len(x))
+    codes, rows, largest = [], [], torch.zeros(len(x), dtype=torch.float64)
+    for start in range(0, k, chunk):
+        z = q.rsample((min(chunk, k - start),))
+        codes.append(z)
+        # Rounded to float32 term by term: their sum is small beside each.
+        terms = torch.stack([model.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)]).cpu().double()
+        rows.append(terms.sum(0))
+        largest = torch.maximum(largest, terms.abs().sum(0).amax(0))
+    # Each term is itself a rounded sum over pixels or dimensions. With exact posteriors, whose weights are all equal,
+    # log-weights of 4 to 4,096 pixels spread over 1 to 3 units of this.
+    return WeightedDraws(torch.cat(codes), torch.cat(rows), 8 * torch.finfo(x.dtype).eps * largest)
+
+
+def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
+    """Of each image what `evidence` returns, and the fields of `ParetoSmoothed` where there are samples enough."""
+    log_weights, resolution = drawn.log_weights, drawn.resolution_nats
+    found = {
+        "by_k": torch.stack(list(log_mean_weight_by_k(log_weights).values()), dim=1),
+        "effective_sample_size": effective_sample_size(log_weights),
+    }
+    if len(log_weights) > 1:
+        found["mcse"] = log_mean_weight_mcse(log_weights)
+    if len(log_weights) >= LEAST:
+        smoothed = pareto_smooth(log_weights, resolution)
+        found |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
+    return found
+
+
+def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Those of several blocks of images as one."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _read_partial(path: str | os.PathLike[str], settings: str) -> dict[str, Tensor]:
+    """What an interrupted call under the same settings left; else nothing, as of a damaged file."""
+    if not Path(path).is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("settings") != _digest(settings):
+                return {}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _digest(settings: str) -> str:
+    return hashlib.sha256(settings.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Scores of samples against real images, by the features of both."""

@@ -1,0 +1,112 @@
+"""The scores of samples: what `evaluate` computes from the features of samples and of real images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from pyro_vae import __version__
+from pyro_vae._utils import checks, files
+from pyro_vae.data import Images
+from pyro_vae.evaluation.samples.features import Extractor, Features, extract_cached, keep
+from pyro_vae.evaluation.samples.frechet import (
+    IMAGES_PER_FEATURE,
+    frechet_at_infinity,
+    frechet_from_features,
+    frechet_se,
+)
+from pyro_vae.evaluation.samples.generation import (
+    confidence,
+    confidence_se,
+    inception_score,
+    kernel_distance_from_features,
+)
+from pyro_vae.evaluation.samples.precision_recall import neighbourhoods_from_features, neighbourhoods_se
+
+_DEFINITION = 3  # of the scores; those in the cache of another one are not taken
+
+
+def real_features(extractor: Extractor, images: Images, device: torch.device) -> Features:
+    """Features of real images, which must differ: where all images look alike, any sample has perfect scores."""
+    found = extract_cached(extractor, images, device=device)
+    spread = (found.pool - found.pool[:1]).abs().amax()
+    if len(found.pool) > 1 and not bool(spread > 1e-6 * found.pool.abs().amax()):  # no more than float32's rounding
+        raise checks.fail("extractor", extractor.name, f"features that differ between the images of {images.name}")
+    if found.logits is not None and found.logits.shape[1] < 2:
+        raise checks.fail("extractor", extractor.name, "logits of at least 2 classes, or none")
+    return found
+
+
+def unseen_images(extractor: Extractor, train: Images, count: int) -> Images | None:
+    """`count` of the training images, or as many as the extractor was not trained on; it has the method `unseen`."""
+    unseen = train if not hasattr(extractor, "unseen") else extractor.unseen(train)
+    return None if unseen is None else unseen.draw(count)
+
+
+def score_real_images(
+    extractor: Extractor, others: Images, images: Images, splits: int, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """What real images score against others: the same for all models of a data set, so it is kept in the cache."""
+    about = {
+        "pyro_vae": __version__,
+        "definition": _DEFINITION,
+        "extractor": extractor.name,
+        "images": images.fingerprint,
+        "others": others.fingerprint,
+        "splits": splits,
+        "seed": seed,
+    }
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    path = files.cache_folder() / "scores" / f"{name}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["about"] == about:
+            return dict(stored["scores"])
+    real, generated = (real_features(extractor, one, device) for one in (images, others))
+    found = score_samples(generated, real, splits, seed)
+    with suppress(ValueError):  # of numbers that are not finite
+        keep(path, json.dumps({"about": about, "scores": found}, allow_nan=False).encode())
+    return found
+
+
+def score_samples(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
+    """The fields of :class:`~pyro_vae.evaluation.Metrics` that features of samples and of real images give."""
+    kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
+    near = neighbourhoods_from_features(real.pool, generated.pool)
+    found: dict[str, Any] = {
+        "frechet": frechet_from_features(real.pool, generated.pool),
+        "kernel_distance": kernel.mean,
+        "kernel_distance_se": kernel.se,
+        "kernel_distance_std": kernel.std,
+        "precision": near.precision,
+        "recall": near.recall,
+        "density": near.density,
+        "coverage": near.coverage,
+    }
+    if min(near.n, near.m) >= 2 * (near.k + 1):
+        errors = neighbourhoods_se(real.pool, generated.pool, seed=seed)
+        found |= {f"{name}_se": error for name, error in errors.items()}
+    line = None
+    if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:
+        line = frechet_at_infinity(real.pool, generated.pool, seed=seed)
+    found["frechet_se"] = frechet_se(real.pool, generated.pool, seed=seed) if line is None else line.sampling_se
+    if line is not None and line.informative:
+        found |= {"frechet_infinity": line.value, "frechet_infinity_se": line.value_se}
+        found["frechet_infinity_fit"] = {
+            "slope": line.slope,
+            "fit_se": line.fit_se,
+            "r_squared": line.r_squared,
+            "sizes": list(line.sizes),
+            "real_sizes": list(line.real_sizes or ()),
+        }
+    if generated.logits is not None and real.logits is not None:
+        score = inception_score(generated.logits, splits, seed)
+        found |= {"inception_score_mean": score.mean, "inception_score_se": score.se}
+        found |= {"inception_score_std": score.std, "inception_score_overall": score.overall}
+        found["confidence"] = confidence(generated.logits, real.logits)
+        found["confidence_se"] = confidence_se(generated.logits, real.logits)
+    return found

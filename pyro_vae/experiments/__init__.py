@@ -1,0 +1,1 @@
+"""Runs in folders, and studies: grids of runs with their tables, figures and reports."""

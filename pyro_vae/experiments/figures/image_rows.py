@@ -1,0 +1,141 @@
+"""Originals, reconstructions, samples, interpolations."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import latent, plots
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import own_generators
+from pyro_vae.data import Images
+from pyro_vae.experiments.figures.trained_runs import (
+    Runs,
+    at,
+    choose,
+    classes_of,
+    device_of,
+    latent_dim,
+    models_of,
+    reconstruct,
+    sample,
+    two_of,
+)
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import Autoencoder
+from pyro_vae.models.base import evaluating
+
+
+def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int | None = None, seed: int = 0) -> Figure:
+    """Originals over the reconstructions of each run: n at random, or `per_class` of each class."""
+    models = models_of(runs, images)
+    shown = choose(images, n, per_class, seed)
+    rows = {"original": shown.as_float()}
+    rows |= {name: reconstruct(model, shown) for name, model in models.items()}
+    names = classes_of(shown) if per_class else ()
+    return plots.image_rows(rows, names, f"{images.name}: originals and reconstructions")
+
+
+def samples(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
+    """Originals over samples from the prior of each run; autoencoders, which have none, are left out."""
+    models = {name: one for name, one in models_of(runs, images).items() if not isinstance(one, Autoencoder)}
+    if not models:
+        raise checks.fail("runs", list(runs), "at least one model with a prior")
+    rows = {"original": choose(images, n, None, seed).as_float()}
+    rows |= {name: sample(model, len(rows["original"]), seed) for name, model in models.items()}
+    return plots.image_rows(rows, (), f"{images.name}: originals, and decoded samples from the prior")
+
+
+def random_codes(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
+    """What each decoder makes of random codes, of two kinds.
+
+    Those from a standard normal are what a VAE is trained for, and an autoencoder is not; those from a normal with mean
+    and covariance of the test codes lie where the codes do, so that they are fair to both.
+    """
+    if len(images) < 2:
+        raise checks.fail("images", len(images), "at least 2 images, whose codes have a covariance")
+    rows = {}
+    for name, model in models_of(runs, images).items():
+        z = latent.codes(model, images, device=device_of(model))
+        noise = torch.randn(n, z.shape[1], generator=torch.Generator().manual_seed(seed))
+        rows[f"{name}: N(0, I)"] = latent.decode_codes(model, noise)
+        variances, directions = torch.linalg.eigh(z.T.double().cov().reshape(z.shape[1], -1))
+        spread = (directions * variances.clamp_min(0).sqrt()).float()
+        rows[f"{name}: like its codes"] = latent.decode_codes(model, z.mean(0) + noise @ spread.T)
+    return plots.image_rows(rows, (), f"{images.name}: random codes, decoded")
+
+
+def samples_around(
+    runs: Runs, images: Images, *, mean: float = 1.0, sd: float = 0.5, n: int = 20, seed: int = 0
+) -> Figure:
+    """Decoded codes from a normal of standard deviation `sd` in each dimension, around the point with all `mean`."""
+    checks.positive("sd", sd)
+    panels = {}
+    for name, model in models_of(runs, images).items():
+        noise = torch.randn(n, latent_dim(model, images), generator=torch.Generator().manual_seed(seed))
+        panels[name] = latent.decode_codes(model, mean + sd * noise)
+    return plots.image_panels(panels, 3, 5, f"Codes from a normal with mean {mean:g} and sd {sd:g}, decoded")
+
+
+def decoded_many_times(runs: Runs, images: Images, *, index: int = 0, n: int = 25, seed: int = 0) -> Figure:
+    """One image (top left), and reconstructions from n - 1 draws of its q(z|x)."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise checks.fail("n", n, "a whole number of at least 2: the original and one reconstruction")
+    shown = images.take(at(images, index))
+    panels = {}
+    for name, model in models_of(runs, images).items():
+        device = device_of(model)
+        with own_generators(device, seed), evaluating(model):
+            z = model.encode(shown.as_float().to(device)).sample((n - 1,))[:, 0].cpu()
+        panels[name] = torch.cat([shown.as_float(), latent.decode_codes(model, z)])
+    title = f"{images.name}: an image (top left), encoded once and decoded from {n - 1} draws"
+    return plots.image_panels(panels, 3, max(1, round(n**0.5)), title)
+
+
+def interpolations(
+    runs: Runs, images: Images, *, pair: tuple[int, int] | None = None, steps: int = 10, seed: int = 0
+) -> Figure:
+    """Between two images, their codes and all points on the line decoded; by default two at random, of two classes."""
+    if pair is None:
+        pair = two_of(images, seed)
+    start, end = (images.take(at(images, index)).as_float()[0] for index in pair)
+    rows = {}
+    for name, model in models_of(runs, images).items():
+        rows[name] = torch.cat([start[None], latent.interpolate(model, start, end, steps), end[None]])
+    weights = [f"{step / max(1, steps - 1):.2g}" for step in range(steps)]
+    title = f"{images.name}: on the line between the codes of two images, by the weight of the second"
+    return plots.image_rows(rows, ["original", *weights, "original"], title)
+
+
+def likelihood_variances(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
+    """Reconstructions under Gaussian likelihoods of several variances c, with their error and their sharpness.
+
+    Sharpness is the mean absolute difference of neighbouring pixels, over that of the originals: below 1 is blurred.
+    """
+    models = models_of(runs, images)
+    shown = choose(images, n, None, seed)
+    x = images.as_float()
+    rows, points = {"original": shown.as_float()}, []
+    for name, model in models.items():
+        if not isinstance(model.likelihood, Gaussian):
+            raise checks.fail("runs", name, "models with a Gaussian likelihood")
+        c = model.likelihood.log_variance.exp().item()
+        rows[f"{name}\n(c = {c:.3g})"] = reconstruct(model, shown)
+        again = reconstruct(model, images)
+        points.append((c, (again - x).square().mean().item(), sharpness(again) / sharpness(x)))
+    c_values, errors, ratios = zip(*sorted(points), strict=True)
+    panels = [
+        plots.Panel("error", "variance c", "squared error per pixel", [plots.Curve("", c_values, errors)]),
+        plots.Panel(
+            "sharpness", "variance c", "over that of the originals", [plots.Curve("", c_values, ratios)], "originals"
+        ),
+    ]
+    title = f"{images.name}: reconstructions under a normal likelihood of variance c"
+    return plots.image_rows_and_curves(rows, panels, title=title, log=True)
+
+
+def sharpness(pixels: Tensor) -> float:
+    """The mean absolute difference of neighbouring pixels of images `(N, C, H, W)`."""
+    differences = [pixels.diff(dim=dim).abs().double() for dim in (2, 3)]
+    return sum(one.sum().item() for one in differences) / sum(one.numel() for one in differences)

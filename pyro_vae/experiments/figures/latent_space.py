@@ -1,0 +1,131 @@
+"""Where the codes lie, and what lies there: scatters, densities, grids, principal components."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import latent, plots
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import own_generators
+from pyro_vae.data import Images
+from pyro_vae.experiments.figures.trained_runs import (
+    Runs,
+    at,
+    choose,
+    device_of,
+    models_of,
+    plane,
+    reconstruct,
+    two_dimensional,
+)
+from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.base import evaluating
+from pyro_vae.posteriors import location
+
+
+def latent_spaces(
+    runs: Runs, images: Images, *, n: int = 10_000, per_class: int | None = None, seed: int = 0
+) -> Figure:
+    """The codes of n images, or of `per_class` of each class, by class; by PCA where they have over two dimensions."""
+    shown = choose(images, n, per_class, seed)
+    planes = {name: plane(model, shown) for name, model in models_of(runs, images).items()}
+    title = f"{images.name}: codes of {len(shown):,} images"
+    return plots.latent_panels(planes, shown.labels, shown.class_names, title=title)
+
+
+def manifolds(runs: Runs, images: Images, *, size: int = 20, spacing: str = "even", limit: float = 3.0) -> Figure:
+    """2-d latent spaces decoded on a grid; arguments as in :func:`pyro_vae.latent.manifold`."""
+    grids = {}
+    for name, model in models_of(runs, images).items():
+        two_dimensional(name, model, images)
+        grids[name] = latent.manifold(model, size, spacing=spacing, limit=limit)
+    title = f"an even grid from {-limit:g} to {limit:g}" if spacing == "even" else "quantiles of the prior"
+    return plots.manifold_panels(grids, spacing, limit, title=f"{images.name}: latent spaces decoded on {title}")
+
+
+def posterior_density(runs: Runs, images: Images, *, index: int = 0, seed: int = 0) -> Figure:
+    """The density of q(z|x) of one image over a 2-d latent space, and a draw from it."""
+    shown = images.take(at(images, index)).as_float()
+    densities = {}
+    for name, model in models_of(runs, images).items():
+        two_dimensional(name, model, images)
+        densities[name] = _density(name, model, shown, seed)
+    return plots.density_panels(densities, title=f"{images.name}: q(z|x) of image {index}")
+
+
+def _density(name: str, model: Model, x: Tensor, seed: int, size: int = 201) -> plots.Density:
+    """On a square that holds 2000 draws, and somewhat more."""
+    if isinstance(model, Autoencoder):
+        raise checks.fail("runs", name, "models with a posterior; a deterministic autoencoder has none")
+    device = device_of(model)
+    with own_generators(device, seed), evaluating(model), pyro.validation_enabled(False):
+        q = model.encode(x.to(device))
+        draws = q.sample((2000,))[:, 0].cpu()
+        low, high = draws.min(0).values, draws.max(0).values
+        centre, half = (low + high) / 2, 0.6 * (high - low).max()
+        first, second = (torch.linspace(c - half, c + half, size) for c in centre.tolist())
+        grid = torch.stack(torch.meshgrid(first, second, indexing="xy"), -1)
+        try:
+            values = q.log_prob(grid.reshape(-1, 1, 2).to(device)).exp().cpu().reshape(size, size)
+        except (KeyError, NotImplementedError) as error:
+            raise checks.fail(
+                "runs", name, "posteriors with a density at every point; a planar flow scores only its own draws"
+            ) from error
+        return plots.Density(first, second, values, location(q)[0].cpu(), draws[0])
+
+
+FIVE_POINTS = {"A": (-0.5, -0.4), "B": (-0.4, -0.1), "C": (0.1, 0.0), "D": (0.3, 0.3), "E": (0.5, 0.2)}
+
+
+def pca_example(runs: Runs | None = None, images: Images | None = None) -> Figure:
+    """PCA of five points, encoded as one number each and decoded again; runs and images are not looked at."""
+    points = torch.tensor(list(FIVE_POINTS.values()))
+    pca = latent.principal_components(points, 1)
+    codes = pca.transform(points.double().numpy())
+    decoded = torch.from_numpy(pca.inverse_transform(codes))
+    names = [f"{name}: {code:.2f}" for name, code in zip(FIVE_POINTS, codes[:, 0], strict=True)]
+    share = pca.explained_variance_ratio_[0]
+    return plots.projections(points, decoded, names, f"PCA: five points and their codes ({share:.0%} of variance)")
+
+
+def linear_autoencoders(runs: Runs, images: Images, *, train: Images | None = None) -> Figure:
+    """Linear autoencoders against the principal components of `train`, or of `images` where it is not given.
+
+    Above, the components, and the nearest direction that each decoder has; below, the angles between the two spaces and
+    the squared error of reconstructions; on `train`, that of PCA is the least that a linear map can have.
+    """
+    models = models_of(runs, images)
+    source = train or images
+    columns = {name: latent.linear_columns(model, source) for name, model in models.items()}
+    pca = latent.principal_components(source.as_float().flatten(1), max(one.shape[1] for one in columns.values()))
+    components = torch.from_numpy(pca.components_)
+    shown = min(8, *(one.shape[1] for one in columns.values()))
+    rows = {"PCA": components[:shown]}
+    angles, errors = [], []
+    x = images.as_float()
+    for name, model in models.items():
+        q = torch.linalg.qr(columns[name]).Q
+        rows[name] = components[:shown] @ q @ q.T
+        found = latent.subspace_angles(columns[name], components[: q.shape[1]].T)
+        angles.append(plots.Curve(name, range(1, len(found) + 1), found.flip(0).tolist()))
+        errors.append(plots.Curve(name, [q.shape[1]], [(reconstruct(model, images) - x).square().mean().item()]))
+    dimensions = sorted({one.shape[1] for one in columns.values()})
+    centred = x.flatten(1).double() - torch.from_numpy(pca.mean_)
+    left = [(centred - centred @ components[:d].T @ components[:d]).square().mean().item() for d in dimensions]
+    panels = [
+        plots.Panel("angles to the components", "angle, from the smallest on", "degrees", angles),
+        plots.Panel(
+            "error", "latent dimensions", "squared error per pixel", [plots.Curve("PCA", dimensions, left), *errors]
+        ),
+    ]
+    title = f"{images.name}: linear decoders, and principal components of {len(source):,} images"
+    pictures = {name: _signed(one.reshape(shown, *images.shape).float()) for name, one in rows.items()}
+    return plots.image_rows_and_curves(pictures, panels, [str(k + 1) for k in range(shown)], title)
+
+
+def _signed(pixels: Tensor) -> Tensor:
+    """Positive and negative values as lighter and darker than middle grey, each picture on its own scale."""
+    return 0.5 + 0.5 * pixels / pixels.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)

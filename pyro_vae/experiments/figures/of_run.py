@@ -1,0 +1,83 @@
+"""The figures of one run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import latent
+from pyro_vae.data import Images
+from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.base import evaluating
+from pyro_vae.plots.curves import learning_curves
+from pyro_vae.plots.frame import save_figure
+from pyro_vae.plots.image_grids import image_grid, manifold, reconstructions
+from pyro_vae.plots.scatter import latent_scatter
+
+if TYPE_CHECKING:
+    from pyro_vae.training.history import History
+
+
+def save_run_figures(
+    model: Model, images: Images, history: History | None, folder: str | os.PathLike[str]
+) -> list[Path]:
+    """The pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples and 2-d manifold.
+
+    One that can't be drawn is left out, with a warning that says why.
+    """
+    shown = images.take(slice(0, 20)).as_float()
+    title = f"{images.name}: codes of {len(images):,} images"
+
+    def plane() -> latent.Plane:
+        return latent.to_plane(latent.codes(model, images))
+
+    def of_interpolation() -> Figure:
+        line = latent.interpolate(model, shown[0], shown[1])
+        return image_grid(line, "Between the codes of two test images", columns=len(line))
+
+    def of_manifold(spacing: str, name: str) -> Figure:
+        return manifold(latent.manifold(model, spacing=spacing), spacing, title=f"The latent space on {name}")
+
+    figures: dict[str, Callable[[], Figure]] = {
+        "reconstructions": lambda: reconstructions(
+            shown, _reconstructed(model, shown), f"{images.name}: originals and reconstructions"
+        )
+    }
+    if len(images) > 1:
+        figures["latent"] = lambda: latent_scatter(plane(), images.labels, images.class_names, title)
+        figures["interpolation"] = of_interpolation
+    if history is not None and history.epochs:
+        figures["curves"] = lambda: learning_curves(history, images.name)
+    if not isinstance(model, Autoencoder):
+        figures["samples"] = lambda: image_grid(latent.prior_samples(model, 64), "Samples from the prior, decoded")
+        if latent.codes(model, images.take(slice(0, 1))).shape[1] == 2:
+            figures["manifold-even"] = lambda: of_manifold("even", "an even grid")
+            figures["manifold-quantiles"] = lambda: of_manifold("quantiles", "quantiles of the prior")
+    saved = (save_if_drawn(draw, Path(folder) / f"{name}.png") for name, draw in figures.items())
+    return [path for path in saved if path is not None]
+
+
+def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
+    """Saves a figure; one that can't be drawn takes nothing else with it: there is a warning, and None.
+
+    What makes a figure fail lies in the numbers, in names, fonts, or matplotlib; the folder must be one to write to.
+    """
+    try:
+        return save_figure(draw(), path)
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warnings.warn(f"figure {path.name} is left out: {reason}", stacklevel=2)
+        return None
+
+
+def _reconstructed(model: Model, shown: Tensor) -> Tensor:
+    with evaluating(model):
+        return model.reconstruct(shown.to(next(model.parameters()).device)).cpu()

@@ -1,0 +1,160 @@
+"""Trained runs, and what every picture of them asks: do they take the images, which images, their codes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vae import latent
+from pyro_vae._utils import checks
+from pyro_vae.data import Images
+from pyro_vae.models import Model
+from pyro_vae.models.base import check_fits
+from pyro_vae.models.weights import load
+from pyro_vae.spec import Spec
+from pyro_vae.training.history import History
+
+_SNAPSHOT = re.compile(r"epoch-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, how its training went, and files of its weights after earlier epochs."""
+
+    model: Model
+    history: History = History()
+    snapshots: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec | None:
+        """What :func:`pyro_vae.build` made the model from."""
+        return self.model.spec
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The epoch after which `model` is, where that is known."""
+        return len(self.history.epochs) or (self.spec.epochs if self.spec else None)
+
+    @property
+    def epochs(self) -> list[int]:
+        """All after which the model is known."""
+        return sorted({*self.snapshots, *([self.last_epoch] if self.last_epoch else [])})
+
+    def at(self, epoch: int) -> Model:
+        """The model after an epoch; the last one needs no snapshot.
+
+        Raises:
+            InputError: there is no snapshot of that epoch.
+        """
+        if epoch == self.last_epoch:
+            return self.model
+        if epoch not in self.snapshots:
+            known = self.epochs
+            raise checks.fail("epochs", epoch, f"epochs with a snapshot: {', '.join(map(str, known)) or 'none'}")
+        return load(self.snapshots[epoch], copy.deepcopy(self.model)).eval()
+
+
+Runs = Mapping[str, Fitted]
+
+
+def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Fitted:
+    """The run in a folder: its weights, `history.csv`, and `snapshots/epoch-00005.safetensors` where there are some."""
+    folder = checks.path("folder", folder)
+    found = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
+    snapshots = {int(name[1]): path for path, name in found.items() if name}
+    model = load(folder).to(device).eval()
+    return Fitted(model, History.from_csv(folder / "history.csv"), dict(sorted(snapshots.items())))
+
+
+def check_runs(runs: Runs) -> None:
+    """There is something to show."""
+    if not runs:
+        raise checks.fail("runs", list(runs), "at least one run")
+
+
+def models_of(runs: Runs, images: Images) -> dict[str, Model]:
+    """The models by name, each of which takes the images."""
+    check_runs(runs)
+    for one in runs.values():
+        check_fits(one.model, images)
+    return {name: one.model for name, one in runs.items()}
+
+
+def choose(images: Images, n: int, per_class: int | None, seed: int) -> Images:
+    """n images at random, or so many of each class, by class."""
+    if per_class is None:
+        return images.draw(n, seed)
+    checks.positive_integer("per_class", per_class)
+    labels = labels_of(images, "per_class", per_class)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    chosen = [order[labels[order] == label][:per_class] for label in labels.unique()]
+    return images.take(torch.cat(chosen))
+
+
+def labels_of(images: Images, argument: str, given: object) -> Tensor:
+    """The labels, which `argument` asks for."""
+    if images.labels is None:
+        raise checks.fail(argument, given, f"images with labels, which {images.name} lacks")
+    return images.labels.cpu()
+
+
+def classes_of(images: Images) -> list[str]:
+    """The name of the class of each image."""
+    labels = labels_of(images, "images", images.name).tolist()
+    return [images.class_names[label] if images.class_names else str(label) for label in labels]
+
+
+def two_of(images: Images, seed: int) -> tuple[int, int]:
+    """Two images at random, of two classes where there are some."""
+    if len(images) < 2:
+        raise checks.fail("images", len(images), "at least 2 images")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    labels = None if images.labels is None else images.labels.tolist()
+    others = [one for one in order[1:] if labels is None or labels[one] != labels[order[0]]]
+    return order[0], (others or order[1:])[0]
+
+
+def at(images: Images, index: int) -> slice:
+    """Where one image is, for :meth:`Images.take`."""
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(images):
+        raise checks.fail("index", index, f"a whole number from 0 to {len(images) - 1}")
+    return slice(index, index + 1)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where its weights are."""
+    return next(model.parameters()).device
+
+
+def reconstruct(model: Model, images: Images) -> Tensor:
+    """The means of p(x|z) at the codes of all images, `(N, C, H, W)`."""
+    return latent.decode_codes(model, latent.codes(model, images, device=device_of(model)))
+
+
+def sample(model: Model, n: int, seed: int) -> Tensor:
+    """Decoded samples from the prior, `(n, C, H, W)`."""
+    return latent.prior_samples(model, n, device=device_of(model), seed=seed)
+
+
+def plane(model: Model, images: Images) -> latent.Plane:
+    """The codes of the images in two dimensions."""
+    return latent.to_plane(latent.codes(model, images, device=device_of(model)))
+
+
+def latent_dim(model: Model, images: Images) -> int:
+    """d, as an image is encoded."""
+    return latent.codes(model, images.take(slice(0, 1)), device=device_of(model)).shape[1]
+
+
+def two_dimensional(name: str, model: Model, images: Images) -> None:
+    """d is 2."""
+    dimensions = latent_dim(model, images)
+    if dimensions != 2:
+        raise checks.fail("runs", f"{name} of {dimensions} latent dimensions", "models with a 2-d latent space")

@@ -1,0 +1,1 @@
+"""The studies of documents, one file each."""

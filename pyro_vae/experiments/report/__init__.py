@@ -1,0 +1,1 @@
+"""A study folder or a run folder as one HTML page."""

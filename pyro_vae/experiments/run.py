@@ -1,0 +1,324 @@
+"""A run: one `Spec` trained into one folder that holds everything about it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from pyro_vae._utils import checks, files
+from pyro_vae._utils.environment import environment
+from pyro_vae.data import Splits, load_data
+from pyro_vae.data.images import train_validation_split
+from pyro_vae.data.sources import DATA_FORMAT
+from pyro_vae.evaluation import Metrics, PerImage
+from pyro_vae.models import Model, build
+from pyro_vae.models.weights import load, save
+from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
+from pyro_vae.training.checkpoint import read_epoch
+from pyro_vae.training.distributed import joined
+from pyro_vae.training.fit import fit
+from pyro_vae.training.history import History
+
+PER_IMAGE = "per_image.safetensors"
+
+
+def run(
+    spec: Spec,
+    folder: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    snapshots: Sequence[int] = (),
+    progress: bool = True,
+) -> tuple[Model, History, Splits]:
+    """Trains the model of a `Spec` and keeps it in a run folder.
+
+    An objective `auto` is that of the run in the folder, or else what it stands for, and is recorded as that. The
+    folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
+    and `weights.safetensors` at the end; a run that is refused leaves it as it was. An existing run of the same spec is
+    gone on with by `resume`, which may also raise the number of epochs, or name another place of the same images. The
+    weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
+    Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
+
+    Raises:
+        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
+            refuse.
+    """
+    folder = checks.path("out", folder)
+    images = load_data(spec.dataset, data_root, progress=progress)
+    spec = with_objective(_with_shape(spec, images), folder)
+    with joined(device) as here:
+        if here.rank == 0:
+            _check_folder(folder, spec, resume)
+            check_data(folder, images)
+        model = build(spec)
+        train, validation = train_validation_split(images.train, spec.validation_fraction, spec.seed)
+        of_data = _description(images) | {"data_format": DATA_FORMAT}
+        surroundings = environment(device) | of_data | {"processes": here.size}
+        history = fit(
+            model,
+            train,
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            lr=spec.lr,
+            beta=spec.beta,
+            beta_warmup=spec.beta_warmup,
+            objective=spec.objective,
+            particles=spec.particles,
+            validation=validation,
+            binarization=spec.binarization,
+            dequantize=spec.dequantize,
+            device=device,
+            compile=spec.compile,
+            precision=spec.precision,
+            seed=spec.seed,
+            checkpoint=folder / "checkpoint",
+            snapshots={epoch: snapshot_file(folder, epoch) for epoch in snapshots},
+            resume=resume,
+            on_start=partial(_begin, folder, spec, surroundings),
+            progress=progress,
+        )
+        if here.rank == 0:
+            history.to_csv(folder / "history.csv")
+            save(model, folder / WEIGHTS)
+    return model, history, images
+
+
+def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
+    """The files of a training that really goes on: one that is refused leaves the folder as it was."""
+    stored = read_spec(folder)
+    # The same weights, wherever their images are now, and however a step would run.
+    same = stored is not None and replace(stored, dataset=spec.dataset, compile=spec.compile) == spec
+    if not same or not (folder / WEIGHTS).is_file():
+        for name in (WEIGHTS, "metrics.json", PER_IMAGE, "history.csv"):  # of a shorter training
+            (folder / name).unlink(missing_ok=True)
+    files.write(folder / "spec.json", spec.to_json() + "\n")
+    files.write_json(folder / "environment.json", surroundings)
+
+
+def with_objective(spec: Spec, folder: str | os.PathLike[str]) -> Spec:
+    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by what it stands for."""
+    stored = read_spec(folder) if spec.objective == "auto" else None
+    return spec.with_objective() if stored is None else replace(spec, objective=stored.objective).with_objective()
+
+
+def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
+    """Where a run folder keeps the weights after an epoch."""
+    return checks.path("folder", folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
+
+
+def open_model(folder: str | os.PathLike[str]) -> Model:
+    """The trained model of a run folder."""
+    _finished(folder)
+    return load(folder).eval()
+
+
+def open_run(
+    folder: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    *,
+    progress: bool = True,
+) -> tuple[Model, Spec, Splits]:
+    """The trained model of a run folder, its spec, and its data set.
+
+    Args:
+        folder: of the run.
+        data_root: folder of the named data sets.
+        dataset: the path of the same images, where they were moved.
+        progress: a bar or lines while pictures are decoded.
+
+    Raises:
+        InputError: the run is not finished, or the images are not those that it was trained on.
+    """
+    spec = _finished(folder)
+    if dataset is None:
+        check_still_there(spec)
+    images = load_data(spec.dataset if dataset is None else dataset, data_root, progress=progress)
+    check_data(folder, images)
+    return load(folder).eval(), spec, images
+
+
+def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
+    """The images are those that a run was trained on, its test images included; where there is no run, they are.
+
+    Images that changed since, by a few more for instance, are split anew: among the test images there would then be
+    some that were trained on.
+
+    Returns:
+        What can't be checked, because the run does not tell; else an empty text.
+
+    Raises:
+        InputError: they are others.
+    """
+    if read_spec(folder) is None:
+        return ""
+    recorded, found = (
+        files.read_json_if_any(checks.path("folder", folder) / "environment.json", "environment"),
+        _description(images),
+    )
+    if "images" not in recorded:
+        return f"whether these are the images that {folder} was trained on can't be checked: it does not tell"
+    if "seeds" in recorded and recorded["images"] != found["images"]:  # by `fit_many`, which is given any images
+        return (
+            f"{folder} was trained on other images than {images.train.name}'s: see that none of these test images are"
+        )
+    if any(recorded.get(name, value) != value for name, value in found.items()):
+        given = f"{images.train.name} with {_counts(found)}"
+        raise checks.fail("dataset", given, f"the {_counts(recorded)} of {folder}: {_why_others(recorded)}")
+    if "test_images" not in recorded:
+        return f"whether the test images are those of {folder} can't be checked: it tells of its training images only"
+    return ""
+
+
+def _why_others(recorded: dict[str, Any]) -> str:
+    """Why the images are not those of a run, and what to do."""
+    written_with = recorded.get("data_format", 1)
+    if written_with != DATA_FORMAT:
+        version = "an earlier" if written_with == 1 else "another"
+        return (
+            f"the run was written by {version} version of pyro_vae, which may have read these files otherwise, unless "
+            "they have changed; train a new run, or evaluate this one with that version"
+        )
+    return (
+        "the data have changed. --dataset PATH names another place of the same images; to use others, train a new run"
+    )
+
+
+def _description(images: Splits) -> dict[str, Any]:
+    """What `environment.json` tells of a data set."""
+    return {
+        "num_images": len(images.train),
+        "num_test_images": len(images.test),
+        "images": images.train.fingerprint,
+        "test_images": images.test.fingerprint,
+    }
+
+
+def _counts(description: dict[str, Any]) -> str:
+    """How many images, and the beginnings of their fingerprints."""
+    parts = [
+        f"{description.get(f'num_{name}', '?')} {what} images ({str(description[name])[:8]})"
+        for name, what in (("images", "training"), ("test_images", "test"))
+        if name in description
+    ]
+    return " and ".join(parts)
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `metrics.json` of a run folder holds; nothing where there is none."""
+    path = checks.path("folder", folder) / "metrics.json"
+    found = files.read_json_if_any(path, "metrics")
+    sources = found.get("provenance", {})
+    if not isinstance(sources, dict) or not all(isinstance(one, dict) for one in sources.values()):
+        raise checks.fail("metrics", str(path), "`provenance` as an object of objects, one for each number")
+    return found
+
+
+def read_per_image(folder: str | os.PathLike[str]) -> dict[str, PerImage]:
+    """The values of single images that `per_image.safetensors` of a run folder holds, by group of metrics.
+
+    Nothing where there is no such file, as in runs that an earlier version evaluated.
+    """
+    path = checks.path("folder", folder) / PER_IMAGE
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {group: json.loads(text) for group, text in (file.metadata() or {}).items()}
+            columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise checks.fail("per-image values", str(path), f"a file as `evaluate` writes it ({error})") from error
+    found = {}
+    for group, settings in about.items():
+        values = {name.split("/")[-1]: one for name, one in columns.items() if name.startswith(f"{group}/values/")}
+        found[group] = PerImage(columns[f"{group}/images"], values, settings)
+    return found
+
+
+def _write_per_image(folder: Path, found: Mapping[str, PerImage]) -> None:
+    tensors = {}
+    for group, one in found.items():
+        tensors[f"{group}/images"] = one.images
+        tensors |= {f"{group}/values/{name}": column for name, column in one.values.items()}
+    about = {group: json.dumps(one.settings) for group, one in found.items()}
+    files.write(folder / PER_IMAGE, to_safetensors(tensors, about))
+
+
+def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
+    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically.
+
+    The values of single images go into `per_image.safetensors` beside it.
+    """
+    stored, found = read_metrics(folder), metrics.to_dict()
+    sources = stored.pop("provenance", {})
+    groups = {one.get("group") for one in found["provenance"].values()}
+    for name in [name for name, one in sources.items() if one.get("group") in groups]:
+        stored.pop(name, None)  # of an earlier evaluation, with other settings
+        del sources[name]
+    if metrics.per_image:
+        _write_per_image(checks.path("folder", folder), read_per_image(folder) | dict(metrics.per_image))
+    return files.write_json(
+        checks.path("folder", folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
+    )
+
+
+def _finished(folder: str | os.PathLike[str]) -> Spec:
+    """The spec of a run that has its weights."""
+    spec = read_spec(folder)
+    if spec is None:
+        raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
+    if not (checks.path("folder", folder) / WEIGHTS).is_file():
+        raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` goes on with this one")
+    check_weights(folder)
+    return spec
+
+
+def _with_shape(spec: Spec, images: Splits) -> Spec:
+    if spec.image_shape not in (None, images.train.shape):
+        raise checks.fail(
+            "image_shape", spec.image_shape, f"{images.train.shape}, as the images of {spec.dataset} have"
+        )
+    return replace(spec, image_shape=images.train.shape)
+
+
+def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise checks.fail("out", str(folder), "a folder, or a name that is free")
+    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):  # noticed now, not when all is ready
+        raise checks.fail("out", str(folder), f"a place that can be read and written, as {nearest} is not")
+    stored = read_spec(folder)
+    if stored is None:
+        if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
+        return
+    free = {"epochs": 1, "compile": "auto"} | ({"dataset": spec.dataset} if resume else {})  # see `check_data`
+    before, now = (replace(one, **free).to_dict() for one in (stored, spec))  # type: ignore[arg-type]
+    for name in before:
+        if before[name] != now[name]:
+            raise checks.fail(
+                "out",
+                str(folder),
+                f"a new folder: this one holds a run with {name} = {before[name]!r}, not {now[name]!r}",
+            )
+    if spec.epochs < stored.epochs:
+        raise checks.fail("epochs", spec.epochs, f"at least {stored.epochs}, as the run in {folder} has")
+    if not resume:
+        raise checks.fail(
+            "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
+        )
+    check_weights(folder)
+    if (folder / WEIGHTS).is_file() and read_epoch(folder / "checkpoint") == 0:
+        raise checks.fail(
+            "out", str(folder), f"a run with a checkpoint to go on from: this one has {WEIGHTS} alone, which stay"
+        )

@@ -1,0 +1,306 @@
+"""Studies: grids of specs with their tables and pictures, one file for each document. Imports no torch.
+
+A study of your own is a Python file with a list or a dictionary of Specs named `SPECS`, or a :class:`Study` named
+`STUDY`; or a TOML file. Lists of Specs are shown by training curves, reconstructions and samples::
+
+    title = "How many dimensions?"
+    [common]
+    dataset = "digits"
+    binarization = "threshold"
+    [models.two]
+    latent_dim = 2
+    [models.ten]
+    latent_dim = 10
+    published = {elbo_nats = -20.0}
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+import runpy
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae._utils import checks
+from pyro_vae.metric_table import METRICS
+from pyro_vae.spec import Spec
+
+NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
+COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
+LARGEST_FLOAT = sys.float_info.max
+LONGEST_NAME = 200  # bytes of the name of a model; file systems take 255, and suffixes are added
+SCORES = ("active_units", "frechet", "inception_score_mean", "inception_score_std")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a study.
+
+    Args:
+        name: of the model; its runs are in `runs/NAME/seed-S`.
+        spec: what is trained; its seed is the first of the study's seeds.
+        published: the document's numbers, by metric.
+        optional: left out, and said so, where its data set is not here.
+    """
+
+    name: str
+    spec: Spec
+    published: Mapping[str, float] = field(default_factory=dict)
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, Spec):
+            raise checks.fail("spec", self.spec, f"a Spec for the model {self.name}")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w.=+-]+", self.name) or self.name.startswith("."):
+            raise checks.fail("model", self.name, "a name of letters, digits and . _ - + =, as it names a folder")
+        if len(self.name.encode()) > LONGEST_NAME:
+            raise checks.fail("model", self.name, f"a name of at most {LONGEST_NAME} bytes, as it names a folder")
+        for metric, value in self.published.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_FLOAT:
+                raise checks.fail(f"published {metric}", value, f"a finite number, for the model {self.name}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of a study.
+
+    Args:
+        file: its name in `figures/`, such as `samples.png`; no path.
+        function: a function of :mod:`pyro_vae.experiments.figures`, by name.
+        runs: the models it shows, by name; the run of the first seed of each.
+        options: further arguments of the function.
+        title: above it in the report.
+        caption: below it.
+        alt: what it shows, for those who can't see it.
+    """
+
+    file: str
+    function: str
+    runs: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    caption: str = ""
+    alt: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.file, str) or not re.fullmatch(r"[^/\\\x00]+\.\w+", self.file):
+            raise checks.fail("picture", self.file, "the name of a file, such as samples.png, and no path")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a document that an order of numbers decides: `metric` rises strictly from model to model.
+
+    `metric` is one for all, or one for each of `rising`. Beside those of a table there are `kl_share_first_epoch` and
+    `kl_share_last_epoch`, beta KL over the training loss.
+    """
+
+    text: str
+    metric: str | tuple[str, ...]
+    rising: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) and len(self.metric) != len(self.rising):
+            raise checks.fail("metric", self.metric, f"one, or {len(self.rising)}, for the claim {self.text!r}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of models, and what is shown of it.
+
+    Args:
+        name: on the command line.
+        title: above its report.
+        document: where the published numbers are from.
+        entries: the models.
+        columns: the metrics of the table, as in `metrics.json`; and `loss_nats`, reconstruction + beta KL, and
+            `squared_error_loss`, the summed squared error of the decoded posterior mean + beta KL.
+        pictures: the figures.
+        claims: of the document, decided by the numbers.
+        snapshots: epochs after which weights are kept, for pictures over epochs.
+        cost: measured time and where.
+        notes: what a reader of the table must know.
+    """
+
+    name: str
+    title: str
+    entries: tuple[Entry, ...]
+    document: str = ""
+    columns: tuple[str, ...] = COLUMNS + SCORES
+    pictures: tuple[Picture, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    snapshots: tuple[int, ...] = ()
+    cost: str = "not yet measured"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field_name in ("name", "title", "document", "cost"):
+            if not isinstance(getattr(self, field_name), str):
+                raise checks.fail(field_name, getattr(self, field_name), "a text")
+        if not self.entries:
+            raise checks.fail("study", self.name, "at least one model")
+        names = [entry.name for entry in self.entries]
+        for name in names:
+            if names.count(name) > 1:
+                raise checks.fail("model", name, "a name that no other model of the study has")
+        for kind, wanted in [
+            *((f"picture {one.file}", one.runs) for one in self.pictures),
+            *((f"claim {one.text!r}", one.rising) for one in self.claims),
+        ]:
+            for name in wanted:
+                checks.one_of(kind, name, names)
+
+    def adapted(self, *, epochs: int | None = None, dataset: str | None = None) -> Study:
+        """The same grid with other epochs, or on other images, which have no published numbers."""
+        changes = {name: value for name, value in (("epochs", epochs), ("dataset", dataset)) if value is not None}
+        entries = tuple(
+            replace(
+                entry,
+                spec=replace(entry.spec, **changes),  # type: ignore[arg-type]
+                published=entry.published if dataset in (None, entry.spec.dataset) else {},
+            )
+            for entry in self.entries
+        )
+        pictures = _pictures(entries) if self.pictures == _pictures(self.entries) else self.pictures
+        return replace(self, entries=entries, pictures=pictures)
+
+
+def named(name: str) -> Study:
+    """A study of this package, or one in a user's file.
+
+    >>> named("ablation").entries[0].spec.dataset
+    'mnist'
+    """
+    path = Path(name)
+    if name in NAMES:
+        return importlib.import_module(f"pyro_vae.experiments.grids.{name.replace('-', '_')}").STUDY
+    if path.suffix not in (".py", ".toml"):
+        raise checks.unknown_name("study", name, (*NAMES, "FILE.py", "FILE.toml"))
+    if not path.is_file():
+        raise checks.fail("study", name, "an existing .py or .toml file")
+    return _from_python(path) if path.suffix == ".py" else _from_toml(path)
+
+
+def _from_python(path: Path) -> Study:
+    try:
+        with _folder_on_path(path):
+            found = runpy.run_path(str(path))
+    except checks.InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise checks.fail("study", str(path), f"a Python file that runs ({type(error).__name__}: {error})") from error
+    if isinstance(found.get("STUDY"), Study):
+        return found["STUDY"]
+    specs = found.get("SPECS")
+    if isinstance(specs, list | tuple) and all(isinstance(one, Spec) for one in specs):
+        specs = _by_difference(specs)
+    if not isinstance(specs, dict) or not specs:
+        raise checks.fail("study", str(path), "a list or dictionary of Specs named SPECS, or a Study named STUDY")
+    entries = tuple(Entry(name, spec) for name, spec in specs.items())
+    return Study(name=path.stem, title=str(found.get("TITLE", path.stem)), entries=entries, pictures=_pictures(entries))
+
+
+@contextmanager
+def _folder_on_path(path: Path) -> Iterator[None]:
+    """What stands beside a file can be imported while it runs, as where Python runs it."""
+    before = list(sys.path)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
+    """Names made of the fields in which the specs differ: `latent_dim=2-beta=4.0`."""
+    fields = [one.to_dict() for one in specs]
+    differing = [name for name in fields[0] if any(one[name] != fields[0][name] for one in fields)] if fields else []
+    names = [re.sub(r"[^\w.=+-]+", "_", "-".join(f"{name}={one[name]}" for name in differing)) for one in fields]
+    if len(set(names)) < len(specs):
+        raise checks.fail("SPECS", len(specs), "Specs of which no two are the same")
+    return {name or "model": spec for name, spec in zip(names, specs, strict=True)}
+
+
+def _from_toml(path: Path) -> Study:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with the mark of Windows' editors, or without
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise checks.fail("study", str(path), f"a TOML file ({error})") from error
+    for name in found:
+        checks.one_of(f"key of {path.name}", name, ("title", "document", "columns", "common", "models"))
+    models, common = found.get("models"), found.get("common", {})
+    if not isinstance(models, dict) or not all(isinstance(one, dict) for one in (common, *models.values())):
+        raise checks.fail("study", str(path), "a table [models.NAME] for each model, and [common] for what they share")
+    entries = []
+    for name, fields in models.items():
+        published = fields.pop("published", {})
+        if not isinstance(published, dict):
+            raise checks.fail(f"published of {name}", published, "a table of numbers")
+        for metric in published:
+            checks.one_of(f"published of {name}", metric, METRICS)
+        try:
+            spec = Spec.from_dict(common | fields)
+        except checks.InputError as error:
+            raise checks.InputError(f"models.{name}: {error}") from error
+        entries.append(Entry(name, spec, published))
+    more = {name: found[name] for name in ("document",) if name in found}
+    if "columns" in found:
+        if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):
+            raise checks.fail("columns", found["columns"], "a list of names of metrics")
+        more["columns"] = tuple(found["columns"])
+    return Study(
+        name=path.stem,
+        title=str(found.get("title", path.stem)),
+        entries=tuple(entries),
+        pictures=_pictures(entries),
+        **more,
+    )
+
+
+def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
+    """What a list of Specs is shown by, of each data set: training curves, reconstructions, and samples."""
+    shown = []
+    names_of = _file_names(dict.fromkeys(entry.spec.dataset for entry in entries))
+    for dataset, short in names_of.items():
+        runs = [entry for entry in entries if entry.spec.dataset == dataset]
+        sampled = tuple(entry.name for entry in runs if entry.spec.model != "autoencoder")
+        names = tuple(entry.name for entry in runs)
+        for function, models, title, caption, alt in (
+            ("training_curves", names, "Training", "Means over the training images, by epoch.", "Curves over epochs."),
+            (
+                "reconstructions",
+                names,
+                "Reconstructions",
+                "Test images, and the decoded code or posterior mean of each model.",
+                "Rows of images: originals, then the reconstructions of each model.",
+            ),
+            (
+                "samples",
+                sampled,
+                "Samples",
+                "Test images, and decoded draws from the prior of each model.",
+                "Rows of images: originals, then samples of each model.",
+            ),
+        ):
+            if models:
+                file = f"{short}-{function.replace('_', '-')}.png"
+                shown.append(Picture(file, function, models, {}, f"{title}, {short}", caption, alt))
+    return tuple(shown)
+
+
+def _file_names(datasets: Iterable[str]) -> dict[str, str]:
+    """A name for files of each data set: of a path its last part, and a number where two have the same."""
+    names: dict[str, str] = {}
+    for dataset in datasets:
+        last = re.sub(r"\.np[yz]$", "", Path(dataset).name)  # of a folder a dot is part of the name
+        short = re.sub(r"[^\w.=+-]+", "_", last).strip(".")[:60] or "images"
+        numbered = (f"{short}-{number}" for number in itertools.count(2))
+        names[dataset] = next(name for name in itertools.chain([short], numbered) if name not in names.values())
+    return names

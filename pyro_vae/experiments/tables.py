@@ -1,0 +1,222 @@
+"""What a study found: one row per model, and whether the document's claims hold. Numbers in, text out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro_vae._utils import checks
+from pyro_vae.evaluation import Difference, Metrics, compare
+from pyro_vae.evaluation.comparison import seeds_difference
+from pyro_vae.experiments.study import Claim, Entry
+from pyro_vae.metric_table import METRICS
+from pyro_vae.spec import Spec
+
+# Published scores are by another network's features: they stand beside ours, and their difference says nothing.
+BY_ANOTHER_NETWORK = ("frechet", "inception_score_mean", "inception_score_std")
+
+Numbers = Mapping[str, float]
+
+
+def losses(found: Numbers, spec: Spec) -> dict[str, float]:
+    """Two sums that documents print, from the parts that are known.
+
+    - `loss_nats`: reconstruction + beta KL, both at the values of `metrics.json`.
+    - `squared_error_loss`: the summed squared error of the decoded posterior mean + beta KL.
+
+    >>> losses({"mse_per_pixel": 0.25, "kl_per_sample": 2.0}, Spec(image_shape=(1, 8, 8), beta=0.5))
+    {'squared_error_loss': 17.0}
+    """
+    kl = found.get("kl_per_sample")
+    weighted = 0.0 if spec.model == "autoencoder" or spec.beta == 0 else None if kl is None else spec.beta * kl
+    sums = {}
+    if weighted is not None and "reconstruction_nats" in found:
+        sums["loss_nats"] = found["reconstruction_nats"] + weighted
+    if weighted is not None and "mse_per_pixel" in found and spec.image_shape is not None:
+        sums["squared_error_loss"] = math.prod(spec.image_shape) * found["mse_per_pixel"] + weighted
+    return sums
+
+
+def row(entry: Entry, spec: Spec, columns: Sequence[str], found: Sequence[Numbers]) -> dict[str, Any]:
+    """Of each metric the mean over seeds, its standard deviation, what is published, and the difference.
+
+    The standard deviation is that of single runs (divided by K - 1), and there is none of one run.
+    """
+    published = losses(entry.published, spec) | dict(entry.published)
+    values: dict[str, Any] = {"model": entry.name, "seeds": len(found)}
+    for name in columns:
+        measured = [one[name] for one in found if name in one]
+        if measured:
+            values[name] = statistics.fmean(measured)
+        if len(measured) > 1:
+            values[f"{name}_sd"] = statistics.stdev(measured)
+        if name in published:
+            values[f"{name}_published"] = published[name]
+            if measured and name not in BY_ANOTHER_NETWORK:
+                values[f"{name}_difference"] = values[name] - published[name]
+    return values
+
+
+def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
+    """One line a model; beside each metric what belongs to it, where any model has it."""
+    wanted = [f"{name}{suffix}" for name in columns for suffix in ("", "_sd", "_published", "_difference")]
+    fields = ["model", "seeds", *(name for name in wanted if any(name in one for one in table))]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return buffer.getvalue()
+
+
+def to_markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
+    """One line per model: mean (sd over seeds) (published)."""
+    shown = [name for name in columns if any(name in one or f"{name}_published" in one for one in table)]
+    lines = [["model", *shown], ["---", *["---:"] * len(shown)]]
+    lines += [[one["model"], *(_cell(one, name) for name in shown)] for one in table]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(values: Mapping[str, Any], name: str) -> str:
+    if name not in values and f"{name}_published" not in values:
+        return ""
+    text = f"{values[name]:.4g}" if name in values else "-"
+    if f"{name}_sd" in values:
+        text += f" (sd {values[f'{name}_sd']:.2g})"
+    return text + (f" ({values[f'{name}_published']:.4g})" if f"{name}_published" in values else "")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the runs of a study were evaluated to, by model and in the order of the seeds."""
+
+    numbers: Mapping[str, Sequence[Numbers]]
+    per_image: Mapping[str, Sequence[Metrics]] = field(default_factory=dict)
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
+        """Model and metric `second` minus `first`, with the best error that is known; None where none is.
+
+        By images, paired, and by seeds where there are several; else by seeds alone; else, of single runs, by the
+        standard errors of the two means over images, as if the images were others: too large, where they are the same.
+        """
+        (a, metric), (b, other) = first, second
+        if metric == other and a != b and self.per_image.get(a) and self.per_image.get(b):
+            with suppress(checks.InputError):  # a run without values of single images, or of another quantity
+                return compare({a: self.per_image[a], b: self.per_image[b]}, metric)[0]
+        columns = [[one[name] for one in self.numbers.get(model, ()) if name in one] for model, name in (first, second)]
+        if not all(columns):
+            return None
+        if found := seeds_difference(metric, (a, columns[0]), (b, columns[1])):
+            return found
+        error = METRICS[metric].error if metric in METRICS else ""
+        errors = [[one[error] for one in self.numbers[model] if error in one] for model in (a, b)]
+        if metric != other or not error.endswith("_se") or not all(errors):
+            return None
+        difference = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
+        se = math.hypot(*map(statistics.fmean, errors))
+        if se == 0:  # of a share of 1, say, or of a count that no resample changes: nothing is known of it
+            return None
+        return Difference(metric, a, b, difference, se, 0, (len(columns[0]), len(columns[1])), "images, unpaired")
+
+
+def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scores) -> list[Difference]:
+    """Of each metric that tells which model is better: each model against the first that it can be compared with."""
+    found = []
+    for metric in columns:
+        known = METRICS.get(metric)
+        if known is None or not known.better:
+            continue
+        references: dict[str, str] = {}
+        for name, spec in models.items():
+            if not any(metric in one for one in scores.numbers.get(name, ())):
+                continue
+            reference = references.setdefault(known.group(vars(spec)), name)
+            if reference != name and (one := scores.difference((reference, metric), (name, metric))):
+                found.append(one)
+    return found
+
+
+def differences_to_markdown(found: Sequence[Difference]) -> str:
+    """One line for each two models; nothing where no error is known."""
+    if not found:
+        return ""
+    metrics = list(dict.fromkeys(one.metric for one in found))
+    cells = {(one.second, one.first, one.metric): one for one in found}
+    lines = [["model", "minus", *metrics], ["---", "---", *["---:"] * len(metrics)]]
+    for second, first in dict.fromkeys((one.second, one.first) for one in found):
+        lines.append([second, first, *(_difference(cells.get((second, first, name))) for name in metrics)])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"\nDifferences ± standard error; in brackets those within noise (2 errors, more of few seeds).\n\n{table}"
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return ""
+    text = f"{one.difference:+.3g} ± {one.se:.2g}"
+    return text if one.beyond_noise else f"({text})"
+
+
+def verdicts(claims: Sequence[Claim], scores: Scores) -> list[dict[str, Any]]:
+    """Those of the claims whose models are done."""
+    return [one for claim in claims if (one := verdict(claim, scores)) is not None]
+
+
+def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
+    """Whether the metric rises from model to model beyond noise; None before all are done.
+
+    It `holds` where each step up is beyond noise, and `does not hold` where a step goes down beyond noise. Else it is
+    `not decided`: a step within noise, or of single runs whose error is not known.
+    """
+    metrics = [claim.metric] * len(claim.rising) if isinstance(claim.metric, str) else claim.metric
+    models = list(zip(claim.rising, metrics, strict=True))
+    columns = [[one[metric] for one in scores.numbers.get(name, []) if metric in one] for name, metric in models]
+    if not all(columns):
+        return None
+    steps = [scores.difference(before, after) for before, after in itertools.pairwise(models)]
+    seeds = list(zip(*columns, strict=False))
+    return {
+        "text": claim.text,
+        "metric": claim.metric if isinstance(claim.metric, str) else " < ".join(claim.metric),
+        "rising": list(claim.rising),
+        "means": [statistics.fmean(column) for column in columns],
+        "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
+        "verdict": _verdict(steps),
+        "reason": _reason(steps, min(map(len, columns))),
+        "steps": [None if one is None else one.to_dict() for one in steps],
+        "seeds": len(seeds),
+        "seeds_holding": sum(map(_rises, seeds)),
+    }
+
+
+def _verdict(steps: Sequence[Difference | None]) -> str:
+    known = [one for one in steps if one is not None]
+    if any(one.beyond_noise and one.difference < 0 for one in known):
+        return "does not hold"
+    return "holds" if len(known) == len(steps) and all(one.beyond_noise for one in known) else "not decided"
+
+
+def _reason(steps: Sequence[Difference | None], fewest: int) -> str:
+    """What the verdict rests on, in words; `fewest` is the smallest number of seeds."""
+    if all(one is None for one in steps):
+        if fewest > 1:
+            return "not decided: the seeds of each model agree, and no other error is known"
+        return "not decided by one seed of a model: no error of a single run is known"
+    texts = []
+    for one in steps:
+        if one is None:
+            texts.append("no error known")
+        else:
+            noise = "beyond noise" if one.beyond_noise else "within noise"
+            texts.append(f"{one.difference:+.3g} \N{PLUS-MINUS SIGN} {one.se:.2g} ({noise}; {one.error_of})")
+    seeds = min(min(one.seeds) for one in steps if one is not None)
+    return "differences " + ", ".join(texts) + ("; one seed each: of these trainings only" if seeds == 1 else "")
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return all(before < after for before, after in itertools.pairwise(values))

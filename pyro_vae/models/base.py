@@ -1,0 +1,156 @@
+"""What every model over images shares."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._utils import checks
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.rng import same_generators
+from pyro_vae.data import Images
+from pyro_vae.data.images import is_binary
+from pyro_vae.likelihoods import ContinuousBernoulli
+
+if TYPE_CHECKING:
+    from pyro_vae.models import Model
+
+
+def check_images(x: Tensor) -> Tensor:
+    """`x`, where it is a batch of float images `(N, C, H, W)`."""
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else x
+        raise checks.fail("x", given, "floats in [0, 1] of shape (N, C, H, W)")
+    return x
+
+
+def check_model(model: object, *methods: str) -> None:
+    """`model` is a module with these methods."""
+    if not isinstance(model, nn.Module) or any(not callable(getattr(model, name, None)) for name in methods):
+        names = ", ".join(f"`{name}`" for name in methods)
+        raise checks.fail(
+            "model", model, f"a VAE, an Autoencoder, or another module with {names}; build(spec) makes one"
+        )
+
+
+def check_set(argument: str, images: object) -> None:
+    """`images` are such."""
+    if isinstance(images, tuple):
+        raise checks.fail(argument, images, "Images, such as the `train` or the `test` of these splits")
+    if not isinstance(images, Images):
+        raise checks.fail(argument, images, "Images; Images(pixels) makes them of uint8 pixels of shape (N, C, H, W)")
+
+
+def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDistribution:
+    """p(x|z) for codes with any number of leading dimensions; they are folded into the one that convolutions take."""
+    parameters = decoder(z.reshape(-1, z.shape[-1]))
+    return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's weights, float32 or float64, in which it takes its images."""
+    dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        raise checks.fail("model", f"weights of type {str(dtype).removeprefix('torch.')}", "float32 or float64")
+    return dtype
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next((one.device for one in model.parameters()), torch.device("cpu"))
+
+
+def first_of(model: nn.Module, images: Images) -> Tensor:
+    """The first two images (the one, where there are no more), as the model takes them."""
+    return images.take(slice(0, 2)).as_float().to(device_of(model), dtype_of(model))
+
+
+def move(model: nn.Module, device: str | torch.device) -> torch.device:
+    """Moves a model to `device`, which may be "auto", and says which one that is."""
+    target = choose_device(device)
+    if target.type == "mps" and dtype_of(model) is torch.float64:
+        raise checks.fail("model", "float64 weights", f"float32 on {target}, which has no float64")
+    model.to(target)
+    return target
+
+
+@contextmanager
+def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """In evaluation mode, and without gradients unless wanted, inside; each part in its own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode(not gradients):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_fits(model: Model, images: Images) -> None:
+    """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
+    x = first_of(model, images)[:1]
+    try:
+        with evaluating(model), same_generators([x.device]):
+            shape = tuple(model.reconstruct(x).shape[1:])
+    except ValueError:  # weights that are not finite: a matter of numbers, not of shapes
+        return
+    except RuntimeError as error:
+        raise checks.fail(
+            "images", f"shape {images.shape}", f"images that the model's encoder takes ({error})"
+        ) from error
+    if shape != images.shape:
+        raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
+
+
+def check_finite_weights(model: nn.Module) -> None:
+    """No weight of the model is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise checks.fail("model", f"weights that are not finite, in {name}", "finite weights")
+
+
+def data_range_of(model: nn.Module) -> str | None:
+    """What data the model's likelihood says that it is of; None where it has none, or does not say."""
+    return getattr(getattr(model, "likelihood", None), "data_range", None)
+
+
+def check_dequantize(model: nn.Module, dequantize: object, binarization: str) -> bool:
+    """`dequantize`, which is for grey pixels under a density of the unit interval alone."""
+    if not checks.boolean("dequantize", dequantize):
+        return False
+    if binarization != "none":
+        raise checks.fail("dequantize", True, f"False with binarization {binarization!r}")
+    if data_range_of(model) != "unit interval":
+        expected = 'False, or a likelihood whose `data_range` is "unit interval", such as a Gaussian'
+        raise checks.fail("dequantize", True, expected)
+    return True
+
+
+def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> None:
+    """Says so where a continuous Bernoulli meets pixels that are exactly 0 or 1, where its density has no bound."""
+    if not isinstance(getattr(model, "likelihood", None), ContinuousBernoulli) or dequantize:
+        return
+    if bool(((images.pixels == 0) | (images.pixels == 255)).any()):
+        warnings.warn(
+            "pixels that are exactly 0 or 1 under a continuous Bernoulli: its density grows there without bound, so "
+            "that ELBO and NLL can rise without end; use --dequantize, or --likelihood discretized-logistic",
+            stacklevel=3,
+        )
+
+
+def warn_if_not_binary(model: nn.Module, images: Images | Tensor, binarization: str) -> None:
+    """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
+    pixels = images if isinstance(images, Tensor) else images.pixels
+    if data_range_of(model) == "binary" and binarization != "dynamic" and not is_binary(pixels):
+        warnings.warn(
+            "grey pixels under a Bernoulli likelihood: the loss is a cross-entropy, not a log-likelihood of the data; "
+            "binarize the images, or use a discretized likelihood",
+            stacklevel=3,
+        )

@@ -1,0 +1,121 @@
+"""Weights on disk, as safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pyro_vae._utils import checks, files
+from pyro_vae.models import Model, build
+from pyro_vae.spec import WEIGHTS, Spec
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Writes the weights of a model, and its `Spec` where :func:`pyro_vae.build` made it, as one safetensors file.
+
+    A tensor that stands in the model under several names, as that of an encoder that the prior uses too, is written
+    under the first; the file's metadata has the others, as `shared`.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> path = save(build(Spec(latent_dim=2)), folder + "/vae.safetensors")
+    >>> load(path).spec.latent_dim
+    2
+    """
+    if not isinstance(model, nn.Module):
+        raise checks.fail("model", model, "a model")
+    spec = getattr(model, "spec", None)
+    metadata = {"spec": spec.to_json()} if isinstance(spec, Spec) else {}
+    state: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise checks.fail("model", f"a {type(tensor).__name__} as {name}", "tensors alone in its state_dict")
+        same = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and same in first:
+            shared[name] = first[same]
+        else:
+            first[same] = name
+            # Cloned, as safetensors takes no views of one another either.
+            state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if shared:
+        metadata["shared"] = json.dumps(shared)
+    return files.write(checks.path("path", path), to_safetensors(state, metadata))
+
+
+def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
+    """Reads what :func:`save` wrote, from the file or from a run folder; nothing in it is executed.
+
+    Args:
+        path: the file, or a folder that holds `weights.safetensors`.
+        model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the
+            model was composed by hand.
+
+    Raises:
+        InputError: a missing or damaged file, or weights that do not fit the model, which is then as it was.
+    """
+    path = checks.path("path", path)
+    path = path / WEIGHTS if path.is_dir() else path
+    if model is not None and not isinstance(model, nn.Module):
+        raise checks.fail("model", model, "a model, into which the weights go")
+    if not path.is_file():
+        raise checks.fail("path", str(path), "a file of weights, or a run folder with one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state |= _shared(state, metadata.get("shared", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise checks.fail("path", str(path), f"an undamaged safetensors file ({error})") from error
+    if model is None:
+        if "spec" not in metadata:
+            raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
+        model = build(Spec.from_json(metadata["spec"]))
+    # load_state_dict copies what fits before it refuses the rest.
+    before = {name: value.clone() for name, value in _tensors(model)}
+    try:
+        _put(state, model)
+    except Exception as error:
+        for name, value in _tensors(model):
+            if name in before:
+                value.copy_(before[name])
+        if not isinstance(error, RuntimeError | ValueError):
+            raise
+        reason = " ".join(str(error).split())
+        raise checks.fail("path", str(path), f"weights that fit the model ({reason})") from error
+    return model
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a model's state has of tensors; lazy ones, which have no size yet, are left out."""
+    return [
+        (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor) and not is_lazy(value)
+    ]
+
+
+def _put(state: dict[str, Tensor], model: nn.Module) -> None:
+    """Loads `state`; an error where a name, a shape, or one memory under several names does not fit."""
+    model.load_state_dict(state)
+    for name, value in _tensors(model):  # which another may have overwritten
+        if name in state and not torch.allclose(value, state[name].to(value), rtol=0, atol=0, equal_nan=True):
+            raise ValueError(f"{name} shares its memory there with what has other values in the file")
+
+
+def _shared(state: dict[str, Tensor], text: str) -> dict[str, Tensor]:
+    """The tensors that a file has under other names; a ValueError where it does not say so rightly."""
+    names = json.loads(text)
+    if not isinstance(names, dict):
+        raise ValueError("`shared` is no object of names")
+    for name, first in names.items():
+        if name in state or not isinstance(first, str) or first not in state:
+            raise ValueError(f"`shared` has {name!r} as another name of {first!r}")
+    return {name: state[first] for name, first in names.items()}

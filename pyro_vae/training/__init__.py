@@ -1,0 +1,1 @@
+"""Training: the loop, its history, checkpoints, several processes, many seeds."""

@@ -1,0 +1,234 @@
+"""Data-parallel training: which of the processes that `torchrun` started this one is, and what they say to each other.
+
+Each process holds all weights, and takes its part of each batch. The loss is a sum over images, so the sum of the
+processes' gradients is the gradient of the whole batch, however unequal the parts are. torch is imported where it is
+needed: the command line asks here before there is any.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyro_vae._utils import checks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_times_joined = itertools.count()
+
+
+class PeerStoppedError(RuntimeError):
+    """Another process of the training stopped, or can't be reached any more."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The processes of one training, seen from one of them; alone, all of its methods do nothing.
+
+    All processes must call the same methods in the same order.
+
+    Args:
+        rank: this process's number, from 0; 0 is the one that writes files and shows progress.
+        size: how many there are.
+
+    >>> Peers(rank=1, size=2).part(torch.arange(5))
+    tensor([3, 4])
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, rows: Tensor) -> Tensor:
+        """This process's rows: as many as each other's, or one more or less; perhaps none."""
+        return rows.tensor_split(self.size)[self.rank] if self.size > 1 else rows
+
+    def seed(self, seed: int, epoch: int) -> int:
+        """A seed for this process's own noise in an epoch, from that of the training."""
+        return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {self.rank}".encode()).digest()[:7])
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """In place, what the first process has."""
+        if self.size == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        with _together(), torch.no_grad():
+            for tensor in tensors:
+                whole = tensor.contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """In place, the sums over all processes; tensors of one device, sent as one."""
+        if self.size > 1:
+            for tensor, total in zip(tensors, _sums(tensors), strict=True):
+                tensor.copy_(total)
+
+    def total(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """The sums over all processes of numbers on the CPU, which are sent from `device`."""
+        return _sums([numbers.to(device)])[0].cpu() if self.size > 1 else numbers
+
+    def add_gradients_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """From now on each step of `optimizer` is by the sum of all processes' gradients; a missing one counts as 0."""
+        if self.size == 1:
+            return
+        import torch
+
+        params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
+
+        def before_step(*_: Any) -> None:
+            gradients = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
+            for param, total in zip(params, _sums(gradients), strict=True):
+                param.grad = total
+
+        optimizer.register_step_pre_hook(before_step)
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What `make()` gives in the first process, which alone calls it: tensors and plain values."""
+        if self.size == 1:
+            return make()
+        import torch
+
+        content = b""
+        if self.rank == 0:
+            buffer = io.BytesIO()
+            torch.save(make(), buffer)
+            content = buffer.getvalue()
+        length = torch.tensor(len(content))
+        self.broadcast([length])
+        sent = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == 0:
+            sent.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self.broadcast([sent])
+        return torch.load(io.BytesIO(sent.numpy().tobytes()), map_location="cpu", weights_only=True)
+
+
+ALONE = Peers()
+
+
+def peers() -> Peers:
+    """This process among the others: by PyTorch's process group where there is one, else by torchrun's variables."""
+    if "torch" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            return Peers(dist.get_rank(), dist.get_world_size())
+    if any(name not in os.environ for name in _LAUNCHED):
+        return ALONE
+    return Peers(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Of several GPUs, the one of this process.
+
+    Raises:
+        InputError: one GPU is named for all processes, or there are fewer GPUs than processes.
+    """
+    if peers().size == 1 or device.type != "cuda":
+        return device
+    import torch
+
+    index, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if device.index not in (None, index):
+        raise checks.fail("device", str(device), "cpu, or cuda without a number: each process takes a GPU of its own")
+    if index >= found:
+        raise checks.fail("device", str(device), f"a GPU for each process on this machine, which has {found}; or cpu")
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def joined(device: str | torch.device = "auto") -> Iterator[Peers]:
+    """The process group, inside: NCCL between GPUs, gloo for what lies on a CPU. Alone, nothing at all.
+
+    A group that is there already is used and left as it is. Where this process fails, the others soon do as well.
+    """
+    here = peers()
+    if here.size == 1:
+        yield here
+        return
+    import torch
+    import torch.distributed as dist
+
+    from pyro_vae._utils.device import choose_device
+
+    if dist.is_initialized():
+        yield here
+        return
+    own = own_device(choose_device(device))
+    on_cuda = own.type == "cuda"
+    with torch.cuda.device(own) if on_cuda else nullcontext():  # NCCL and CUDA graphs take the current one
+        with _together():
+            store = dist.PrefixStore(f"training {next(_times_joined)}", _store())
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_cuda else "gloo", store=store, rank=here.rank, world_size=here.size
+            )
+        try:
+            yield here
+            here.add_up([torch.zeros(1)])  # nobody leaves before all have what was sent last
+        except BaseException:
+            first_to_fail()  # settled before the others see this process leave
+            if not on_cuda:  # NCCL would wait here for what was begun; it ends with the process
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
+
+
+@functools.cache
+def first_to_fail() -> bool:
+    """Whether this process failed before all others, so that its message is the one to show; alone, always."""
+    if peers().size == 1:
+        return True
+    try:
+        return _store().add("failed", 1) == 1
+    except (RuntimeError, ValueError):  # nobody is there to ask
+        return True
+
+
+def refuse_batch_norm(model: nn.Module, here: Peers) -> None:
+    """Batch statistics are those of a part of the batch, so a training in parts would be another training."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if here.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise checks.fail("model", "one with BatchNorm", "one without, where the batch is divided among processes")
+
+
+@functools.cache
+def _store() -> Any:
+    """The key-value store that torchrun keeps for its processes."""
+    import torch.distributed as dist
+
+    store, _, _ = next(iter(dist.rendezvous("env://")))
+    return dist.PrefixStore(f"pyro_vae {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _sums(tensors: Sequence[Tensor]) -> list[Tensor]:
+    import torch
+    import torch.distributed as dist
+
+    with _together(), torch.no_grad():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+    totals = flat.split([tensor.numel() for tensor in tensors])
+    return [total.view_as(tensor).to(tensor.dtype) for total, tensor in zip(totals, tensors, strict=True)]
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do at once, and can't do where one is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PeerStoppedError(f"another process stopped, or can't be reached ({reason})") from error

@@ -1,0 +1,236 @@
+"""`fit_many`: one model from many seeds, trained side by side in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae._utils import checks, files
+from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.environment import environment
+from pyro_vae._utils.progress import Progress, duration
+from pyro_vae._utils.rng import own_generators
+from pyro_vae.data import Images, binarize
+from pyro_vae.data.images import train_validation_split
+from pyro_vae.models import Model, build
+from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
+from pyro_vae.models.weights import save
+from pyro_vae.objectives import Losses, beta_at
+from pyro_vae.spec import HOW_LONG_AND_HOW, WEIGHTS, Spec
+from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint
+from pyro_vae.training.distributed import peers
+from pyro_vae.training.ensemble_step import Members
+from pyro_vae.training.fit import WORTH_COMPILING, backend_on
+from pyro_vae.training.history import Epoch, History, epoch_of
+
+
+def fit_many(
+    spec: Spec,
+    images: Images,
+    *,
+    seeds: Sequence[int],
+    device: str | torch.device = "auto",
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[tuple[Model, History]]:
+    """Trains the model of a `Spec` once for each seed, all of them in one step.
+
+    Each member is a run of its own, that of `replace(spec, seed=seed)`: its split into training and validation images,
+    its initial weights, its order of the images and its noise come from its seed. Only the arithmetic is shared: the
+    captured step of one member is mapped over all (`torch.vmap`), and Adam works on all parameters at once, number by
+    number. On a CPU each member draws from its own generator, as :func:`~pyro_vae.fit` does, so that its results are
+    those of a run alone up to the rounding of products. On CUDA the members draw from one generator: they are
+    independent, and equal to runs alone in distribution.
+
+    All members stay in memory, the training images of each as well where a part is held out (as uint8).
+
+    Args:
+        spec: the definition of the runs; its own seed is not used. `compile` may not be `off`; `auto` is `cudagraph` on
+            CUDA, else `capture`, and `inductor` from 15,000 steps on, those of all members counted. Inductor compiles
+            the step of full batches only.
+        images: what the spec's validation fraction is held out of; `load_data(...).train`, say.
+        seeds: one for each member.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
+        out: a new folder, which gets a `checkpoint/` after each epoch, and at the end a run folder for each seed,
+            `seed-0` and so on, with all but a checkpoint of its own.
+        resume: go on from the checkpoint in `out`.
+        progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
+
+    Returns:
+        For each seed its model, on the CPU, and the losses of each epoch. The seconds in it are those of all together.
+
+    Raises:
+        InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
+        FloatingPointError: a loss or weight of a member is not finite. The message names its seed, the epoch, and the
+            step; it comes at the end of that epoch.
+
+    >>> from pyro_vae import Spec, load_data
+    >>> spec = Spec(latent_dim=2, epochs=1, binarization="dynamic")
+    >>> runs = fit_many(spec, load_data("digits").train.draw(64), seeds=[0, 1], progress=False)
+    >>> [len(history.epochs) for model, history in runs]
+    [1, 1]
+    """
+    check_set("images", images)
+    specs = _specs(spec, images, seeds)
+    seeds = [one.seed for one in specs]
+    spec = specs[0]
+    target = choose_device(device)
+    if spec.compile == "cudagraph" and target.type != "cuda":
+        raise checks.fail("compile", spec.compile, f"another backend for {target}: it is of CUDA")
+    if (size := peers().size) > 1:
+        raise checks.fail("processes", size, "one: fit_many trains in a single process")
+    folder = _folder(out, resume)
+    stored = read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
+    if stored is not None and spec.objective == "auto":
+        specs = [dataclasses.replace(one, objective=stored["settings"]["objective"]) for one in specs]
+    specs = [one.with_objective() for one in specs]
+    spec = specs[0]
+    model = build(spec)
+    check_fits(model, images)
+    splits = [
+        train_validation_split(images, one.validation_fraction, one.seed)
+        for one in (specs if spec.validation_fraction else specs[:1])
+    ]
+    parts = [binarize(part, spec.binarization) for part, _ in splits]
+    warn_if_not_binary(model, parts[0], spec.binarization)
+
+    train = _on_device(parts, target, len(seeds))
+    rest = [binarize(part, spec.binarization) for _, part in splits if part is not None]
+    held_out = _on_device(rest, target, len(seeds))
+    steps_per_epoch = math.ceil(train.count / spec.batch_size)
+    backend = spec.compile
+    if backend == "auto":
+        worth_it = spec.epochs * steps_per_epoch * len(seeds) >= WORTH_COMPILING
+        elsewhere = "inductor" if worth_it and target.type == "cpu" else "capture"
+        backend = "cudagraph" if target.type == "cuda" else elsewhere
+    settings = {name: value for name, value in spec.to_dict().items() if name not in (*HOW_LONG_AND_HOW, "seed")}
+    settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
+    epochs: list[list[Epoch]] = []  # of each epoch, one for each member
+
+    def state(members: Members) -> dict[str, Any]:
+        numbers = [[dataclasses.asdict(one) for one in row] for row in epochs]
+        return {"settings": settings, "backend": members.backend, "epochs": numbers, "members": members.state()}
+
+    # The common generator is that of CUDA's draws; on a CPU nothing is drawn from it.
+    with own_generators(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
+        members = Members(specs, target, backend)
+        if stored is not None:
+            # Fields that specs have got since have their defaults.
+            defaults = {name: value for name, value in Spec().to_dict().items() if name in settings}
+            same_settings(defaults | stored["settings"], settings)
+            epochs += [[Epoch(**one) for one in row] for row in stored["epochs"]]
+            if len(epochs) > spec.epochs:
+                raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")
+            members.load(stored["members"])
+            members.backend = backend_on(target, stored["backend"])  # with another, rounding would be another
+        elif folder is not None:
+            write_checkpoint(folder / "checkpoint", 0, state(members))
+        done = len(epochs) * steps_per_epoch
+        total = spec.epochs * steps_per_epoch
+        with Progress(total, "step", initial=done, shown=progress, timed=False) as bar:
+            for number in range(len(epochs) + 1, spec.epochs + 1):
+                started = time.perf_counter()
+                losses = []
+                for index in train.batches(spec.batch_size, members.generators):
+                    members.set_beta(beta_at(done, spec.beta, spec.beta_warmup * steps_per_epoch))
+                    losses.append(members.step(train.pixels, index))
+                    done += 1
+                    bar.update()
+                of_train = members.losses(losses, train.count, f"epoch {number}")
+                seconds = time.perf_counter() - started
+                members.check_weights(number)
+                of_held_out: Sequence[Losses | None] = [None] * len(seeds)
+                if held_out.count:
+                    losses = [members.evaluate(held_out.pixels, i) for i in held_out.batches(spec.batch_size)]
+                    of_held_out = members.losses(losses, held_out.count, f"epoch {number}, validation")
+                beta = beta_at(done - 1, spec.beta, spec.beta_warmup * steps_per_epoch)
+                pairs = zip(of_train, of_held_out, strict=True)
+                epochs.append([epoch_of(number, beta, one, other, seconds, train.count) for one, other in pairs])
+                mean = sum(one.loss for one in of_train) / len(seeds)
+                summary = f"{mean:.2f} nats, the mean of {len(seeds)} seeds"
+                bar.describe(summary)
+                bar.line(f"epoch {number} of {spec.epochs}: {summary}; {duration(seconds)}, {bar.left()}")
+                if folder is not None:
+                    write_checkpoint(folder / "checkpoint", number, state(members))
+        members.give_back()
+    runs = [
+        (model, History(tuple(rows))) for model, rows in zip(members.models, zip(*epochs, strict=True), strict=True)
+    ]
+    if folder is not None:
+        surroundings = environment(str(device)) | {"images": images.fingerprint, "num_images": len(images)}
+        surroundings |= {"processes": 1, "seeds": list(seeds)}
+        for (model, history), one in zip(runs, specs, strict=True):
+            own = folder / f"seed-{one.seed}"
+            files.write(own / "spec.json", one.to_json() + "\n")
+            files.write_json(own / "environment.json", surroundings)
+            history.to_csv(own / "history.csv")
+            save(model, own / WEIGHTS)
+    return runs
+
+
+def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
+    """What each member is the run of."""
+    if not isinstance(spec, Spec):
+        raise checks.fail("spec", spec, "a Spec")
+    if spec.compile == "off":
+        raise checks.fail("compile", spec.compile, "auto or a backend: the step of many seeds is a captured one")
+    if spec.image_shape not in (None, images.shape):
+        raise checks.fail("image_shape", spec.image_shape, f"{images.shape}, as the images have")
+    if hasattr(seeds, "tolist"):  # an array
+        seeds = seeds.tolist()
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not seeds:
+        raise checks.fail("seeds", seeds, "one or more whole numbers, each of them once")
+    seeds = [checks.seed("seeds", seed) for seed in seeds]
+    if len({*seeds}) < len(seeds):
+        raise checks.fail("seeds", seeds, "each seed once")
+    return [dataclasses.replace(spec, image_shape=images.shape, seed=seed) for seed in seeds]
+
+
+def _folder(out: str | os.PathLike[str] | None, resume: bool) -> Path | None:
+    if out is None:
+        if resume:
+            raise checks.fail("out", None, "the folder to resume from")
+        return None
+    folder = checks.path("out", out)
+    if folder.exists() and not folder.is_dir():
+        raise checks.fail("out", str(folder), "a folder, or a name that is free")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise checks.fail("out", str(folder), "a new or empty folder (resume=True goes on with what is in it)")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """The images of all members, one set after the other; or one set, where all have the same."""
+
+    pixels: Tensor
+    count: int  # images of a member
+    starts: Tensor  # where each member's begin, (S, 1)
+
+    def batches(self, batch_size: int, generators: Sequence[torch.Generator] = ()) -> Iterator[Tensor]:
+        """Positions in `pixels`, (S, B), in each member's own order where there are generators."""
+        device = self.pixels.device
+        if generators:
+            order = torch.stack([torch.randperm(self.count, generator=one, device=device) for one in generators])
+        else:
+            order = torch.arange(self.count, device=device).expand(len(self.starts), -1)
+        yield from (order + self.starts).split(batch_size, dim=1)
+
+
+def _on_device(parts: list[Images], device: torch.device, members: int) -> _Pixels:
+    if not parts:
+        return _Pixels(torch.empty(0), 0, torch.empty(0))
+    count = len(parts[0])
+    pixels = torch.cat([part.pixels.to(device) for part in parts])
+    starts = torch.arange(members, device=device) * (count if len(parts) > 1 else 0)
+    return _Pixels(pixels, count, starts[:, None])
