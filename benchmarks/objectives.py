@@ -25,7 +25,7 @@ from pyro_vae import Images, Spec, build, fit, load, load_data
 from pyro_vae._utils import files
 from pyro_vae._utils.device import choose_device
 from pyro_vae._utils.environment import environment
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import binarize
 from pyro_vae.data.batches import to_unit
 from pyro_vae.evaluation import bounds
@@ -151,7 +151,7 @@ def noise(model: torch.nn.Module, of: str, pixels: torch.Tensor, seed: int) -> d
     for kind in ("one_batch", "batches"):
         sums = {part: [torch.zeros_like(one, dtype=torch.float64) for one in own] for part, own in parts.items()}
         squares = dict.fromkeys(parts, 0.0)
-        with own_generators(pixels.device, seed):
+        with seeded_rng(pixels.device, seed):
             rows = torch.randperm(len(pixels), device=pixels.device)[:128]
             for _ in range(DRAWS):
                 if kind == "batches":

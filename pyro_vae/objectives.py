@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import same_generators
+from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
 from pyro_vae.models import VAE
 from pyro_vae.models.base import device_of, evaluating, first_of
@@ -87,7 +87,7 @@ def resolved(name: str, model: Any, images: Images) -> str:
         return "elbo"
     try:
         # With gradients, as it is told by them whether a support moves with the parameters.
-        with same_generators([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
+        with preserved_rng([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
             q, p = model.encode(first_of(model, images)[:1]), model.prior()
             return automatic_objective(takes_path_gradient=takes_path_gradient(q), has_closed_kl=_has_closed_kl(q, p))
     except Exception:  # a user's own parts, which may do anything; what is wrong with them, training itself says

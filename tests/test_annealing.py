@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_vae import VAE, Images, Spec, build, networks, posteriors, priors
 from pyro_vae._utils.checks import InputError
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation import annealed_log_likelihood, to_inference_data, two_sided_log_likelihood
 
 CPU = {"device": "cpu"}
@@ -125,7 +125,7 @@ def test_two_sided_bounds_hold_the_truth_between_them():
     coarse = two_sided_log_likelihood(vae, 40, temperatures=10, chains=2, **CPU)
     fine = two_sided_log_likelihood(vae, 40, temperatures=500, chains=8, **CPU)
     # The images simulated by the same seed, whose evidence is known.
-    with own_generators(torch.device("cpu"), 0), torch.no_grad():
+    with seeded_rng(torch.device("cpu"), 0), torch.no_grad():
         x = vae.decode(vae.prior().sample((40,))).sample()
     expected = truth.log_prob(x.flatten(1)).mean().item()
     assert fine.lower == pytest.approx(expected, abs=0.05)

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from pyro_vae import Spec, build, evaluate, fit, fit_many, latent
 from pyro_vae._utils.checks import InputError
 from pyro_vae._utils.device import choose_device
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation import (
     ModuleExtractor,
     aggregate_posterior,
@@ -230,6 +230,6 @@ def test_random_numbers_of_an_apple_gpu_are_borrowed_and_given_back(monkeypatch)
     monkeypatch.setattr(torch.mps, "get_rng_state", generator.get_state)
     monkeypatch.setattr(torch.mps, "set_rng_state", generator.set_state)
     before = generator.get_state()
-    with own_generators(torch.device("mps"), seed=3):
+    with seeded_rng(torch.device("mps"), seed=3):
         assert torch.rand(1, generator=generator) == torch.rand(1, generator=torch.Generator().manual_seed(3))
     assert torch.equal(generator.get_state(), before)

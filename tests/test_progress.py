@@ -67,13 +67,13 @@ def test_without_a_standard_error_the_work_goes_on(tiny, monkeypatch, stderr):
 
 
 def test_something_long_tells_how_far_it_is(capsys, monkeypatch):
-    assert list(track(range(3), 3, "batch", "ELBO", shown=True)) == [0, 1, 2]
+    assert list(track(range(3), 3, "batch", "ELBO", visible=True)) == [0, 1, 2]
     assert capsys.readouterr().err == ""  # it was short
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    assert list(track(range(2), 2, "batch", "ELBO", shown=True)) == [0, 1]
+    assert list(track(range(2), 2, "batch", "ELBO", visible=True)) == [0, 1]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", ")[0] for line in lines] == ["ELBO: 1 of 2 batches", "ELBO: 2 of 2 batches"]
-    list(track(range(2), 2, "batch", "ELBO", shown=False))
+    list(track(range(2), 2, "batch", "ELBO", visible=False))
     assert capsys.readouterr().err == ""
 
 

@@ -53,20 +53,20 @@ class Progress:
         unit: what is counted, such as `step`.
         name: what is done.
         initial: what was done earlier.
-        shown: False for silence.
+        visible: whether anything is printed.
         timed: without a terminal, a line every half minute that says how far it is.
     """
 
     def __init__(
-        self, total: int, unit: str, name: str = "", *, initial: int = 0, shown: bool = True, timed: bool = True
+        self, total: int, unit: str, name: str = "", *, initial: int = 0, visible: bool = True, timed: bool = True
     ) -> None:
         self.total, self.unit, self.name = total, unit, name
         self.initial = self.done = initial
         self.started = self.last_line = time.monotonic()
         self.bar: Any = None
-        if shown and on_terminal():
+        if visible and on_terminal():
             self.bar = tqdm(total=total, initial=initial, desc=name or None, unit=unit, leave=not name)
-        self.lines = shown and self.bar is None
+        self.lines = visible and self.bar is None
         self.timed = timed
 
     def update(self, n: int = 1) -> None:
@@ -104,9 +104,9 @@ class Progress:
             self.bar.close()
 
 
-def track(parts: Iterable[T], total: int, unit: str, name: str, *, shown: bool) -> Iterator[T]:
+def track(parts: Iterable[T], total: int, unit: str, name: str, *, visible: bool) -> Iterator[T]:
     """The parts, one after the other, each counted when it is done."""
-    with Progress(total, unit, name, shown=shown) as progress:
+    with Progress(total, unit, name, visible=visible) as progress:
         for part in parts:
             yield part
             progress.update()

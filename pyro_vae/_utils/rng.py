@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 @contextmanager
-def own_generators(device: torch.device, seed: int) -> Iterator[None]:
+def seeded_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Inside, the default generators of the CPU and of `device` start from `seed`; outside, they are as before.
 
-    >>> with own_generators(torch.device("cpu"), seed=0):
+    >>> with seeded_rng(torch.device("cpu"), seed=0):
     ...     inside = torch.rand(2)
     """
-    with same_generators([device]):
+    with preserved_rng([device]):
         seed_generators(device, seed)
         yield
 
@@ -38,7 +38,7 @@ def stream_seed(seed: int, stream: str) -> int:
 
 
 @contextmanager
-def same_generators(devices: Iterable[torch.device]) -> Iterator[None]:
+def preserved_rng(devices: Iterable[torch.device]) -> Iterator[None]:
     """In the end the default generators of the CPU and of `devices` are as before."""
     before = [(device, generator_states(device)) for device in {torch.device("cpu"), *devices}]
     try:

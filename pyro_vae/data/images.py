@@ -104,7 +104,7 @@ class Images:
                 "fraction", fraction, f"a number above 0 and below 1, of at least 2 images ({len(self)} here)"
             )
         checks.seed("seed", seed)
-        kept, held_out = split_places(len(self), fraction, seed)
+        kept, held_out = split_indices(len(self), fraction, seed)
         return self.take(kept), self.take(held_out)
 
     def draw(self, n: int, seed: int = 0) -> Images:
@@ -137,7 +137,7 @@ class Splits(NamedTuple):
     test: Images
 
 
-def split_places(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def split_indices(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The places of `1 - fraction` and of `fraction` of n images, each sorted and, where n > 1, of at least one."""
     count = min(max(round(n * fraction), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import track
-from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
@@ -156,8 +156,8 @@ def bounds(
             resident(fixed.pixels, target), NOISE_BLOCK, target, as_floats=as_floats, dtype=dtype_of(model)
         )
         steps = -(-len(fixed) // NOISE_BLOCK)
-        for block, x in enumerate(track(chunks, steps, "batch", "ELBO", shown=progress)):
-            with own_generators(target, stream_seed(seed, f"bounds {block}")):
+        for block, x in enumerate(track(chunks, steps, "batch", "ELBO", visible=progress)):
+            with seeded_rng(target, stream_seed(seed, f"bounds {block}")):
                 values, kl_is_exact = _terms(model, x, samples, batch_size)
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu().double())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.pixel_distributions import ContinuousBernoulliOfLogits
 
 
@@ -71,7 +71,7 @@ def divergences(
     p, q = _in_double(p), _in_double(q)
     if p.has_enumerate_support and q.has_enumerate_support:
         return _by_enumeration(p, q)
-    with own_generators(torch.device("cpu"), seed), torch.no_grad():
+    with seeded_rng(torch.device("cpu"), seed), torch.no_grad():
         from_p, from_q = p.sample((samples,)), q.sample((samples,))
         ratio_p = _log_prob(p, from_p) - _log_prob(q, from_p)
         ratio_q = _log_prob(q, from_q) - _log_prob(p, from_q)

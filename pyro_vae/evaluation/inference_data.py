@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation.likelihood.evidence import weighted_draws
@@ -94,7 +94,7 @@ def to_inference_data(
     warn_if_unbounded(model, fixed, dequantize)
     seen = dequantized_once(fixed.pixels) if dequantize else fixed.as_float()
     parts: list[tuple[Tensor, ...]] = []
-    with own_generators(target, seed), evaluating(model):
+    with seeded_rng(target, seed), evaluating(model):
         for x in seen.to(target, dtype_of(model)).split(1):
             parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
     z, log_p_x_given_z, predicted, pareto_k, log_evidence, mcse = (

@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.models import VAE, Autoencoder, Model, with_prior
 from pyro_vae.models.base import device_of, evaluating
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
@@ -38,7 +38,7 @@ def check_programs(model: Model, x: Tensor) -> None:
     if not all(callable(getattr(model, name, None)) for name in ("model", "guide")):
         return
     store = pyro.get_param_store()
-    with own_generators(device_of(model), 0), evaluating(model), store.scope(), pyro.validation_enabled(False):
+    with seeded_rng(device_of(model), 0), evaluating(model), store.scope(), pyro.validation_enabled(False):
         _check(model, x)
 
 

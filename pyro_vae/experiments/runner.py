@@ -374,7 +374,7 @@ def _work(
 ) -> None:
     """All tasks, under one bar of epochs; in a log, a line for each epoch and each run."""
     total = sum(one.spec.epochs for one in chosen)
-    bar = Progress(total, "epoch", initial=sum(map(_epochs, chosen)), shown=progress, timed=False)
+    bar = Progress(total, "epoch", initial=sum(map(_epochs, chosen)), visible=progress, timed=False)
     runs = {one.name: one for one in chosen}
     told = {one.name: _epochs(one) for one in chosen}
     done = 0

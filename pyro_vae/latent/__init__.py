@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import resident
-from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.data.batches import batches
 from pyro_vae.models import Model, with_prior
@@ -57,7 +57,7 @@ def posterior_means(
     means = []
     with evaluating(model):
         for block, x in enumerate(batches(resident(images.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))):
-            with own_generators(target, stream_seed(seed, f"codes {block}")):
+            with seeded_rng(target, stream_seed(seed, f"codes {block}")):
                 means.append(model.encode(x).sample((draws,)).mean(0).cpu())
     return torch.cat(means)
 
@@ -80,7 +80,7 @@ def prior_samples(
     blocks = []
     with evaluating(model):
         for block in range(-(-n // NOISE_BLOCK)):
-            with own_generators(target, stream_seed(seed, f"samples {block}")):
+            with seeded_rng(target, stream_seed(seed, f"samples {block}")):
                 blocks.append(vae.prior().sample((NOISE_BLOCK,)))
         return torch.cat([vae.decode(z).mean.cpu() for z in torch.cat(blocks)[:n].split(batch_size)])
 

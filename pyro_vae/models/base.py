@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import choose_device
-from pyro_vae._utils.rng import same_generators
+from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
 from pyro_vae.data.images import is_binary
 from pyro_vae.likelihoods import ContinuousBernoulli
@@ -97,7 +97,7 @@ def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     x = first_of(model, images)[:1]
     try:
-        with evaluating(model), same_generators([x.device]):
+        with evaluating(model), preserved_rng([x.device]):
             shape = tuple(model.reconstruct(x).shape[1:])
     except ValueError:  # weights that are not finite: a matter of numbers, not of shapes
         return

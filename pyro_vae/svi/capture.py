@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae._utils.rng import own_generators, same_generators
+from pyro_vae._utils.rng import preserved_rng, seeded_rng
 
 _ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
@@ -105,10 +105,10 @@ def verify(
         with Restoring(), _WithoutHost() as host, pyro.validation_enabled(False):
             _move(moved)
             expected: Sequence[Tensor | None] = ()
-            with suppress(Exception), own_generators(device, seed=1), Restoring():
+            with suppress(Exception), seeded_rng(device, seed=1), Restoring():
                 expected = _copies(function(*params, *inputs))  # as the function writes to what it makes, too
             if expected and expected[0].isfinite().all():  # type: ignore[union-attr]
-                with own_generators(device, seed=1), Restoring(), torch.no_grad():
+                with seeded_rng(device, seed=1), Restoring(), torch.no_grad():
                     found = _copies(captured.graph(*params, *inputs, *captured.live))
                 _compare(expected, found, host.read_at)
                 break
@@ -177,7 +177,7 @@ def _trace(
 def _aside(inputs: Sequence[Tensor]) -> Iterator[set[torch.device]]:
     """Inside, a function can be run without a trace of it; what it raises is a reason not to capture it."""
     devices = {torch.device("cpu"), *(tensor.device for tensor in inputs)}
-    with same_generators(devices), Restoring(), pyro.validation_enabled(False):
+    with preserved_rng(devices), Restoring(), pyro.validation_enabled(False):
         try:
             yield devices
         except Exception as error:

@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae._utils.rng import same_generators
+from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.svi.capture import (
     Captured,
     NotCapturable,
@@ -168,7 +168,7 @@ def shown(label: str) -> str:
 @contextmanager
 def _no_trace(devices: Sequence[torch.device]) -> Iterator[None]:
     """Random numbers, and all else that an estimate moves, are as before; there are no gradients."""
-    with same_generators(devices), Restoring(), torch.no_grad():
+    with preserved_rng(devices), Restoring(), torch.no_grad():
         yield
 
 

@@ -18,7 +18,7 @@ from pyro_vae._utils import checks, files
 from pyro_vae._utils.device import choose_device
 from pyro_vae._utils.environment import environment
 from pyro_vae._utils.progress import Progress, duration
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.data.images import train_validation_split
 from pyro_vae.models import Model, build
@@ -122,7 +122,7 @@ def fit_many(
         return {"settings": settings, "backend": members.backend, "epochs": numbers, "members": members.state()}
 
     # The common generator is that of CUDA's draws; on a CPU nothing is drawn from it.
-    with own_generators(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
+    with seeded_rng(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
         members = Members(specs, target, backend)
         if stored is not None:
             # Fields that specs have got since have their defaults.
@@ -137,7 +137,7 @@ def fit_many(
             write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch
         total = spec.epochs * steps_per_epoch
-        with Progress(total, "step", initial=done, shown=progress, timed=False) as bar:
+        with Progress(total, "step", initial=done, visible=progress, timed=False) as bar:
             for number in range(len(epochs) + 1, spec.epochs + 1):
                 started = time.perf_counter()
                 losses = []

@@ -21,7 +21,7 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.checks import InputError
 from pyro_vae._utils.device import choose_device, resident
 from pyro_vae._utils.progress import Progress
-from pyro_vae._utils.rng import generator_states, own_generators, seed_generators, set_generator_states
+from pyro_vae._utils.rng import generator_states, seed_generators, seeded_rng, set_generator_states
 from pyro_vae.data import Images, binarize
 from pyro_vae.data.batches import batches, binarized, dequantized, gather, shuffled, to_unit
 from pyro_vae.models import Model
@@ -218,7 +218,7 @@ def fit(
             "generators": generator_states(target),
         }
 
-    with distributed.joined(target), own_generators(target, seed), pyro.get_param_store().scope():
+    with distributed.joined(target), seeded_rng(target, seed), pyro.get_param_store().scope():
         stored = here.from_first(partial(_stored, checkpoint)) if resume else None
         if stored is not None:
             before = _as_now(stored["settings"])
@@ -272,7 +272,7 @@ def fit(
             return f"epoch {epoch + 1}, step {index + 1}"
 
         total, shown = epochs * steps_per_epoch, progress and here.rank == 0
-        bar = Progress(total, "step", initial=first_step, shown=shown, timed=False)
+        bar = Progress(total, "step", initial=first_step, visible=shown, timed=False)
         beta_now = torch.tensor(beta, dtype=dtype, device=target) if beta_warmup else beta
         with bar, _where_it_failed(svi, name_of):
             for number in range(len(history) + 1, epochs + 1):
@@ -334,7 +334,7 @@ def _register(model: Model, pixels: Tensor, device: torch.device, beta: float) -
         How many tensor operations the programs are made of.
     """
     (x,) = batches(pixels, 1, device, dtype=dtype_of(model))
-    with own_generators(device, 0), torch.no_grad(), pyro.validation_enabled(False), Operations() as operations:
+    with seeded_rng(device, 0), torch.no_grad(), pyro.validation_enabled(False), Operations() as operations:
         model.guide(x, beta)
         model.model(x, beta)
     return operations.count

@@ -235,7 +235,7 @@ def _decode(parts: list[list[File]], order: splitting.Order, name: str, progress
     notes: list[str] = []
     paths = [file.path for part in parts for file in part]
     decoded = decoding.decode_all(paths, sum(file.size for part in parts for file in part))
-    counted = track(decoded, len(paths), "image", f"images of {name}", shown=progress)
+    counted = track(decoded, len(paths), "image", f"images of {name}", visible=progress)
     pixels = decoding.stack(counted, paths, order.rows, notes)
     stretch_binary(pixels, True, notes)
     return pixels, notes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.data.images import Images, Splits, split_places
+from pyro_vae.data.images import Images, Splits, split_indices
 
 TEST_SHARE = 0.1  # of a user's own images that come without a test set
 
@@ -110,7 +110,7 @@ def order(sizes: Sequence[int]) -> Order:
     """Of training and test images, one after the other; of training images alone, a fixed tenth is to test with."""
     if len(sizes) > 1:
         return Order(np.arange(sum(sizes)), sizes[0])
-    kept, held_out = split_places(sizes[0], TEST_SHARE)
+    kept, held_out = split_indices(sizes[0], TEST_SHARE)
     return Order(torch.cat([kept, held_out]).argsort().numpy(), len(kept))
 
 

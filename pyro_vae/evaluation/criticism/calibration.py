@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.progress import track
-from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import VAE, with_prior
 from pyro_vae.models.base import check_finite_weights, evaluating, move
@@ -128,8 +128,8 @@ def simulation_based_calibration(
     blocks: list[Tensor] = []
     with evaluating(vae):
         starts = range(0, n, NOISE_BLOCK)
-        for start in track(starts, len(starts), "batch", "calibration", shown=progress):
-            with own_generators(target, stream_seed(seed, f"calibration {start // NOISE_BLOCK}")):
+        for start in track(starts, len(starts), "batch", "calibration", visible=progress):
+            with seeded_rng(target, stream_seed(seed, f"calibration {start // NOISE_BLOCK}")):
                 truth = vae.prior().sample((min(NOISE_BLOCK, n - start),))
                 x = vae.decode(truth).sample()
                 if not start:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
-from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
@@ -180,12 +180,12 @@ def predictive_check(
     def blocks() -> Iterator[Tensor]:
         return batches(pixels, NOISE_BLOCK, target, as_floats=as_floats, dtype=dtype_of(vae))
 
-    with evaluating(vae), Progress(n, "image", f"{kind} predictive check", shown=progress) as bar:
+    with evaluating(vae), Progress(n, "image", f"{kind} predictive check", visible=progress) as bar:
         parts = [_values(of, x) for x in blocks()]
         observed = {name: torch.cat([part[name] for part in parts]) for name in of}
         gathered = {name: _Replicated(values, replicates) for name, values in observed.items()}
         for index, x in enumerate(blocks()):
-            with own_generators(target, stream_seed(seed, f"predictive {kind} {index}")):
+            with seeded_rng(target, stream_seed(seed, f"predictive {kind} {index}")):
                 draws = torch.Size([replicates] if kind == "posterior" else [replicates, len(x)])
                 z = (vae.encode(x) if kind == "posterior" else vae.prior()).sample(draws)
                 for chunk in z.split(max(1, at_once // len(x))):

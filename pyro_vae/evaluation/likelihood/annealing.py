@@ -12,7 +12,7 @@ from torch.distributions import Transform, biject_to
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.progress import track
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation.likelihood.importance import effective_sample_size, log_mean_weight, log_mean_weight_mcse
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import VAE, Model, with_prior
@@ -128,7 +128,7 @@ def anneal_images(
 ) -> Annealed:
     """:func:`annealed_log_likelihood` of input that was checked, with the model and x on `target`."""
     schedule = _schedule(temperatures)
-    with own_generators(target, seed), evaluating(vae, gradients=True):
+    with seeded_rng(target, seed), evaluating(vae, gradients=True):
         z = vae.prior().sample((chains, len(x)))
         log_weights, acceptance = _anneal(vae, x, z, schedule, leapfrog_steps, step_size, progress)
     if not bool(log_weights.isfinite().all()):
@@ -171,7 +171,7 @@ def two_sided_log_likelihood(
     vae = with_prior(model)
     target = move(model, device)
     schedule = _schedule(temperatures)
-    with own_generators(target, seed), evaluating(vae, gradients=True):
+    with seeded_rng(target, seed), evaluating(vae, gradients=True):
         with torch.no_grad():
             exact = vae.prior().sample((n,))
             x = vae.decode(exact).sample()
@@ -202,7 +202,7 @@ def _anneal(
     to_support = _to_support(model)
     u = to_support.inv(z)
     pairs = itertools.pairwise(schedule)
-    for before, after in track(pairs, len(schedule) - 1, "step", "AIS", shown=progress):
+    for before, after in track(pairs, len(schedule) - 1, "step", "AIS", visible=progress):
         with torch.no_grad():
             log_weights += float(after - before) * model.decode(to_support(u)).log_prob(x).cpu().double()
         u, rate = _hmc(model, to_support, x, u, float(after), leapfrog_steps, step_size)

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
-from pyro_vae._utils.rng import own_generators, stream_seed
+from pyro_vae._utils.rng import seeded_rng, stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
@@ -172,7 +172,7 @@ def evidence(
     start = len(done["by_k"]) if done else 0
     # Noise of its own for each block of images, wherever an interruption fell.
     seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
-    bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, shown=progress)
+    bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, visible=progress)
     with evaluating(model), bar:
         rest: Iterable[Tensor] = ()
         if start < len(fixed):
@@ -181,7 +181,7 @@ def evidence(
             )
         for x, block_seed in zip(rest, seeds[start // block :], strict=True):
             # Validation is off: numbers that are lost show in the weights.
-            with own_generators(target, block_seed), pyro.validation_enabled(False):
+            with seeded_rng(target, block_seed), pyro.validation_enabled(False):
                 drawn = weighted_draws(vae, x, k, decoded_at_once)
             parts.append(_estimates(drawn))
             if partial is not None:

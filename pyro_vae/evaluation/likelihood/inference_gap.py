@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
-from pyro_vae._utils.rng import NOISE_BLOCK, own_generators, stream_seed
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
@@ -163,7 +163,7 @@ def inference_gap(
     as_floats = dequantized_once if dequantize else to_unit
     chunks = batches(resident(fixed.pixels, target), block, target, as_floats=as_floats, dtype=dtype_of(vae))
     columns: dict[str, list[Tensor]] = {}
-    bar = Progress(len(fixed), "image", "inference gap", shown=progress)
+    bar = Progress(len(fixed), "image", "inference gap", visible=progress)
     # Without Pyro's checks of each step: the weights are finite.
     with evaluating(vae, gradients=True), torch.no_grad(), pyro.validation_enabled(False), bar:
         for index, x in enumerate(chunks):
@@ -171,7 +171,7 @@ def inference_gap(
             def stream(name: str, index: int = index) -> int:
                 return stream_seed(seed, f"inference gap {name} {index}")
 
-            with own_generators(target, stream("ascent")):
+            with seeded_rng(target, stream("ascent")):
                 start = vae.encoder(x)
                 best, brought = _ascend(vae, x, start, stream("choice"), lr, tolerance, at_once, counts)
             found = _values(vae, x, start, best, exact is None, at_once, counts, stream) | {"last_round": brought}
@@ -194,7 +194,7 @@ def _ascend(
     """The best parameters of q of each image, `(n, P)`, and what the last round brought to the mean, `(n,)` alike."""
 
     def elbo(parameters: Tensor) -> Tensor:
-        with own_generators(x.device, choice_seed):  # the same draws each time, so that differences are of q alone
+        with seeded_rng(x.device, choice_seed):  # the same draws each time, so that differences are of q alone
             return weighted_draws(model, x, counts["samples"], at_once, model.posterior(parameters)).log_weights.mean(0)
 
     parameters = start.clone().requires_grad_()
@@ -242,7 +242,7 @@ def _values(
     """ELBOs and evidence of each image, and the squared Monte Carlo errors of the parts, `(n,)` each."""
 
     def drawn(parameters: Tensor, name: str, draws: int) -> WeightedDraws:
-        with own_generators(x.device, stream(name)):
+        with seeded_rng(x.device, stream(name)):
             return weighted_draws(model, x, draws, at_once, model.posterior(parameters))
 
     # By common random numbers, so that the noise of their difference is small.

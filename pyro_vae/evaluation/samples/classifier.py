@@ -21,7 +21,7 @@ from torch.nn import functional
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.device import choose_device, resident
 from pyro_vae._utils.progress import Progress, say
-from pyro_vae._utils.rng import generator_states, own_generators, set_generator_states
+from pyro_vae._utils.rng import generator_states, seeded_rng, set_generator_states
 from pyro_vae.data import Images, Splits
 from pyro_vae.data.batches import batches
 from pyro_vae.data.noise import image_keys
@@ -220,11 +220,11 @@ def _train_classifier(
     pixels, labels = resident(train.pixels, device), train.labels.to(device)  # type: ignore[union-attr]
     parts: dict[str, Any] = {"model": classifier, "optimizer": optimizer, "schedule": schedule}
     settings = f"{classifier}, {steps} steps of {batch_size} images on {device.type}"
-    with own_generators(device, seed=0):
+    with seeded_rng(device, seed=0):
         done = _resume_classifier(parts, settings, checkpoint, device)
         name = f"classifier of {train.name}"
         kept = time.monotonic()
-        with Progress(steps, "step", name, initial=done * (steps // epochs), shown=progress) as bar:
+        with Progress(steps, "step", name, initial=done * (steps // epochs), visible=progress) as bar:
             for epoch in range(done + 1, epochs + 1):
                 order = torch.randperm(len(train), device=pixels.device)
                 # The order is drawn here, for the labels; `batches` then takes the pixels as they come.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae import latent, plots
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images
 from pyro_vae.experiments.figures.trained_runs import (
     Runs,
@@ -86,7 +86,7 @@ def decoded_many_times(runs: Runs, images: Images, *, index: int = 0, n: int = 2
     panels = {}
     for name, model in models_of(runs, images).items():
         device = device_of(model)
-        with own_generators(device, seed), evaluating(model):
+        with seeded_rng(device, seed), evaluating(model):
             z = model.encode(shown.as_float().to(device)).sample((n - 1,))[:, 0].cpu()
         panels[name] = torch.cat([shown.as_float(), latent.decode_codes(model, z)])
     title = f"{images.name}: an image (top left), encoded once and decoded from {n - 1} draws"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae import latent, plots
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import own_generators
+from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images
 from pyro_vae.experiments.figures.trained_runs import (
     Runs,
@@ -61,7 +61,7 @@ def _density(name: str, model: Model, x: Tensor, seed: int, size: int = 201) -> 
     if isinstance(model, Autoencoder):
         raise checks.fail("runs", name, "models with a posterior; a deterministic autoencoder has none")
     device = device_of(model)
-    with own_generators(device, seed), evaluating(model), pyro.validation_enabled(False):
+    with seeded_rng(device, seed), evaluating(model), pyro.validation_enabled(False):
         q = model.encode(x.to(device))
         draws = q.sample((2000,))[:, 0].cpu()
         low, high = draws.min(0).values, draws.max(0).values
