@@ -78,7 +78,7 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     few = ["--images", "1280", "--conv-images", "256", "--epochs", "1"] if quick else ["--epochs", "3"]
     return [
         Part("tests", "training, resume, bf16 and evaluation are right", [python, "-m", "pytest", *tests], 240),
-        Part("step", "one SVI step", [python, "benchmarks/svi_step.py", *bench, *few], 300),
+        Part("step", "one SVI step", [python, "benchmarks/svi_step.py", *bench, *few], 480),
         Part(
             "kernels",
             "where a step spends its time",

@@ -363,9 +363,9 @@ def table(rows: list[dict]) -> Iterator[str]:
     yield "|---|---|" + "---|" * (len(peers) + 2)
     for row in rows:
         of_rounds = [map(operator.truediv, times[row["who"]], times[name]) for name in peers]
-        ratios = " | ".join(f"{statistics.median(ratio):.2f}" for ratio in of_rounds)
+        ratios = " | ".join(f"{statistics.median(ratio):.3g}" for ratio in of_rounds)
         last = f"{row['first_epoch_seconds']:.1f} | {row['loss_nats']:.2f}"
-        yield f"| {row['who']} | {row['ms_per_step']:.2f} | {ratios} | {last} |"
+        yield f"| {row['who']} | {row['ms_per_step']:.3g} | {ratios} | {last} |"
 
 
 def main() -> None:
@@ -379,6 +379,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the JSON file")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
+    os.environ["TQDM_DISABLE"] = "1"  # pythae's bar; read when tqdm is imported, in the processes of the rows
     names = [name for name in ROWS if arguments.rows in name and (device.type == "cuda" or name not in ON_CUDA_ONLY)]
     found = {"environment": environment(arguments.device) | versions()}
     print(", ".join(f"{name} {found['environment'][name]}" for name in ("torch", "pyro", *versions())), flush=True)
