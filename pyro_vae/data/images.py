@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import numbers
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pyro_vae._utils import checks
 from pyro_vae.data.batches import to_unit
 
 MAX_CLASSES = 2**16
+RESERVED = ("x", "beta", "size", "labels")  # arguments of `model` and `guide` that are no covariates
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class Images:
         labels: whole numbers, shape `(N,)`, indices into `class_names`, kept as int64; or None.
         name: what the set is called in tables and file names.
         class_names: the classes in the order of the labels.
+        covariates: what else is known of each image, by name: numbers of shape `(N, ...)`. Like `labels`, they reach
+            the models that name them: `model(x, beta, labels)` (:func:`pyro_vae.models.base.batch_arguments`).
 
     Raises:
         InputError: where a dtype or shape is another.
@@ -41,6 +45,7 @@ class Images:
     labels: Tensor | None = None
     name: str = "images"
     class_names: tuple[str, ...] = ()
+    covariates: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pixels = _tensor("pixels", self.pixels, "torch.uint8 of shape (N, C, H, W)")
@@ -54,6 +59,7 @@ class Images:
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(len(pixels)))
+        object.__setattr__(self, "covariates", _checked_covariates(self.covariates, len(pixels)))
 
     def _checked_labels(self, n: int) -> Tensor:
         expected = f"torch.int64 of shape ({n},), one label an image"
@@ -82,16 +88,21 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels and labels, which caches and provenance refer to."""
+        """SHA-256 over shape, pixels, labels and covariates, which caches and provenance refer to."""
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
         for part in (self.pixels, self.labels):
             if part is not None:
                 digest.update(part.cpu().contiguous().numpy().data)
+        for name, values in sorted(self.covariates.items()):
+            digest.update(repr((name, values.dtype, tuple(values.shape))).encode())
+            digest.update(values.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def take(self, index: Tensor | slice) -> Images:
         """The images at these positions, as `Images` of the same name."""
-        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
+        labels = None if self.labels is None else self.labels[index]
+        covariates = {name: values[index] for name, values in self.covariates.items()}
+        return replace(self, pixels=self.pixels[index], labels=labels, covariates=covariates)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Images, Images]:
         """Two disjoint parts, `1 - fraction` and `fraction` of the images, the same ones for the same seed.
@@ -142,6 +153,23 @@ def split_indices(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tenso
     count = min(max(round(n * fraction), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return order[count:].sort().values, order[:count].sort().values
+
+
+def _checked_covariates(covariates: object, n: int) -> dict[str, Tensor]:
+    if not isinstance(covariates, Mapping):
+        raise checks.fail("covariates", covariates, "numbers of each image by name, a dictionary")
+    checked = {}
+    for name, values in covariates.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+            raise checks.fail("covariates", name, f"the name of a model's argument, other than {', '.join(RESERVED)}")
+        expected = f"finite numbers of shape ({n}, ...), a row for each image"
+        tensor = _tensor("covariates", values, expected)
+        if tensor.dim() == 0 or len(tensor) != n or tensor.is_complex():
+            raise checks.fail("covariates", f"{name} with {_described(tensor)}", expected)
+        if not bool(tensor.isfinite().all()):
+            raise checks.fail("covariates", f"{name} with NaN or infinity", expected)
+        checked[name] = tensor
+    return checked
 
 
 def _tensor(argument: str, values: Any, expected: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,38 @@ def device_of(model: nn.Module) -> torch.device:
 def first_of(model: nn.Module, images: Images) -> Tensor:
     """The first two images (the one, where there are no more), as the model takes them."""
     return images.take(slice(0, 2)).as_float().to(device_of(model), dtype_of(model))
+
+
+def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
+    """What the model's programs take of each image beside its pixels: labels and covariates, by argument.
+
+    These are the parameters that `model.model` names beside `x`, `beta` and `size`, and that the images have: `labels`,
+    or one of :attr:`~pyro_vae.Images.covariates`. Floats come in the type of the model's weights, and all where the
+    images are. They travel with the batch, and are passed by name to `model`, `guide`, and whichever of `encode`,
+    `decode` and `prior` name them.
+
+    Returns:
+        Tensors `(N, ...)`, a row for each image; nothing for a model of pixels alone.
+
+    Raises:
+        InputError: a parameter without default that the images lack.
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> batch_arguments(build(Spec(latent_dim=2)), load_data("digits").test)
+    {}
+    """
+    rows = dict(images.covariates) | ({} if images.labels is None else {"labels": images.labels})
+    arguments = {}
+    for name, parameter in inspect.signature(getattr(model, "model", lambda: None)).parameters.items():
+        if name in ("x", "beta", "size") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name in rows:
+            arguments[name] = rows[name].to(dtype_of(model)) if rows[name].is_floating_point() else rows[name]
+        elif parameter.default is parameter.empty:
+            expected = f"{name}, which {type(model).__name__}.model takes: Images(pixels, "
+            expected += "labels)" if name == "labels" else f"covariates={{{name!r}: ...}})"
+            raise checks.fail("images", f"images without {name}", f"images with {expected}")
+    return arguments
 
 
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
