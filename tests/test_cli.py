@@ -15,7 +15,8 @@ from PIL import Image
 
 from pyro_vae import __version__
 from pyro_vae._utils import files
-from pyro_vae.cli.app import demo, main
+from pyro_vae.cli import demo
+from pyro_vae.cli.app import main
 from pyro_vae.evaluation import metrics
 from pyro_vae.experiments.study import NAMES
 from pyro_vae.experiments.workers import Processes

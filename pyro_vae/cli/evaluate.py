@@ -1,0 +1,198 @@
+"""`pyro-vae evaluate`: the metrics of a trained model, group by group."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyro_vae._utils.checks import InputError, fail, one_of
+from pyro_vae._utils.console import show_table
+from pyro_vae._utils.progress import say
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, path, whole_number
+from pyro_vae.spec import GROUPS, Spec
+
+if TYPE_CHECKING:
+    from pyro_vae.data import Splits
+    from pyro_vae.evaluation import Extractor, Metrics
+
+EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision", "none")
+
+MetricGroups = Annotated[
+    str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
+]
+ImportanceSamples = Annotated[
+    int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")
+]
+EvidenceImages = Annotated[
+    int | None,
+    typer.Option(
+        help="take so many test images, at random, for the evidence; all by default",
+        parser=whole_number,
+        metavar="INTEGER",
+        show_default=False,
+    ),
+]
+AnnealedImages = Annotated[
+    int,
+    typer.Option(
+        help="so many of the images whose Pareto k is too high, at random, by annealed importance sampling, too",
+        parser=whole_number,
+        metavar="INTEGER",
+    ),
+]
+GeneratedImages = Annotated[
+    int | None,
+    typer.Option(
+        help="images to generate for the scores of samples; as many as test images by default",
+        parser=whole_number,
+        metavar="INTEGER",
+        show_default=False,
+    ),
+]
+ExtractorName = Annotated[
+    str,
+    typer.Option(
+        help="whose features score the samples: classifier (of this data set: trained once, in a minute or "
+        "more, then cached), inception-2015-12-05, inception-torchvision, or none, for no scores"
+    ),
+]
+InceptionWeights = Annotated[
+    Path | None,
+    typer.Option(
+        help="file of Inception weights; else torch's hub cache", show_default=False, parser=path, metavar="PATH"
+    ),
+]
+
+
+def evaluate(
+    run: Run,
+    metrics: MetricGroups = "bounds,codes,samples",
+    k: ImportanceSamples = 5000,
+    evidence_images: EvidenceImages = None,
+    anneal: AnnealedImages = 0,
+    n: GeneratedImages = None,
+    extractor: ExtractorName = "classifier",
+    weights: InceptionWeights = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a trained model on the test images; each group of results is added to metrics.json as it comes."""
+    groups = _checked_groups(metrics, extractor, k, evidence_images, anneal, n)
+
+    from pyro_vae.evaluation import evaluate as evaluate_model
+    from pyro_vae.evaluation.samples import extractors
+    from pyro_vae.experiments.run import add_metrics, check_data, open_run, read_metrics
+
+    model, spec, images = open_run(run, data_root, dataset, progress=not quiet)
+    if note := check_data(run, images):
+        say(f"pyro-vae: note: {note}")
+    read_metrics(run)  # a damaged file is noticed before the work, not after it
+
+    @functools.cache
+    def feature_extractor() -> Extractor:
+        return extractors.by_name(extractor, images, weights=weights, device=device, progress=not quiet)
+
+    if weights is not None and extractor.startswith("inception"):  # a wrong file is bad input, whatever else there is
+        feature_extractor()
+    partial = run / "evidence.partial.safetensors"
+
+    def add(group: str) -> None:
+        _check_group(group, spec, images, n)
+        results = evaluate_model(
+            model,
+            images.test,
+            metrics=[group],
+            binarization=spec.binarization,
+            dequantize=spec.dequantize,
+            k=k,
+            evidence_images=evidence_images,
+            anneal=anneal,
+            partial=partial,
+            extractor=feature_extractor() if group == "samples" else None,
+            num_generated=n,
+            train=images.train,
+            device=device,
+            seed=seed,
+            progress=not quiet,
+        )
+        add_metrics(run, results)
+        if group == "evidence":
+            partial.unlink(missing_ok=True)
+        if not quiet:
+            show_metrics([results], f"{run}, {group} of {len(images.test):,} test images")
+
+    try_each(groups, add)
+
+
+def _checked_groups(
+    metrics: str, extractor: str, k: int, evidence_images: int | None, anneal: int, n: int | None
+) -> list[str]:
+    """The groups of `--metrics` that can be asked for together with these options."""
+    groups = [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in groups or [metrics]:
+        one_of("--metrics", name, GROUPS)
+    one_of("--extractor", extractor, EXTRACTORS)
+    if k < 1:
+        raise fail("--k", k, "a whole number of at least 1")
+    if evidence_images is not None and evidence_images < 1:
+        raise fail("--evidence-images", evidence_images, "a whole number of at least 1")
+    if anneal < 0:
+        raise fail("--anneal", anneal, "a whole number of at least 0")
+    if n is not None and n < 10:
+        raise fail("--n", n, "a whole number of at least 10, one image for each split of the score")
+    if extractor == "none":
+        groups = [name for name in groups if name != "samples"]
+    if "evidence" not in groups and (anneal or evidence_images is not None):
+        option = "--anneal" if anneal else "--evidence-images"
+        raise fail("--metrics", metrics, f"evidence among them, of which {option} is an option")
+    if not groups:
+        raise fail("--metrics", metrics, "a group beside samples, which need an extractor")
+    return groups
+
+
+def _check_group(group: str, spec: Spec, images: Splits, num_generated: int | None) -> None:
+    """What a group of metrics asks of a run, before anything is trained or computed for it."""
+    if spec.model == "autoencoder" and group in ("evidence", "samples"):
+        raise fail("model", spec.model, "a model with a prior")
+    if group == "codes" and len(images.test) < 2:
+        raise fail("test images", len(images.test), "at least 2, whose codes differ or not")
+    if group == "samples" and (num_generated or len(images.test)) < 10:
+        raise fail("test images", len(images.test), "at least 10, or --n for the number of samples")
+
+
+def show_metrics(results: Sequence[Metrics], title: str) -> None:
+    """Prints all results as one table."""
+    rows = [row for metrics in results for row in metrics.rows()]
+    extractors = [metrics.extractor for metrics in results if metrics.extractor is not None]
+    show_table(rows, title, f"samples are judged by {extractors[0]}" if extractors else "")
+
+
+def try_each(names: Sequence[str], action: Callable[[str], None]) -> None:
+    """Calls `action` with each name, and then says in a line each which of them could not be done, and why.
+
+    It is an error only where nothing could be done. A mistake of ours in one of them is raised after all the others.
+    """
+    left_out: list[Exception] = []
+    mistakes: list[Exception] = []
+    for name in names:
+        try:
+            action(name)
+        except (InputError, FloatingPointError) as error:
+            left_out.append(type(error)(f"{name}: {error}"))
+        except OSError:
+            raise
+        except Exception as error:
+            mistakes.append(error)
+    if len(left_out) == len(names):
+        raise type(left_out[0])("; ".join(map(str, left_out)))
+    for reason in left_out:
+        say(f"pyro-vae: left out: {reason}")
+    if mistakes:
+        raise mistakes[0]

@@ -1,0 +1,116 @@
+"""`pyro-vae study`: all models of a grid, with their table, figures and claims."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyro_vae._utils.checks import fail
+from pyro_vae._utils.console import show
+from pyro_vae._utils.progress import say
+from pyro_vae.cli.options import DataRoot, Device, Quiet, path, whole_number
+from pyro_vae.spec import check_dataset
+
+StudyName = Annotated[
+    str | None, typer.Argument(help="name of a study, or a .py or .toml file of your own", show_default=False)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="study folder to make, or to go on with", show_default=False, parser=path, metavar="PATH"),
+]
+Epochs = Annotated[int | None, typer.Option(help="instead of the study's", parser=whole_number, metavar="INTEGER")]
+Seeds = Annotated[
+    int, typer.Option(help="trainings of each model: mean and sd", parser=whole_number, metavar="INTEGER")
+]
+Jobs = Annotated[int, typer.Option(help="models trained at the same time", parser=whole_number, metavar="INTEGER")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="of each; by default the cores divided among the jobs. The same number gives the same bits",
+        parser=whole_number,
+        metavar="INTEGER",
+        show_default=False,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="run on the Ray cluster at this address, or `local`; --out is then on shared storage"),
+]
+RayRetries = Annotated[
+    int, typer.Option(help="new starts of a model whose Ray worker was lost", parser=whole_number, metavar="INTEGER")
+]
+
+
+def study(
+    name: StudyName = None,
+    out: Out = None,
+    list_studies: Annotated[
+        bool, typer.Option("--list", help="list the studies, and the time that each takes")
+    ] = False,
+    epochs: Epochs = None,
+    seeds: Seeds = 1,
+    only: Annotated[list[str] | None, typer.Option(help="train this model only; may be repeated")] = None,
+    dataset: Annotated[str | None, typer.Option(help="instead of the study's", show_default=False)] = None,
+    jobs: Jobs = 1,
+    threads: Threads = None,
+    ray: Ray = None,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs, or the fraction of one, for each model on Ray")] = 0.0,
+    ray_retries: RayRetries = 3,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train and judge all models of a study; called again, it goes on where it was stopped."""
+    from pyro_vae.experiments.study import NAMES, named
+
+    if list_studies:
+        _list_studies()
+        return
+    if name is None:
+        raise fail("study", None, f"one of {', '.join(NAMES)}, FILE.py or FILE.toml; --list tells what they are")
+    dataset = dataset and os.path.expanduser(dataset)
+    grid = named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
+    if out is None:
+        raise fail("--out", None, "a folder for the study")
+    for entry in grid.entries:
+        check_dataset(entry.spec.dataset)
+
+    from pyro_vae.experiments.runner import run_study
+
+    changes = {"epochs": epochs, "seeds": seeds if seeds > 1 else None, "dataset": dataset}
+    options = [f"--{option}={value}" for option, value in changes.items() if value is not None]
+    options += [f"--only={model}" for model in only or ()]
+    stored = run_study(
+        grid,
+        out,
+        seeds=seeds,
+        only=only or (),
+        data_root=data_root,
+        device=device,
+        jobs=jobs,
+        threads=threads,
+        ray=ray,
+        ray_gpus=ray_gpus,
+        ray_retries=ray_retries,
+        command=shlex.join(["pyro-vae", "study", name, "--out", str(out), *options]),
+        progress=not quiet,
+    )
+    if not quiet:
+        show((out / "results.md").read_text(encoding="utf-8"))
+    for entry in stored["entries"]:
+        if entry["status"] in ("failed", "skipped"):
+            say(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}")
+    if any(entry["status"] == "failed" for entry in stored["entries"]):
+        raise typer.Exit(1)
+
+
+def _list_studies() -> None:
+    from pyro_vae.experiments.study import NAMES, named
+
+    for name in NAMES:
+        grid = named(name)
+        show(f"{name:12} {grid.title}: {len(grid.entries)} models; {grid.cost}")
