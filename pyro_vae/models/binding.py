@@ -1,0 +1,41 @@
+"""A spec binds: what a function is not told, it takes from the spec of its model."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.spec import HOW_LONG_AND_HOW, Spec
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
+
+
+def bound(model: nn.Module, caller: str, **arguments: Any) -> dict[str, Any]:
+    """`arguments`, where each None is replaced by what the model's spec says.
+
+    A model without a spec, one composed by hand, has the defaults of :class:`~pyro_vae.Spec`. An argument that is not
+    None holds. Where it contradicts the spec, a warning tells so: the spec has another value, not merely its default,
+    in a field that makes a difference to the result (`epochs`, `compile` and `precision` may differ).
+
+    Args:
+        model: whose `spec`, if any, is asked.
+        caller: the function that the warning names.
+        arguments: fields of `Spec` by name.
+
+    >>> from pyro_vae import Spec, build
+    >>> bound(build(Spec(beta=4.0)), "fit", beta=None, lr=0.01)
+    {'beta': 4.0, 'lr': 0.01}
+    """
+    spec = getattr(model, "spec", None)
+    spec = spec if isinstance(spec, Spec) else Spec()
+    values = {}
+    for name, value in arguments.items():
+        said = getattr(spec, name)
+        values[name] = said if value is None else value
+        is_said = said != _DEFAULTS[name] and name not in HOW_LONG_AND_HOW
+        if is_said and value is not None and value != said:
+            warnings.warn(f"{caller}: {name} {value!r} instead of {said!r}, the model's spec", stacklevel=3)
+    return values
