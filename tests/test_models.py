@@ -1,9 +1,11 @@
 """One contract for every model x network x likelihood x posterior, and the graphical model against closed forms."""
 
+import copy
 import itertools
 import math
 
 import pyro
+import pyro.contrib.autoname
 import pytest
 import torch
 from pyro import poutine
@@ -63,7 +65,8 @@ def test_contract(spec, tmp_path):
         assert bool(parameter.grad.isfinite().all()), name
         assert parameter.grad.abs().sum() > 0, name
     with_parameters = {name.split(".")[0] for name, _ in model.named_parameters()}
-    assert {name.split("$$$")[0] for name in pyro.get_param_store()} == with_parameters
+    expected = {f"{model.prefix}.{name}" for name in with_parameters}
+    assert {name.split("$$$")[0] for name in pyro.get_param_store()} == expected
 
     again = load(save(model, tmp_path / "model.safetensors"))
     assert again.spec == spec
@@ -86,6 +89,85 @@ def test_plain_pyro(spec):
         model.model(x)
     assert "z" in recorded.trace.nodes
     assert "x" not in recorded.trace.nodes
+
+
+def test_two_models_train_in_one_param_store():
+    """Each as it trains alone; the weights of the second, and of a copy, are not those of the first."""
+    x = torch.rand(20, 1, 8, 8).round()
+
+    def trained(model, *others):
+        svis = [SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()) for pair in (model, *others)]
+        for step in range(3):
+            for svi in svis:
+                torch.manual_seed(step)
+                svi.step(x)
+        return model.state_dict()
+
+    def models():
+        first, second = (build(Spec(latent_dim=2, hidden=(8,), seed=seed)) for seed in (1, 2))
+        return [first, second, copy.deepcopy(first)]
+
+    alone = []
+    for model in models():
+        with pyro.get_param_store().scope():
+            alone.append(trained(model))
+    together = models()
+    trained(*together)
+    for model, expected in zip(together, alone, strict=True):
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+    assert not torch.equal(together[0].encoder.state_dict()["1.weight"], together[1].encoder.state_dict()["1.weight"])
+
+
+def test_two_models_in_one_trace():
+    first, second = (build(Spec(latent_dim=2, seed=seed)) for seed in (1, 2))
+
+    def both():
+        for name, model in (("first", first), ("second", second)):
+            with pyro.contrib.autoname.scope(prefix=name):
+                model.model(size=4)
+
+    nodes = poutine.trace(both).get_trace().nodes
+    assert {"first/z", "first/x", "second/z", "second/x"} <= nodes.keys()
+    assert nodes["first/x"]["value"].shape == (4, 1, 8, 8)
+
+
+def test_the_prior_predictive_has_the_moments_of_the_evidence():
+    vae, evidence = linear_gaussian()
+    n = 40_000
+    for parallel in (False, True):
+        torch.manual_seed(0)
+        draws = Predictive(vae.model, num_samples=2, parallel=parallel)(size=n)
+        assert draws["z"].shape == (2, n, 2)
+        assert draws["x"].shape == (2, n, 1, 2, 2)
+        x = draws["x"].detach().reshape(2 * n, 4)
+        error = (evidence.variance / (2 * n)).sqrt()
+        assert bool(((x.mean(0) - evidence.mean).abs() < 4.5 * error).all())
+        torch.testing.assert_close(x.T.cov(), evidence.covariance_matrix, atol=0.03, rtol=0)
+    torch.manual_seed(0)
+    drawn = vae.model(None, size=5)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, vae.model(size=5, beta=0.5))
+
+
+def test_beta_is_the_second_argument():
+    vae, _ = linear_gaussian()
+    x = torch.randn(3, 1, 2, 2)
+    scales = [poutine.trace(vae.model).get_trace(x, *beta).nodes["z"]["scale"] for beta in ((), (0.5,))]
+    assert scales == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "size: given None, expected a whole number of at least 1"),
+        ({"size": 0}, "size: given 0"),
+        ({"x": torch.rand(3, 1, 8, 8), "size": 2}, "size: given 2, expected None, or 3, the images of x"),
+    ],
+)
+def test_sizes_that_do_not_fit(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build(Spec(latent_dim=2)).model(**arguments)
 
 
 def linear_gaussian(d=2, pixels=4, c=0.1):

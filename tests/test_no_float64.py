@@ -31,7 +31,7 @@ from pyro_vae.evaluation import (
     to_inference_data,
     two_sided_log_likelihood,
 )
-from pyro_vae.evaluation.likelihood.inference_gap import inference_gap
+from pyro_vae.evaluation.likelihood.evidence import inference_gap
 from pyro_vae.models.base import move
 from pyro_vae.objectives import Terms
 from pyro_vae.svi import CompiledSVI

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 import warnings
 from functools import partial
 
@@ -44,7 +45,9 @@ def pictures(n):
 
 
 def params():
-    return {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    """By name, without the prefix that each VAE has of its own."""
+    store = pyro.get_param_store()
+    return {re.sub(r"^[^.$]+\.", "", name): value.detach().clone() for name, value in store.items()}
 
 
 def trained(make_svi, batches):

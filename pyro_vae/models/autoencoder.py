@@ -6,11 +6,11 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.models.base import check_images, decode
+from pyro_vae.models.base import PyroPair, check_images, decode
 from pyro_vae.spec import Spec
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(PyroPair):
     r"""A deterministic autoencoder, trained by maximum likelihood.
 
     .. math:: \log p(x) = \log p(x | z = f(x))
@@ -41,8 +41,7 @@ class Autoencoder(nn.Module):
 
     def model(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """log p(x|f(x)); `beta` weights nothing here, and is taken so that all models are called alike."""
-        for name in ("encoder", "decoder", "likelihood"):
-            pyro.module(name, getattr(self, name))
+        self.register("encoder", "decoder", "likelihood")
         with pyro.plate("data", x.shape[0]):
             pyro.sample("x", self.decode(self.encoder(check_images(x))), obs=x)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,43 @@ from pyro_vae.likelihoods import ContinuousBernoulli
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model
+
+
+class PyroPair(nn.Module):
+    """A module with a `model` and a `guide`, whose parameters have names of their own in Pyro's param store.
+
+    `pyro.module("encoder", ...)` of two modules would be one entry: the second gets the weights of the first. So each
+    instance, and each copy, registers its parts under a `prefix` that no other has, such as `vae_1c25a7f0.encoder`.
+    """
+
+    prefix: str  #: of its parameters in the param store; set it where another program must find them there
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = _unique_prefix(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.prefix = _unique_prefix(self)  # of a copy
+
+    def register(self, *parts: str) -> None:
+        """The parameters of these parts, in Pyro's param store."""
+        for part in parts:
+            pyro.module(f"{self.prefix}.{part}", getattr(self, part))
+
+
+def _unique_prefix(module: nn.Module) -> str:
+    # By the system's entropy: a counter would be state that programs reach, and that each new model changes.
+    return f"{type(module).__name__.lower()}_{os.urandom(4).hex()}"
+
+
+def batch_size_of(x: Tensor | None, size: int | None) -> int:
+    """How many images a program is of: those of `x`, or the `size` that are to be drawn."""
+    if x is None:
+        return checks.positive_integer("size", size)
+    if size is not None and size != len(x):
+        raise checks.fail("size", size, f"None, or {len(x)}, the images of x")
+    return len(x)
 
 
 def check_images(x: Tensor) -> Tensor:

@@ -10,20 +10,20 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae._utils import checks
-from pyro_vae.models.base import check_images, decode
+from pyro_vae.models.base import PyroPair, batch_size_of, check_images, decode
 from pyro_vae.posteriors import location
 from pyro_vae.spec import Spec
 
 
-class VAE(nn.Module):
+class VAE(PyroPair):
     r"""A VAE, composed of five modules.
 
     .. math:: p(x, z) = p(z)\, p(x|z), \qquad q(z|x)
     .. math:: \mathcal L_\beta(x) = \mathbb E_{q(z|x)}[\log p(x|z)] - \beta\, \mathrm{KL}(q(z|x) \,\|\, p(z))
 
     `model` and `guide` are ordinary Pyro programs: use them with `pyro.infer.SVI`, `Predictive` or handlers of your
-    own. Their parameters are registered by `pyro.module` under `encoder`, `decoder`, `prior`, `likelihood` and
-    `posterior`, so clear the param store (or use its `scope()`) between two models of one program.
+    own. Their parameters are registered by `pyro.module` under the model's own `prefix`, so several VAEs share a param
+    store. Two in one trace need names of their sites, too: `pyro.contrib.autoname.scope` gives them.
 
     Args:
         encoder: images `(N, C, H, W)` -> parameters of q, `(N, posterior.num_parameters)`.
@@ -46,6 +46,12 @@ class VAE(nn.Module):
     ... )
     >>> vae.sample(3).shape
     torch.Size([3, 1, 8, 8])
+
+    Prior predictive draws, by Pyro's own `Predictive`:
+
+    >>> draws = pyro.infer.Predictive(vae.model, num_samples=4)(size=3)
+    >>> draws["z"].shape, draws["x"].shape
+    (torch.Size([4, 3, 2]), torch.Size([4, 3, 1, 8, 8]))
     """
 
     spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
@@ -60,19 +66,17 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.posterior = posterior
 
-    def model(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
-        """p(x, z), with log p(z) weighted by `beta`; x is `(N, C, H, W)`."""
-        for name in ("prior", "decoder", "likelihood"):
-            pyro.module(name, getattr(self, name))
-        with pyro.plate("data", x.shape[0]):
+    def model(self, x: Tensor | None = None, beta: float | Tensor = 1.0, *, size: int | None = None) -> Tensor:
+        """p(x, z), with log p(z) weighted by `beta`; x is `(N, C, H, W)`, or None to draw `size` images."""
+        self.register("prior", "decoder", "likelihood")
+        with pyro.plate("data", batch_size_of(x, size)):
             with weighted(beta):  # beta log p(z) (eq. 7.1)
                 z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.decode(z), obs=x)  # log p(x|z) (eq. 4.2)
+            return pyro.sample("x", self.decode(z), obs=x)  # log p(x|z) (eq. 4.2)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x), with log q(z|x) weighted by `beta`, and so the whole KL term."""
-        for name in ("encoder", "posterior"):
-            pyro.module(name, getattr(self, name))
+        self.register("encoder", "posterior")
         with pyro.plate("data", x.shape[0]), weighted(beta):
             pyro.sample("z", self.encode(x))  # beta log q(z|x) (eq. 7.1)
 

@@ -27,8 +27,7 @@ class PriorAtStart(VAE):
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x) as in a VAE, and a term that puts log p(z_0) in the place of log p(z_L)."""
-        for name in ("encoder", "posterior"):
-            pyro.module(name, getattr(self, name))
+        self.register("encoder", "posterior")
         with pyro.plate("data", x.shape[0]), weighted(beta):
             q = self.encode(x)
             z = start = pyro.sample("z", q)
