@@ -66,23 +66,25 @@ def decide(results=RESULTS):
     Where they were run before single images were stored, they are decided by seeds or by the standard errors of
     `metrics.json`, or not at all.
     """
-    from pyro_vae.experiments import runner, tables
+    from pyro_vae.experiments import tables
+    from pyro_vae.experiments.study import named
+    from pyro_vae.experiments.study_folder import StudyRun, scores_of
     from pyro_vae.spec import read_spec
 
     for path in sorted(results.glob("*/study.json")):
         stored, definition = (
             json.loads(path.read_text(encoding="utf-8")),
-            runner.named(path.parent.name),
+            named(path.parent.name),
         )
         runs = {
             entry["name"]: [
-                runner.Run(entry["name"], read_spec(path.parent / run), path.parent / run, ())
+                StudyRun(entry["name"], read_spec(path.parent / run), path.parent / run, ())
                 for run in entry["runs"]
             ]
             for entry in stored["entries"]
             if entry["runs"]
         }
-        scores = runner.scores_of(runs)
+        scores = scores_of(runs)
         specs = {name: several[0].spec for name, several in runs.items()}
         differences = tables.differences(specs, stored["columns"], scores)
         stored["claims"] = tables.verdicts(definition.claims, scores)

@@ -18,8 +18,9 @@ from pyro_vae.experiments import figures
 from pyro_vae.experiments import study as definitions
 from pyro_vae.experiments.report.page import report
 from pyro_vae.experiments.run import open_model
-from pyro_vae.experiments.runner import read_study, run_study
+from pyro_vae.experiments.runner import run_study
 from pyro_vae.experiments.study import Claim, Entry, Picture, Study
+from pyro_vae.experiments.study_folder import read_study
 from pyro_vae.spec import read_spec
 
 SPEC = Spec(latent_dim=2, hidden=(16,), epochs=3, binarization="threshold", batch_size=64)

@@ -17,11 +17,11 @@ from pyro_vae.spec import WEIGHTS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pyro_vae.experiments.runner import Run
+    from pyro_vae.experiments.study_folder import StudyRun
 
 
 def draw_figures(
-    pictures: Sequence[Picture], folder: Path, runs: Mapping[str, Sequence[Run]], images: Mapping[str, Splits]
+    pictures: Sequence[Picture], folder: Path, runs: Mapping[str, Sequence[StudyRun]], images: Mapping[str, Splits]
 ) -> None:
     """The pictures, of those of their models that are done, where they are not drawn since."""
     for picture in pictures:
@@ -36,7 +36,7 @@ def draw_figures(
         save_if_drawn(partial(_figure, picture, shown, splits), path)
 
 
-def _figure(picture: Picture, runs: Sequence[Run], splits: Splits | None) -> Figure:
+def _figure(picture: Picture, runs: Sequence[StudyRun], splits: Splits | None) -> Figure:
     from pyro_vae.experiments import figures
 
     function = getattr(figures, picture.function)
