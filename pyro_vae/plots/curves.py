@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
@@ -106,7 +106,8 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
         title: of the figure.
         weighted: the KL with its weight beta, in the share.
     """
-    named = {"": histories} if hasattr(histories, "epochs") else by_name("histories", histories, "Histories")  # type: Mapping[str, Any]
+    several = isinstance(histories, Mapping) or not hasattr(histories, "epochs")
+    named: Mapping[str, Any] = by_name("histories", histories, "Histories") if several else {"": histories}
     for history in named.values():
         if not hasattr(history, "epochs"):
             raise checks.fail("histories", history, "a History, or several by name")
