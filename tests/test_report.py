@@ -398,7 +398,7 @@ def test_a_run_that_is_not_finished(tmp_path):
     folder.mkdir()
     (folder / "spec.json").write_text(SMALL.to_json())
     page = Page(report(folder))
-    assert "pyro-vae train --resume --out run goes on with it" in [one["text"] for one in page.all("pre")]
+    assert "pyro-vae train --resume --out run resumes it" in [one["text"] for one in page.all("pre")]
     assert not page.all("h2", id="training")
 
 

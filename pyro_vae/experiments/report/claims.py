@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyro_vae.experiments.report.texts import is_number, number
 from pyro_vae.metric_table import METRICS, Metric
 
 
@@ -27,32 +27,20 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, str]:
     return {"claim": text, "verdict": str(claim.get("verdict") or "not decided"), "evidence": f"{evidence}; {reason}"}
 
 
-def difference_table(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def difference_table(differences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The differences of two models each, a row for each pair and a column for each metric."""
-    metrics = list(dict.fromkeys(one["metric"] for one in found))
-    cells = {(one["second"], one["first"], one["metric"]): one for one in found}
+    metrics = list(dict.fromkeys(row["metric"] for row in differences))
+    cells = {(row["second"], row["first"], row["metric"]): row for row in differences}
     rows = [
         {"name": second, "minus": first, "cells": [_cell(cells.get((second, first, name))) for name in metrics]}
-        for second, first in dict.fromkeys((one["second"], one["first"]) for one in found)
+        for second, first in dict.fromkeys((row["second"], row["first"]) for row in differences)
     ]
     return {"columns": [METRICS[name].label if name in METRICS else name for name in metrics], "rows": rows}
 
 
-def _cell(one: Mapping[str, Any] | None) -> dict[str, Any]:
-    if one is None or not is_number(one.get("difference")) or not is_number(one.get("se")):
+def _cell(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    if row is None or not is_number(row.get("difference")) or not is_number(row.get("se")):
         return {"value": "", "within": False}
-    digits = METRICS[one["metric"]].digits if one["metric"] in METRICS else None
-    value = f"{number(one['difference'], digits, sign=True)} ± {number(one['se'], digits)}"
-    return {"value": value, "within": not one.get("beyond_noise")}
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def number(value: Any, digits: int | None, *, sign: bool = False) -> str:
-    """With a true minus sign; empty for what is no number."""
-    if not is_number(value):
-        return ""
-    text = f"{value:{'+' if sign else ''}{',.4g' if digits is None else f',.{digits}f'}}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    digits = METRICS[row["metric"]].digits if row["metric"] in METRICS else None
+    value = f"{number(row['difference'], digits, sign=True)} ± {number(row['se'], digits)}"
+    return {"value": value, "within": not row.get("beyond_noise")}

@@ -44,7 +44,7 @@ def curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> d
                     if "epoch" in row and (column := f"{split}_{part}_nats") in row
                 ]
                 if points:
-                    pattern = "-" if dashes == "none" else (0, tuple(float(one) for one in dashes.split()))
+                    pattern = "-" if dashes == "none" else (0, tuple(map(float, dashes.split())))
                     marker = "o" if len(points) < 3 else None
                     axes.plot(*zip(*points, strict=True), color=colour, linestyle=pattern, linewidth=1.8, marker=marker)
                     drawn.add(name)
@@ -82,12 +82,12 @@ def figures(folder: Path, wanted: Sequence[tuple[str, str, str, str]]) -> dict[s
             {"title": title, "caption": caption, "alt": alt or title, "content": content, "kind": kind, "size": size}
         )
     side = 1600.0
-    while sum(len(one["content"]) for one in pictures) * 4 / 3 > _IMAGE_BYTES and side > 50:
-        for one in pictures:
-            one |= _shrunk(one, round(side))
+    while sum(len(picture["content"]) for picture in pictures) * 4 / 3 > _IMAGE_BYTES and side > 50:
+        for picture in pictures:
+            picture |= _shrunk(picture, round(side))
         side *= 0.7
-    for one in pictures:
-        one["source"] = _data_url(one["kind"], one.pop("content"))
+    for picture in pictures:
+        picture["source"] = _data_url(picture["kind"], picture.pop("content"))
     return {"figures": pictures, "missing_figures": missing}
 
 

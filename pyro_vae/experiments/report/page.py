@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import base64
-import csv
-import dataclasses
 import datetime
 import hashlib
 import json
-import math
 import os
 import shlex
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pyro_vae import __version__
 from pyro_vae._utils import checks, files
-from pyro_vae.experiments.report.claims import claim_row, difference_table, is_number, number
+from pyro_vae.experiments.report.claims import claim_row, difference_table
 from pyro_vae.experiments.report.figures import curves, figures, inside
-from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, Metric, binarization_note
+from pyro_vae.experiments.report.read import FIELDS_OF_A_DIFFERENCE, check_object, read_history, training_seconds
+from pyro_vae.experiments.report.study_table import setting_differences, study_table
+from pyro_vae.experiments.report.texts import duration, is_number, number
+from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.spec import SPEC_FIELDS, WEIGHTS, check_weights
 
 MAX_BYTES = 10_000_000  # of the page
@@ -83,25 +82,32 @@ def _study_page(folder: Path) -> dict[str, Any]:
     study = files.read_json(folder / "study.json", "study")
     if study.get("format") != 1:
         raise checks.fail("study format", study.get("format"), "1, which this version of pyro_vae reads")
-    _check(study, "study", {"entries": list})
+    check_object(study, "study", {"entries": list})
     for name, kind in (("columns", list), ("figures", list), ("claims", list), ("differences", list), ("notes", list)):
-        _check(study, "study", {name: kind}, optional=True)
+        check_object(study, "study", {name: kind}, optional=True)
     for name in ("environment", "seconds"):
-        _check(study, "study", {name: dict}, optional=True)
+        check_object(study, "study", {name: dict}, optional=True)
     entries = [_entry(folder, entry, study) for entry in study["entries"]]
-    first_run = next((run for entry in entries for run in entry["runs"]), None)
+    first_runs = [(entry["name"], run) for entry in entries for run in entry["runs"][:1]]
     environment = study.get("environment") or (
-        files.read_json_if_any(first_run / "environment.json", "environment") if first_run else {}
+        files.read_json_if_any(first_runs[0][1] / "environment.json", "environment") if first_runs else {}
     )
-    table = _table(folder, entries, study.get("columns") or [])
-    lines = [(entry["name"], "train", _history(run / "history.csv")) for entry in entries for run in entry["runs"][:1]]
+    table = study_table(folder, entries, study.get("columns") or [])
+    lines = [
+        (entry["name"], "train", read_history(run / "history.csv")) for entry in entries for run in entry["runs"][:1]
+    ]
     wanted = [
-        (one["file"], one.get("title") or Path(one["file"]).stem, one.get("caption") or "", one.get("alt") or "")
-        for one in study.get("figures") or []
-        if _check(one, "figure", {"file": str})
+        (
+            figure["file"],
+            figure.get("title") or Path(figure["file"]).stem,
+            figure.get("caption") or "",
+            figure.get("alt") or "",
+        )
+        for figure in study.get("figures") or []
+        if check_object(figure, "figure", {"file": str})
     ]
     name = str(study.get("name") or folder.resolve().name)
-    commands = [("The whole study; it goes on where it was stopped:", study["command"])] if study.get("command") else []
+    commands = [("The whole study; the same command resumes it:", study["command"])] if study.get("command") else []
     commands.append(("This page:", f"pyro-vae report {_quoted(folder.resolve().name)}"))
     return {
         "kind": "study",
@@ -112,36 +118,36 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "table": table,
         "metrics": [],
         "extractor": "",
-        "files": [one for one in ("results.csv", "results.md") if (folder / one).is_file()],
-        "failed": [one for one in entries if one["error"] or one["status"] == "failed"],
-        "waiting": [one["name"] for one in entries if one["status"] == "pending" and not one["error"]],
-        "claims": [claim_row(one) for one in study.get("claims") or [] if _check(one, "claim", {})],
+        "files": [file for file in ("results.csv", "results.md") if (folder / file).is_file()],
+        "failed": [entry for entry in entries if entry["error"] or entry["status"] == "failed"],
+        "waiting": [entry["name"] for entry in entries if entry["status"] == "pending" and not entry["error"]],
+        "claims": [claim_row(claim) for claim in study.get("claims") or [] if check_object(claim, "claim", {})],
         "noise": difference_table(
-            [one for one in study.get("differences") or [] if _check(one, "difference", _OF_A_DIFFERENCE)]
+            [row for row in study.get("differences") or [] if check_object(row, "difference", FIELDS_OF_A_DIFFERENCE)]
         ),
         "curves": curves(lines),
-        "several_seeds": any(len(one["runs"]) > 1 for one in entries),
+        "several_seeds": any(len(entry["runs"]) > 1 for entry in entries),
         **figures(folder, wanted),
-        "differences": _differences(entries),
+        "differences": setting_differences(entries),
         "entries": entries,
         "environment": environment,
-        "total_seconds": _duration(sum(one["seconds"] or 0 for one in entries) or None),
+        "total_seconds": duration(sum(entry["seconds"] or 0 for entry in entries) or None),
         "commands": commands,
     }
 
 
 def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]:
     """A model of the study, as the template takes it."""
-    _check(entry, "entry", {"name": str})
-    _check(entry, f"entry {entry['name']}", {"spec": dict, "published": dict, "runs": list}, optional=True)
+    check_object(entry, "entry", {"name": str})
+    check_object(entry, f"entry {entry['name']}", {"spec": dict, "published": dict, "runs": list}, optional=True)
     spec = entry.get("spec") or {}
-    runs = [run for run in (inside(folder, one, "run") for one in entry.get("runs") or []) if run.is_dir()]
-    seconds = sum(_seconds(_history(run / "history.csv")) for run in runs)
+    runs = [run for run in (inside(folder, name, "run") for name in entry.get("runs") or []) if run.is_dir()]
+    seconds = sum(training_seconds(read_history(run / "history.csv")) for run in runs)
     if not seconds:
         training = (study.get("seconds") or {}).get("training")
         of_models = training if isinstance(training, dict) else study.get("seconds") or {}
-        found = of_models.get(entry["name"])
-        seconds = float(found) if isinstance(found, int | float) else 0.0
+        stored = of_models.get(entry["name"])
+        seconds = float(stored) if isinstance(stored, int | float) else 0.0
     return {
         "name": entry["name"],
         "spec": spec,
@@ -151,108 +157,9 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
         "status": str(entry.get("status") or "pending"),
         "error": str(entry.get("error") or ""),
         "seconds": seconds or None,
-        "duration": _duration(seconds or None),
+        "duration": duration(seconds or None),
         "command": _train_command(spec),
         "json": json.dumps(spec, indent=2, ensure_ascii=False),
-    }
-
-
-# --- the table of a study --------------------------------------------------------------------------------------------
-
-
-def _table(folder: Path, entries: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, Any]:
-    """Columns and rows of cells: the mean, its deviation, the published number, the difference, whether it is best."""
-    found = _results(folder / "results.csv")
-    values = {entry["name"]: found.get(entry["name"]) or _row(entry, columns) for entry in entries}
-    present = [
-        name
-        for name in map(str, columns)
-        if any(name in values[one["name"]] or name in one["published"] for one in entries)
-    ]
-    best = {name: _best(name, entries, values) for name in present}
-    rows = [
-        {
-            "name": entry["name"],
-            "status": entry["status"],
-            "cells": [_cell(entry, values[entry["name"]], name, entry["name"] in best[name]) for name in present],
-        }
-        for entry in entries
-    ]
-    heads = [METRICS.get(name, Metric(name, "")) for name in present]
-    return {
-        "columns": [dataclasses.asdict(head) | {"name": name} for name, head in zip(present, heads, strict=True)],
-        "rows": rows,
-        "has_published": any(cell["published"] for row in rows for cell in row["cells"]),
-        "has_sd": any(cell["sd"] for row in rows for cell in row["cells"]),
-        "has_best": any(best.values()),
-    }
-
-
-def _results(path: Path) -> dict[str, dict[str, float]]:
-    """`results.csv` by model; the columns of a metric are its mean, `..._sd`, `..._published` and `..._difference`."""
-    rows = _read_csv(path, text_columns=("model",))
-    return {row.pop("model", ""): _numbers(row) for row in rows}
-
-
-def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
-    """The same from `metrics.json` of each seed, where a study has no `results.csv`."""
-    scores = [files.read_json_if_any(run / "metrics.json", "metrics") for run in entry["runs"]]
-    row: dict[str, float] = {}
-    for name in columns:
-        numbers = [one[name] for one in scores if is_number(one.get(name))]
-        if not numbers:
-            continue
-        row[name] = statistics.fmean(numbers)
-        if len(numbers) > 1:
-            row[f"{name}_sd"] = statistics.stdev(numbers)
-        if name in entry["published"] and METRICS.get(name, Metric(name, "")).comparable:
-            row[f"{name}_difference"] = row[name] - entry["published"][name]
-    return row
-
-
-def _best(name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]) -> set[str]:
-    """The models with the best mean, out of at least two whose numbers mean the same."""
-    metric = METRICS.get(name)
-    if metric is None or not metric.better:
-        return set()
-    groups: dict[str, list[str]] = {}
-    for entry in entries:
-        if name in values[entry["name"]]:
-            groups.setdefault(metric.group(entry["spec"]), []).append(entry["name"])
-    best: set[str] = set()
-    for names in groups.values():
-        shown = {one: round(values[one][name], metric.digits) for one in names}
-        extreme = min(shown.values()) if metric.better == "low" else max(shown.values())
-        if len(names) > 1 and len(set(shown.values())) > 1:
-            best |= {one for one, value in shown.items() if value == extreme}
-    return best
-
-
-def _cell(entry: Mapping[str, Any], row: Mapping[str, float], name: str, best: bool) -> dict[str, Any]:
-    digits = METRICS[name].digits if name in METRICS else None
-    published = row.get(f"{name}_published", entry["published"].get(name))
-    difference = row.get(f"{name}_difference")
-    return {
-        "value": number(row.get(name), digits),
-        "sort": row.get(name),
-        "sd": number(row.get(f"{name}_sd"), digits),
-        "published": number(published, digits),
-        "difference": number(difference, digits, sign=True),
-        "best": best,
-    }
-
-
-def _differences(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields in which the models differ, a row a model, and those that all share."""
-    names = dict.fromkeys(name for entry in entries for name in entry["spec"])
-    texts = {name: [_text(entry["spec"].get(name)) for entry in entries] for name in names}
-    if any(len(entry["seeds"]) > 1 for entry in entries):
-        texts.pop("seed", None)  # only the first of several, which have a column of their own
-    fields = [name for name in texts if len(set(texts[name])) > 1]
-    return {
-        "fields": fields,
-        "rows": [[texts[name][index] for name in fields] for index in range(len(entries))],
-        "shared": [(name, several[0]) for name, several in texts.items() if name not in fields],
     }
 
 
@@ -263,7 +170,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
     spec = files.read_json(folder / "spec.json", "spec")
     check_weights(folder)
     scores = files.read_json_if_any(folder / "metrics.json", "metrics")
-    history = _history(folder / "history.csv")
+    history = read_history(folder / "history.csv")
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
@@ -274,8 +181,8 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "spec": spec,
         "seeds": [spec.get("seed")],
         "status": status,
-        "error": "" if status == "done" else f"pyro-vae train --resume --out {quoted} goes on with it",
-        "duration": _duration(_seconds(history) or None),
+        "error": "" if status == "done" else f"pyro-vae train --resume --out {quoted} resumes it",
+        "duration": duration(training_seconds(history) or None),
         "command": command,
         "json": json.dumps(spec, indent=2, ensure_ascii=False),
     }
@@ -296,13 +203,13 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "curves": curves([("training", "train", history), ("validation", "validation", history)]),
         "several_seeds": False,
         **figures(folder, wanted),
-        "differences": _differences([entry]),
+        "differences": setting_differences([entry]),
         "entries": [entry],
         "environment": files.read_json_if_any(folder / "environment.json", "environment"),
         "total_seconds": entry["duration"],
         "commands": [
             ("Train:", command),
-            ("Judge:", f"pyro-vae evaluate {quoted}"),
+            ("Evaluate:", f"pyro-vae evaluate {quoted}"),
             ("This page:", f"pyro-vae report {quoted}"),
         ],
     }
@@ -320,8 +227,8 @@ def _extractor(scores: Mapping[str, Any]) -> str:
     source = provenance.get("frechet") if isinstance(provenance, dict) else None
     source = source if isinstance(source, dict) else {}
     sizes = {"samples": source.get("num_generated"), "real images in their place": source.get("num_real")}
-    shown = ", ".join(f"{size:,} {name}" for name, size in sizes.items() if is_number(size))
-    return str(scores.get("extractor") or "") + (f" ({shown})" if shown else "")
+    text = ", ".join(f"{size:,} {name}" for name, size in sizes.items() if is_number(size))
+    return str(scores.get("extractor") or "") + (f" ({text})" if text else "")
 
 
 def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -329,7 +236,7 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
 
     At the end, the reasons to doubt the NLL.
     """
-    errors = {one.error for one in METRICS.values()}
+    errors = {metric.error for metric in METRICS.values()}
     sources = scores.get("provenance") or {}
     rows = []
     for name, known in METRICS.items():
@@ -367,71 +274,3 @@ def _train_command(spec: Mapping[str, Any], out: str = "RUN") -> str:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             options.append(f"--{name.replace('_', '-')}={text}")
     return shlex.join(["pyro-vae", "train", *options, "--out", out])
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _read_csv(path: Path, text_columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a table of numbers; none where there is no file."""
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{name: text or "" for name, text in row.items() if name} for row in csv.DictReader(file)]
-        for row in rows:
-            for name, text in row.items():
-                if text and name not in text_columns:
-                    float(text)
-    except (ValueError, TypeError, csv.Error) as error:
-        raise checks.fail(path.stem, str(path), f"a table of numbers ({error})") from error
-    return rows
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    return [_numbers(row) for row in _read_csv(path)]
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """The finite numbers of a row; empty cells, and what is no number, are absent."""
-    numbers = {name: float(text) for name, text in row.items() if text}
-    return {name: number for name, number in numbers.items() if math.isfinite(number)}
-
-
-_OF_A_DIFFERENCE = {"metric": str, "first": str, "second": str}
-_KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
-
-
-def _check(value: Any, argument: str, kinds: Mapping[str, type], *, optional: bool = False) -> bool:
-    """A JSON object whose fields are of these kinds; `optional` ones may be absent."""
-    if not isinstance(value, dict):
-        raise checks.fail(argument, value, "an object")
-    for name, kind in kinds.items():
-        if optional and value.get(name) is None:
-            continue
-        if not isinstance(value.get(name), kind):
-            raise checks.fail(f"{argument}: {name}", value.get(name), _KINDS[kind])
-    return True
-
-
-# --- texts -----------------------------------------------------------------------------------------------------------
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "default"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _seconds(history: Iterable[Mapping[str, float]]) -> float:
-    return sum(row.get("seconds", 0.0) for row in history)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    exact = f"{seconds:,.0f} s"
-    return f"{exact} ({minutes // 60} h {minutes % 60} min)" if minutes >= 60 else f"{exact} ({minutes} min)"

@@ -1,0 +1,37 @@
+"""Numbers, settings and lengths of time as a report prints them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def is_number(value: object) -> bool:
+    """A finite number; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int | None, *, sign: bool = False) -> str:
+    """With a true minus sign; empty for what is no number."""
+    if not is_number(value):
+        return ""
+    text = f"{value:{'+' if sign else ''}{',.4g' if digits is None else f',.{digits}f'}}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def text_of(value: Any) -> str:
+    """A setting of a spec."""
+    if value is None:
+        return "default"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, and from 100 on minutes and hours as well; empty where it is not known."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    exact = f"{seconds:,.0f} s"
+    return f"{exact} ({minutes // 60} h {minutes % 60} min)" if minutes >= 60 else f"{exact} ({minutes} min)"
