@@ -30,7 +30,7 @@ from pyro_vae.evaluation import (
     in_domain_classifier,
     inception_score,
     kernel_distance_from_features,
-    neighbourhoods_from_features,
+    precision_recall_from_features,
 )
 from pyro_vae.evaluation.samples import features
 from pyro_vae.experiments.runner import run_study
@@ -186,7 +186,7 @@ def groups_rows() -> list[dict]:
         row("codes", lambda: evaluate(model, test, metrics=["codes"], **options))
         x, y = (features.extract_cached(extractor, one, device="cpu").pool for one in (train, test))
     row("features", lambda: features.extract(extractor, test.pixels, device="cpu"))
-    row("precision and recall", lambda: neighbourhoods_from_features(x, y))
+    row("precision and recall", lambda: precision_recall_from_features(x, y))
     row("kernel distance", lambda: kernel_distance_from_features(x, y))
     return rows
 

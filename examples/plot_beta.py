@@ -68,6 +68,6 @@ axes.legend()
 without = plots.image_grid(
     latent.prior_samples(models[betas[0]], 20), f"Samples, beta = {betas[0]:g}", columns=10
 )
-with_prior = plots.image_grid(
+require_prior = plots.image_grid(
     latent.prior_samples(models[betas[2]], 20), f"Samples, beta = {betas[2]:g}", columns=10
 )

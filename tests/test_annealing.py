@@ -12,7 +12,7 @@ from torch import nn
 from pyro_vae import VAE, Images, Spec, build, networks, posteriors, priors
 from pyro_vae._utils.checks import InputError
 from pyro_vae._utils.rng import seeded_rng
-from pyro_vae.evaluation import annealed_log_likelihood, to_inference_data, two_sided_log_likelihood
+from pyro_vae.evaluation import annealed_log_likelihood, bidirectional_monte_carlo, to_inference_data
 
 CPU = {"device": "cpu"}
 
@@ -50,7 +50,7 @@ def test_a_uniform_prior_is_annealed_within_its_cube():
 
 
 def test_two_sided_bounds_of_a_uniform_prior():
-    found = two_sided_log_likelihood(uniform_gaussian(), 20, temperatures=200, chains=4, **CPU)
+    found = bidirectional_monte_carlo(uniform_gaussian(), 20, temperatures=200, chains=4, **CPU)
     assert found.lower <= found.upper
     assert found.gap < 0.1
 
@@ -122,8 +122,8 @@ def test_annealing_finds_the_evidence_without_the_guide():
 
 def test_two_sided_bounds_hold_the_truth_between_them():
     vae, truth = linear_gaussian()
-    coarse = two_sided_log_likelihood(vae, 40, temperatures=10, chains=2, **CPU)
-    fine = two_sided_log_likelihood(vae, 40, temperatures=500, chains=8, **CPU)
+    coarse = bidirectional_monte_carlo(vae, 40, temperatures=10, chains=2, **CPU)
+    fine = bidirectional_monte_carlo(vae, 40, temperatures=500, chains=8, **CPU)
     # The images simulated by the same seed, whose evidence is known.
     with seeded_rng(torch.device("cpu"), 0), torch.no_grad():
         x = vae.decode(vae.prior().sample((40,))).sample()

@@ -16,12 +16,12 @@ from pyro_vae._utils.checks import InputError
 from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation import (
     annealed_log_likelihood,
+    bidirectional_monte_carlo,
     bounds,
     evaluate,
     evidence,
     log_mean_weight,
     to_inference_data,
-    two_sided_log_likelihood,
 )
 from pyro_vae.evaluation.likelihood.annealing import anneal_images
 from pyro_vae.evaluation.likelihood.evidence import weighted_draws
@@ -403,7 +403,7 @@ def test_metrics_show_what_the_error_is_made_of():
             lambda: annealed_log_likelihood(mismatched()[0], random_images(1).as_float(), temperatures=0),
             "temperatures: given 0",
         ),
-        (lambda: two_sided_log_likelihood(deterministic(), 2), "a deterministic autoencoder has none"),
+        (lambda: bidirectional_monte_carlo(deterministic(), 2), "a deterministic autoencoder has none"),
         (lambda: annealed_log_likelihood(mismatched()[0], random_images(1).pixels), "x: given 'torch.uint8"),
         (lambda: annealed_log_likelihood(mismatched()[0], torch.zeros(1, 2, 2)), "x: given"),
     ],

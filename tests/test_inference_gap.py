@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import Images, Spec, build
 from pyro_vae._utils.checks import InputError
-from pyro_vae.evaluation.likelihood.evidence import inference_gap
+from pyro_vae.evaluation import inference_gap
 
 CPU = {"device": "cpu"}
 

@@ -52,7 +52,7 @@ OF_A_MODEL = {
     "decode_codes": lambda model: latent.decode_codes(model, torch.zeros(1, 2)),
     "interpolate": lambda model: latent.interpolate(model, torch.zeros(1, 8, 8), torch.ones(1, 8, 8)),
     "annealed": lambda model: evaluation.annealed_log_likelihood(model, torch.zeros(2, 1, 8, 8), temperatures=2),
-    "two_sided": lambda model: evaluation.two_sided_log_likelihood(model, 2, temperatures=2),
+    "two_sided": lambda model: evaluation.bidirectional_monte_carlo(model, 2, temperatures=2),
 }
 MODELS = {
     "spec": "Spec",

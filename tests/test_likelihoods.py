@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pyro_vae import VAE, likelihoods, networks, posteriors, priors
 from pyro_vae._utils.checks import InputError
-from pyro_vae.evaluation import two_sided_log_likelihood
+from pyro_vae.evaluation import bidirectional_monte_carlo
 
 LOGITS = torch.linspace(-3, 3, 12).reshape(3, 1, 2, 2)
 
@@ -160,7 +160,7 @@ def test_both_sides_of_annealing_hold_the_truth_where_logits_are_steep():
     encoder = networks.mlp_encoder((1, 6, 7), 2, (4,))
     model = VAE(encoder, SteepLogits(), priors.StandardNormal(1), likelihood, posteriors.DiagonalNormal(1))
     n = 200
-    found = two_sided_log_likelihood(model, n, temperatures=5, device="cpu")
+    found = bidirectional_monte_carlo(model, n, temperatures=5, device="cpu")
     torch.manual_seed(0)
     z = torch.randn(500, 1, dtype=torch.float64)
     x = likelihood(SteepLogits()(z)).sample()

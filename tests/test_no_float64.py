@@ -23,15 +23,15 @@ from pyro_vae.evaluation import (
     ModuleExtractor,
     aggregate_posterior,
     annealed_log_likelihood,
+    bidirectional_monte_carlo,
     in_domain_classifier,
+    inference_gap,
     kl_per_dimension,
     mse_per_pixel,
     predictive_check,
     simulation_based_calibration,
     to_inference_data,
-    two_sided_log_likelihood,
 )
-from pyro_vae.evaluation.likelihood.evidence import inference_gap
 from pyro_vae.models.base import move
 from pyro_vae.objectives import Terms
 from pyro_vae.svi import CompiledSVI
@@ -165,7 +165,7 @@ def test_in_what_looks_into_a_model(tiny, refused):
         latent.interpolate(model, x[0], x[1])
         latent.manifold(model, 3, spacing="quantiles")
         annealed_log_likelihood(model, x, temperatures=3, chains=2, device="cpu")
-        two_sided_log_likelihood(model, 3, temperatures=3, chains=2, device="cpu")
+        bidirectional_monte_carlo(model, 3, temperatures=3, chains=2, device="cpu")
         to_inference_data(model, tiny, draws=3, k=30, device="cpu")
         quick = {"steps": 2, "rounds": 3, "tolerance_nats": 100.0, "samples": 3}
         inference_gap(model, tiny, k=30, device="cpu", **quick)

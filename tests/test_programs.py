@@ -133,7 +133,7 @@ def test_other_programs_are_refused_by_all_estimators(tiny, kind, what):
         estimates += [
             lambda: evaluation.evidence(model, tiny, k=2, binarization="threshold"),
             lambda: evaluation.annealed_log_likelihood(model, tiny.as_float().round(), temperatures=2),
-            lambda: evaluation.two_sided_log_likelihood(model, 2, temperatures=2),
+            lambda: evaluation.bidirectional_monte_carlo(model, 2, temperatures=2),
             lambda: evaluation.to_inference_data(model, tiny, draws=2, k=30, binarization="threshold"),
         ]
     for estimate in estimates:

@@ -1,6 +1,9 @@
-"""Judging trained models; nothing here trains one (only `classifier` trains its own small classifier)."""
+"""Evaluation of trained models; nothing here trains one (only `classifier` trains its own small classifier)."""
 
-from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_image, mse_per_pixel
+import warnings
+from typing import Any
+
+from pyro_vae.evaluation.bounds import Bounds, bounds, kl_per_dimension, kl_per_image, mse_per_pixel
 from pyro_vae.evaluation.comparison import Difference, PerImage, compare
 from pyro_vae.evaluation.criticism.calibration import Calibration, Coverage, simulation_based_calibration
 from pyro_vae.evaluation.criticism.predictive import (
@@ -13,15 +16,8 @@ from pyro_vae.evaluation.criticism.predictive import (
 )
 from pyro_vae.evaluation.divergences import Divergences, divergences
 from pyro_vae.evaluation.inference_data import to_inference_data
-from pyro_vae.evaluation.latent_codes.codes import (
-    ActiveUnits,
-    AggregatePosterior,
-    Probes,
-    active_units,
-    aggregate_posterior,
-    kl_per_dimension,
-    probe_accuracy,
-)
+from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
+from pyro_vae.evaluation.latent_codes.aggregate_posterior import AggregatePosterior, aggregate_posterior
 from pyro_vae.evaluation.latent_codes.disentanglement import (
     DCI,
     Gap,
@@ -30,11 +26,12 @@ from pyro_vae.evaluation.latent_codes.disentanglement import (
     mutual_information_gap,
     separated_attribute_predictability,
 )
+from pyro_vae.evaluation.latent_codes.probes import Probes, probe_accuracy
 from pyro_vae.evaluation.likelihood.annealing import (
     Annealed,
     TwoSided,
     annealed_log_likelihood,
-    two_sided_log_likelihood,
+    bidirectional_monte_carlo,
 )
 from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension
 from pyro_vae.evaluation.likelihood.evidence import Evidence, evidence
@@ -62,15 +59,13 @@ from pyro_vae.evaluation.samples.frechet import (
     frechet_from_stats,
     frechet_se,
 )
-from pyro_vae.evaluation.samples.generation import (
-    InceptionScore,
-    KernelDistance,
-    confidence,
-    confidence_se,
-    inception_score,
-    kernel_distance_from_features,
+from pyro_vae.evaluation.samples.inception_score import InceptionScore, confidence, confidence_se, inception_score
+from pyro_vae.evaluation.samples.kernel_distance import KernelDistance, kernel_distance_from_features
+from pyro_vae.evaluation.samples.precision_recall import (
+    PrecisionRecall,
+    precision_recall_from_features,
+    precision_recall_se,
 )
-from pyro_vae.evaluation.samples.precision_recall import Neighbourhoods, neighbourhoods_from_features, neighbourhoods_se
 
 __all__ = [
     "DCI",
@@ -97,9 +92,9 @@ __all__ = [
     "Moments",
     "NLLAtK",
     "NLLOfSome",
-    "Neighbourhoods",
     "ParetoSmoothed",
     "PerImage",
+    "PrecisionRecall",
     "PredictiveCheck",
     "Probes",
     "RateDistortion",
@@ -110,6 +105,7 @@ __all__ = [
     "active_units",
     "aggregate_posterior",
     "annealed_log_likelihood",
+    "bidirectional_monte_carlo",
     "bits_per_dimension",
     "bounds",
     "compare",
@@ -141,10 +137,10 @@ __all__ = [
     "mean_intensity",
     "mse_per_pixel",
     "mutual_information_gap",
-    "neighbourhoods_from_features",
-    "neighbourhoods_se",
     "pareto_smooth",
     "pixels_on",
+    "precision_recall_from_features",
+    "precision_recall_se",
     "predictive_check",
     "probe_accuracy",
     "rate_distortion",
@@ -152,5 +148,18 @@ __all__ = [
     "simulation_based_calibration",
     "to_inference_data",
     "total_variation",
-    "two_sided_log_likelihood",
 ]
+
+_RENAMED = {
+    "Neighbourhoods": "PrecisionRecall",
+    "neighbourhoods_from_features": "precision_recall_from_features",
+    "neighbourhoods_se": "precision_recall_se",
+    "two_sided_log_likelihood": "bidirectional_monte_carlo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

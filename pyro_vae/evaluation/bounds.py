@@ -104,6 +104,20 @@ def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor
         return (q.log_prob(z) - p.log_prob(z)).mean(0), False  # (eq. 3.4); of flows (eq. 9.6)
 
 
+def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Tensor:
+    """KL(q || p) of each latent dimension, averaged over q's batch, nats, `(d,)`; for q and p that factorize.
+
+    >>> q = dist.Normal(torch.tensor([[0.0, 1.0]]), 1.0).to_event(1)
+    >>> kl_per_dimension(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    tensor([0.0000, 0.5000], dtype=torch.float64)
+    """
+    for name, one in (("q", q), ("p", p)):
+        if not isinstance(one, torch.distributions.Independent):
+            raise checks.fail(name, type(one).__name__, "a distribution of independent dimensions")
+    values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().cpu().double()
+    return values.reshape(-1, values.shape[-1]).mean(0)
+
+
 def bounds(
     model: Model,
     images: Images,

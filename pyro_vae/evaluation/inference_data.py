@@ -16,7 +16,7 @@ from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation.likelihood.evidence import weighted_draws
 from pyro_vae.evaluation.likelihood.importance import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, Model, with_prior
+from pyro_vae.models import VAE, Model, require_prior
 from pyro_vae.models.base import (
     check_dequantize,
     check_fits,
@@ -83,7 +83,7 @@ def to_inference_data(
     draws, k = checks.positive_integer("draws", draws), checks.positive_integer("k", k)
     decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed = checks.seed("seed", seed)
-    vae = with_prior(model)
+    vae = require_prior(model)
     check_set("images", images)
     target = move(model, device)
     dequantize = check_dequantize(model, dequantize, binarization)

@@ -23,7 +23,7 @@ from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.noise import image_keys
 from pyro_vae.evaluation.bounds import Bounds, bounds
 from pyro_vae.evaluation.comparison import PerImage
-from pyro_vae.evaluation.latent_codes.codes import ActiveUnits, active_units
+from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
 from pyro_vae.evaluation.likelihood.evidence import evidence, evidence_metrics
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.evaluation.samples.features import Extractor, extract

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import seeded_rng
-from pyro_vae.models import VAE, Autoencoder, Model, with_prior
+from pyro_vae.models import VAE, Autoencoder, Model, require_prior
 from pyro_vae.models.base import device_of, evaluating
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
@@ -70,7 +70,7 @@ def _check_values(model: Model, x: Tensor, of_guide: dict[str, Any], of_model: d
     z = of_guide["z"]["value"] if "z" in of_guide else location(q)
     pairs = [("log p(x|z) in `model`", of_model["x"], model.decode(z).log_prob(x))]
     if "z" in of_guide:
-        pairs.append(("log p(z) in `model`", of_model["z"], with_prior(model).prior().log_prob(z)))
+        pairs.append(("log p(z) in `model`", of_model["z"], require_prior(model).prior().log_prob(z)))
         if not isinstance(q, torch.distributions.TransformedDistribution):  # a flow scores only draws of its own
             pairs.append(("log q(z|x) in `guide`", of_guide["z"], q.log_prob(z)))
     for what, site, values in pairs:

@@ -13,7 +13,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.spec import Spec
 
-__all__ = ["VAE", "Autoencoder", "Model", "build", "with_prior"]
+__all__ = ["VAE", "Autoencoder", "Model", "build", "require_prior"]
 
 Model = VAE | Autoencoder
 Likelihood = (
@@ -62,7 +62,7 @@ def build(spec: Spec) -> Model:
     return model
 
 
-def with_prior(model: Model) -> VAE:
+def require_prior(model: Model) -> VAE:
     """`model`, where it has a prior; an autoencoder has none, so no samples and no evidence."""
     if isinstance(model, Autoencoder):
         raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")

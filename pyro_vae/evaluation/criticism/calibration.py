@@ -14,7 +14,7 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, with_prior
+from pyro_vae.models import VAE, require_prior
 from pyro_vae.models.base import check_finite_weights, evaluating, move
 
 LOG_JOINT = "log p(x, z)"
@@ -113,7 +113,7 @@ def simulation_based_calibration(
     >>> found.names, found.ranks.shape
     (('z_1', 'z_2', 'log p(x, z)'), torch.Size([200, 3]))
     """
-    vae = with_prior(model)
+    vae = require_prior(model)
     n, draws, bins = (
         checks.positive_integer(name, value) for name, value in (("n", n), ("draws", draws), ("bins", bins))
     )

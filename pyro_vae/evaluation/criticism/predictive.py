@@ -17,7 +17,7 @@ from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.batches import batches, to_unit
 from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, with_prior
+from pyro_vae.models import VAE, require_prior
 from pyro_vae.models.base import (
     check_dequantize,
     check_finite_weights,
@@ -160,7 +160,7 @@ def predictive_check(
     >>> found.statistics["total variation"].p_mean > 0.99  # an untrained decoder makes noise
     True
     """
-    vae = with_prior(model)
+    vae = require_prior(model)
     check_set("images", images)
     checks.one_of("kind", kind, KINDS)
     replicates = checks.positive_integer("replicates", replicates)

@@ -15,7 +15,7 @@ from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation.likelihood.importance import effective_sample_size, log_mean_weight, log_mean_weight_mcse
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, Model, with_prior
+from pyro_vae.models import VAE, Model, require_prior
 from pyro_vae.models.base import check_images, dtype_of, evaluating, move, warn_if_not_binary
 
 
@@ -96,7 +96,7 @@ def annealed_log_likelihood(
     torch.Size([3])
     """
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
-    vae = with_prior(model)
+    vae = require_prior(model)
     target = move(model, device)
     x = check_images(x).to(target, dtype_of(model))
     check_programs(vae, x[:2])
@@ -146,7 +146,7 @@ def anneal_images(
     )
 
 
-def two_sided_log_likelihood(
+def bidirectional_monte_carlo(
     model: Model,
     n: int,
     *,
@@ -168,7 +168,7 @@ def two_sided_log_likelihood(
     """
     n = checks.positive_integer("n", n)
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
-    vae = with_prior(model)
+    vae = require_prior(model)
     target = move(model, device)
     schedule = _schedule(temperatures)
     with seeded_rng(target, seed), evaluating(vae, gradients=True):

@@ -46,7 +46,7 @@ from pyro_vae.evaluation.likelihood.nll import (
 )
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.evaluation.samples.features import fingerprint
-from pyro_vae.models import VAE, Model, with_prior
+from pyro_vae.models import VAE, Model, require_prior
 from pyro_vae.models.base import (
     check_dequantize,
     check_fits,
@@ -154,7 +154,7 @@ def evidence(
     seed = checks.seed("seed", seed)
     anneal = checks.non_negative_integer("anneal", anneal)
     checks.positive_integer("anneal_temperatures", anneal_temperatures)
-    vae = with_prior(model)
+    vae = require_prior(model)
     check_set("images", images)
     target = move(model, device)
     dequantize = check_dequantize(model, dequantize, binarization)

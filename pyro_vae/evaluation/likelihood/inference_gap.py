@@ -21,7 +21,7 @@ from pyro_vae.evaluation.bounds import standard_error
 from pyro_vae.evaluation.likelihood.evidence import WeightedDraws, weighted_draws
 from pyro_vae.evaluation.likelihood.importance import LEAST, log_mean_weight, log_mean_weight_mcse, pareto_smooth
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, with_prior
+from pyro_vae.models import VAE, require_prior
 from pyro_vae.models.base import (
     check_dequantize,
     check_finite_weights,
@@ -139,7 +139,7 @@ def inference_gap(
     >>> gap.n, gap.amortization_gap_nats > 0
     (10, True)
     """
-    vae = with_prior(model)
+    vae = require_prior(model)
     check_model(vae, "encoder", "posterior")
     check_set("images", images)
     counts = {"k": k, "samples": samples, "particles": particles, "steps": steps, "rounds": rounds}

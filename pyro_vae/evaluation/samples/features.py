@@ -149,3 +149,14 @@ def keep(path: Path, content: bytes) -> None:
 def file_name(name: str) -> str:
     """`name` as part of the name of a file in the cache."""
     return "".join(character if character.isalnum() or character in "-_" else "_" for character in name)[:60]
+
+
+def check_features(name: str, features: Tensor, least: int) -> Tensor:
+    """Float64 on the CPU, `(n, d)`, finite."""
+    x = checks.tensor(name, features)
+    if x.dim() != 2 or len(x) < least:
+        raise checks.fail(name, f"shape {tuple(x.shape)}", f"shape (n, d) with n of at least {least}")
+    x = x.cpu().double()
+    if not bool(x.isfinite().all()):
+        raise checks.fail(name, "NaN or infinity", "finite numbers")
+    return x

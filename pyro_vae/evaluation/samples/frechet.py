@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae.evaluation.resampling import jackknife_se
-from pyro_vae.evaluation.samples.generation import check_features
+from pyro_vae.evaluation.samples.features import check_features
 
 
 @dataclass(frozen=True, eq=False)

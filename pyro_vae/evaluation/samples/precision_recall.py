@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.evaluation.samples.generation import check_features
+from pyro_vae.evaluation.samples.features import check_features
 
 
 @dataclass(frozen=True)
-class Neighbourhoods:
+class PrecisionRecall:
     """Of n real and m generated images, by `k` neighbours; all between 0 and 1, but for `density`.
 
     - `precision`: share of generated images within a real one's neighbourhood (fidelity).
@@ -31,7 +31,7 @@ class Neighbourhoods:
     m: int
 
 
-def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, chunk: int = 200) -> Neighbourhoods:
+def precision_recall_from_features(real: Tensor, generated: Tensor, k: int = 5, chunk: int = 200) -> PrecisionRecall:
     """Precision, recall, density and coverage of features `(n, d)` and `(m, d)`.
 
     The neighbourhood of an image is the ball that reaches to its k-th nearest other image of the same sample. It is
@@ -44,7 +44,7 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
     generative models", 2020, https://arxiv.org/abs/2002.09797 (open, k = 5).
 
     >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
-    >>> neighbourhoods_from_features(x, x + 100).precision
+    >>> precision_recall_from_features(x, x + 100).precision
     0.0
     """
     checks.positive_integer("k", k)
@@ -69,7 +69,7 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
         in_closed |= (distance <= (limits + closer)[:, None]).any(0)
         covered += int((distance.amin(1) < limits - closer).sum())
         recalled += int((distance.sub_(radius).amin(1) <= -squares).sum())
-    return Neighbourhoods(
+    return PrecisionRecall(
         precision=in_closed.double().mean().item(),
         recall=recalled / len(real),
         density=in_real.double().mean().item() / k,
@@ -80,7 +80,7 @@ def neighbourhoods_from_features(real: Tensor, generated: Tensor, k: int = 5, ch
     )
 
 
-def neighbourhoods_se(
+def precision_recall_se(
     real: Tensor, generated: Tensor, k: int = 5, *, halves: int = 20, seed: int = 0
 ) -> dict[str, float]:
     r"""Standard errors of `precision`, `recall`, `density` and `coverage`, over the images of both samples.
@@ -103,7 +103,7 @@ def neighbourhoods_se(
     found = []
     for _ in range(halves):
         a, b = (part[torch.randperm(len(part), generator=generator)[: len(part) // 2]] for part in samples)
-        found.append(neighbourhoods_from_features(a, b, k))
+        found.append(precision_recall_from_features(a, b, k))
     return {
         name: scale * statistics.stdev(getattr(one, name) for one in found)
         for name in ("precision", "recall", "density", "coverage")

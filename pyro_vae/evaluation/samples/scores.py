@@ -19,13 +19,9 @@ from pyro_vae.evaluation.samples.frechet import (
     frechet_from_features,
     frechet_se,
 )
-from pyro_vae.evaluation.samples.generation import (
-    confidence,
-    confidence_se,
-    inception_score,
-    kernel_distance_from_features,
-)
-from pyro_vae.evaluation.samples.precision_recall import neighbourhoods_from_features, neighbourhoods_se
+from pyro_vae.evaluation.samples.inception_score import confidence, confidence_se, inception_score
+from pyro_vae.evaluation.samples.kernel_distance import kernel_distance_from_features
+from pyro_vae.evaluation.samples.precision_recall import precision_recall_from_features, precision_recall_se
 
 _DEFINITION = 3  # of the scores; those in the cache of another one are not taken
 
@@ -76,7 +72,7 @@ def score_real_images(
 def score_samples(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
     """The fields of :class:`~pyro_vae.evaluation.Metrics` that features of samples and of real images give."""
     kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
-    near = neighbourhoods_from_features(real.pool, generated.pool)
+    near = precision_recall_from_features(real.pool, generated.pool)
     found: dict[str, Any] = {
         "frechet": frechet_from_features(real.pool, generated.pool),
         "kernel_distance": kernel.mean,
@@ -88,7 +84,7 @@ def score_samples(generated: Features, real: Features, splits: int, seed: int) -
         "coverage": near.coverage,
     }
     if min(near.n, near.m) >= 2 * (near.k + 1):
-        errors = neighbourhoods_se(real.pool, generated.pool, seed=seed)
+        errors = precision_recall_se(real.pool, generated.pool, seed=seed)
         found |= {f"{name}_se": error for name, error in errors.items()}
     line = None
     if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:

@@ -13,7 +13,7 @@ from pyro_vae import plots
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
 from pyro_vae.evaluation.samples.features import Extractor, extract
-from pyro_vae.evaluation.samples.generation import confidence
+from pyro_vae.evaluation.samples.inception_score import confidence
 from pyro_vae.experiments.figures.trained_runs import Runs, check_runs, models_of, plane, reconstruct, sample
 from pyro_vae.models import Autoencoder, Model
 from pyro_vae.models.base import check_fits

@@ -1,4 +1,4 @@
-"""What codes are like: active units, the aggregate posterior, probes. Plain tensors in, frozen results out."""
+"""The aggregate posterior: its moments, and the average KL as mutual information + marginal KL."""
 
 from __future__ import annotations
 
@@ -10,69 +10,6 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.evaluation.samples.generation import check_features
-
-
-@dataclass(frozen=True, eq=False)
-class ActiveUnits:
-    """`count` of latent dimensions whose `variances` `(d,)` exceed `threshold`; `count_se` is the error over images.
-
-    The standard error is the deviation of the count over 100 bootstrap resamples of the images.
-    """
-
-    count: int
-    count_se: float
-    variances: Tensor
-    threshold: float
-
-
-def active_units(means: Tensor, threshold: float = 0.01, others: Tensor | None = None) -> ActiveUnits:
-    r"""The latent dimensions that tell images apart: :math:`\mathrm{Var}_x\, \mathbb E_{q(z|x)} z_i > 0.01` (ddof = 0).
-
-    Args:
-        means: posterior means, `(N, d)`.
-        threshold: what counts as active.
-        others: where the means are only estimated, from draws: estimates from other draws, `(N, d)`. The covariance of
-            the two over images is then the variance of the means, without that of the draws.
-
-    Source: Burda et al., 2016, https://arxiv.org/abs/1509.00519
-
-    >>> active_units(torch.tensor([[0.0, 0.0], [1.0, 0.001]])).count
-    1
-    """
-    checks.positive("threshold", threshold)
-    a = check_features("means", means, least=2)
-    b = a if others is None else check_features("others", others, least=2)
-    if b.shape != a.shape:
-        raise checks.fail("others", f"shape {tuple(b.shape)}", f"that of means, {tuple(a.shape)}")
-    variances = ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
-    return ActiveUnits(int((variances > threshold).sum()), _count_se(a, b, threshold), variances, threshold)
-
-
-def _count_se(a: Tensor, b: Tensor, threshold: float, resamples: int = 100) -> float:
-    """The deviation over bootstrap resamples, each by the weights of the images: how often they are drawn."""
-    generator = torch.Generator().manual_seed(0)
-    products, counts = a * b, []
-    for _ in range(resamples):
-        drawn = torch.randint(len(a), (len(a),), generator=generator)
-        weights = torch.bincount(drawn, minlength=len(a)).double() / len(a)
-        covariances = weights @ products - (weights @ a) * (weights @ b)
-        counts.append((covariances > threshold).sum().double())
-    return torch.stack(counts).std().item()
-
-
-def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Tensor:
-    """KL(q || p) of each latent dimension, averaged over q's batch, nats, `(d,)`; for q and p that factorize.
-
-    >>> q = dist.Normal(torch.tensor([[0.0, 1.0]]), 1.0).to_event(1)
-    >>> kl_per_dimension(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
-    tensor([0.0000, 0.5000], dtype=torch.float64)
-    """
-    for name, one in (("q", q), ("p", p)):
-        if not isinstance(one, torch.distributions.Independent):
-            raise checks.fail(name, type(one).__name__, "a distribution of independent dimensions")
-    values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().cpu().double()
-    return values.reshape(-1, values.shape[-1]).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,39 +116,3 @@ def aggregate_posterior(
         monte_carlo_se=(information.var(0).sum() / samples).sqrt().item() / n,
         n=n,
     )
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Share of test codes whose class is found, by logistic regression and by the k nearest training codes."""
-
-    linear: float
-    nearest: float
-    k: int
-
-
-def probe_accuracy(codes: Tensor, labels: Tensor, test_codes: Tensor, test_labels: Tensor, k: int = 10) -> Probes:
-    """How well the class can be read off codes `(N, d)`, standardized, by scikit-learn's simplest classifiers."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    checks.positive_integer("k", k)
-    x, x_test = (
-        check_features("codes", codes, least=max(2, k)).numpy(),
-        check_features("test_codes", test_codes, least=1).numpy(),
-    )
-    labels, test_labels = checks.tensor("labels", labels).cpu(), checks.tensor("test_labels", test_labels).cpu()
-    for name, values, wanted in (("labels", labels, x), ("test_labels", test_labels, x_test)):
-        if values.shape != (len(wanted),):
-            raise checks.fail(name, tuple(values.shape), f"one label a code, shape ({len(wanted)},)")
-    if x.shape[1] != x_test.shape[1]:
-        raise checks.fail("test_codes", f"{x_test.shape[1]} dimensions", f"{x.shape[1]}, as codes have")
-    if len(labels.unique()) < 2:
-        raise checks.fail("labels", "one class", "at least two classes")
-    accuracy = []
-    for classifier in (LogisticRegression(max_iter=1000), KNeighborsClassifier(k)):
-        pipeline = make_pipeline(StandardScaler(), classifier).fit(x, labels.numpy())
-        accuracy.append(float(pipeline.score(x_test, test_labels.numpy())))
-    return Probes(linear=accuracy[0], nearest=accuracy[1], k=k)

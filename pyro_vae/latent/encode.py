@@ -1,0 +1,92 @@
+"""Images to codes, and codes to images: posterior means, and samples from the prior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_vae._utils import checks
+from pyro_vae._utils.device import resident
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
+from pyro_vae.data import Images
+from pyro_vae.data.batches import batches
+from pyro_vae.models import Model, require_prior
+from pyro_vae.models.base import check_fits, check_model, check_set, device_of, dtype_of, evaluating, move
+from pyro_vae.posteriors import location
+
+
+def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | torch.device = "auto") -> Tensor:
+    """One code for each image, `(N, d)`: the :func:`~pyro_vae.posteriors.location` of q(z|x)."""
+    check_encodes(model, images, batch_size)
+    target = move(model, device)
+    check_fits(model, images)
+    chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
+    with evaluating(model):
+        return torch.cat([location(model.encode(x)).cpu() for x in chunks])
+
+
+def posterior_means(
+    model: Model,
+    images: Images,
+    *,
+    draws: int = 32,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Tensor:
+    """The mean of `draws` codes from q(z|x) for each image, `(N, d)`: what to take where q's mean is not known.
+
+    A deterministic autoencoder has one code for each image, and that is it.
+    """
+    check_encodes(model, images, NOISE_BLOCK)
+    draws = checks.positive_integer("draws", draws)
+    seed = checks.seed("seed", seed)
+    target = move(model, device)
+    check_fits(model, images)
+    means = []
+    with evaluating(model):
+        for block, x in enumerate(batches(resident(images.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))):
+            with seeded_rng(target, stream_seed(seed, f"codes {block}")):
+                means.append(model.encode(x).sample((draws,)).mean(0).cpu())
+    return torch.cat(means)
+
+
+def prior_samples(
+    model: Model, n: int, *, batch_size: int = 500, device: str | torch.device = "auto", seed: int = 0
+) -> Tensor:
+    """n samples, as the means of p(x|z) for z from the prior, `(n, C, H, W)`.
+
+    The codes are drawn 100 at a time, each block from a seed of its own: `batch_size`, of the decoder, changes the
+    result by rounding only, and the first samples are the same whatever `n` is.
+
+    Raises:
+        InputError: the model has no prior.
+    """
+    n, batch_size = checks.positive_integer("n", n), checks.positive_integer("batch_size", batch_size)
+    seed = checks.seed("seed", seed)
+    vae = require_prior(model)
+    target = move(model, device)
+    blocks = []
+    with evaluating(model):
+        for block in range(-(-n // NOISE_BLOCK)):
+            with seeded_rng(target, stream_seed(seed, f"samples {block}")):
+                blocks.append(vae.prior().sample((NOISE_BLOCK,)))
+        return torch.cat([vae.decode(z).mean.cpu() for z in torch.cat(blocks)[:n].split(batch_size)])
+
+
+def decode_codes(model: Model, z: Tensor) -> Tensor:
+    """The means of p(x|z), `(N, C, H, W)`, for codes `(N, d)`."""
+    check_model(model, "decode")
+    codes = checks.tensor("z", z)
+    if codes.dim() != 2:
+        raise checks.fail("z", z, "codes of shape (N, d)")
+    with evaluating(model):
+        try:
+            return model.decode(codes.to(device_of(model), dtype_of(model))).mean.cpu()
+        except RuntimeError as error:
+            raise checks.fail("z", codes, f"codes that the model's decoder takes ({error})") from error
+
+
+def check_encodes(model: Model, images: Images, batch_size: int) -> None:
+    check_model(model, "encode", "decode", "reconstruct")
+    check_set("images", images)
+    checks.positive_integer("batch_size", batch_size)

@@ -1,0 +1,29 @@
+"""The images on the line between two codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_vae._utils import checks
+from pyro_vae.latent.encode import decode_codes
+from pyro_vae.models import Model
+from pyro_vae.models.base import check_model, device_of, dtype_of, evaluating
+from pyro_vae.posteriors import location
+
+
+def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
+    """Decoded points on the line between the codes of two images `(C, H, W)`, ends included: `(steps, C, H, W)`."""
+    steps = checks.positive_integer("steps", steps)
+    check_model(model, "encode", "decode")
+    images = [checks.tensor(name, one) for name, one in (("start", start), ("end", end))]
+    for name, one in zip(("start", "end"), images, strict=True):
+        if one.dim() != 3 or not one.is_floating_point() or one.shape != images[0].shape:
+            raise checks.fail(name, one, "an image of floats in [0, 1], of shape (C, H, W), the same for both")
+    with evaluating(model):
+        try:
+            ends = location(model.encode(torch.stack(images).to(device_of(model), dtype_of(model)))).cpu()
+        except RuntimeError as error:
+            raise checks.fail("start", images[0], f"images that the model's encoder takes ({error})") from error
+    weight = torch.linspace(0, 1, steps, dtype=ends.dtype)[:, None]
+    return decode_codes(model, (1 - weight) * ends[0] + weight * ends[1])
