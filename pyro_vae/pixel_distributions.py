@@ -1,4 +1,4 @@
-"""Distributions of a pixel that torch lacks, or that it has only for moderate parameters."""
+"""Distributions of a pixel that torch lacks, or that it evaluates accurately only at moderate parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class BernoulliOfGrey(dist.Bernoulli):
-    """A Bernoulli that also scores grey levels, by the cross-entropy; values outside [0, 1] stay errors."""
+    """A Bernoulli whose `log_prob` of a grey level is minus the cross-entropy; values outside [0, 1] are errors."""
 
     support = constraints.unit_interval
 
@@ -30,9 +30,9 @@ class BernoulliOfGrey(dist.Bernoulli):
 
 
 class ContinuousBernoulliOfLogits(dist.TorchDistribution):
-    r"""p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], all of it from the logits l, at any size and either sign of l.
+    r"""p(x) = l exp(l x) / (exp(l) - 1) on [0, 1], computed from the logits l, accurate for any size and sign of l.
 
-    torch's own works with probabilities that are clamped at \|l\| = 16.
+    torch's `ContinuousBernoulli` computes with probabilities, which it clamps at \|l\| = 16.
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (as torch's distributions have it)
@@ -102,7 +102,7 @@ class ContinuousBernoulliOfLogits(dist.TorchDistribution):
         # log(1 + u (exp(l) - 1)) / l
         small, safe, logits = self._small(_reach(self.logits))
         size = safe.abs()
-        below, above = value.log(), torch.log1p(-value)  # of the masses below and above x
+        below, above = value.log(), torch.log1p(-value)  # log masses below and above x
         beyond, between = torch.where(safe > 0, below, above), torch.where(safe > 0, above, below)
         from_mode = -torch.logaddexp(beyond, between - size) / size  # the mode is at 1 or at 0
         direct = torch.where(safe > 0, 1 - from_mode, from_mode)
@@ -116,9 +116,9 @@ class ContinuousBernoulliOfLogits(dist.TorchDistribution):
         return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
 
     def _small(self, limit: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Where differences would cancel and a series takes over; logits to divide by elsewhere; those of the series.
+        """Where differences would cancel, so that a series is used; the logits for the direct formula; for the series.
 
-        Neither formula may overflow where it is not taken: its gradient would be 0 times infinity.
+        Neither formula may overflow where it is not used: its gradient would be 0 times infinity.
         """
         small = self.logits.abs() < limit
         return small, torch.where(small, 1.0, self.logits), torch.where(small, self.logits, 0.0)
@@ -138,7 +138,7 @@ def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _reach(x: Tensor) -> float:
-    """To where a series of degree 4 is the better one: its error l^5 grows, that of derivatives, eps / l, falls."""
+    """The size of l below which a series of degree 4 is used: its error is l^5, that of derivatives eps / l."""
     return float(torch.finfo(x.dtype).eps ** (1 / 7))
 
 
@@ -164,9 +164,9 @@ class _Levels(constraints.Constraint):
 
 
 class _BinnedLevels(dist.TorchDistribution):
-    """Levels x = k / 255, k = 0 ... 255: the mass of a symmetric density, of `loc` and `scale`, between k +- 1/2.
+    """Levels x = k / 255, k = 0 ... 255: the mass of a symmetric density of `loc` and `scale` between k +- 1/2.
 
-    Level 0 has all the mass below its upper edge, level 255 all above its lower edge.
+    Level 0 has all the mass below its upper edge, level 255 all the mass above its lower edge.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
@@ -184,7 +184,7 @@ class _BinnedLevels(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         level = (255 * value).round()
-        # The upper edge of a level is the lower one of the next to the last bit, so that the masses sum to 1.
+        # The upper edge of a level equals the lower edge of the next to the last bit, so that the masses sum to 1.
         lower, upper = (((2 * level + side) / 510 - self.loc) / self.scale for side in (-1, 1))
         below, above = self._log_cdf(upper), self._log_cdf(-lower)
         inside = self._log_mass(lower, upper, below, above)
@@ -205,7 +205,7 @@ class _BinnedLevels(dist.TorchDistribution):
             return (255 * x).round().clamp(0, 255) / 255
 
     def _sum_over_edges(self, weight: Callable[[int], int]) -> Tensor:
-        """The sum of w(j) P(k > j), one level after the other: E k for w = 1, E k^2 for w = 2 j + 1."""
+        """The sum of w(j) P(k > j) over the levels j: E k for w = 1, E k^2 for w = 2 j + 1."""
         total = torch.zeros_like(self.loc)
         for level in range(255):
             total = total + weight(level) * self._cdf((self.loc - (level + 0.5) / 255) / self.scale)
@@ -220,7 +220,7 @@ class _BinnedLevels(dist.TorchDistribution):
         raise NotImplementedError
 
     def _log_mass(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        """log of the mass between `lower` and `upper`, from that below `upper` and that above `lower`, in logs."""
+        """log mass between `lower` and `upper`, from the log mass below `upper` and the log mass above `lower`."""
         raise NotImplementedError
 
     def _noise(self, shape: torch.Size) -> Tensor:
@@ -237,7 +237,7 @@ class LogisticLevels(_BinnedLevels):
         return functional.logsigmoid(t)
 
     def _log_mass(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Tensor:
-        # F(b) - F(a) = F(b) (1 - F(a)) (1 - exp(a - b)): without a difference that could cancel.
+        # F(b) - F(a) = F(b) (1 - F(a)) (1 - exp(a - b)), without a difference that could cancel
         return below + above + (-torch.expm1(-1 / (255 * self.scale))).log()
 
     def _noise(self, shape: torch.Size) -> Tensor:
@@ -270,7 +270,7 @@ class NormalLevels(_BinnedLevels):
         series = (q - d) / 24 + (q**2 - 6 * q * d + 3 * d**2) / 1920
         series = series + (q**3 - 15 * q**2 * d + 45 * q * d**2 - 15 * d**3) / 322560
         narrow = torch.log1p(series) + d.log() / 2 - q / d / 2 - math.log(2 * math.pi) / 2
-        # Else the difference of two tails, of which by symmetry the smaller ones.
+        # Else the difference of two tails, by symmetry the smaller ones.
         left = torch.where(flat, -1.0, torch.where(centre < 0, lower, -upper))
         right = torch.where(flat, 1.0, torch.where(centre < 0, upper, -lower))
         outer, inner = self._log_cdf(left), self._log_cdf(right)

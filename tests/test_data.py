@@ -135,7 +135,7 @@ def test_npz_with_train_and_test_and_colours_last(tmp_path):
         ({"images": np.zeros((0, 4, 4), np.uint8)}, "at least one image"),
         ({"images": np.zeros((2, 4), np.uint8)}, r"shape \(N, H, W\)"),
         ({"images": np.zeros((2, 4, 4, 5), np.uint8)}, r"with C = 1 or 3"),
-        ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)}, "one label an image"),
+        ({"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)}, "one label per image"),
         ({"images": np.zeros((3, 4, 4), np.uint8), "y": np.array([1j, 2, 3])}, "y: given 'complex128', expected whole"),
         ({"images": np.array([{}])}, "without pickled objects"),
         (
@@ -263,7 +263,7 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
         (lambda: Images(torch.zeros(2, 1, 4, 4)), "pixels: given 'torch.float32"),
         (lambda: Images(torch.zeros(2, 4, 4, dtype=torch.uint8)), r"of shape \(N, C, H, W\)"),
         (lambda: Images(torch.zeros(0, 1, 4, 4, dtype=torch.uint8)), "at least one image"),
-        (lambda: Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3).long()), "one label an image"),
+        (lambda: Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3).long()), "one label per image"),
         (lambda: Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)).split(1.0), "fraction: given 1.0"),
         (lambda: binarize(Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)), "statik"), "did you mean 'static'"),
         (lambda: choose_device("gpu0"), "device: given 'gpu0'"),

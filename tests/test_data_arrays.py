@@ -273,7 +273,7 @@ def test_images_take_arrays_and_lists():
         (lambda: Images(GREY[:, None], [-1] * 20), "labels: given -1, expected labels of at least 0"),
         (lambda: Images(GREY[:, None], [0, 10**9] * 10), "labels: given 1000000000, expected indices .* below 65,536"),
         (lambda: Images(GREY[:, None], [2] * 20, class_names=("a", "b")), "class_names: given 2, expected at least 3"),
-        (lambda: Images(GREY[:, None], name=None), "name: given None, expected a text"),
+        (lambda: Images(GREY[:, None], name=None), "name: given None, expected a string"),
         (lambda: Images(GREY[:, None]).split("0.1"), "fraction: given '0.1'"),
         (lambda: Images(GREY[:, None]).split(0.1, seed=-1), "seed: given -1"),
         (lambda: Images(GREY[:, None]).draw(3, seed="a"), "seed: given 'a'"),

@@ -408,7 +408,7 @@ def test_without_a_cache_folder_images_are_decoded_each_time(tmp_path, monkeypat
     monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path / "file"))
     for _ in range(2):
         with pytest.warns(
-            UserWarning, match="the decoded images are not kept for the next time: .*file.* can't be written"
+            UserWarning, match="the decoded images are not cached for next time: .*file.* can't be written"
         ):
             assert described(load_data(tmp_path / "mine")) == (18, 2, AB, AB)
     assert len(decoded) == 40

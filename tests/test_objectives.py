@@ -317,7 +317,7 @@ def test_a_wrapped_delta_is_one(wrap):
 def test_a_density_without_a_derivative_is_refused():
     scale = torch.tensor(2.0, requires_grad=True)
     q = dist.TransformedDistribution(dist.Uniform(0.0, 1.0), [transforms.AffineTransform(0.0, scale)])
-    with pytest.raises(InputError, match="elbo for a TransformedDistribution, whose log_prob has no derivative by"):
+    with pytest.raises(InputError, match="elbo for a TransformedDistribution, whose log_prob has no derivative with"):
         slope(q, q.rsample())
 
 

@@ -340,7 +340,7 @@ def test_interpolation_goes_from_one_original_to_the_other(test_images):
 
 def test_two_images_of_different_classes_are_chosen(digits):
     for seed in range(5):
-        first, second = figures.fitted.two_of(digits.test, seed)
+        first, second = figures.trained_runs.two_of(digits.test, seed)
         assert digits.test.labels[first] != digits.test.labels[second]
 
 

@@ -1,4 +1,4 @@
-"""What the command line prints on standard output, whatever that is."""
+"""Printing on standard output: a terminal, a file, a closed pipe, or none."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SPELLED = {"±": "+-", "“": '"', "”": '"', "—": "-", "…": "..."}
 def show(text: str) -> None:
     """Prints a text.
 
-    Where there is no standard output, nobody reads it any more, or its disk is full, nothing is printed: a command is
-    there for the files that it makes, and goes on with them.
+    Without a standard output, or if it is closed or its disk is full, nothing is printed: a command's purpose is the
+    files that it writes, and it continues to write them.
     """
     if sys.stdout is None:  # as under pythonw
         return
@@ -25,7 +25,7 @@ def show(text: str) -> None:
 
 
 def silence() -> None:
-    """From now on standard output goes nowhere; else Python complains of the broken pipe once more when it ends."""
+    """Redirects standard output to the null device; else Python reports the broken pipe once more when it exits."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -35,9 +35,9 @@ def silence() -> None:
 
 
 def printable(text: str) -> str:
-    r"""The text in characters that standard output can encode; others are spelled, or written as `\xe9`."""
+    r"""The text in characters that standard output can encode; others are transcribed, or written as `\xe9`."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return "".join(one if _fits(one, encoding) else _spelled(one, encoding) for one in text)
+    return "".join(character if _fits(character, encoding) else _spelled(character, encoding) for character in text)
 
 
 def _fits(character: str, encoding: str) -> bool:
@@ -58,7 +58,7 @@ def show_table(
     caption: str = "",
     heads: tuple[str, str, str] = ("metric", "value", "what it is"),
 ) -> None:
-    """Three columns, of metrics by default. Names are shown as they are: none of them is markup."""
+    """A table of three columns, by default of metrics. Cells are printed literally, not as markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""The device to compute on, and tensors that lie there if they fit."""
+"""The device to compute on, and moving pixels there if they fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro_vae._utils import checks
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else Apple's MPS, else the CPU; anything else is taken by its word."""
+    """`auto` is CUDA if it is available, else Apple's MPS, else the CPU; other names are torch's."""
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -21,15 +21,15 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise checks.fail("device", str(device), "auto, cpu, or a device of this machine") from error
-    if chosen.type == "meta":  # which has shapes and no numbers
+    if chosen.type == "meta":  # whose tensors have shapes but no values
         raise checks.fail("device", str(device), "auto, cpu, or a device that computes")
     return chosen
 
 
 def resident(pixels: Tensor, device: torch.device, free_bytes: int | None = None) -> Tensor:
-    """The uint8 pixels on `device`; where they would take over half of its free memory, on the host, with a warning.
+    """The uint8 pixels on `device`; if they would take over half of its free memory, on the host, with a warning.
 
-    `free_bytes` is asked of the device where it is not given.
+    `free_bytes` is by default what the device reports.
     """
     if device.type == "cpu" or pixels.device == device:
         return pixels.to(device)

@@ -1,4 +1,4 @@
-"""How figures look, whatever a user's matplotlibrc says. Imports no torch."""
+"""A style for figures that does not depend on the user's matplotlibrc. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import matplotlib as mpl
 
-# All but the backend: figures are made and saved without one.
+# All but the backend: figures are drawn and saved without one.
 _DEFAULTS: Any = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
 
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """matplotlib's own defaults, inside; also a decorator. A user's settings are as before afterwards."""
+    """Inside, matplotlib's own defaults apply; afterwards the user's settings do. Also a decorator."""
     with mpl.rc_context(_DEFAULTS):
         yield

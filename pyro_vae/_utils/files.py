@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: everything is written under a temporary name and then renamed."""
+"""Atomic writes: a file is written under a temporary name and then renamed, so that it is either whole or absent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pyro_vae._utils import checks
 
 
 def cache_folder() -> Path:
-    """Where data sets and trained classifiers are kept: `$PYRO_VAE_CACHE`, else the platform's cache of this user."""
+    """The folder of data sets and trained classifiers: `$PYRO_VAE_CACHE`, else this user's cache folder."""
     return Path(os.environ.get("PYRO_VAE_CACHE") or platformdirs.user_cache_dir("pyro_vae", appauthor=False))
 
 
 def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], object]) -> Path:
     """Writes `content` to `path` atomically.
 
-    `content` is bytes, text, or a function that is called with a temporary path and writes there
-    (for writers that insist on a path, such as matplotlib's). The temporary file stands in the same folder,
-    keeps the suffix, and is removed when anything fails.
+    `content` is bytes, text, or a function that is called with a temporary path and writes there (for writers that need
+    a path, such as `numpy.save`). The temporary file is in the same folder, has the same suffix, and is removed on
+    failure.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,12 +35,12 @@ def write(path: str | os.PathLike[str], content: bytes | str | Callable[[Path], 
         if callable(content):
             content(temporary)
         elif isinstance(content, str):
-            # Of the name of a folder that is not UTF-8, question marks.
+            # Names of folders that are not UTF-8 get question marks.
             temporary.write_text(content, encoding="utf-8", errors="replace", newline="\n")
         else:
             temporary.write_bytes(content)
         with temporary.open("r+b") as written:
-            os.fsync(written.fileno())  # on the disk before it takes the name of what was there
+            os.fsync(written.fileno())  # on the disk before it replaces the earlier file
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -57,17 +57,17 @@ def read_json(path: Path, argument: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        InputError: it is something else; the message calls it `argument`.
+        InputError: the file holds something else; the message names it `argument`.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise checks.fail(argument, str(path), f"a JSON object ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise checks.fail(argument, str(path), "a JSON object")
-    return found
+    return content
 
 
 def read_json_if_any(path: Path, argument: str) -> dict[str, Any]:
-    """The same; of a file that is not there, an empty one."""
+    """The JSON object in a file, or an empty one if there is no file."""
     return read_json(path, argument) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""How far something long is, on standard error: a bar on a terminal, plain lines in a file or a notebook."""
+"""Progress of long work on standard error: a bar on a terminal, plain lines in a file or a notebook."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-LINE_SECONDS = 30.0  # between two lines of one and the same part of the work
+LINE_SECONDS = 30.0  # between two lines about the same part of the work
 
 T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """One line on standard error. Where there is none, or it is closed, nothing: that is no reason to stop."""
+    """Prints a line on standard error; without one, or if it is closed, nothing is printed."""
     if sys.stderr is None:  # as under pythonw
         return
     try:
@@ -33,7 +33,7 @@ def on_terminal() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """A length of time to read.
+    """A duration as text.
 
     >>> duration(4.24), duration(90), duration(7500)
     ('4.2 s', '1 min 30 s', '2 h 5 min')
@@ -46,15 +46,15 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A count towards `total`, as a context: a bar on a terminal; else lines, those of `line`, and one now and then.
+    """A count towards `total`, as a context manager: a bar on a terminal, else lines.
 
     Args:
-        total: of what is counted.
+        total: the count at the end.
         unit: what is counted, such as `step`.
-        name: what is done.
-        initial: what was done earlier.
+        name: of the work.
+        initial: the count at the start, done earlier.
         visible: whether anything is printed.
-        timed: without a terminal, a line every half minute that says how far it is.
+        timed: without a terminal, print the count and the time left every half minute.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Progress:
         self.timed = timed
 
     def update(self, n: int = 1) -> None:
-        """So many more are done."""
+        """Adds n to the count."""
         self.done += n
         if self.bar is not None:
             self.bar.update(n)
@@ -80,17 +80,17 @@ class Progress:
             say(f"{self.name}: {self.done:,} of {self.total:,} {units}, {self.left()}")
 
     def describe(self, text: str) -> None:
-        """Beside the bar."""
+        """Puts a text beside the bar, if there is a bar."""
         if self.bar is not None:
             self.bar.set_postfix_str(text)
 
     def line(self, text: str) -> None:
-        """A line where there is no bar."""
+        """Prints a line, if there is no bar."""
         if self.lines:
             say(text)
 
     def left(self) -> str:
-        """The time that the rest takes, if it goes on as it went."""
+        """The time left at the average speed so far."""
         done = self.done - self.initial
         if not done:
             return "time left unknown"
@@ -105,7 +105,7 @@ class Progress:
 
 
 def track(parts: Iterable[T], total: int, unit: str, name: str, *, visible: bool) -> Iterator[T]:
-    """The parts, one after the other, each counted when it is done."""
+    """The parts in order, each counted when the caller asks for the next."""
     with Progress(total, unit, name, visible=visible) as progress:
         for part in parts:
             yield part

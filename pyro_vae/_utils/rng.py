@@ -1,4 +1,4 @@
-"""Pyro draws from torch's default generators; here they are borrowed, and given back as they were."""
+"""Seeding torch's default generators, from which Pyro draws, and restoring their states afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @contextmanager
 def seeded_rng(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the default generators of the CPU and of `device` start from `seed`; outside, they are as before.
+    """Seeds the default generators of the CPU and of `device` inside, and restores their states afterwards.
 
     >>> with seeded_rng(torch.device("cpu"), seed=0):
     ...     inside = torch.rand(2)
@@ -22,13 +22,13 @@ def seeded_rng(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-NOISE_BLOCK = 100  # images (or samples) whose noise is drawn together, whatever the batch size
+NOISE_BLOCK = 100  # images (or samples) whose noise is drawn together, so that it doesn't depend on the batch size
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """A seed of its own for each stream of noise under one `seed`: 63 bits of the SHA-256 of both.
+    """A distinct seed for each named stream of noise under a common `seed`: 63 bits of the SHA-256 of both.
 
-    Two estimates whose generators start from the same seed would share their draws: the noise of a posterior sample
+    Two estimates whose generators started from the same seed would share their draws: the noise of a posterior sample
     would be the code of a sample from the prior.
 
     >>> stream_seed(0, "bounds 0") == stream_seed(0, "samples 0")
@@ -39,7 +39,7 @@ def stream_seed(seed: int, stream: str) -> int:
 
 @contextmanager
 def preserved_rng(devices: Iterable[torch.device]) -> Iterator[None]:
-    """In the end the default generators of the CPU and of `devices` are as before."""
+    """Restores the states of the default generators of the CPU and of `devices` on exit."""
     before = [(device, generator_states(device)) for device in {torch.device("cpu"), *devices}]
     try:
         yield
@@ -49,7 +49,7 @@ def preserved_rng(devices: Iterable[torch.device]) -> Iterator[None]:
 
 
 def seed_generators(device: torch.device, seed: int) -> None:
-    """The default generators of the CPU and of `device` start from `seed`."""
+    """Seeds the default generators of the CPU and of `device`."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -59,7 +59,7 @@ def seed_generators(device: torch.device, seed: int) -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Where the default generators of the CPU and of `device` stand."""
+    """The states of the default generators of the CPU and of `device`."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -69,7 +69,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_generator_states(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Puts the default generators where they stood; states of a device that is not in use now are left out."""
+    """Restores the states of the default generators; states of a device that is not in use now are ignored."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyro_vae.data.images import Splits as Splits
     from pyro_vae.data.sources import load_data as load_data
 
-# Imported on first use: the processes that decode pictures come by here, and need no torch.
+# Imported on first use: the worker processes that decode pictures import this package, and need no torch.
 _HOMES = {
     "Images": "images",
     "Splits": "images",

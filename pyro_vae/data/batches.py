@@ -1,4 +1,4 @@
-"""Batches: shuffled where the uint8 pixels lie, gathered, and made floats only then."""
+"""Batches: shuffled and gathered on the device of the uint8 pixels; only the batch becomes floats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyro_vae.training.distributed import Peers
 
-AsFloats = Callable[[Tensor, torch.dtype], Tensor]  # what a model sees of uint8 grey levels
+AsFloats = Callable[[Tensor, torch.dtype], Tensor]  # uint8 grey levels -> the floats that a model sees
 
 
 def batches(
@@ -26,19 +26,19 @@ def batches(
 ) -> Iterator[Tensor]:
     """Batches of floats in [0, 1] of shape `(B, C, H, W)` on `device`; the last one may be shorter.
 
-    `as_floats` makes the floats; by default :func:`to_unit`. The order and the noise of :func:`binarized` and
-    :func:`dequantized` come from the default generators, so a caller who seeds those owns them.
-    The pixels stay uint8 until here; they are gathered where they lie. Among several processes, each takes its part of
-    each batch, in the order of the first; a part may be empty.
+    `as_floats` converts the pixels, by default :func:`to_unit`. The order of the images, and the noise of
+    :func:`binarized` and :func:`dequantized`, come from torch's default generators, which the caller seeds.
+    With several processes, each takes its part of every batch, in the order that the first process drew; a part may be
+    empty.
     """
     every = torch.arange(len(pixels), device=pixels.device)
-    for places in shuffled(pixels, batch_size, peers) if shuffle else every.split(batch_size):
-        part = places if shuffle or peers is None else peers.part(places)
+    for indices in shuffled(pixels, batch_size, peers) if shuffle else every.split(batch_size):
+        part = indices if shuffle or peers is None else peers.part(indices)
         yield gather(pixels, part, device, as_floats=as_floats, dtype=dtype)
 
 
 def shuffled(pixels: Tensor, batch_size: int, peers: Peers | None = None) -> Iterator[Tensor]:
-    """The places of all images, batch by batch in a random order, where the pixels are; of each this process's part."""
+    """Indices of all images in random order, on the device of the pixels: this process's part of each batch."""
     order = torch.randperm(len(pixels), device=pixels.device)
     if peers is None:
         return iter(order.split(batch_size))
@@ -48,14 +48,14 @@ def shuffled(pixels: Tensor, batch_size: int, peers: Peers | None = None) -> Ite
 
 def gather(
     pixels: Tensor,
-    places: Tensor,
+    indices: Tensor,
     device: torch.device,
     *,
     as_floats: AsFloats | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The batch of the images at these places, in floats."""
-    return (as_floats or to_unit)(pixels[places].to(device), dtype)
+    """The images at these indices, as a batch of floats."""
+    return (as_floats or to_unit)(pixels[indices].to(device), dtype)
 
 
 def to_unit(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -72,5 +72,5 @@ def dequantized(pixels: Tensor, dtype: torch.dtype = torch.float32, noise: Tenso
     """(level + u) / 256 in [0, 1), of uint8 grey levels; u is `noise` from U[0, 1), or drawn anew."""
     if noise is None:
         noise = torch.rand(pixels.shape, dtype=dtype, device=pixels.device)
-    # Of u 16 bits: so float32 holds level + u exactly, and rounding makes no pixel one of the next level.
+    # u is cut to 16 bits, so that float32 holds level + u exactly and rounding never lifts a pixel to the next level.
     return (pixels.to(dtype) + (noise.to(dtype) * 2**16).floor() / 2**16) / 256

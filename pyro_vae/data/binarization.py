@@ -16,22 +16,22 @@ from pyro_vae.spec import BINARIZATIONS
 
 
 def fixed_binarization(how: str) -> str:
-    """What evaluation makes of `dynamic`: one draw of each image, the same for all models, which is `static`."""
+    """The binarization for evaluation: `static`, one draw per image for all models, in place of `dynamic`."""
     return "static" if how == "dynamic" else how
 
 
 def binarize(images: Images, how: str, seed: int = 0) -> Images:
-    """Pixels that are 0 or 255, once and for all.
+    """The images with black and white pixels, 0 or 255, binarized once.
 
     `static` draws each pixel as Bernoulli(grey level / 255), once (Larochelle and Murray, 2011). The draw depends on
     the image itself and on `seed` (:func:`~pyro_vae.data.noise.uniform_noise`), not on its position: a subset, another
     order or another split has the same pixels of the same image, and copies of an image are drawn alike. Training and
     evaluation leave `seed` at 0, so that all runs are of the same data; these are not the pixels of the binarized MNIST
     that others distribute. `threshold` takes 1 from a grey level of 1/2. `none` and `dynamic` (redrawn in each batch,
-    see :func:`pyro_vae.data.batches.batches`) change nothing here.
+    see :func:`pyro_vae.data.batches.batches`) leave the images as they are.
 
-    Log-likelihoods under different binarizations are of different data, and not comparable. Pixels that hold only 0 and
-    1, which are nearly black, are warned of.
+    Log-likelihoods under different binarizations are of different data, and not comparable. There is a warning where
+    pixels hold only 0 and 1, which as grey levels are nearly black.
 
     >>> grey = Images(torch.full((3, 1, 8, 8), 64, dtype=torch.uint8))
     >>> binarize(grey, "static").pixels.unique()

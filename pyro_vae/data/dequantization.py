@@ -1,4 +1,4 @@
-"""Grey levels -> real numbers: uniform noise that turns a density into a bound on the probability of the levels."""
+"""Grey levels -> real numbers: with uniform noise, a density gives a bound on the probability of the levels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_vae.data.batches import dequantized
 from pyro_vae.data.images import Images
 from pyro_vae.data.noise import uniform_noise
 
-SEED = 256  # of the noise that evaluation adds: one of its own, the same for all models
+SEED = 256  # of the noise that evaluation adds; the same for all models
 
 
 def dequantize(images: Images) -> Tensor:
@@ -18,7 +18,7 @@ def dequantize(images: Images) -> Tensor:
     .. math:: x = \frac{k + u}{256}, \qquad u \sim U[0, 1)
 
     Each pixel of level k gets one draw u, which depends on the image itself and not on its position
-    (:func:`~pyro_vae.data.noise.uniform_noise`). The mean log density of x, less log 256 for each pixel, is a lower
+    (:func:`~pyro_vae.data.noise.uniform_noise`). The mean log-density of x, minus log 256 for each pixel, is a lower
     bound on the log-probability of the levels.
 
     Source: Theis et al., "A note on the evaluation of generative models", 2016, section 3.1,
@@ -32,5 +32,5 @@ def dequantize(images: Images) -> Tensor:
 
 
 def dequantized_once(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 grey levels with the noise that evaluation adds, wherever the pixels are."""
+    """uint8 grey levels with the noise that evaluation adds, on the device of the pixels."""
     return dequantized(pixels, dtype, uniform_noise(pixels, SEED).to(pixels.device))

@@ -1,4 +1,4 @@
-"""`Images`: uint8 pixels and labels of one data set; `Splits`: those to train on and those to test with."""
+"""`Images`: uint8 pixels and labels; `Splits`: the training and the test images of a data set."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Images:
     Args:
         pixels: uint8, shape `(N, C, H, W)`, grey levels 0 to 255, N >= 1; a tensor, or a NumPy array (which is copied
             where it is read-only).
-        labels: whole numbers, shape `(N,)`, indices into `class_names`, kept as int64; or None.
-        name: what the set is called in tables and file names.
+        labels: whole numbers, shape `(N,)`, indices into `class_names`, stored as int64; or None.
+        name: of the set, in tables and file names.
         class_names: the classes in the order of the labels.
         covariates: what else is known of each image, by name: numbers of shape `(N, ...)`. Like `labels`, they reach
             the models that name them: `model(x, beta, labels)` (:func:`pyro_vae.models.base.batch_arguments`).
 
     Raises:
-        InputError: where a dtype or shape is another.
+        InputError: a dtype or shape is not as above.
 
     >>> images = Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), name="black")
     >>> len(images), images.shape
@@ -55,14 +55,14 @@ class Images:
             raise checks.fail("pixels", tuple(pixels.shape), "at least one image of at least one pixel")
         object.__setattr__(self, "pixels", pixels)
         if not isinstance(self.name, str):
-            raise checks.fail("name", self.name, "a text")
+            raise checks.fail("name", self.name, "a string")
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(len(pixels)))
         object.__setattr__(self, "covariates", _checked_covariates(self.covariates, len(pixels)))
 
     def _checked_labels(self, n: int) -> Tensor:
-        expected = f"torch.int64 of shape ({n},), one label an image"
+        expected = f"torch.int64 of shape ({n},), one label per image"
         labels = _tensor("labels", self.labels, expected)
         if labels.is_floating_point() or labels.is_complex() or labels.shape != (n,):
             raise checks.fail("labels", _described(labels), expected)
@@ -88,7 +88,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels, labels and covariates, which caches and provenance refer to."""
+        """SHA-256 of shape, pixels, labels and covariates; identifies the data in caches and in provenance."""
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
         for part in (self.pixels, self.labels):
             if part is not None:
@@ -105,7 +105,7 @@ class Images:
         return replace(self, pixels=self.pixels[index], labels=labels, covariates=covariates)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Images, Images]:
-        """Two disjoint parts, `1 - fraction` and `fraction` of the images, the same ones for the same seed.
+        """Two disjoint parts, `1 - fraction` and `fraction` of the images; the same seed gives the same parts.
 
         Each part has at least one image.
         """
@@ -115,13 +115,13 @@ class Images:
                 "fraction", fraction, f"a number above 0 and below 1, of at least 2 images ({len(self)} here)"
             )
         checks.seed("seed", seed)
-        kept, held_out = split_indices(len(self), fraction, seed)
-        return self.take(kept), self.take(held_out)
+        train, validation = split_indices(len(self), fraction, seed)
+        return self.take(train), self.take(validation)
 
     def draw(self, n: int, seed: int = 0) -> Images:
-        """n of the images at random (all where there are fewer), the same ones for the same seed.
+        """n images drawn at random without replacement, or all if there are fewer; the same seed draws the same images.
 
-        Sets from folders are sorted by class, so the first n would be of one class.
+        Sets from folders are sorted by class, so that the first n images would be of one class.
         """
         checks.positive_integer("n", n)
         checks.seed("seed", seed)
@@ -149,7 +149,7 @@ class Splits(NamedTuple):
 
 
 def split_indices(n: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The places of `1 - fraction` and of `fraction` of n images, each sorted and, where n > 1, of at least one."""
+    """Indices of `1 - fraction` and of `fraction` of n images, sorted; each part has at least one where n > 1."""
     count = min(max(round(n * fraction), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return order[count:].sort().values, order[:count].sort().values
@@ -173,7 +173,7 @@ def _checked_covariates(covariates: object, n: int) -> dict[str, Tensor]:
 
 
 def _tensor(argument: str, values: Any, expected: str) -> Tensor:
-    """A tensor as it is; a NumPy array or a list as a tensor that may be written to."""
+    """A tensor unchanged; a NumPy array or a list as a writable tensor."""
     if isinstance(values, Tensor):
         return values
     try:
@@ -190,5 +190,5 @@ def _described(tensor: Tensor) -> str:
 
 
 def train_validation_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images | None]:
-    """The images to train on, and a share of them to validate with; none where the fraction is 0."""
+    """The training images, and a `fraction` of them held out for validation; None where the fraction is 0."""
     return images.split(fraction, seed) if fraction else (images, None)

@@ -1,4 +1,4 @@
-"""Uniform noise for each pixel that depends on the image itself and a seed, and not on its place in a set."""
+"""Uniform noise for each pixel that depends on the image itself and on a seed, not on the image's position in a set."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def image_keys(pixels: Tensor) -> Tensor:
 def uniform_noise(pixels: Tensor, seed: int = 0) -> Tensor:
     """Independent draws from U[0, 1), one for each pixel, of the shape of `pixels`, float32, on the CPU.
 
-    Those of an image are a function of its own bytes and of `seed`: in a subset, in another order or in another split
-    the same image gets the same draws, and so do copies of an image within a set. They are splitmix64's outputs,
-    counted by pixel, from a state of the image's hash and the seed; multiples of 2^-24.
+    The draws of an image are a function of its bytes and of `seed`: in a subset, in another order or in another split
+    the same image gets the same draws, and so do copies of an image within a set. They are multiples of 2^-24: the
+    outputs of splitmix64, one per pixel, from a state made of the image's hash and the seed.
 
     Args:
         pixels: uint8, shape `(N, ...)`.
-        seed: another seed gives independent draws.
+        seed: different seeds give independent draws.
 
     >>> pixels = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
     >>> torch.equal(uniform_noise(pixels)[[2, 0]], uniform_noise(pixels[[2, 0]]))

@@ -16,7 +16,7 @@ from pyro_vae.data.formats.idx import IDX_SETS, load_idx
 from pyro_vae.data.images import Images, Splits
 from pyro_vae.spec import check_dataset
 
-DATA_FORMAT = 2  # of what runs were trained on: raised where the same files become other pixels, labels or splits
+DATA_FORMAT = 2  # recorded by runs; raised when the same files come to give other pixels, labels or splits
 
 
 def load_data(
@@ -28,34 +28,34 @@ def load_data(
 ) -> Splits:
     """Loads a data set by name, or a user's own images by path.
 
-    What is left out or scaled of a user's own images is said in one warning.
+    One warning lists what was left out or rescaled of a user's own images.
 
     An `.npz` file has arrays `images` and perhaps `labels`; or these for each split, as `x_train`, `y_train`,
     `x_test`, `y_test` or as `train_images`, `train_labels`, ...; an `.npy` file is images alone. Arrays of images are
     `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`: uint8, bool, uint16 (of 10, 12, 14 or 16 bits, by the largest value),
     or floats in [0, 1], which are rounded to 256 grey levels. uint8 that holds only 0 and 1 is black and white. Labels
-    are whole numbers or texts, one for each image or one-hot; the distinct ones are the classes. Pickled objects are
-    never read.
+    are whole numbers or strings, one for each image, or one-hot; the distinct values are the classes. Pickled objects
+    are never read.
 
     A folder holds pictures of one size, in folders of the splits or not, in class folders below or not. Names of
     splits are `train`, `val`, `test`, in any case and common spelling, all with the same beginning and end or none. A
-    picture is turned by its orientation tag; of several frames the first is taken. The decoded pixels are kept in this
-    user's cache folder.
+    picture is rotated by its orientation tag; of several frames the first is taken. The decoded pixels are stored in
+    this user's cache folder.
 
-    Without a test set, the validation set is it, and where there is none, a fixed tenth of the images. With one, the
-    validation set is left out, since training holds out images of its own.
+    If there is no test set, the validation set is used as one; without either, a fixed tenth of the images. If there is
+    a test set, the validation set is left out, because training holds out its own validation images.
 
     Args:
         name: `digits` (scikit-learn's 8x8 digits, part of the installation), `mnist`, `fashion-mnist`, `cifar10`; or
             the path of an `.npz` or `.npy` file or of a folder of images.
         root: the folder that holds torchvision's folders (`MNIST/raw`, ...); else `$PYRO_VAE_DATA`, else
             `data` in this user's cache folder.
-        download: fetch a missing named set through torchvision. Never done unasked.
-        progress: a progress bar while pictures are decoded, where standard error is a terminal.
+        download: fetch a missing named set through torchvision; by default nothing is downloaded.
+        progress: show a progress bar while pictures are decoded, if standard error is a terminal.
 
     Raises:
-        InputError: an unknown name, a missing, truncated or altered file, pixels that are not pixels, folders that can
-            be understood in two ways.
+        InputError: an unknown name; a missing, truncated or altered file; arrays that are not images; folders whose
+            layout is ambiguous.
 
     >>> train, test = load_data("digits")
     >>> train.pixels.shape, test.pixels.shape

@@ -1,4 +1,4 @@
-"""Arrays -> matplotlib `Figure`. Only the functions called `save_...` write files; nothing here shows one."""
+"""Arrays -> matplotlib `Figure`. Only `save_figure` writes a file; no function opens a window."""
 
 from pyro_vae.plots.calibration import calibration_panels
 from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves

@@ -26,7 +26,7 @@ def calibration_panels(calibration: Calibration, columns: int = 4, title: str = 
         calibration: of :func:`~pyro_vae.evaluation.criticism.calibration.simulation_based_calibration`.
         columns: of panels.
         title: of the figure.
-        most: histograms; of more quantities those with the smallest p-values are shown, and log p(x, z).
+        most: the largest number of histograms: log p(x, z), and the quantities with the smallest p-values.
     """
     from pyro_vae.evaluation import Calibration
 
@@ -65,13 +65,13 @@ def _histogram(axes: Axes, calibration: Calibration, name: str) -> None:
 
 
 def _coverage(axes: Axes, calibration: Calibration, names: list[str]) -> None:
-    levels = [one.level for one in calibration.coverage]
-    low, high = ([one.level + sign * 2.58 * one.se for one in calibration.coverage] for sign in (-1, 1))
+    levels = [coverage.level for coverage in calibration.coverage]
+    low, high = ([coverage.level + sign * 2.58 * coverage.se for coverage in calibration.coverage] for sign in (-1, 1))
     axes.fill_between(levels, low, high, color="#999999", alpha=0.4, linewidth=0)
     axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
     for name in names:
         marker = "s" if name == names[-1] else "o"
-        observed = [one.observed[name] for one in calibration.coverage]
+        observed = [coverage.observed[name] for coverage in calibration.coverage]
         axes.plot(levels, observed, marker, color=COLOURS[5 if name == names[-1] else 0], markersize=4, alpha=0.8)
     axes.plot([], [], "o", color=COLOURS[0], markersize=4, label="coordinates of z")
     axes.plot([], [], "s", color=COLOURS[5], markersize=4, label=names[-1])

@@ -1,4 +1,4 @@
-"""Curves, those of a training among them."""
+"""Curves over epochs or other numbers; learning curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LineStyle = Literal["-", "--", "-.", ":"]
 
 
 class Curve(NamedTuple):
-    """One line of a panel: curves of the same name have the same colour."""
+    """A line of a panel; curves of the same name have the same colour."""
 
     name: str
     x: Sequence[float]
@@ -30,7 +30,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The curves of one pair of axes, and what the axes are; `level` names a line across, at 1."""
+    """The curves of a pair of axes, and the labels of the axes; `level` names a horizontal line at 1."""
 
     title: str
     xlabel: str
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
 
 @default_style()
 def curve_panels(panels: Sequence[Panel], columns: int = 2, title: str = "", log: bool = False) -> Figure:
-    """Curves by name, with one legend; over whole numbers, or on a logarithmic axis."""
+    """Panels of curves with a common legend; the horizontal axis has whole numbers, or is logarithmic (`log`)."""
     if isinstance(panels, Panel) or not panels or not all(isinstance(panel, Panel) for panel in panels):
         raise checks.fail("panels", panels, "a list of at least one Panel")
     figure, grid = new_panels(len(panels), columns, 0.68, width=9.5, legend=1.0)
@@ -66,8 +66,8 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
         axes.set_title(shortened(panel.title), fontsize=10, parse_math=False)
         if log:
             axes.set_xscale("log")
-            places = sorted({x for curve in panel.curves for x in curve.x})
-            axes.set_xticks(places, [f"{place:.3g}" for place in places])
+            positions = sorted({x for curve in panel.curves for x in curve.x})
+            axes.set_xticks(positions, [f"{position:.3g}" for position in positions])
             axes.set_xticks([], minor=True)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -86,7 +86,7 @@ def draw_curves(figure: FigureBase, grid: Sequence[Axes], panels: Sequence[Panel
 
 def _line_style(index: int) -> tuple[str, LineStyle]:
     styles: tuple[LineStyle, ...] = ("-", "-.", ":")
-    return COLOURS[index % len(COLOURS)], styles[index % 3]  # so that a curve on another one does not hide it
+    return COLOURS[index % len(COLOURS)], styles[index % 3]  # styles differ, so that coinciding curves both show
 
 
 def _handle(colour: str, style: LineStyle) -> Line2D:
@@ -95,23 +95,23 @@ def _handle(colour: str, style: LineStyle) -> Line2D:
 
 @default_style()
 def learning_curves(histories: History | Mapping[str, History], title: str = "", weighted: bool = True) -> Figure:
-    r"""Loss, reconstruction and KL, in nats per image, and the share of the KL, over the epochs.
+    r"""Loss, reconstruction and KL in nats per image, and the KL's share of the loss, over the epochs.
 
     The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
-    :math:`\beta = 1`. It is left out for a training in which the reconstruction term is negative after some epoch, as
-    that of a density above 1 is: it is then no share of a whole. Where no other training has one, so is its panel.
+    :math:`\beta = 1`. It is left out for a history in which the reconstruction term is negative after some epoch, which
+    densities above 1 allow: the KL is then no share of a whole. If no history has a share, its panel is left out.
 
     Args:
-        histories: of one training, or of several by name. Training is solid, validation dashed.
+        histories: a history, or several by name. Training is solid, validation dashed.
         title: of the figure.
-        weighted: the KL with its weight beta, in the share.
+        weighted: weigh the KL by beta in the share.
     """
     several = isinstance(histories, Mapping) or not hasattr(histories, "epochs")
     named: Mapping[str, Any] = by_name("histories", histories, "Histories") if several else {"": histories}
     for history in named.values():
         if not hasattr(history, "epochs"):
             raise checks.fail("histories", history, "a History, or several by name")
-    parts = {"loss": [], "reconstruction": [], "kl": [], "share": []}  # type: dict[str, list[Curve]]
+    parts: dict[str, list[Curve]] = {"loss": [], "reconstruction": [], "kl": [], "share": []}
     for name, history in named.items():
         epochs, betas = history.column("epoch"), history.column("beta")
         negative = any(

@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes, titles, and how they are saved."""
+"""What all figures share: colours, sizes, titles, legends, and saving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.figure_style import default_style
 
-# Okabe and Ito's palette, safe for colour-blind readers (its yellow darkened, to be seen on white), and three more.
+# Okabe and Ito's palette, safe for colour-blind readers (the yellow darkened to be seen on white), and three more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
@@ -29,11 +29,11 @@ LONGEST_NAME, LONGEST_IN_LEGEND = 45, 30  # characters of a name beside or above
 LONGEST_LEGEND = 24  # entries
 
 
-def by_name(argument: str, given: object, kind: str) -> Mapping[str, Any]:
-    """`given`, one thing at least by its name."""
-    if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
-        raise checks.fail(argument, given, f"a dictionary of {kind} by name, with at least one")
-    return given
+def by_name(argument: str, value: object, kind: str) -> Mapping[str, Any]:
+    """`value` as a dictionary by name with at least one entry."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+        raise checks.fail(argument, value, f"a dictionary of {kind} by name, with at least one")
+    return value
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -43,28 +43,28 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """Over the whole figure, in as many lines as its width asks for."""
+    """A title over the whole figure, wrapped to its width."""
     figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=11, parse_math=False)
 
 
 def set_only_title(axes: Axes, title: str) -> None:
-    """Over the only axes of a figure, in as many lines as its width asks for."""
-    width = 0.75 * axes.figure.bbox.width / axes.figure.dpi  # beside a legend
+    """A title over the only axes of a figure, wrapped to their width."""
+    width = 0.75 * axes.figure.bbox.width / axes.figure.dpi  # leaves room for a legend
     axes.set_title(_wrapped(title, width), fontsize=11, parse_math=False)
 
 
 def _wrapped(title: str, inches: float) -> str:
-    """At most three lines: what is longer would leave no room for the picture."""
+    """The title in at most three lines, so that it leaves room for the picture."""
     return "\n".join(textwrap.wrap(title, max(8, int(11 * inches)), max_lines=3, placeholder=" ..."))
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name that leaves room for the picture."""
+    """The name, cut to at most `longest` characters."""
     return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 def add_legend(figure: FigureBase, handles: Sequence[Line2D], names: Sequence[str], **options: Any) -> None:
-    """To the right of a figure; names are shown as they are, a `$` or an underscore at the beginning included."""
+    """A legend to the right of a figure; names are printed literally, including `$` and leading underscores."""
     if len(handles) > LONGEST_LEGEND:
         more = f"and {len(handles) - LONGEST_LEGEND + 1} more"
         handles = [*handles[: LONGEST_LEGEND - 1], Line2D([], [], linestyle="")]
@@ -78,7 +78,7 @@ def add_legend(figure: FigureBase, handles: Sequence[Line2D], names: Sequence[st
 def new_panels(
     n: int, columns: int, ratio: float, *, width: float = 10.0, around: float = 0.55, legend: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """n axes in even rows of at most `columns`, each `ratio` times as high as wide, with `around` inches for labels."""
+    """n axes in even rows of at most `columns`, `ratio` times as high as wide, with `around` inches for labels."""
     rows = -(-n // checks.positive_integer("columns", columns))
     columns = -(-n // rows)
     side = min(5.0, (width - legend) / columns)
@@ -88,7 +88,7 @@ def new_panels(
 
 @default_style()
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Writes a figure to a picture file, atomically; the suffix chooses the format."""
+    """Writes a figure to a picture file, atomically; the suffix gives the format."""
     if not isinstance(figure, Figure):
         raise checks.fail("figure", figure, "a Figure of matplotlib")
     path = checks.path("path", path)
@@ -97,13 +97,13 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     checks.one_of("picture format", suffix, formats)
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name: the figure shows a box in its place
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # in a name; the figure has a box in its place
         figure.savefig(content, dpi=150, format=suffix)
     return files.write(path, with_palette(content.getvalue()) if suffix == "png" else content.getvalue())
 
 
 def with_palette(png: bytes) -> bytes:
-    """The same picture with 256 colours, in about a third of the bytes, where no pixel is seen to change."""
+    """The picture with 256 colours, in about a third of the bytes, unless some pixel would change visibly."""
     whole = Image.open(io.BytesIO(png)).convert("RGB")
     small = whole.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     if np.abs(np.asarray(whole, int) - np.asarray(small.convert("RGB"), int)).max() > 24:  # of 256 levels

@@ -1,4 +1,4 @@
-"""Images, and rows, sheets and grids of them."""
+"""Images in rows, sheets and grids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyro_vae.plots.frame import by_name, new_figure, new_panels, set_only_title
 
 
 def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Images `(N, C, H, W)` in rows of `columns`, white between them: `(height, width, C)`."""
+    """Images `(N, C, H, W)` in rows of `columns`, with white gaps, as a single image `(height, width, C)`."""
     images, columns = _images("images", images), checks.positive_integer("columns", columns)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -29,15 +29,15 @@ def tile(images: Tensor, columns: int, gap: int = 1) -> Tensor:
     return sheet
 
 
-def _images(argument: str, given: Any) -> Tensor:
-    """Images `(N, C, H, W)` as floats on the CPU; uint8 is grey levels.
+def _images(argument: str, value: Any) -> Tensor:
+    """Images `(N, C, H, W)` as floats on the CPU; uint8 values are grey levels.
 
-    Floats outside [0, 1], as a normal distribution of pixels has, are shown as black or white. Grey levels in floats,
-    which are whole numbers above 1, would all be white, so they are refused.
+    Floats outside [0, 1], such as samples of a normal likelihood, are shown as black or white. Grey levels stored as
+    floats (whole numbers above 1) would all be white, so they are errors.
     """
-    images = checks.tensor(argument, given).cpu()
+    images = checks.tensor(argument, value).cpu()
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape or images.is_complex():
-        raise checks.fail(argument, given, "images of shape (N, C, H, W), with 1 or 3 channels and at least one image")
+        raise checks.fail(argument, value, "images of shape (N, C, H, W), with 1 or 3 channels and at least one image")
     if images.dtype == torch.uint8:
         return to_unit(images)
     images = images.float()
@@ -50,9 +50,9 @@ def _images(argument: str, given: Any) -> Tensor:
     return images
 
 
-def _rows_of_images(argument: str, given: Any) -> dict[str, Tensor]:
-    """Images by name, as many and as large in each row."""
-    rows = {name: _images(f"row {name!r}", images) for name, images in by_name(argument, given, "images").items()}
+def _rows_of_images(argument: str, value: Any) -> dict[str, Tensor]:
+    """Images by name, with the same number and shape in each row."""
+    rows = {name: _images(f"row {name!r}", images) for name, images in by_name(argument, value, "images").items()}
     first = next(iter(rows.values()))
     for name, images in rows.items():
         if len(images) != len(first):
@@ -62,11 +62,11 @@ def _rows_of_images(argument: str, given: Any) -> dict[str, Tensor]:
     return rows
 
 
-def _grid(argument: str, given: Any) -> Tensor:
+def _grid(argument: str, value: Any) -> Tensor:
     """A square grid of images, `(size, size, C, H, W)`."""
-    grid = checks.tensor(argument, given)
+    grid = checks.tensor(argument, value)
     if grid.dim() != 5 or len(grid) != grid.shape[1]:
-        raise checks.fail(argument, given, "a grid of images of shape (size, size, C, H, W)")
+        raise checks.fail(argument, value, "a grid of images of shape (size, size, C, H, W)")
     return _images(argument, grid.flatten(0, 1)).unflatten(0, grid.shape[:2])
 
 
@@ -79,7 +79,7 @@ def _show(axes: Axes, sheet: Tensor) -> None:
 
 @default_style()
 def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
-    """Images `(N, C, H, W)` in [0, 1], as square as it goes."""
+    """Images `(N, C, H, W)` in [0, 1], in a sheet that is nearly square unless `columns` is given."""
     images = _images("images", images)
     columns = round(len(images) ** 0.5) if columns is None else checks.positive_integer("columns", columns)
     rows = -(-len(images) // columns)
@@ -172,8 +172,8 @@ def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -
 
 @default_style()
 def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
-    """Named sheets of images, each `(N, C, H, W)` in [0, 1], in rows of `columns` sheets of `tiles` images a row."""
-    panels = {name: _images(f"panel {name!r}", one) for name, one in by_name("panels", panels, "images").items()}
+    """Named sheets of images, each `(N, C, H, W)` in [0, 1]: `columns` sheets per row, `tiles` images per sheet row."""
+    panels = {name: _images(f"panel {name!r}", images) for name, images in by_name("panels", panels, "images").items()}
     tiles = checks.positive_integer("tiles", tiles)
     n, _, height, width = next(iter(panels.values())).shape
     ratio = -(-n // tiles) * height / (tiles * width)
@@ -200,13 +200,13 @@ def manifold(images: Tensor, spacing: str = "even", limit: float = 3.0, title: s
 def manifold_panels(
     grids: Mapping[str, Tensor], spacing: str = "even", limit: float = 3.0, columns: int = 2, title: str = ""
 ) -> Figure:
-    """Several of what :func:`manifold` shows, side by side."""
+    """Several manifolds as in :func:`manifold`, side by side."""
     grids = {name: _grid(f"grid {name!r}", images) for name, images in by_name("grids", grids, "grids").items()}
     height, width = next(iter(grids.values())).shape[3:]
     figure, axes = new_panels(len(grids), columns, height / width)
-    for one, (name, images) in zip(axes, grids.items(), strict=True):
-        _manifold(one, images, spacing, limit)
-        one.set_title(shortened(name), fontsize=10, parse_math=False)
+    for panel, (name, images) in zip(axes, grids.items(), strict=True):
+        _manifold(panel, images, spacing, limit)
+        panel.set_title(shortened(name), fontsize=10, parse_math=False)
     set_title(figure, title)
     return figure
 
@@ -215,12 +215,12 @@ def _manifold(axes: Axes, images: Tensor, spacing: str, limit: float) -> None:
     checks.one_of("spacing", spacing, ("even", "quantiles"))
     size, _, _, height, width = images.shape
     _show(axes, tile(images.flatten(0, 1), size, gap=0))
-    places = [0.5 * width, size * width / 2, (size - 0.5) * width]
+    positions = [0.5 * width, size * width / 2, (size - 0.5) * width]
     if spacing == "even":
         ticks, label = [f"{-limit:g}", "0", f"{limit:g}"], "$z_{}$"
     else:
         ticks, label = [f"{0.5 / size:.3g}", "0.5", f"{1 - 0.5 / size:.3g}"], r"quantile of $z_{}$ under the prior"
-    axes.set_xticks([place - 0.5 for place in places], ticks)
-    axes.set_yticks([place * height / width - 0.5 for place in places], ticks[::-1])
+    axes.set_xticks([position - 0.5 for position in positions], ticks)
+    axes.set_yticks([position * height / width - 0.5 for position in positions], ticks[::-1])
     axes.set_xlabel(label.replace("{}", "1"))
     axes.set_ylabel(label.replace("{}", "2"))

@@ -1,4 +1,4 @@
-"""Predictive checks: replicated statistics beside the observed one."""
+"""Predictive checks: histograms of replicated statistics with the observed value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @default_style()
 def predictive_panels(check: PredictiveCheck, title: str = "") -> Figure:
-    """A row for each statistic: its mean and its sd in replicated data sets beside the observed ones, and p per image.
+    """A row per statistic: its mean and sd in replicated data sets with the observed values, and p-values per image.
 
-    The sd is left out of a single image, the p-values per image of a prior predictive check.
+    With a single image there is no sd, and a prior predictive check has no p-values per image.
     """
     from pyro_vae.evaluation import PredictiveCheck
 
@@ -29,14 +29,28 @@ def predictive_panels(check: PredictiveCheck, title: str = "") -> Figure:
     per_row = 1 + (check.n > 1) + (check.kind == "posterior")
     figure, grid = new_panels(per_row * len(check.statistics), per_row, 0.7)
     panels = iter(grid)
-    for name, one in check.statistics.items():
+    for name, statistic in check.statistics.items():
         label = shortened(name)
-        _replicates(next(panels), one.replicated_means, one.observed_mean, one.p_mean, f"{label}: mean over images")
-        if one.replicated_sds is not None and one.observed_sd is not None and one.p_sd is not None:
-            _replicates(next(panels), one.replicated_sds, one.observed_sd, one.p_sd, f"{label}: sd over images")
-        if one.p_per_image is not None:
+        _replicates(
+            next(panels),
+            statistic.replicated_means,
+            statistic.observed_mean,
+            statistic.p_mean,
+            f"{label}: mean over images",
+        )
+        if statistic.replicated_sds is not None and statistic.observed_sd is not None and statistic.p_sd is not None:
+            _replicates(
+                next(panels),
+                statistic.replicated_sds,
+                statistic.observed_sd,
+                statistic.p_sd,
+                f"{label}: sd over images",
+            )
+        if statistic.p_per_image is not None:
             axes = next(panels)
-            axes.hist(one.p_per_image.numpy(), bins=20, range=(0, 1), color=COLOURS[2], alpha=0.6, edgecolor="white")
+            axes.hist(
+                statistic.p_per_image.numpy(), bins=20, range=(0, 1), color=COLOURS[2], alpha=0.6, edgecolor="white"
+            )
             _label(axes, f"{label}: image by image", "p of the image", "images")
     if title:
         set_title(figure, title)

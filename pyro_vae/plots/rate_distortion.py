@@ -1,4 +1,4 @@
-"""Rate-distortion curves in their plane."""
+"""Rate-distortion curves in the rate-distortion plane."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 def rate_distortion_plane(
     curves: RateDistortion | Sequence[RateDistortion], title: str = "", entropy_nats: float | None = None
 ) -> Figure:
-    r"""Distortion over rate: each point with its beta, its standard errors and the line of slope -beta through it.
+    r"""Distortion against rate: each point with its beta, two standard errors, and the line of slope -beta through it.
 
-    Dotted lines have the same ELBO, -(R + D).
+    Along each dotted line the ELBO, -(R + D), is constant.
 
     Args:
         curves: of :func:`~pyro_vae.evaluation.rate_distortion.rate_distortion`.
         title: of the figure.
-        entropy_nats: H of the images, where it is known: no model is below the line :math:`R = H - D`.
+        entropy_nats: the entropy H of the images, if it is known: no model lies below the line :math:`R = H - D`.
     """
     from pyro_vae.evaluation import RateDistortion
 
     several = [curves] if isinstance(curves, RateDistortion) else list(curves) if isinstance(curves, Sequence) else []
-    if not several or not all(isinstance(one, RateDistortion) for one in several):
+    if not several or not all(isinstance(curve, RateDistortion) for curve in several):
         raise checks.fail("curves", curves, "one or more RateDistortion, as rate_distortion returns them")
     figure = new_figure(7.5, 5.0)
     axes = figure.add_subplot()
@@ -55,7 +55,7 @@ def rate_distortion_plane(
     names = [curve.name or "models" for curve in several]
     handles += [Line2D([], [], color="#555555"), Line2D([], [], color="#999999", linestyle=":")]
     names += ["slope -beta", "equal ELBO"]
-    if any(one.distortion_se or one.rate_se for curve in several for one in curve.points):
+    if any(point.distortion_se or point.rate_se for curve in several for point in curve.points):
         handles.append(Line2D([], [], color="#555555", marker="|", markersize=12, linestyle=""))
         names.append("± 2 SE")
     if entropy_nats is not None:
@@ -68,26 +68,30 @@ def rate_distortion_plane(
 
 
 def _curve(axes: Axes, curve: RateDistortion, colour: str, marker: str, below: bool) -> None:
-    rates, distortions = ([getattr(one, name) for one in curve.points] for name in ("rate_nats", "distortion_nats"))
+    rates, distortions = ([getattr(point, name) for point in curve.points] for name in ("rate_nats", "distortion_nats"))
     width = (max(rates) - min(rates) or 1.0) / 8
     height = (max(distortions) - min(distortions) or 1.0) / 8
-    for one in curve.points:
+    for point in curve.points:
         axes.errorbar(
-            one.rate_nats,
-            one.distortion_nats,
-            2 * (one.distortion_se or 0.0),
-            2 * (one.rate_se or 0.0),
+            point.rate_nats,
+            point.distortion_nats,
+            2 * (point.distortion_se or 0.0),
+            2 * (point.rate_se or 0.0),
             color=colour,
             marker=marker,
             markersize=5,
         )
-        reach = min(width, height / one.beta) if one.beta else width  # of the line, so that steep ones are no longer
+        reach = (
+            min(width, height / point.beta) if point.beta else width
+        )  # half the width of the line, less if it is steep
         step = np.array([-reach, reach])
-        axes.plot(one.rate_nats + step, one.distortion_nats - one.beta * step, color=colour, linewidth=1.2, alpha=0.7)
-        at = one.rate_nats, one.distortion_nats
+        axes.plot(
+            point.rate_nats + step, point.distortion_nats - point.beta * step, color=colour, linewidth=1.2, alpha=0.7
+        )
+        position = point.rate_nats, point.distortion_nats
         offset, side = ((-7, -12), "right") if below else ((7, 5), "left")
-        text = rf"$\beta$ = {one.beta:g}"
-        axes.annotate(text, at, offset, textcoords="offset points", fontsize=8, color=colour, ha=side)
+        text = rf"$\beta$ = {point.beta:g}"
+        axes.annotate(text, position, offset, textcoords="offset points", fontsize=8, color=colour, ha=side)
 
 
 def _lines_of_equal_elbo(axes: Axes) -> None:
@@ -97,7 +101,7 @@ def _lines_of_equal_elbo(axes: Axes) -> None:
         if not lowest < total < highest:
             continue
         axes.axline((left, total - left), slope=-1, color="#999999", linestyle=":", linewidth=1, zorder=0)
-        # Written where the line leaves the axes, below or at the right.
+        # The label stands where the line leaves the axes, at the bottom or on the right.
         x = min(total - bottom, right)
         at = x, total - x
         text = axes.annotate(f"{-total + 0.0:g}", at, (0, 3), textcoords="offset points", fontsize=7, ha="right")

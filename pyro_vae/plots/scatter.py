@@ -1,4 +1,4 @@
-"""Points and densities in the plane."""
+"""Points and densities in a plane."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pyro_vae.plots.frame import (
     shortened,
 )
 
-SMALLEST_SPAN = 1.0  # of an axis; the prior's standard deviation is 1
-SHAPES_FROM = 8.0  # points squared: smaller markers are all dots
+SMALLEST_SPAN = 1.0  # of an axis; the standard deviation of the prior is 1
+SHAPES_FROM = 8.0  # marker area in points squared; smaller markers are all dots
 
 
 @default_style()
 def latent_scatter(
     plane: latent.Plane, labels: Tensor | None = None, class_names: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """Codes in the plane, by class where labels are given; each class has its own colour and marker."""
+    """Codes in a plane; with labels, each class has its own colour and marker."""
     plane = _plane("plane", plane)
     labels = _labels(labels, class_names, len(plane.codes))
     figure = new_figure(7.0, 5.6)
@@ -52,7 +52,7 @@ def latent_panels(
     columns: int = 3,
     title: str = "",
 ) -> Figure:
-    """Codes of the same images in several planes, side by side, as in :func:`latent_scatter`."""
+    """Codes of the same images under several models, side by side, as in :func:`latent_scatter`."""
     planes = {name: _plane(f"plane {name!r}", plane) for name, plane in by_name("planes", planes, "Planes").items()}
     n = len(next(iter(planes.values())).codes)
     for name, plane in planes.items():
@@ -71,22 +71,22 @@ def latent_panels(
     return figure
 
 
-def _plane(argument: str, given: object) -> latent.Plane:
-    if not isinstance(given, latent.Plane):
-        raise checks.fail(argument, given, "a Plane, which `latent.to_plane` makes of codes")
-    codes = checks.matrix(f"codes of the {argument}", given.codes)
+def _plane(argument: str, value: object) -> latent.Plane:
+    if not isinstance(value, latent.Plane):
+        raise checks.fail(argument, value, "a Plane, which `latent.to_plane` makes of codes")
+    codes = checks.matrix(f"codes of the {argument}", value.codes)
     if codes.shape[1] != 2 or not codes.isfinite().all():
-        raise checks.fail(f"codes of the {argument}", given.codes, "finite numbers of shape (N, 2)")
-    return latent.Plane(codes, given.axes)
+        raise checks.fail(f"codes of the {argument}", value.codes, "finite numbers of shape (N, 2)")
+    return latent.Plane(codes, value.axes)
 
 
-def _labels(given: Any, class_names: Sequence[str], n: int) -> Tensor | None:
+def _labels(value: Any, class_names: Sequence[str], n: int) -> Tensor | None:
     """The class of each of n codes, as a tensor on the CPU."""
-    if given is None:
+    if value is None:
         return None
-    labels = checks.tensor("labels", given).cpu()
+    labels = checks.tensor("labels", value).cpu()
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
-        raise checks.fail("labels", given, f"{n} whole numbers, one for each code")
+        raise checks.fail("labels", value, f"{n} whole numbers, one for each code")
     least, largest = int(labels.min()), int(labels.max())
     if class_names and not 0 <= least <= largest < len(class_names):
         raise checks.fail(
@@ -96,17 +96,17 @@ def _labels(given: Any, class_names: Sequence[str], n: int) -> Tensor | None:
 
 
 def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
-    """Colour and marker of each class that is there."""
+    """Colour and marker of each class that occurs."""
     present = labels.unique().tolist()
     return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
 
 
 def _groups(labels: Tensor | None, size: float) -> list[tuple[Tensor | slice, str | list[str], str]]:
-    """Which points to draw together, their colours and their marker."""
+    """Sets of points that are drawn together, with their colours and marker."""
     if labels is None:
         return [(slice(None), COLOURS[0], "o")]
     styles = _styles(labels)
-    if size < SHAPES_FROM:  # as they come, so that no class covers the others
+    if size < SHAPES_FROM:  # in the order of the images, so that no class covers the others
         return [(slice(None), [styles[label][0] for label in labels.tolist()], "o")]
     return [(labels == label, *style) for label, style in styles.items()]
 
@@ -117,8 +117,8 @@ def _scatter(axes: Axes, plane: latent.Plane, labels: Tensor | None, size: float
         axes.scatter(first, second, s=size, c=colours, marker=marker, alpha=0.6, linewidths=0, rasterized=True)
     axes.set_xlabel(plane.axes[0], fontsize=9)
     axes.set_ylabel(plane.axes[1], fontsize=9)
-    # A collapsed code, whose scatter is rounding, is shown as the point that it is. Limits that are set would be
-    # ignored for the aspect, so it is the extent of the data that grows.
+    # A collapsed code, whose scatter is only rounding, appears as a point. The data limits are widened, because axis
+    # limits would be ignored with an equal aspect.
     centre = (plane.codes.amin(0) + plane.codes.amax(0)) / 2
     axes.update_datalim([(centre - SMALLEST_SPAN / 2).tolist(), (centre + SMALLEST_SPAN / 2).tolist()])
     axes.autoscale_view()
@@ -138,7 +138,7 @@ def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[s
 
 
 class Density(NamedTuple):
-    """A density `values` `(len(second), len(first))` over a grid, its mean, and one draw from it."""
+    """A density over a grid, `values` `(len(second), len(first))`, its mean, and a draw from it."""
 
     first: Tensor
     second: Tensor
@@ -149,21 +149,23 @@ class Density(NamedTuple):
 
 @default_style()
 def density_panels(densities: Mapping[str, Density], columns: int = 3, title: str = "") -> Figure:
-    """Densities in the plane, each with its mean and a draw from it."""
+    """Densities over a plane, each with its mean and a draw from it."""
     for name, density in by_name("densities", densities, "Densities").items():
         if not isinstance(density, Density):
             raise checks.fail(f"density {name!r}", density, "a Density")
     figure, panels = new_panels(len(densities), columns, 0.8)
-    for axes, (name, one) in zip(panels, densities.items(), strict=True):
-        grid = (one.first.numpy(), one.second.numpy(), one.values.numpy())
+    for axes, (name, density) in zip(panels, densities.items(), strict=True):
+        grid = (density.first.numpy(), density.second.numpy(), density.values.numpy())
         filled = axes.pcolormesh(*grid, cmap="cividis", shading="nearest", rasterized=True)
         figure.colorbar(filled, ax=axes, label="q(z|x)", fraction=0.05, pad=0.03)
-        peak = one.values.max().item()
-        if one.values.unique().numel() > 2:
+        peak = density.values.max().item()
+        if density.values.unique().numel() > 2:
             levels = [peak * share for share in (0.05, 0.2, 0.5, 0.8)]
             axes.contour(*grid, levels=levels, colors="white", linewidths=0.7)
-        axes.plot(*one.mean, marker="+", color="white", markersize=11, markeredgewidth=2, linestyle="", label="mean")
-        axes.plot(*one.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
+        axes.plot(
+            *density.mean, marker="+", color="white", markersize=11, markeredgewidth=2, linestyle="", label="mean"
+        )
+        axes.plot(*density.draw, marker="o", color=COLOURS[5], markeredgecolor="white", linestyle="", label="a draw")
         axes.set_xlabel("$z_1$")
         axes.set_ylabel("$z_2$")
         axes.set_title(shortened(name), fontsize=10, parse_math=False)
@@ -175,12 +177,12 @@ def density_panels(densities: Mapping[str, Density], columns: int = 3, title: st
 
 @default_style()
 def projections(points: Tensor, projected: Tensor, names: Sequence[str], title: str = "") -> Figure:
-    """Points in the plane `(N, 2)`, named, and where on a line they are projected to, `(N, 2)`."""
+    """Named points in the plane, `(N, 2)`, and their projections on a line, `(N, 2)`."""
     points, projected = checks.matrix("points", points), checks.matrix("projected", projected)
-    for argument, given in (("points", points), ("projected", projected)):
-        if given.shape != (len(names), 2) or len(given) < 2:
+    for argument, coordinates in (("points", points), ("projected", projected)):
+        if coordinates.shape != (len(names), 2) or len(coordinates) < 2:
             raise checks.fail(
-                argument, given, f"at least 2 points in the plane, one for each of the {len(names)} names"
+                argument, coordinates, f"at least 2 points in the plane, one for each of the {len(names)} names"
             )
     slope = ((projected[-1] - projected[0])[1] / (projected[-1] - projected[0])[0]).item()
     figure = new_figure(6.5, 5.2)

@@ -1,4 +1,4 @@
-"""Data sets in `.npz` and `.npy` files, read in blocks: beside the pixels, a few MiB are held at a time."""
+"""Data sets in `.npz` and `.npy` files, read in blocks, so that only a few MiB are held besides the pixels."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _EXPECTED = "arrays `images` [and `labels`], or `x_train` and `x_test`, or `trai
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file, whose header was read: what it is called in messages, and how to reach its content."""
+    """An array in a file, known from its header: its name in messages, and how to open its content."""
 
     what: str
     open: Callable[[], AbstractContextManager[IO[bytes]]]
     start: int  # of the content, in bytes
     shape: tuple[int, ...]
-    columns_first: bool  # Fortran's order
+    columns_first: bool  # Fortran order
     dtype: np.dtype
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Where a block lies along the axis that varies slowest, the first or in Fortran's order the last, and it."""
+        """Each block with its slice of the slowest-varying axis, which is the first, or the last in Fortran order."""
         shape = self.shape[::-1] if self.columns_first else self.shape
         row = math.prod(shape[1:]) * self.dtype.itemsize
         rows = max(1, _BLOCK // max(1, row))
@@ -52,7 +52,7 @@ class StoredArray:
                 content = file.read((stop - start) * row)
                 block = np.frombuffer(content, self.dtype).reshape(stop - start, *shape[1:])
                 yield slice(start, stop), block.T if self.columns_first else block
-            file.read(1)  # at its end, the checksum of a member of a zip file is compared
+            file.read(1)  # reading to the end makes zipfile compare the member's checksum
 
     def read(self) -> np.ndarray:
         """The whole array."""
@@ -80,7 +80,7 @@ def load_arrays(path: Path, notes: list[str]) -> Splits:
         stored, left_out = _members(path)
         sets = _sets(stored, left_out, path)
         for key, array in stored.items():
-            if not any(array in (one.images, one.labels) for one in sets.values()):
+            if not any(array in (arrays.images, arrays.labels) for arrays in sets.values()):
                 left_out[key] = "unknown"
         if left_out:
             listed = ", ".join(f"{key} ({reason})" for key, reason in list(left_out.items())[:5])
@@ -91,7 +91,7 @@ def load_arrays(path: Path, notes: list[str]) -> Splits:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever a damaged file raises, as one line."""
+    """Turns whatever a damaged file raises into an `InputError` of one line."""
     kind = path.suffix.lower()
     try:
         yield
@@ -105,13 +105,13 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _members(path: Path) -> tuple[dict[str, StoredArray], dict[str, str]]:
-    """The arrays of a file by their keys; and what is left out, with the reason: pickled objects are never read."""
+    """The arrays of a file by key, and the entries left out, each with its reason: pickled objects are never read."""
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
-            found = _read_header(file, path.stat().st_size)
-        if found is None:
+            header = _read_header(file, path.stat().st_size)
+        if header is None:
             raise ValueError("it holds pickled objects")
-        return {"images": StoredArray(str(path), lambda: path.open("rb"), *found)}, {}
+        return {"images": StoredArray(str(path), lambda: path.open("rb"), *header)}, {}
     stored, left_out = {}, {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -121,16 +121,16 @@ def _members(path: Path) -> tuple[dict[str, StoredArray], dict[str, str]]:
                 continue
             try:
                 with archive.open(info) as file:
-                    found = _read_header(file, info.file_size)
+                    header = _read_header(file, info.file_size)
             except ValueError:
                 if _role(key):
                     raise
                 left_out[key] = "unreadable"
                 continue
-            if found is None:
+            if header is None:
                 left_out[key] = "pickled"
             else:
-                stored[key] = StoredArray(f"{path}: {key}", partial(_open_member, path, info.filename), *found)
+                stored[key] = StoredArray(f"{path}: {key}", partial(_open_member, path, info.filename), *header)
     return stored, left_out
 
 
@@ -141,7 +141,7 @@ def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _read_header(file: IO[bytes], size: int) -> tuple[int, tuple[int, ...], bool, np.dtype] | None:
-    """Where the content of `size` bytes starts, shape, whether in Fortran's order, and dtype; None for pickles."""
+    """Start of the content in bytes, shape, whether in Fortran order, and dtype; None for pickled objects."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format")
@@ -157,15 +157,15 @@ def _read_header(file: IO[bytes], size: int) -> tuple[int, tuple[int, ...], bool
 
 def _sets(stored: dict[str, StoredArray], left_out: dict[str, str], path: Path) -> dict[str, _Set]:
     """The arrays by split, `train` alone where the file has no splits."""
-    found: dict[tuple[str, str], str] = {}  # kind and split -> key
+    keys: dict[tuple[str, str], str] = {}  # kind and split -> key
     for key in stored:
         if role := _role(key):
-            if role in found:
+            if role in keys:
                 kind, split = role
-                given, of_split = f"{path} with {found[role]} and {key}", f" of the {split} set" if split else ""
-                raise checks.fail("dataset", given, f"one array of {kind}{of_split}")
-            found[role] = key
-    splits = [split for kind, split in found if kind == "images"]
+                of_split = f" of the {split} set" if split else ""
+                raise checks.fail("dataset", f"{path} with {keys[role]} and {key}", f"one array of {kind}{of_split}")
+            keys[role] = key
+    splits = [split for kind, split in keys if kind == "images"]
     if not splits and (pickled := [key for key, why in left_out.items() if why == "pickled" and _role(key)]):
         raise ValueError(f"{pickled[0]} is pickled")
     if not splits or ("" in splits and len(splits) > 1):
@@ -173,7 +173,7 @@ def _sets(stored: dict[str, StoredArray], left_out: dict[str, str], path: Path) 
     if splits != [""]:
         splitting.by_split(splits, splits, str(path))
     return {
-        split or "train": _Set(stored[found["images", split]], stored.get(found.get(("labels", split), "")))
+        split or "train": _Set(stored[keys["images", split]], stored.get(keys.get(("labels", split), "")))
         for split in splits
     }
 
@@ -196,15 +196,15 @@ def _read(train: _Set, test: _Set | None, path: Path, notes: list[str]) -> Split
     name = path.stem
     shapes = [grey.channels_first(part.images.shape, part.images.what) for part in parts]
     if shapes[0][0][1:] != shapes[-1][0][1:]:
-        given = f"{name} with test images of shape {shapes[-1][0][1:]}"
-        raise checks.fail("dataset", given, f"{shapes[0][0][1:]}, as in training")
+        test_shape = f"{name} with test images of shape {shapes[-1][0][1:]}"
+        raise checks.fail("dataset", test_shape, f"{shapes[0][0][1:]}, as in training")
     for part in parts:
         grey.check_dtype(part.images.dtype, part.images.what)
     order = splitting.order([shape[0] for shape, _ in shapes])
     labels, class_names = class_labels.as_classes([_labels_of(part, notes) for part in parts], notes)
     pixels = np.empty((len(order.rows), *shapes[0][0][1:]), np.uint8)
-    places = np.split(order.rows, [len(parts[0].images)])
-    _fill(pixels, [part.images for part in parts], [axes for _, axes in shapes], places, notes)
+    rows = np.split(order.rows, [len(parts[0].images)])
+    _fill(pixels, [part.images for part in parts], [axes for _, axes in shapes], rows, notes)
     return splitting.to_splits(pixels, order, labels, name, class_names)
 
 
@@ -218,21 +218,21 @@ def _fill(
     pixels: np.ndarray,
     arrays: Sequence[StoredArray],
     axes: Sequence[tuple[int, ...]],
-    places: Sequence[np.ndarray],
+    rows: Sequence[np.ndarray],
     notes: list[str],
 ) -> None:
-    """Writes each array, as grey levels, to its places in `pixels`."""
+    """Writes each array, as grey levels, to its rows of `pixels`."""
     deep = [array for array in arrays if array.dtype.kind == "u" and array.dtype.itemsize == 2]
     bits = 8
     if deep:
         bits = grey.evident_bits(max(int(block.max()) for array in deep for _, block in array.blocks()), notes)
-    for array, order, rows in zip(arrays, axes, places, strict=False):
+    for array, order, part_rows in zip(arrays, axes, rows, strict=False):
         view = pixels.transpose(*order, *(axis for axis in range(4) if axis not in order))
         view = view[..., 0] if len(order) == 3 else view  # (N, H, W)
         for where, block in array.blocks():
             levels = grey.to_levels(block, bits, array.what)
             if array.columns_first:
-                view[rows, ..., where] = levels
+                view[part_rows, ..., where] = levels
             else:
-                view[rows[where]] = levels
+                view[part_rows[where]] = levels
     grey.stretch_binary(pixels, all(array.dtype.kind == "u" for array in arrays), notes)

@@ -1,6 +1,6 @@
-"""Decoded pixels, kept as `.npy` files in this user's cache and mapped into memory; it may be deleted at any time.
+"""A cache of decoded pixels: `.npy` files in this user's cache folder, mapped into memory; may be deleted at any time.
 
-A file is named after the folder that its pictures were in, and after a key of these.
+A file's name begins with a hash of the folder of its pictures, and ends in a key of the pictures themselves.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from pyro_vae._utils import files
 
 
-class Kept(NamedTuple):
-    """The pixels of a data set, what is to be said of them, and the fingerprints of its splits."""
+class CachedImages(NamedTuple):
+    """The decoded pixels of a data set, the notes for the user about them, and the fingerprints of its splits."""
 
     pixels: np.ndarray
     notes: list[str]
@@ -26,37 +26,37 @@ class Kept(NamedTuple):
 
 
 def folder() -> Path:
-    """Where decoded images are kept."""
+    """The cache folder of decoded images."""
     return files.cache_folder() / "images"
 
 
-def read(key: str, source: str, n: int) -> Kept | None:
-    """The n images of a folder, kept under a key; None where there are none, or they were changed or damaged since.
+def read(key: str, source: str, n: int) -> CachedImages | None:
+    """The n images of a folder, cached under `key`; None where they are missing, or were changed or damaged since.
 
-    The pixels are mapped copy-on-write: whoever writes to them changes neither the file nor what others see.
+    The pixels are mapped copy-on-write: writing to them changes neither the file nor what other readers see.
     """
     path = folder() / f"{_of(source)}-{key}.npy"
     try:
         stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if stored["file"] != _stamp(path):
             return None
-        kept = Kept(np.load(path, mmap_mode="c", allow_pickle=False), stored["notes"], stored["fingerprints"])
+        cached = CachedImages(np.load(path, mmap_mode="c", allow_pickle=False), stored["notes"], stored["fingerprints"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    whole = kept.pixels.dtype == np.uint8 and kept.pixels.ndim == 4 and len(kept.pixels) == n
-    return kept if whole else None
+    whole = cached.pixels.dtype == np.uint8 and cached.pixels.ndim == 4 and len(cached.pixels) == n
+    return cached if whole else None
 
 
-def write(key: str, kept: Kept, source: str) -> None:
-    """Keeps the pixels of the pictures in a folder under a key, in place of those of an earlier state of it.
+def write(key: str, images: CachedImages, source: str) -> None:
+    """Caches the images of a folder under `key`, in place of those of an earlier state of the folder.
 
     Raises:
         OSError: the folder can't be written.
     """
     path = files.write(
-        folder() / f"{_of(source)}-{key}.npy", lambda name: np.save(name, kept.pixels, allow_pickle=False)
+        folder() / f"{_of(source)}-{key}.npy", lambda name: np.save(name, images.pixels, allow_pickle=False)
     )
-    facts = {"notes": kept.notes, "fingerprints": kept.fingerprints, "file": _stamp(path)}
+    facts = {"notes": images.notes, "fingerprints": images.fingerprints, "file": _stamp(path)}
     files.write_json(path.with_suffix(".json"), facts)
     for earlier in folder().glob(f"{_of(source)}-*"):
         if earlier.stem != path.stem:
@@ -65,11 +65,11 @@ def write(key: str, kept: Kept, source: str) -> None:
 
 
 def _of(source: str) -> str:
-    """What the names of all files of a source folder begin with."""
+    """The beginning of the names of all cache files of a source folder."""
     return hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:16]
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of change, which tell whether a file is still the one that was written."""
+    """Size and time of last change: a file that differs in either is not the one that was written."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Picture files -> arrays. Imports no torch, so that the processes that share the work start at once."""
+"""Picture files -> arrays. Imports no torch, so that worker processes start quickly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pyro_vae._utils import checks
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # MPO, of cameras, is opened as JPEG
-FEW = 2_000  # pictures that are decoded before other processes have started
+FEW = 2_000  # pictures: fewer are decoded sooner than worker processes start
 _SMALL = 2**24  # bytes of files, likewise
-_IDLE_SECONDS = 10  # after which the processes end
-_AT_ONCE = 256  # pictures that a process is given at a time, or fewer large ones
+_IDLE_SECONDS = 10  # after which worker processes end
+_AT_ONCE = 256  # pictures sent to a worker process at a time, or fewer large ones
 
 
 class Decoded(NamedTuple):
@@ -28,9 +28,9 @@ class Decoded(NamedTuple):
 
 
 def decode(path: str) -> Decoded:
-    """Reads a picture file; what is transparent is laid on black, colours of more than 8 bits keep the upper 8."""
+    """Reads a picture file: transparent parts are laid on black; colours of more than 8 bits are cut to the upper 8."""
     try:
-        # Of a file by its name, Pillow maps uncompressed pixels into memory, and then turns TIFF files wrongly.
+        # Opened by name, Pillow would map uncompressed pixels into memory, and then rotates TIFF files wrongly.
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as picture:
             frames = getattr(picture, "n_frames", 1)
             upright = ImageOps.exif_transpose(picture)
@@ -44,11 +44,11 @@ def decode(path: str) -> Decoded:
 
 def _levels(picture: Image.Image, path: str) -> tuple[np.ndarray, bool]:
     if picture.mode == "F":
-        raise checks.fail("dataset", f"{path} of mode F", "8 or 16 bits a channel")
+        raise checks.fail("dataset", f"{path} of mode F", "8 or 16 bits per channel")
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         deep = np.asarray(picture)
         if deep.min() < 0 or deep.max() >= 2**16:
-            raise checks.fail("dataset", f"{path} of mode {picture.mode}", "8 or 16 bits a channel")
+            raise checks.fail("dataset", f"{path} of mode {picture.mode}", "8 or 16 bits per channel")
         return deep.astype(np.uint16), False
     grey = picture.mode in ("1", "L", "LA", "La")
     transparent = False
@@ -60,10 +60,10 @@ def _levels(picture: Image.Image, path: str) -> tuple[np.ndarray, bool]:
 
 
 def decode_all(paths: Sequence[str], num_bytes: int) -> Iterator[Decoded]:
-    """The pictures in order; many, or large ones, are decoded by all cores.
+    """The pictures in order; many, or large ones, are decoded in parallel on all cores.
 
-    Threads would wait for each other: what takes the time of a small picture is Python. The processes are joblib's,
-    which needs no `if __name__ == "__main__"` in the program that asks.
+    Processes rather than threads, because decoding small pictures is mostly Python code, which holds the interpreter
+    lock. They are joblib's, which needs no `if __name__ == "__main__"` in the calling program.
     """
     if len(paths) < FEW and num_bytes < _SMALL:
         yield from map(decode, paths)
@@ -82,7 +82,7 @@ def _decode_some(paths: Sequence[str]) -> list[Decoded]:
 
 
 def stack(pictures: Iterator[Decoded], paths: Sequence[str], rows: np.ndarray, notes: list[str]) -> np.ndarray:
-    """uint8 pixels `(N, C, H, W)`, the i-th picture in row `rows[i]`; one channel only where no picture has colours."""
+    """uint8 pixels `(N, C, H, W)`, the i-th picture in row `rows[i]`; one channel if all pictures are grey."""
     from pyro_vae.data.formats.pixels import evident_bits
 
     pixels = np.empty((0, 1, 0, 0), np.uint8)

@@ -1,4 +1,4 @@
-"""Folders of pictures: which are for training and which for testing, and of which class each is."""
+"""Folders of pictures: finds the training and the test images, and the class of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pyro_vae.data.formats import cache, decoding, splitting
 from pyro_vae.data.formats.pixels import stretch_binary
 from pyro_vae.data.images import Splits
 
-_FORMAT = 1  # of what is kept in the cache
+_FORMAT = 1  # version of what the cache holds
 _OF_TOOLS = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "__pycache__", "$recycle.bin", "lost+found"}
 _EXPECTED = "train and test folders (and perhaps val), or class folders, or images alone"
 
@@ -45,7 +45,7 @@ class Folder:
     folders: dict[str, Folder] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many pictures there are in it and below."""
+        """The number of pictures in it and below."""
         return len(self.pictures) + sum(map(len, self.folders.values()))
 
     def files(self) -> Iterator[File]:
@@ -72,28 +72,30 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
     pictures = [list(part.files()) for part in parts.values()]
     order = splitting.order([len(part) for part in pictures])
     name, key = path.absolute().name, _key(root.path, pictures)
-    kept = cache.read(key, root.path, len(order.rows))
-    pixels, decoded_notes = (kept.pixels, kept.notes) if kept else _decode(pictures, order, name, progress)
+    cached = cache.read(key, root.path, len(order.rows))
+    pixels, decoded_notes = (cached.pixels, cached.notes) if cached else _decode(pictures, order, name, progress)
     notes += decoded_notes
     splits = splitting.to_splits(pixels, order, labels, name, class_names)
-    if kept:
-        for images, fingerprint in zip(splits, kept.fingerprints, strict=True):
+    if cached:
+        for images, fingerprint in zip(splits, cached.fingerprints, strict=True):
             images.__dict__["fingerprint"] = fingerprint  # a cached property, which takes long to compute
     else:
-        _keep(cache.Kept(pixels, decoded_notes, [images.fingerprint for images in splits]), key, root.path, notes)
+        _store(
+            cache.CachedImages(pixels, decoded_notes, [images.fingerprint for images in splits]), key, root.path, notes
+        )
     return splits
 
 
-def _keep(kept: cache.Kept, key: str, source: str, notes: list[str]) -> None:
+def _store(decoded: cache.CachedImages, key: str, source: str, notes: list[str]) -> None:
     try:
-        cache.write(key, kept, source)
+        cache.write(key, decoded, source)
     except OSError as error:
         reason = error.strerror or error
-        notes.append(f"the decoded images are not kept for the next time: {cache.folder()} can't be written ({reason})")
+        notes.append(f"the decoded images are not cached for next time: {cache.folder()} can't be written ({reason})")
 
 
 def _scan(path: str, above: tuple[tuple[int, int], ...], others: list[str]) -> Folder | None:
-    """The pictures below a folder, links followed; None where there are none. `others` gets what is no picture."""
+    """The pictures below a folder, links followed; None where there are none. Other files are added to `others`."""
     try:
         status = os.stat(path)
         with os.scandir(path) as entries:
@@ -101,20 +103,20 @@ def _scan(path: str, above: tuple[tuple[int, int], ...], others: list[str]) -> F
     except OSError as error:
         raise checks.fail("dataset", path, f"a folder that can be read ({error.strerror or error})") from error
     here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that it lies in
+    if here in above:  # a link to a folder that contains it
         return None
-    found = Folder(path)
+    folder = Folder(path)
     for entry in visible:
         if entry.name.casefold() in _OF_TOOLS:
             continue
         if _is_folder(entry):
             if below := _scan(entry.path, (*above, here), others):
-                found.folders[entry.name] = below
+                folder.folders[entry.name] = below
         elif file := _picture(entry):
-            found.pictures[entry.name] = file
+            folder.pictures[entry.name] = file
         else:
             others.append(entry.name)
-    return found if found.pictures or found.folders else None
+    return folder if folder.pictures or folder.folders else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -137,7 +139,7 @@ def _picture(entry: os.DirEntry[str]) -> File | None:
 
 
 def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
-    """The folders of the training and perhaps of the test images; one that holds but one other is passed by."""
+    """The folders of the training and perhaps of the test images; a folder that only holds another is skipped."""
     parts = {"training": root}
     divided = False
     while True:
@@ -158,26 +160,26 @@ def _parts(root: Folder, notes: list[str]) -> dict[str, Folder]:
 
 
 def _check_below_splits(parts: dict[str, Folder]) -> None:
-    """A folder of another split lies in none of the parts; what lies in all of them is a class, whatever its name."""
+    """No part has a folder named like a split, except one that all parts have, which is then a class."""
     shared = set.intersection(*(set(part.folders) for part in parts.values())) if len(parts) > 1 else set[str]()
     for part in parts.values():
         for name, below in part.folders.items():
-            for one in (name, *below.folders):
-                if splitting.is_clear(one) and one not in shared and one.casefold() != "train":
-                    raise checks.fail("dataset", f"{part.path} with a folder {one!r} among classes", _EXPECTED)
+            for folder_name in (name, *below.folders):
+                if splitting.is_clear(folder_name) and folder_name not in shared and folder_name.casefold() != "train":
+                    raise checks.fail("dataset", f"{part.path} with a folder {folder_name!r} among classes", _EXPECTED)
 
 
 def _check_classes(folder: Folder, notes: list[str]) -> None:
-    """No class folder has the name of a split; but trains may be a class among others."""
-    named = {name: words for name in sorted(folder.folders) if (words := splitting.clear_words(name))}
+    """No class folder has the name of a split, except that trains may be one class among others."""
+    named = {name: split_words for name in sorted(folder.folders) if (split_words := splitting.clear_words(name))}
     if not named:
         return
     others = [name for name in sorted(folder.folders) if name not in named]
-    trains = all(words == {"train"} and not folder.folders[name].folders for name, words in named.items())
+    trains = all(split_words == {"train"} and not folder.folders[name].folders for name, split_words in named.items())
     if not trains or len(others) <= len(named):
         listed = [*named, *others]
-        given = f"{folder.path} with folders {', '.join(listed[:6])}{', ...' if len(listed) > 6 else ''}"
-        raise checks.fail("dataset", given, _EXPECTED)
+        folders = f"{folder.path} with folders {', '.join(listed[:6])}{', ...' if len(listed) > 6 else ''}"
+        raise checks.fail("dataset", folders, _EXPECTED)
     notes.append(f"taken as classes, not as splits: {', '.join(named)}")
 
 
@@ -194,7 +196,7 @@ def _splits(folder: Folder, notes: list[str]) -> dict[str, Folder] | None:
 
 
 def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | None], tuple[str, ...]]:
-    """Of each part, the class of each picture: the folder that it lies in."""
+    """The labels of each part: the class of a picture is the folder that holds it."""
     labelled = {split: part for split, part in parts.items() if part.folders and not part.pictures}
     for split, part in parts.items():
         if part.folders and part.pictures:
@@ -219,9 +221,9 @@ def _labels(parts: dict[str, Folder], notes: list[str]) -> tuple[list[Tensor | N
 
 
 def _key(root: str, parts: list[list[File]]) -> str:
-    """What the pixels depend on: how they are decoded, the folder, and all that tells whether a file is still the same.
+    """A hash of all that the pixels depend on: the decoder's version, the folder, and each file's size and times.
 
-    A time of last writing can be set by anyone; ctime, when the system last changed anything of a file, can't.
+    Anyone can set a file's time of last writing; its ctime is set by the system alone.
     """
     digest = hashlib.sha256(os.fsencode(f"{_FORMAT} {PIL.__version__} {os.path.abspath(root)}"))
     for part in parts:
@@ -231,7 +233,7 @@ def _key(root: str, parts: list[list[File]]) -> str:
 
 
 def _decode(parts: list[list[File]], order: splitting.Order, name: str, progress: bool) -> tuple[np.ndarray, list[str]]:
-    """The pixels of all pictures, in the order's rows, and what is to be said of them."""
+    """The pixels of all pictures, in the rows of `order`, and notes for the user about them."""
     notes: list[str] = []
     paths = [file.path for part in parts for file in part]
     decoded = decoding.decode_all(paths, sum(file.size for part in parts for file in part))

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in their published files, compressed or not, which are checked to the last bit."""
+"""MNIST and Fashion-MNIST from their published files, compressed or not, verified by checksum."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae.data.images import Images, Splits
 
-# Folder below the root, as torchvision lays it out, and the md5 of train images, train labels, test images, test
-# labels, decompressed.
+# Folder below the root, in torchvision's layout, and the md5 of the decompressed files: train images, train labels,
+# test images, test labels.
 IDX_SETS = {
     "mnist": (
         "MNIST",
@@ -48,7 +48,7 @@ def load_idx(name: str, root: Path) -> Splits:
 
 
 def _read(path: Path, md5: str, name: str) -> Tensor:
-    """The array in a file, or in the same file compressed, which is the published one to the last bit."""
+    """The array in a file, or in its compressed copy, whose checksum must be the published one."""
     path, content = _content(path, name)
     dimensions = 3 if "idx3" in path.name else 1
     if content[:4] != bytes((0, 0, 8, dimensions)):
@@ -65,14 +65,14 @@ def _read(path: Path, md5: str, name: str) -> Tensor:
             str(path),
             f"{header + math.prod(sizes)} bytes, not {len(content)}: it is truncated or damaged",
         )
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise checks.fail("data file", str(path), f"the published file with md5 {md5}, not {found}")
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise checks.fail("data file", str(path), f"the published file with md5 {md5}, not {actual}")
     return torch.frombuffer(content, dtype=torch.uint8, offset=header).reshape(sizes)
 
 
 def _content(path: Path, name: str) -> tuple[Path, bytearray]:
-    """The file that is there, and what it holds, decompressed."""
+    """The file, or its compressed copy, whichever exists, and its decompressed content."""
     if path.is_file():
         return path, bytearray(path.read_bytes())
     compressed = path.with_name(f"{path.name}.gz")

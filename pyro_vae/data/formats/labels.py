@@ -1,4 +1,4 @@
-"""Labels as they come, as indices of the classes that occur."""
+"""Labels as a user stores them -> indices of classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pyro_vae.data.images import MAX_CLASSES
 
 
 def one_per_image(labels: np.ndarray, n: int, what: str, notes: list[str]) -> np.ndarray | None:
-    """Whole numbers or texts of shape `(N,)`; None, with a note, where they are not one class for each image.
+    """Integers or strings of shape `(N,)`; None, with a note, where there is not one class per image.
 
-    Taken are integers, booleans, texts, floats that are whole, a column `(N, 1)`, and one-hot rows `(N, K)`.
+    Accepts integers, booleans, strings, floats that are whole numbers, a column `(N, 1)`, and one-hot rows `(N, K)`.
 
     Raises:
-        InputError: another number of labels, or numbers that are not whole.
+        InputError: the number of labels is not n, or they are numbers that are not whole.
     """
     if labels.ndim == 2 and labels.shape[0] == n and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
         one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
@@ -27,7 +27,7 @@ def one_per_image(labels: np.ndarray, n: int, what: str, notes: list[str]) -> np
             return None
         labels = labels.argmax(1)
     if labels.size != n:
-        raise checks.fail(what, f"shape {labels.shape}", f"shape ({n},), one label an image")
+        raise checks.fail(what, f"shape {labels.shape}", f"shape ({n},), one label per image")
     labels = labels.reshape(n)
     if labels.dtype.kind == "f":
         if missing := int(np.isnan(labels).sum()):
@@ -41,12 +41,12 @@ def one_per_image(labels: np.ndarray, n: int, what: str, notes: list[str]) -> np
     if labels.dtype.kind == "S":
         return np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind not in "uU":
-        raise checks.fail(what, labels.dtype.name, "whole numbers or texts, one for each class")
+        raise checks.fail(what, labels.dtype.name, "whole numbers or strings, one for each class")
     return labels
 
 
 def as_classes(parts: Sequence[np.ndarray | None], notes: list[str]) -> tuple[list[Tensor | None], tuple[str, ...]]:
-    """The labels of each part as indices of the distinct ones of all parts, sorted, and their names.
+    """The labels of each part as indices of the sorted distinct labels of all parts, and the names of these classes.
 
     >>> as_classes([np.array([10**9, 0]), np.array([-1, 0])], notes=[])
     ([tensor([2, 1]), tensor([0, 1])], ('-1', '0', '1000000000'))

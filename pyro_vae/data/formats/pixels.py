@@ -1,4 +1,4 @@
-"""Numbers as they are stored, as grey levels from 0 to 255 of shape `(N, C, H, W)`."""
+"""Stored numbers -> grey levels from 0 to 255 of shape `(N, C, H, W)`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import numpy as np
 
 from pyro_vae._utils import checks
 
-_DARK = 64  # of 256 grey levels: where none reaches it, something is amiss
+_DARK = 64  # of 256 grey levels: images whose brightest pixel is below it are probably on another scale
 
 
 def channels_first(shape: tuple[int, ...], what: str) -> tuple[tuple[int, int, int, int], tuple[int, ...]]:
-    """`(N, C, H, W)`, and the axes of it that `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` has, in its order."""
-    found: tuple[int, ...] = shape
+    """`(N, C, H, W)`, and the axes of it that a stored shape has, in stored order.
+
+    Stored shapes are `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`.
+    """
+    sizes: tuple[int, ...] = shape
     axes: tuple[int, ...] = (0, 1, 2, 3)
     if len(shape) == 3:
-        found, axes = (shape[0], 1, *shape[1:]), (0, 2, 3)
+        sizes, axes = (shape[0], 1, *shape[1:]), (0, 2, 3)
     elif len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
-        found, axes = (shape[0], shape[3], *shape[1:3]), (0, 2, 3, 1)
-    if len(found) != 4 or found[1] not in (1, 3):
+        sizes, axes = (shape[0], shape[3], *shape[1:3]), (0, 2, 3, 1)
+    if len(sizes) != 4 or sizes[1] not in (1, 3):
         raise checks.fail(what, shape, "shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3")
-    if 0 in found:
+    if 0 in sizes:
         raise checks.fail(what, shape, "at least one image of at least one pixel")
-    return found, axes
+    return sizes, axes
 
 
 def check_dtype(dtype: np.dtype, what: str) -> None:
@@ -31,7 +34,7 @@ def check_dtype(dtype: np.dtype, what: str) -> None:
 
 
 def evident_bits(highest: int, notes: list[str]) -> int:
-    """The bit depth of pixels of 16 bits, of which cameras and scanners fill 8, 10, 12 or 14; noted where not all."""
+    """The bit depth of 16-bit pixels, of which cameras and scanners use 8, 10, 12, 14 or 16; noted if below 16."""
     bits = next(bits for bits in (8, 10, 12, 14, 16) if highest < 2**bits)
     if bits < 16:
         notes.append(f"pixels of 16 bits reach {highest:,} and are taken as {bits}-bit values, up to {2**bits - 1:,}")
@@ -39,7 +42,7 @@ def evident_bits(highest: int, notes: list[str]) -> int:
 
 
 def to_levels(block: np.ndarray, bits: int, what: str) -> np.ndarray:
-    """Some of the pixels as uint8; of more than 8 bits the upper 8, of floats the nearest of 256 levels."""
+    """A block of pixels as uint8: the upper 8 of more bits, and for floats the nearest of 256 levels."""
     if block.dtype.kind == "b":
         return block.astype(np.uint8) * np.uint8(255)
     if block.dtype.kind == "f":

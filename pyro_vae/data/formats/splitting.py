@@ -1,4 +1,4 @@
-"""Which images of a data set are for training and which for testing: by the names of its parts, or a fixed tenth."""
+"""Training and test images of a data set: by the names of its parts, or by holding out a fixed tenth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae.data.images import Images, Splits, split_indices
 
-TEST_SHARE = 0.1  # of a user's own images that come without a test set
+TEST_SHARE = 0.1  # of a user's own images, where they have no test set
 
 _NAMES = {
     "train": ("train", "training", "trn", "tr"),
@@ -39,12 +39,12 @@ def split_of(name: str) -> str | None:
 
 
 def is_clear(name: str) -> bool:
-    """Whether a name can hardly be one of a class, as `tr` and `dev` may be."""
+    """Whether a name is clearly that of a split; `tr` and `dev`, say, may be names of classes."""
     return _core(name) in _CLEAR
 
 
 def clear_words(name: str) -> set[str]:
-    """The words of a name, and the name itself, that can hardly be of a class.
+    """Those of the words of a name, and the name itself, that are clearly names of splits.
 
     >>> sorted(clear_words("trainA")), sorted(clear_words("Test-set")), clear_words("trainer")
     (['train'], ['test', 'test-set'], set())
@@ -53,7 +53,7 @@ def clear_words(name: str) -> set[str]:
 
 
 def splits_of(names: Sequence[str]) -> list[str] | None:
-    """The split of each name, but for a beginning and an end that all share; None where one can't be read as a split.
+    """The split of each name, after any common beginning and end; None unless every name is that of a split.
 
     >>> splits_of(["mnist_test", "mnist_train"]), splits_of(["trainHR", "validHR"]), splits_of(["train", "cat"])
     (['test', 'train'], ['train', 'validation'], None)
@@ -71,24 +71,24 @@ def by_split(names: Iterable[str], splits: Iterable[str], where: str) -> dict[st
     """The name of each split.
 
     Raises:
-        InputError: two names are of one split, or there is none to train on.
+        InputError: two names are of the same split, or there is no training set.
     """
-    found: dict[str, str] = {}
+    of_split: dict[str, str] = {}
     for name, split in zip(names, splits, strict=True):
-        if split in found:
-            raise checks.fail("dataset", f"{where} with {found[split]!r} and {name!r}", f"one {split} set")
-        found[split] = name
-    if found and "train" not in found:
-        given = ", ".join(map(repr, found.values()))
-        raise checks.fail("dataset", f"{where} with {given}", "a set named train as well")
-    return found
+        if split in of_split:
+            raise checks.fail("dataset", f"{where} with {of_split[split]!r} and {name!r}", f"one {split} set")
+        of_split[split] = name
+    if of_split and "train" not in of_split:
+        names = ", ".join(map(repr, of_split.values()))
+        raise checks.fail("dataset", f"{where} with {names}", "a set named train as well")
+    return of_split
 
 
 def train_and_test(parts: Mapping[str, Part], notes: list[str]) -> tuple[Part, Part | None]:
-    """The part to train on, and the one to test with where there is one.
+    """The training set, and the test set if there is one.
 
-    A validation set is the test set where there is no other; else it is left out, because training holds out images of
-    its own, and results stay those of the published training set.
+    A validation set is used as the test set if there is no other; else it is left out, because training holds out its
+    own validation images, and results stay those of the published training set.
     """
     if "test" in parts and "validation" in parts:
         notes.append(
@@ -100,24 +100,24 @@ def train_and_test(parts: Mapping[str, Part], notes: list[str]) -> tuple[Part, P
 
 
 class Order(NamedTuple):
-    """The row of each image, as they are stored, among all pixels; those to train on are the first rows."""
+    """The row of each stored image among all pixels; training images have the first rows."""
 
     rows: np.ndarray
     num_train: int
 
 
 def order(sizes: Sequence[int]) -> Order:
-    """Of training and test images, one after the other; of training images alone, a fixed tenth is to test with."""
+    """The order of training and then test images; of training images alone, a fixed tenth becomes the test set."""
     if len(sizes) > 1:
         return Order(np.arange(sum(sizes)), sizes[0])
-    kept, held_out = split_indices(sizes[0], TEST_SHARE)
-    return Order(torch.cat([kept, held_out]).argsort().numpy(), len(kept))
+    train, test = split_indices(sizes[0], TEST_SHARE)
+    return Order(torch.cat([train, test]).argsort().numpy(), len(train))
 
 
 def to_splits(
     pixels: np.ndarray, order: Order, labels: Sequence[Tensor | None], name: str, class_names: tuple[str, ...]
 ) -> Splits:
-    """The two sets; `pixels` lie in the order's rows, `labels` are of each stored part and in its order."""
+    """The two sets; `pixels` are in the rows of `order`, `labels` those of each stored part in stored order."""
     if order.num_train == len(pixels):
         raise checks.fail("dataset", f"{name} with 1 image", "at least 2, one of them to test with")
     if len(labels) == 1 and labels[0] is not None:
@@ -133,7 +133,7 @@ def to_splits(
 
 
 def _without_common(rows: Sequence[list[str]]) -> list[list[str]]:
-    """Rows of words without those at the beginning that all share, and turned round."""
+    """Rows of words without the words that all rows begin with, each row reversed."""
     shared = len([*takewhile(lambda words: len({*words}) == 1, zip(*rows, strict=False))])
     return [row[shared:][::-1] for row in rows]
 

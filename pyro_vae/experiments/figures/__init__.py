@@ -1,7 +1,7 @@
 """Pictures of trained models side by side: runs by name and test images -> matplotlib `Figure`.
 
-Each function takes an ordered mapping from the name to show to the :class:`Fitted` run, and the images to look at. What
-is drawn at random comes from `seed`; models of as many latent dimensions get the same noise.
+Each function takes an ordered mapping from a name to a :class:`Fitted` run, and images. Random draws come from `seed`;
+models with the same number of latent dimensions get the same noise.
 
 >>> from pyro_vae import Spec, build, load_data
 >>> runs = {"untrained": Fitted(build(Spec(latent_dim=2)))}

@@ -30,16 +30,16 @@ from pyro_vae.models.base import evaluating
 def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int | None = None, seed: int = 0) -> Figure:
     """Originals over the reconstructions of each run: n at random, or `per_class` of each class."""
     models = models_of(runs, images)
-    shown = choose(images, n, per_class, seed)
-    rows = {"original": shown.as_float()}
-    rows |= {name: reconstruct(model, shown) for name, model in models.items()}
-    names = classes_of(shown) if per_class else ()
+    originals = choose(images, n, per_class, seed)
+    rows = {"original": originals.as_float()}
+    rows |= {name: reconstruct(model, originals) for name, model in models.items()}
+    names = classes_of(originals) if per_class else ()
     return plots.image_rows(rows, names, f"{images.name}: originals and reconstructions")
 
 
 def samples(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
-    """Originals over samples from the prior of each run; autoencoders, which have none, are left out."""
-    models = {name: one for name, one in models_of(runs, images).items() if not isinstance(one, Autoencoder)}
+    """Originals over samples from the prior of each run; autoencoders, which have no prior, are left out."""
+    models = {name: model for name, model in models_of(runs, images).items() if not isinstance(model, Autoencoder)}
     if not models:
         raise checks.fail("runs", list(runs), "at least one model with a prior")
     rows = {"original": choose(images, n, None, seed).as_float()}
@@ -48,10 +48,10 @@ def samples(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure
 
 
 def random_codes(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
-    """What each decoder makes of random codes, of two kinds.
+    """Decoded random codes, of two kinds.
 
-    Those from a standard normal are what a VAE is trained for, and an autoencoder is not; those from a normal with mean
-    and covariance of the test codes lie where the codes do, so that they are fair to both.
+    Codes from a standard normal are what the decoder of a VAE is trained for, and that of an autoencoder is not. Codes
+    from a normal with the mean and covariance of the test codes lie where the test codes do, which is fair to both.
     """
     if len(images) < 2:
         raise checks.fail("images", len(images), "at least 2 images, whose codes have a covariance")
@@ -69,7 +69,7 @@ def random_codes(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> F
 def samples_around(
     runs: Runs, images: Images, *, mean: float = 1.0, sd: float = 0.5, n: int = 20, seed: int = 0
 ) -> Figure:
-    """Decoded codes from a normal of standard deviation `sd` in each dimension, around the point with all `mean`."""
+    """Decoded codes from a normal distribution with the same `mean` and standard deviation `sd` in each dimension."""
     checks.positive("sd", sd)
     panels = {}
     for name, model in models_of(runs, images).items():
@@ -79,16 +79,16 @@ def samples_around(
 
 
 def decoded_many_times(runs: Runs, images: Images, *, index: int = 0, n: int = 25, seed: int = 0) -> Figure:
-    """One image (top left), and reconstructions from n - 1 draws of its q(z|x)."""
+    """An image (top left) and its reconstructions from n - 1 draws from q(z|x)."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 2:
         raise checks.fail("n", n, "a whole number of at least 2: the original and one reconstruction")
-    shown = images.take(at(images, index))
+    original = images.take(at(images, index))
     panels = {}
     for name, model in models_of(runs, images).items():
         device = device_of(model)
         with seeded_rng(device, seed), evaluating(model):
-            z = model.encode(shown.as_float().to(device)).sample((n - 1,))[:, 0].cpu()
-        panels[name] = torch.cat([shown.as_float(), latent.decode_codes(model, z)])
+            z = model.encode(original.as_float().to(device)).sample((n - 1,))[:, 0].cpu()
+        panels[name] = torch.cat([original.as_float(), latent.decode_codes(model, z)])
     title = f"{images.name}: an image (top left), encoded once and decoded from {n - 1} draws"
     return plots.image_panels(panels, 3, max(1, round(n**0.5)), title)
 
@@ -96,7 +96,7 @@ def decoded_many_times(runs: Runs, images: Images, *, index: int = 0, n: int = 2
 def interpolations(
     runs: Runs, images: Images, *, pair: tuple[int, int] | None = None, steps: int = 10, seed: int = 0
 ) -> Figure:
-    """Between two images, their codes and all points on the line decoded; by default two at random, of two classes."""
+    """Decoded points on the line between the codes of two images; by default two at random, of different classes."""
     if pair is None:
         pair = two_of(images, seed)
     start, end = (images.take(at(images, index)).as_float()[0] for index in pair)
@@ -111,19 +111,19 @@ def interpolations(
 def likelihood_variances(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
     """Reconstructions under Gaussian likelihoods of several variances c, with their error and their sharpness.
 
-    Sharpness is the mean absolute difference of neighbouring pixels, over that of the originals: below 1 is blurred.
+    Sharpness is the mean absolute difference of neighbouring pixels, relative to the originals: below 1 is blurred.
     """
     models = models_of(runs, images)
-    shown = choose(images, n, None, seed)
+    originals = choose(images, n, None, seed)
     x = images.as_float()
-    rows, points = {"original": shown.as_float()}, []
+    rows, points = {"original": originals.as_float()}, []
     for name, model in models.items():
         if not isinstance(model.likelihood, Gaussian):
             raise checks.fail("runs", name, "models with a Gaussian likelihood")
         c = model.likelihood.log_variance.exp().item()
-        rows[f"{name}\n(c = {c:.3g})"] = reconstruct(model, shown)
-        again = reconstruct(model, images)
-        points.append((c, (again - x).square().mean().item(), sharpness(again) / sharpness(x)))
+        rows[f"{name}\n(c = {c:.3g})"] = reconstruct(model, originals)
+        reconstructed = reconstruct(model, images)
+        points.append((c, (reconstructed - x).square().mean().item(), sharpness(reconstructed) / sharpness(x)))
     c_values, errors, ratios = zip(*sorted(points), strict=True)
     panels = [
         plots.Panel("error", "variance c", "squared error per pixel", [plots.Curve("", c_values, errors)]),
@@ -138,4 +138,6 @@ def likelihood_variances(runs: Runs, images: Images, *, n: int = 10, seed: int =
 def sharpness(pixels: Tensor) -> float:
     """The mean absolute difference of neighbouring pixels of images `(N, C, H, W)`."""
     differences = [pixels.diff(dim=dim).abs().double() for dim in (2, 3)]
-    return sum(one.sum().item() for one in differences) / sum(one.numel() for one in differences)
+    return sum(difference.sum().item() for difference in differences) / sum(
+        difference.numel() for difference in differences
+    )

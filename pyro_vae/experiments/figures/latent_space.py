@@ -1,4 +1,4 @@
-"""Where the codes lie, and what lies there: scatters, densities, grids, principal components."""
+"""Pictures of latent spaces: scatters of codes, posterior densities, decoded grids, principal components."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from pyro_vae.posteriors import location
 def latent_spaces(
     runs: Runs, images: Images, *, n: int = 10_000, per_class: int | None = None, seed: int = 0
 ) -> Figure:
-    """The codes of n images, or of `per_class` of each class, by class; by PCA where they have over two dimensions."""
-    shown = choose(images, n, per_class, seed)
-    planes = {name: plane(model, shown) for name, model in models_of(runs, images).items()}
-    title = f"{images.name}: codes of {len(shown):,} images"
-    return plots.latent_panels(planes, shown.labels, shown.class_names, title=title)
+    """The codes of n images, or of `per_class` of each class, coloured by class; by PCA if of over 2 dimensions."""
+    chosen = choose(images, n, per_class, seed)
+    planes = {name: plane(model, chosen) for name, model in models_of(runs, images).items()}
+    title = f"{images.name}: codes of {len(chosen):,} images"
+    return plots.latent_panels(planes, chosen.labels, chosen.class_names, title=title)
 
 
 def manifolds(runs: Runs, images: Images, *, size: int = 20, spacing: str = "even", limit: float = 3.0) -> Figure:
@@ -48,16 +48,16 @@ def manifolds(runs: Runs, images: Images, *, size: int = 20, spacing: str = "eve
 
 def posterior_density(runs: Runs, images: Images, *, index: int = 0, seed: int = 0) -> Figure:
     """The density of q(z|x) of one image over a 2-d latent space, and a draw from it."""
-    shown = images.take(at(images, index)).as_float()
+    x = images.take(at(images, index)).as_float()
     densities = {}
     for name, model in models_of(runs, images).items():
         two_dimensional(name, model, images)
-        densities[name] = _density(name, model, shown, seed)
+        densities[name] = _density(name, model, x, seed)
     return plots.density_panels(densities, title=f"{images.name}: q(z|x) of image {index}")
 
 
 def _density(name: str, model: Model, x: Tensor, seed: int, size: int = 201) -> plots.Density:
-    """On a square that holds 2000 draws, and somewhat more."""
+    """The density of q(z|x) on a square around 2000 draws from it."""
     if isinstance(model, Autoencoder):
         raise checks.fail("runs", name, "models with a posterior; a deterministic autoencoder has none")
     device = device_of(model)
@@ -81,7 +81,7 @@ FIVE_POINTS = {"A": (-0.5, -0.4), "B": (-0.4, -0.1), "C": (0.1, 0.0), "D": (0.3,
 
 
 def pca_example(runs: Runs | None = None, images: Images | None = None) -> Figure:
-    """PCA of five points, encoded as one number each and decoded again; runs and images are not looked at."""
+    """PCA of five points, each encoded as a single number and decoded; runs and images are not used."""
     points = torch.tensor(list(FIVE_POINTS.values()))
     pca = latent.principal_components(points, 1)
     codes = pca.transform(points.double().numpy())
@@ -92,38 +92,42 @@ def pca_example(runs: Runs | None = None, images: Images | None = None) -> Figur
 
 
 def linear_autoencoders(runs: Runs, images: Images, *, train: Images | None = None) -> Figure:
-    """Linear autoencoders against the principal components of `train`, or of `images` where it is not given.
+    """Linear autoencoders beside the principal components of `train`, or of `images` without it.
 
-    Above, the components, and the nearest direction that each decoder has; below, the angles between the two spaces and
-    the squared error of reconstructions; on `train`, that of PCA is the least that a linear map can have.
+    Above: the components, and their projections on the column space of each decoder. Below: the principal angles
+    between the two spaces, and the squared error of reconstructions; on `train`, no linear map has less than PCA.
     """
     models = models_of(runs, images)
     source = train or images
-    columns = {name: latent.linear_columns(model, source) for name, model in models.items()}
-    pca = latent.principal_components(source.as_float().flatten(1), max(one.shape[1] for one in columns.values()))
+    decoders = {name: latent.linear_columns(model, source) for name, model in models.items()}
+    widths = [decoder.shape[1] for decoder in decoders.values()]
+    pca = latent.principal_components(source.as_float().flatten(1), max(widths))
     components = torch.from_numpy(pca.components_)
-    shown = min(8, *(one.shape[1] for one in columns.values()))
-    rows = {"PCA": components[:shown]}
+    num_components = min(8, *widths)
+    rows = {"PCA": components[:num_components]}
     angles, errors = [], []
     x = images.as_float()
     for name, model in models.items():
-        q = torch.linalg.qr(columns[name]).Q
-        rows[name] = components[:shown] @ q @ q.T
-        found = latent.subspace_angles(columns[name], components[: q.shape[1]].T)
-        angles.append(plots.Curve(name, range(1, len(found) + 1), found.flip(0).tolist()))
+        q = torch.linalg.qr(decoders[name]).Q
+        rows[name] = components[:num_components] @ q @ q.T
+        degrees = latent.subspace_angles(decoders[name], components[: q.shape[1]].T).flip(0).tolist()
+        angles.append(plots.Curve(name, range(1, len(degrees) + 1), degrees))
         errors.append(plots.Curve(name, [q.shape[1]], [(reconstruct(model, images) - x).square().mean().item()]))
-    dimensions = sorted({one.shape[1] for one in columns.values()})
+    dimensions = sorted(set(widths))
     centred = x.flatten(1).double() - torch.from_numpy(pca.mean_)
-    left = [(centred - centred @ components[:d].T @ components[:d]).square().mean().item() for d in dimensions]
+    pca_errors = [(centred - centred @ components[:d].T @ components[:d]).square().mean().item() for d in dimensions]
     panels = [
         plots.Panel("angles to the components", "angle, from the smallest on", "degrees", angles),
         plots.Panel(
-            "error", "latent dimensions", "squared error per pixel", [plots.Curve("PCA", dimensions, left), *errors]
+            "error",
+            "latent dimensions",
+            "squared error per pixel",
+            [plots.Curve("PCA", dimensions, pca_errors), *errors],
         ),
     ]
     title = f"{images.name}: linear decoders, and principal components of {len(source):,} images"
-    pictures = {name: _signed(one.reshape(shown, *images.shape).float()) for name, one in rows.items()}
-    return plots.image_rows_and_curves(pictures, panels, [str(k + 1) for k in range(shown)], title)
+    pictures = {name: _signed(row.reshape(num_components, *images.shape).float()) for name, row in rows.items()}
+    return plots.image_rows_and_curves(pictures, panels, [str(k + 1) for k in range(num_components)], title)
 
 
 def _signed(pixels: Tensor) -> Tensor:

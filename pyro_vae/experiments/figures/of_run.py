@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 def save_run_figures(
     model: Model, images: Images, history: History | None, folder: str | os.PathLike[str]
 ) -> list[Path]:
-    """The pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples and 2-d manifold.
+    """Saves the pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples, 2-d manifold.
 
-    One that can't be drawn is left out, with a warning that says why.
+    A picture that can't be drawn is left out, with a warning that says why.
     """
-    shown = images.take(slice(0, 20)).as_float()
+    originals = images.take(slice(0, 20)).as_float()
     title = f"{images.name}: codes of {len(images):,} images"
 
     def plane() -> latent.Plane:
         return latent.to_plane(latent.codes(model, images))
 
     def of_interpolation() -> Figure:
-        line = latent.interpolate(model, shown[0], shown[1])
+        line = latent.interpolate(model, originals[0], originals[1])
         return image_grid(line, "Between the codes of two test images", columns=len(line))
 
     def of_manifold(spacing: str, name: str) -> Figure:
@@ -46,7 +46,7 @@ def save_run_figures(
 
     figures: dict[str, Callable[[], Figure]] = {
         "reconstructions": lambda: reconstructions(
-            shown, _reconstructed(model, shown), f"{images.name}: originals and reconstructions"
+            originals, _reconstructed(model, originals), f"{images.name}: originals and reconstructions"
         )
     }
     if len(images) > 1:
@@ -64,9 +64,9 @@ def save_run_figures(
 
 
 def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
-    """Saves a figure; one that can't be drawn takes nothing else with it: there is a warning, and None.
+    """Saves a figure; if it can't be drawn, warns and returns None, so that the other figures are still drawn.
 
-    What makes a figure fail lies in the numbers, in names, fonts, or matplotlib; the folder must be one to write to.
+    Numbers, names, fonts or matplotlib may make a figure fail; a folder that can't be written to is an error.
     """
     try:
         return save_figure(draw(), path)
@@ -78,6 +78,6 @@ def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
         return None
 
 
-def _reconstructed(model: Model, shown: Tensor) -> Tensor:
+def _reconstructed(model: Model, originals: Tensor) -> Tensor:
     with evaluating(model):
-        return model.reconstruct(shown.to(next(model.parameters()).device)).cpu()
+        return model.reconstruct(originals.to(next(model.parameters()).device)).cpu()

@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 def draw_figures(
     pictures: Sequence[Picture], folder: Path, runs: Mapping[str, Sequence[StudyRun]], images: Mapping[str, Splits]
 ) -> None:
-    """The pictures, of those of their models that are done, where they are not drawn since."""
+    """Draws each picture from those of its models that are done, unless the file is newer than their weights."""
     for picture in pictures:
-        shown = [runs[model][0] for model in picture.runs if model in runs]
-        shown = [one for one in shown if one.done]
-        if picture.runs and not shown:
+        drawn = [runs[model][0] for model in picture.runs if model in runs]
+        drawn = [run for run in drawn if run.done]
+        if picture.runs and not drawn:
             continue
         path = folder / picture.file
-        if path.is_file() and all((one.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for one in shown):
+        if path.is_file() and all((run.folder / WEIGHTS).stat().st_mtime <= path.stat().st_mtime for run in drawn):
             continue
-        splits = images[shown[0].spec.dataset] if shown else None
-        save_if_drawn(partial(_figure, picture, shown, splits), path)
+        splits = images[drawn[0].spec.dataset] if drawn else None
+        save_if_drawn(partial(_figure, picture, drawn, splits), path)
 
 
 def _figure(picture: Picture, runs: Sequence[StudyRun], splits: Splits | None) -> Figure:
     from pyro_vae.experiments import figures
 
     function = getattr(figures, picture.function)
-    fitted = {one.model: figures.open_run(one.folder) for one in runs}
-    options = _options(picture, function, splits, min((one.spec.epochs for one in runs), default=0))
+    fitted = {run.model: figures.open_run(run.folder) for run in runs}
+    options = _options(picture, function, splits, min((run.spec.epochs for run in runs), default=0))
     return function(fitted, splits and splits.test, **options)
 
 
 def _options(picture: Picture, function: Any, splits: Splits | None, epochs: int) -> dict[str, Any]:
-    """The options of a picture, and what its function asks for beside the test images."""
+    """The options of a picture, and the other arguments that its function takes beside the test images."""
     options = dict(picture.options)
     asked = inspect.signature(function).parameters
-    if "epochs" in options:  # of a shorter training than the study's
-        options["epochs"] = tuple(sorted({*(one for one in options["epochs"] if one < epochs), epochs}))
+    if "epochs" in options:  # where the training is shorter than the study's
+        options["epochs"] = tuple(sorted({*(epoch for epoch in options["epochs"] if epoch < epochs), epochs}))
     if splits is not None and "train" in asked:
         options["train"] = splits.train
     if splits is not None and "classifier" in asked:

@@ -1,4 +1,4 @@
-"""How a training went: curves, and pictures and scores after some of its epochs."""
+"""Training over its epochs: learning curves, and pictures and scores after some epochs."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ EPOCHS = (1, 5, 10, 20)
 
 
 def training_curves(runs: Runs, images: Images | None = None, *, weighted: bool = True) -> Figure:
-    """Loss, reconstruction, KL, and the KL's share of the loss, over the epochs; the images are not looked at."""
+    """Loss, reconstruction, KL, and the KL's share of the loss, over the epochs; the images are not used."""
     check_runs(runs)
-    for name, one in runs.items():
-        if not one.history.epochs:
+    for name, run in runs.items():
+        if not run.history.epochs:
             raise checks.fail("runs", name, "runs with a history")
-    return plots.learning_curves({name: one.history for name, one in runs.items()}, weighted=weighted)
+    return plots.learning_curves({name: run.history for name, run in runs.items()}, weighted=weighted)
 
 
 def latent_spaces_by_epoch(
     runs: Runs, images: Images, *, epochs: Sequence[int] = EPOCHS, n: int = 3000, seed: int = 0
 ) -> Figure:
     """:func:`latent_spaces`, a row for each run and a column for each epoch."""
-    shown = images.draw(n, seed)
-    planes = {name: plane(model, shown) for name, model in _over_epochs(runs, images, epochs).items()}
-    title = f"{images.name}: codes of {len(shown):,} images"
-    return plots.latent_panels(planes, shown.labels, shown.class_names, len(epochs), title)
+    chosen = images.draw(n, seed)
+    planes = {name: plane(model, chosen) for name, model in _over_epochs(runs, images, epochs).items()}
+    title = f"{images.name}: codes of {len(chosen):,} images"
+    return plots.latent_panels(planes, chosen.labels, chosen.class_names, len(epochs), title)
 
 
 def reconstructions_by_epoch(
     runs: Runs, images: Images, *, epochs: Sequence[int] = EPOCHS, n: int = 5, seed: int = 0
 ) -> Figure:
     """n originals over their reconstructions, a row for each run and a column for each epoch."""
-    shown = images.draw(n, seed)
-    x = shown.as_float()
+    originals = images.draw(n, seed)
+    x = originals.as_float()
     models = _over_epochs(runs, images, epochs)
-    panels = {name: torch.cat([x, reconstruct(model, shown)]) for name, model in models.items()}
+    panels = {name: torch.cat([x, reconstruct(model, originals)]) for name, model in models.items()}
     return plots.image_panels(panels, len(epochs), len(x), f"{images.name}: originals over reconstructions")
 
 
@@ -61,7 +61,7 @@ def samples_by_epoch(
 
 
 class Confidence(NamedTuple):
-    """Mean top-class probabilities after an epoch, over that of the real images; no samples without a prior."""
+    """Mean top-class probabilities after an epoch, relative to real images; `samples` is None without a prior."""
 
     name: str
     epoch: int
@@ -78,30 +78,30 @@ def confidences(
     n: int = 1000,
     seed: int = 0,
 ) -> list[Confidence]:
-    """How sure a classifier is of samples and of reconstructions, over how sure it is of the real images.
+    """A classifier's mean top-class probability on samples and on reconstructions, relative to that on real images.
 
     Args:
         runs: by name.
-        images: real images; `n` of them at random are the baseline, and what is reconstructed.
+        images: real images; `n` of them, drawn at random, are the baseline and are reconstructed.
         classifier: an extractor with logits.
-        epochs: after which; by default all that have a snapshot, and the last.
-        n: real images, and samples.
-        seed: of the choice and of the samples.
+        epochs: after which to evaluate; by default all with a snapshot, and the last.
+        n: number of real images, and of samples.
+        seed: for the choice of images and for the samples.
     """
     check_runs(runs)
-    shown = images.draw(n, seed)
-    real = _logits(classifier, shown.as_float())
-    found = []
-    for name, one in runs.items():
-        for epoch in epochs or one.epochs:
-            model = one.at(epoch)
+    originals = images.draw(n, seed)
+    real = _logits(classifier, originals.as_float())
+    results = []
+    for name, run in runs.items():
+        for epoch in epochs or run.epochs:
+            model = run.at(epoch)
             check_fits(model, images)
             sampled = None
             if not isinstance(model, Autoencoder):
                 sampled = confidence(_logits(classifier, sample(model, n, seed)), real)
-            again = confidence(_logits(classifier, reconstruct(model, shown)), real)
-            found.append(Confidence(name, epoch, sampled, again))
-    return found
+            reconstructed = confidence(_logits(classifier, reconstruct(model, originals)), real)
+            results.append(Confidence(name, epoch, sampled, reconstructed))
+    return results
 
 
 def confidence_by_epoch(
@@ -113,24 +113,24 @@ def confidence_by_epoch(
     n: int = 1000,
     seed: int = 0,
 ) -> Figure:
-    """:func:`confidences` over the epochs: above 1, the classifier is surer than of real images."""
-    found = confidences(runs, images, classifier=classifier, epochs=epochs, n=n, seed=seed)
+    """:func:`confidences` over the epochs: above 1, the classifier is more confident than on real images."""
+    results = confidences(runs, images, classifier=classifier, epochs=epochs, n=n, seed=seed)
     panels = []
     for title, part in (("reconstructions", "reconstructions"), ("samples from the prior", "samples")):
         curves = []
         for name in runs:
-            points = {one.epoch: getattr(one, part) for one in found if one.name == name}
+            points = {result.epoch: getattr(result, part) for result in results if result.name == name}
             if None not in points.values():
                 curves.append(plots.Curve(name, list(points), list(points.values())))
         panels.append(plots.Panel(title, "epoch", "confidence / that of real images", curves, "real images"))
-    return plots.curve_panels(panels, title=f"{images.name}: how sure a classifier is")
+    return plots.curve_panels(panels, title=f"{images.name}: confidence of a classifier")
 
 
 def _over_epochs(runs: Runs, images: Images, epochs: Sequence[int]) -> dict[str, Model]:
     if not epochs:
         raise checks.fail("epochs", list(epochs), "at least one epoch")
     models_of(runs, images)
-    return {f"{name}, epoch {epoch}": one.at(epoch) for name, one in runs.items() for epoch in epochs}
+    return {f"{name}, epoch {epoch}": run.at(epoch) for name, run in runs.items() for epoch in epochs}
 
 
 def _logits(classifier: Extractor, pixels: Tensor) -> Tensor:

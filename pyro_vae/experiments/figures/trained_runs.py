@@ -1,4 +1,4 @@
-"""Trained runs, and what every picture of them asks: do they take the images, which images, their codes."""
+"""Trained runs, and what the pictures of them share: checks of the images, choices of images, codes and samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SNAPSHOT = re.compile(r"epoch-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, how its training went, and files of its weights after earlier epochs."""
+    """A trained model, its training history, and files of its weights after earlier epochs."""
 
     model: Model
     history: History = History()
@@ -34,17 +34,17 @@ class Fitted:
 
     @property
     def spec(self) -> Spec | None:
-        """What :func:`pyro_vae.build` made the model from."""
+        """The spec that :func:`pyro_vae.build` built the model from."""
         return self.model.spec
 
     @property
     def last_epoch(self) -> int | None:
-        """The epoch after which `model` is, where that is known."""
+        """The number of epochs that `model` was trained for, or None where it is not known."""
         return len(self.history.epochs) or (self.spec.epochs if self.spec else None)
 
     @property
     def epochs(self) -> list[int]:
-        """All after which the model is known."""
+        """The epochs after which the weights are known: those with a snapshot, and the last."""
         return sorted({*self.snapshots, *([self.last_epoch] if self.last_epoch else [])})
 
     def at(self, epoch: int) -> Model:
@@ -65,30 +65,30 @@ Runs = Mapping[str, Fitted]
 
 
 def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Fitted:
-    """The run in a folder: its weights, `history.csv`, and `snapshots/epoch-00005.safetensors` where there are some."""
+    """The run in a folder: its weights, `history.csv`, and snapshots such as `snapshots/epoch-00005.safetensors`."""
     folder = checks.path("folder", folder)
-    found = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
-    snapshots = {int(name[1]): path for path, name in found.items() if name}
+    matches = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
+    snapshots = {int(name[1]): path for path, name in matches.items() if name}
     model = load(folder).to(device).eval()
     return Fitted(model, History.from_csv(folder / "history.csv"), dict(sorted(snapshots.items())))
 
 
 def check_runs(runs: Runs) -> None:
-    """There is something to show."""
+    """Raises unless there is at least one run."""
     if not runs:
         raise checks.fail("runs", list(runs), "at least one run")
 
 
 def models_of(runs: Runs, images: Images) -> dict[str, Model]:
-    """The models by name, each of which takes the images."""
+    """The models by name, after a check that each takes the images."""
     check_runs(runs)
-    for one in runs.values():
-        check_fits(one.model, images)
-    return {name: one.model for name, one in runs.items()}
+    for run in runs.values():
+        check_fits(run.model, images)
+    return {name: run.model for name, run in runs.items()}
 
 
 def choose(images: Images, n: int, per_class: int | None, seed: int) -> Images:
-    """n images at random, or so many of each class, by class."""
+    """n images at random; or `per_class` of each class, sorted by class."""
     if per_class is None:
         return images.draw(n, seed)
     checks.positive_integer("per_class", per_class)
@@ -98,10 +98,10 @@ def choose(images: Images, n: int, per_class: int | None, seed: int) -> Images:
     return images.take(torch.cat(chosen))
 
 
-def labels_of(images: Images, argument: str, given: object) -> Tensor:
-    """The labels, which `argument` asks for."""
+def labels_of(images: Images, argument: str, value: object) -> Tensor:
+    """The labels of the images; without labels, an error that names `argument`, which needs them."""
     if images.labels is None:
-        raise checks.fail(argument, given, f"images with labels, which {images.name} lacks")
+        raise checks.fail(argument, value, f"images with labels, which {images.name} lacks")
     return images.labels.cpu()
 
 
@@ -112,24 +112,24 @@ def classes_of(images: Images) -> list[str]:
 
 
 def two_of(images: Images, seed: int) -> tuple[int, int]:
-    """Two images at random, of two classes where there are some."""
+    """The indices of two images at random, of different classes if there are any."""
     if len(images) < 2:
         raise checks.fail("images", len(images), "at least 2 images")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
     labels = None if images.labels is None else images.labels.tolist()
-    others = [one for one in order[1:] if labels is None or labels[one] != labels[order[0]]]
+    others = [index for index in order[1:] if labels is None or labels[index] != labels[order[0]]]
     return order[0], (others or order[1:])[0]
 
 
 def at(images: Images, index: int) -> slice:
-    """Where one image is, for :meth:`Images.take`."""
+    """The slice of a single image, for :meth:`Images.take`."""
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(images):
         raise checks.fail("index", index, f"a whole number from 0 to {len(images) - 1}")
     return slice(index, index + 1)
 
 
 def device_of(model: Model) -> torch.device:
-    """Where its weights are."""
+    """The device of a model's weights."""
     return next(model.parameters()).device
 
 
@@ -149,12 +149,12 @@ def plane(model: Model, images: Images) -> latent.Plane:
 
 
 def latent_dim(model: Model, images: Images) -> int:
-    """d, as an image is encoded."""
+    """The number d of latent dimensions, from the code of an image."""
     return latent.codes(model, images.take(slice(0, 1)), device=device_of(model)).shape[1]
 
 
 def two_dimensional(name: str, model: Model, images: Images) -> None:
-    """d is 2."""
+    """Raises unless the model has two latent dimensions."""
     dimensions = latent_dim(model, images)
     if dimensions != 2:
         raise checks.fail("runs", f"{name} of {dimensions} latent dimensions", "models with a 2-d latent space")
