@@ -1,9 +1,9 @@
 """
-Is the guide any good? ArviZ's answer
-=====================================
+How good is the guide? Diagnostics with ArviZ
+=============================================
 
-A VAE's posterior q(z|x) is an approximation, and importance sampling can say for each image how good it is. ArviZ
-draws the rest: what z may be for an image, and what images the model would have expected.
+A VAE's q(z|x) only approximates the posterior; importance sampling says for each image how well. ArviZ draws the
+diagnostics, the posterior of z of an image, and the posterior predictive distribution of its pixels.
 """
 
 import warnings
@@ -22,20 +22,20 @@ vae = build(Spec(latent_dim=2, activation="relu"))
 fit(vae, train, epochs=40, batch_size=64, lr=2e-3, binarization="threshold")
 
 # %%
-# Thirty test images as ArviZ sees them: draws from q(z|x), resampled by importance weights, so that they follow p(z|x).
+# Thirty test images as ArviZ's InferenceData: draws from q(z|x), resampled by importance weights towards p(z|x).
 data = to_inference_data(vae, test.take(slice(0, 30)), binarization="threshold", draws=400, k=2000)
 print(data)
 
 # %%
-# Pareto k of each image: above 0.7 the guide misses so much of the posterior that its estimates are not to be believed.
+# Pareto k of each image: above 0.7 the guide misses so much of the posterior that the estimates are unreliable.
 khat = az.plot_khat(data.constant_data.pareto_k, threshold=0.7).figure
 
 # %%
-# The posterior of one image, and what the summary says of it. R-hat and a chain's effective sample size would mean
-# nothing here: the draws are independent, so `kind="stats"`.
+# The posterior of an image, and its summary. R-hat and effective sample sizes are for Markov chains; these draws are
+# independent, so `kind="stats"`.
 pair = az.plot_pair(data, var_names=["z"], coords={"image": 0}).figure
 print(az.summary(data, var_names=["z"], coords={"image": [0, 1]}, kind="stats"))
 
 # %%
-# Pixels that the model predicts, beside those it was given.
+# The posterior predictive distribution of pixels, with the observed pixels.
 predicted = az.plot_ppc(data, num_pp_samples=50).figure

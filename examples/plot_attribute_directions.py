@@ -1,10 +1,10 @@
 """
-Changing an image along a direction
-===================================
+Changing an image along an attribute direction
+==============================================
 
-Document 003 shows faces that are made to smile: encode an image, move its code along a direction that stands for an
-attribute, decode. With digits the attribute is the class, and the direction the difference of two classes' mean codes.
-The second part walks around a point of the latent space, as document 001 does with N(1, 0.5).
+Document 003 shows faces that are made to smile: encode an image, move its code in the direction of an attribute, and
+decode. With digits the attribute is the class, and its direction the difference of the mean codes of two classes.
+The last part samples around a point of the latent space, as document 001 does with N(1, 0.5).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pyro_vae import Spec, build, fit, latent, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 vae = build(
@@ -30,7 +30,7 @@ vae = build(
 fit(vae, train, epochs=60 if arguments.dataset == "digits" else 20, batch_size=64, lr=2e-3)
 
 # %%
-# From class 3 towards class 8: five images of a 3, each moved by 0 to 1.5 times the direction.
+# From class 3 towards class 8: the codes of five images of a 3, moved by 0 to 1.5 times the direction.
 codes = latent.codes(vae, train)
 direction = codes[train.labels == 8].mean(0) - codes[train.labels == 3].mean(0)
 starts = latent.codes(vae, test.take((test.labels == 3).nonzero()[:5, 0]))
@@ -41,7 +41,7 @@ changed = plots.image_grid(
 )
 
 # %%
-# Between two images, on the straight line between their codes.
+# Interpolation between two images, on the straight line between their codes.
 first, last = test.as_float()[:2]
 line = plots.image_grid(
     latent.interpolate(vae, first, last, steps=10), "Between two images", columns=10

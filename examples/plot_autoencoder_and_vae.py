@@ -1,9 +1,9 @@
 """
-Autoencoder and VAE: where the codes lie
+The codes of an autoencoder and of a VAE
 ========================================
 
-The same networks with and without noise and prior, both with a 2-d code. Documents 001, 003 and 004 begin with this
-comparison. With ``--dataset mnist --data-root FOLDER`` it runs on MNIST (minutes).
+The same networks as a deterministic autoencoder and as a VAE, both with a 2-d code. Documents 001, 003 and 004 begin
+with this comparison. With ``--dataset mnist --data-root FOLDER`` it runs on MNIST (minutes).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pyro_vae import Spec, build, fit, latent, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 
@@ -39,8 +39,8 @@ def trained(model):
 models = {"autoencoder": trained("autoencoder"), "VAE": trained("vae")}
 
 # %%
-# Codes of the test images by class. The circles hold 90% and 99% of the VAE's prior, which the
-# autoencoder knows nothing of.
+# Codes of the test images by class. The circles contain 90% and 99% of the VAE's prior; the
+# autoencoder has no prior.
 figure, panels = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
 for axes, (name, model) in zip(panels, models.items(), strict=True):
     codes = latent.codes(model, test)
@@ -66,7 +66,7 @@ for axes, (name, model) in zip(panels, models.items(), strict=True):
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", title="class")
 
 # %%
-# Decode the same draws from a standard normal with both. One was trained to be asked this.
+# Decode the same draws from a standard normal with both. Only the VAE was trained for such codes.
 z = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
 for name, model in models.items():
     print(f"{name:12} standard deviation of the codes {latent.codes(model, test).std():.1f}")

@@ -1,9 +1,9 @@
 """
-beta: what a nat is worth
-=========================
+beta: the weight of the KL
+==========================
 
-Beta-VAEs with a 2-d code, as in documents 000 and 001: the higher the price of a nat of KL, the fewer are bought, the
-closer the codes come to the prior, and the worse the reconstructions get.
+Beta-VAEs with a 2-d code, as in documents 000 and 001: the larger the weight beta of the KL, the smaller the KL, the
+closer the codes to the prior, and the worse the reconstructions.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from pyro_vae import Spec, build, evaluate, fit, latent, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 betas = (0.0, 0.25, 1.0, 2.0) if arguments.dataset == "digits" else (0.0, 1.0, 5.0, 50.0)
 
 # %%
-# Train one for each beta.
+# Train a model for each beta.
 models, histories = {}, {}
 for beta in betas:
     models[beta] = build(
@@ -29,14 +29,14 @@ for beta in betas:
     histories[beta] = fit(
         models[beta], train, epochs=20, batch_size=64, lr=3e-3, beta=beta, binarization="threshold"
     )
-    found = evaluate(models[beta], test, binarization="threshold")
+    metrics = evaluate(models[beta], test, binarization="threshold")
     print(
-        f"beta {beta:5.2f}: reconstruction {found.reconstruction_nats:6.2f}, KL {found.kl_per_sample:6.2f}, "
-        f"ELBO {found.elbo_nats:7.2f} nats, {found.active_units} active units"
+        f"beta {beta:5.2f}: reconstruction {metrics.reconstruction_nats:6.2f}, KL {metrics.kl_per_sample:6.2f}, "
+        f"ELBO {metrics.elbo_nats:7.2f} nats, {metrics.active_units} active units"
     )
 
 # %%
-# Codes. At beta = 0 nothing holds them together; look at the axes.
+# Codes. At beta = 0 nothing pulls them towards the prior; compare the axes.
 figure, panels = plt.subplots(1, len(betas), figsize=(13, 3.6), layout="constrained")
 for axes, (beta, model) in zip(panels, models.items(), strict=True):
     codes = latent.codes(model, test)
@@ -64,8 +64,8 @@ axes.grid(alpha=0.3)
 axes.legend()
 
 # %%
-# Samples from the prior. The model with beta = 0 has never met it.
-without = plots.image_grid(
+# Samples from the prior. At beta = 0 the prior played no part in training.
+without_prior = plots.image_grid(
     latent.prior_samples(models[betas[0]], 20), f"Samples, beta = {betas[0]:g}", columns=10
 )
 require_prior = plots.image_grid(

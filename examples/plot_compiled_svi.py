@@ -1,9 +1,9 @@
 """
-CompiledSVI on a program that is no VAE
-=======================================
+CompiledSVI on a program that is not a VAE
+==========================================
 
-A robust regression with a hierarchical prior: Pyro's SVI and
-:class:`~pyro_vae.svi.CompiledSVI` take the same steps, the second without running Python in them.
+A robust regression: Pyro's SVI and :class:`~pyro_vae.svi.CompiledSVI` take the same steps, the second by replaying a
+captured graph of tensor operations.
 """
 
 import time
@@ -36,12 +36,12 @@ def regression(x, y):
 
 # %%
 # The same seed, the same steps.
-def train(kind, steps=1500):
+def train(svi_class, steps=1500):
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     guide = AutoNormal(regression)
-    svi = kind(regression, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
-    svi.step(x, y)  # Pyro's own; CompiledSVI captures at the second
+    svi = svi_class(regression, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    svi.step(x, y)  # runs as Pyro's SVI; the second step is captured
     started = time.perf_counter()
     losses = [svi.step(x, y) for _ in range(steps)]
     return losses, guide, (time.perf_counter() - started) / steps
@@ -53,21 +53,24 @@ print(
     f"largest difference of a loss: {max(abs(a - b) for a, b in zip(stock, captured, strict=True)):.2g}"
 )
 print(
-    f"Pyro {1e3 * stock_seconds:.2f} ms a step, captured {1e3 * captured_seconds:.2f} ms, on this machine"
+    f"Pyro {1e3 * stock_seconds:.2f} ms per step, captured {1e3 * captured_seconds:.2f} ms, on this machine"
 )
 
 # %%
-# Left, both curves of the loss, one on the other; right, the line, which the outliers do not move.
+# Left: the two loss curves coincide. Right: the regression line, which the outliers hardly move.
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 left.plot(stock, color="#0072B2", label="pyro.infer.SVI")
 left.plot(captured, "--", color="#E69F00", label="CompiledSVI")
 left.set_xlabel("step")
 left.set_ylabel("loss, nats")
 left.legend()
-found = guide.median()
+median = guide.median()
 right.plot(x, y, ".", color="#999999", label="data")
 right.plot(
-    x, (found["intercept"] + found["slope"] * x).detach(), color="#D55E00", label="posterior median"
+    x,
+    (median["intercept"] + median["slope"] * x).detach(),
+    color="#D55E00",
+    label="posterior median",
 )
 right.set_xlabel("x")
 right.set_ylabel("y")

@@ -2,9 +2,9 @@
 Confidence of a classifier in samples
 =====================================
 
-Document 001 asks a digit classifier how sure it is of samples and of reconstructions, over how sure it is of real
-images, and finds that a large beta makes samples that are easier to recognize than real digits. Sure is not good: the
-Fréchet distance and coverage stand beside it.
+Document 001 measures how confident a digit classifier is on samples and on reconstructions, relative to real images,
+and finds that a large beta gives samples that are easier to classify than real digits. Confidence does not mean
+quality: the Fréchet distance and coverage are printed beside it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pyro_vae.evaluation import confidence, extract, in_domain_classifier
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 classifier = in_domain_classifier(load_data(arguments.dataset, arguments.data_root), progress=False)
@@ -35,14 +35,14 @@ for beta in betas:
     )
     vae = build(spec)
     fit(vae, train, epochs=25, batch_size=64, lr=2e-3, beta=beta)
-    found = evaluate(vae, test, metrics=["samples"], extractor=classifier, train=train)
-    of_samples.append(found.confidence)
-    again = extract(
+    metrics = evaluate(vae, test, metrics=["samples"], extractor=classifier, train=train)
+    of_samples.append(metrics.confidence)
+    reconstructed = extract(
         classifier, vae.reconstruct(test.as_float().to(next(vae.parameters()))).detach().cpu()
     )
-    of_reconstructions.append(confidence(again.logits, real))
-    frechet.append(found.frechet)
-    coverage.append(found.coverage)
+    of_reconstructions.append(confidence(reconstructed.logits, real))
+    frechet.append(metrics.frechet)
+    coverage.append(metrics.coverage)
     print(
         f"beta {beta:4.2f}: confidence {of_samples[-1]:.3f} (reconstructions {of_reconstructions[-1]:.3f}), "
         f"Frechet {frechet[-1]:6.1f}, coverage {coverage[-1]:.2f}"
@@ -53,7 +53,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrain
 left.plot(betas, of_samples, "o-", color=plots.COLOURS[0], label="samples")
 left.plot(betas, of_reconstructions, "s--", color=plots.COLOURS[1], label="reconstructions")
 left.axhline(1, color="black", linewidth=0.8)
-left.set_ylabel("confidence over that in real images")
+left.set_ylabel("confidence relative to real images")
 left.legend()
 right.plot(betas, frechet, "o-", color=plots.COLOURS[0])
 right.set_ylabel("Fréchet distance, the classifier's features")

@@ -2,8 +2,8 @@
 Flows in a VAE: the right KL
 ============================
 
-Document 000 reports negative KLs for planar-flow VAEs. Here are a diagonal normal and two flows on the same data, with
-the prior at the last code, where it belongs; the number that leaves it behind stands beside it.
+Document 000 reports negative KLs for planar-flow VAEs. Here a diagonal normal and planar flows are trained on the same
+data, with the prior at the last code z_K, where it belongs; the number with the prior at z_0 is printed beside the KL.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pyro_vae import Spec, build, evaluate, fit, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 x = (test.as_float() >= 0.5).float()
 
 
-def left_behind(vae):
-    """KL of the base from the prior, minus the log-determinants: not a divergence."""
+def with_prior_at_start(vae):
+    """KL of the base distribution from the prior, minus the log-determinants: not a divergence."""
     with torch.no_grad():
         q = vae.encode(x)
         if not isinstance(q, torch.distributions.TransformedDistribution):
@@ -46,29 +46,33 @@ right, wrong, elbo = {}, {}, {}
 for name, fields in specs.items():
     vae = build(Spec(dataset=arguments.dataset, latent_dim=8, activation="relu", **fields))
     fit(vae, train, epochs=25, batch_size=64, lr=2e-3, binarization="threshold")
-    found = evaluate(vae, test, binarization="threshold", samples=5)
-    right[name], wrong[name], elbo[name] = found.kl_per_sample, left_behind(vae), found.elbo_nats
-    print(f"{name:20} ELBO {elbo[name]:7.2f} ± {found.elbo_se:.2f}")
-    print(f"{'':20} KL {right[name]:5.2f}; with the prior left at z_0 {wrong[name]:5.2f}")
+    metrics = evaluate(vae, test, binarization="threshold", samples=5)
+    right[name], wrong[name], elbo[name] = (
+        metrics.kl_per_sample,
+        with_prior_at_start(vae),
+        metrics.elbo_nats,
+    )
+    print(f"{name:20} ELBO {elbo[name]:7.2f} ± {metrics.elbo_se:.2f}")
+    print(f"{'':20} KL {right[name]:5.2f}; with the prior at z_0 {wrong[name]:5.2f}")
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
-places = range(len(specs))
+positions = range(len(specs))
 axes.bar(
-    [p - 0.2 for p in places],
+    [position - 0.2 for position in positions],
     right.values(),
     0.38,
     color=plots.COLOURS[0],
     label="KL, prior at the last code",
 )
 axes.bar(
-    [p + 0.2 for p in places],
+    [position + 0.2 for position in positions],
     wrong.values(),
     0.38,
     color=plots.COLOURS[1],
-    label="prior left at $z_0$: not a KL",
+    label="prior at $z_0$: not a KL",
 )
-axes.set_xticks(list(places), list(specs))
+axes.set_xticks(list(positions), list(specs))
 axes.set_ylabel("nats per image")
 axes.axhline(0, color="black", linewidth=0.8)
 axes.legend()

@@ -3,7 +3,7 @@ How many latent dimensions?
 ===========================
 
 One image per digit, reconstructed by VAEs with 2, 5, 10 and 50 latent dimensions: the first experiment of document 002.
-The active units say how many of them are used.
+The number of active units says how many of the dimensions are used.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from pyro_vae import Spec, build, evaluate, fit, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 one_of_each = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique().tolist()]
-shown = (test.as_float()[one_of_each] >= 0.5).float()
+originals = (test.as_float()[one_of_each] >= 0.5).float()
 
 # %%
-sheets = {"original": shown}
+sheets = {"original": originals}
 for d in (2, 5, 10, 50):
     vae = build(Spec(dataset=arguments.dataset, latent_dim=d, hidden=(200,), activation="tanh"))
     fit(
@@ -33,12 +33,12 @@ for d in (2, 5, 10, 50):
         lr=2e-3,
         binarization="threshold",
     )
-    found = evaluate(vae, test, binarization="threshold")
+    metrics = evaluate(vae, test, binarization="threshold")
     with torch.no_grad():
-        sheets[f"d = {d}"] = vae.reconstruct(shown.to(next(vae.parameters()))).cpu()
+        sheets[f"d = {d}"] = vae.reconstruct(originals.to(next(vae.parameters()))).cpu()
     print(
-        f"d = {d:2}: reconstruction {found.reconstruction_nats:6.2f} ± {found.reconstruction_se:.2f} nats, "
-        f"KL {found.kl_per_sample:5.2f}, ELBO {found.elbo_nats:.2f}, {found.active_units} active units"
+        f"d = {d:2}: reconstruction {metrics.reconstruction_nats:6.2f} ± {metrics.reconstruction_se:.2f} nats, "
+        f"KL {metrics.kl_per_sample:5.2f}, ELBO {metrics.elbo_nats:.2f}, {metrics.active_units} active units"
     )
 
 # %%

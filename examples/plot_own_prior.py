@@ -2,8 +2,8 @@
 A prior of your own: a mixture of normals
 =========================================
 
-The standard normal prior asks all digits to share one round cloud. A mixture whose components are learned lets the
-codes fall into groups. It is a module with a ``forward``; nothing else changes.
+Under a standard normal prior the codes of all digits share a single mode. A mixture with learned components lets the
+codes form clusters. A prior is a module whose ``forward`` returns a distribution; nothing else changes.
 """
 
 import matplotlib.pyplot as plt
@@ -60,13 +60,13 @@ models = {
     "mixture of 10": trained(Mixture(2)),
 }
 for name, vae in models.items():
-    found = evaluate(vae, test, binarization="threshold")
+    metrics = evaluate(vae, test, binarization="threshold")
     print(
-        f"{name:16} ELBO {found.elbo_nats:.2f} ± {found.elbo_se:.2f}, KL {found.kl_per_sample:.2f} nats"
+        f"{name:16} ELBO {metrics.elbo_nats:.2f} ± {metrics.elbo_se:.2f}, KL {metrics.kl_per_sample:.2f} nats"
     )
 
 # %%
-# The density of each prior, and the codes of the test images on it.
+# The density of each prior, with the codes of the test images.
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.5), layout="constrained")
 for axes, (name, vae) in zip(panels, models.items(), strict=True):
     codes = latent.codes(vae, test)

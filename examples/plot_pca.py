@@ -1,9 +1,9 @@
 """
-PCA, and the linear autoencoder that finds it
-=============================================
+PCA and a linear autoencoder
+============================
 
 Document 003 starts with five points and their first principal component, and says that a linear autoencoder need not
-converge to PCA. It does reach PCA's *subspace*; only the axes inside are its own.
+converge to PCA. It does converge to PCA's *subspace*; only its basis of the subspace differs.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pyro_vae import load_data
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 
@@ -58,8 +58,8 @@ subspace = torch.linalg.svd(x, full_matrices=False).Vh[:8].T
 angles, steps = [], range(0, 1501, 50)
 for step in range(1501):
     if step % 50 == 0:
-        own = torch.linalg.qr(decoder.weight.detach()).Q
-        cosines = torch.linalg.svdvals(subspace.T @ own).clamp(max=1)
+        q = torch.linalg.qr(decoder.weight.detach()).Q
+        cosines = torch.linalg.svdvals(subspace.T @ q).clamp(max=1)
         angles.append(torch.rad2deg(cosines.acos()).numpy())
     loss = (decoder(encoder(x)) - x).square().sum(1).mean()
     optimizer.zero_grad()

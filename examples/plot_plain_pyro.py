@@ -1,9 +1,9 @@
 """
-The pair as plain Pyro: SVI, Predictive, handlers
-=================================================
+Model and guide as plain Pyro: SVI, Predictive, handlers
+========================================================
 
-``vae.model`` and ``vae.guide`` are ordinary Pyro programs. Nothing of this library is needed to train them, to predict
-with them, or to look inside.
+``vae.model`` and ``vae.guide`` are ordinary Pyro programs: Pyro alone trains them, predicts with them and inspects
+them.
 """
 
 import matplotlib.pyplot as plt
@@ -26,7 +26,7 @@ vae = VAE(
 )
 
 # %%
-# What is inside? The trace says it: one latent site, one observed, in one plate.
+# The trace shows a latent and an observed site in a common plate.
 guide_trace = poutine.trace(vae.guide).get_trace(x[:5])
 trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x[:5])
 trace.compute_log_prob()
@@ -47,14 +47,13 @@ axes.set_ylabel("negative ELBO, nats per image")
 axes.grid(alpha=0.3)
 
 # %%
-# Pyro's own predictions: draws of whole images from the prior, pixels and all. Without ``obs`` the observed site is
-# sampled, too.
+# The prior predictive distribution: images whose pixels are drawn, too. Without ``obs`` the observed site is sampled.
 unconditioned = poutine.uncondition(vae.model)
 draws = Predictive(unconditioned, num_samples=1)(torch.zeros(40, 1, 8, 8))
 samples = plots.image_grid(draws["x"][0], "Draws of x (binary pixels) from the model", columns=10)
 
 # %%
-# Conditioning works as well: hold z at the posterior mean of an image, and draw images from there.
+# Conditioning: fix z at the posterior mean of an image, and draw images given z.
 z = vae.encode(x[:1]).mean.detach()
 around = poutine.condition(unconditioned, data={"z": z.expand(10, 4)})
 draws = poutine.trace(around).get_trace(torch.zeros(10, 1, 8, 8)).nodes["x"]["value"]

@@ -1,9 +1,9 @@
 """
-A planar flow that one can see
-==============================
+A planar flow in two dimensions
+===============================
 
-Two dimensions are enough to watch a flow at work. The target is a ring with two bulges, known up to a constant; the
-flow is trained to minimise its KL from the target, with Pyro's SVI.
+In two dimensions a flow can be drawn. The target density is a ring with two modes, known up to a constant; the flow is
+trained to minimise its KL divergence from the target, with Pyro's SVI.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ from pyro_vae.svi import CompiledSVI
 
 
 def log_target(z):
-    """Not normalized: the first test energy of Rezende and Mohamed (2015)."""
+    """Unnormalized log-density: the first test energy of Rezende and Mohamed (2015)."""
     ring = -0.5 * ((z.norm(dim=-1) - 2) / 0.4) ** 2
     bulges = torch.stack(
         [-0.5 * ((z[..., 0] - 2) / 0.6) ** 2, -0.5 * ((z[..., 0] + 2) / 0.6) ** 2]
@@ -27,8 +27,8 @@ def log_target(z):
 
 
 # %%
-# Model and guide. The model is the target, as a factor on a flat start; the guide is a normal, carried through planar
-# layers whose u is projected so that each stays invertible.
+# Model and guide. The model is the target, as a factor on a flat prior; the guide is a normal distribution transformed
+# by planar layers, whose u is projected so that each stays invertible.
 class Pair(nn.Module):
     def __init__(self, layers):
         super().__init__()
@@ -51,14 +51,14 @@ class Pair(nn.Module):
 
 
 # %%
-# No layer, two, eight, sixteen. The target's weight rises in training, as in the paper, so that a
-# flow does not settle on the first bulge that it finds. The bound is on the logarithm of the
-# target's constant; higher is closer.
+# Flows of 0, 2, 8 and 16 layers. As in the paper, the target is annealed: its weight rises during
+# training, so that a flow covers both modes. The bound is a lower bound on the logarithm of the
+# target's normalizing constant; higher is closer.
 axis = torch.linspace(-4, 4, 300)
 second, first = torch.meshgrid(axis, axis, indexing="ij")
 grid = torch.stack([first, second], -1)
 log_constant = (log_target(grid).exp().sum() * (axis[1] - axis[0]) ** 2).log().item()
-print(f"log of the target's constant, from the grid: {log_constant:.2f}")
+print(f"log of the target's normalizing constant, on a grid: {log_constant:.2f}")
 pairs = {}
 for layers in (0, 2, 8, 16):
     pyro.clear_param_store()
@@ -73,7 +73,7 @@ for layers in (0, 2, 8, 16):
     print(f"{layers:2} layers: bound {bound:6.2f}, so KL {log_constant - bound:.2f} nats")
 
 # %%
-# The target, and draws of each flow.
+# The target, and draws from each flow.
 figure, panels = plt.subplots(1, 5, figsize=(13, 3), layout="constrained", sharey=True)
 panels[0].contourf(axis, axis, log_target(grid).exp(), levels=20, cmap="Blues")
 panels[0].set_title("target")
@@ -88,7 +88,7 @@ for axes in panels:
     axes.set_aspect("equal")
 
 # %%
-# Where the layers take a grid of points: eight layers, one after the other.
+# Draws from the base distribution, after every second of eight layers.
 z = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
 steps, panels = plt.subplots(1, 5, figsize=(13, 3), layout="constrained", sharey=True)
 with torch.no_grad():

@@ -1,9 +1,9 @@
 """
-One image, its posterior, and what is decoded from it
-=====================================================
+The posterior of a single image
+===============================
 
-The encoder's answer for one image is a distribution. Document 001 shows its density with a draw on it, and the same
-digit encoded and decoded many times. Here the exact posterior stands beside it, by brute force on a grid.
+The encoder maps an image to a distribution q(z|x). Document 001 shows its density with a draw from it, and a digit
+decoded from many draws. Here the exact posterior p(z|x), computed on a grid, is shown beside it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pyro_vae import Spec, build, fit, load_data, plots
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 vae = build(Spec(dataset=arguments.dataset, latent_dim=2, hidden=(200,), activation="relu"))
@@ -29,7 +29,7 @@ fit(
 )
 
 # %%
-# q(z|x) of one image, p(z|x) on a grid around it, and a draw from q.
+# q(z|x) of an image, p(z|x) on a grid around its mean, and a draw from q.
 x = (test.as_float()[4:5] >= 0.5).float()
 with torch.no_grad():
     q = vae.encode(x)
@@ -59,7 +59,7 @@ for axes, (name, density) in zip(panels[1:], densities.items(), strict=True):
     axes.set_aspect("equal")
 
 # %%
-# Encoded and decoded twenty times: each time another draw, and almost the same image.
+# Decoded from twenty draws of q(z|x): the images are almost the same.
 with torch.no_grad():
     many = vae.decode(q.sample((20,))[:, 0]).mean
-again = plots.image_grid(many, "One image, decoded from 20 draws of q(z|x)", columns=10)
+decoded = plots.image_grid(many, "One image, decoded from 20 draws of q(z|x)", columns=10)

@@ -2,9 +2,9 @@
 The rate-distortion curve of a beta-VAE
 =======================================
 
-Each beta buys a different number of nats, and pays with another error. Document 000 prints such a table; along the
-curve the slope is minus beta, which tells what its loss was. Of the runs of a study `rate_distortion(folder)` makes the
-same curve from their files.
+Each beta gives another trade-off between the rate (the KL) and the distortion (the reconstruction error). Document 000
+prints such a table; the slope of the curve is minus beta. For the runs of a study, `rate_distortion(folder)` makes the
+curve from their files.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from pyro_vae.plots import rate_distortion_plane
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-mnist")
-parser.add_argument("--data-root", help="the folder that holds it")
+parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
 
 # %%
-# A Gaussian likelihood with a fixed variance. Its density may be above 1, so that the distortion may be negative.
+# A Gaussian likelihood with a fixed variance. Its density may exceed 1, so that the distortion may be negative.
 points = []
 for beta in (0.25, 0.5, 1.0, 2.0, 4.0):
     spec = Spec(
@@ -32,16 +32,20 @@ for beta in (0.25, 0.5, 1.0, 2.0, 4.0):
     )
     vae = build(spec)
     fit(vae, train, epochs=40, batch_size=64, lr=2e-3, beta=beta)
-    found = bounds(vae, test, samples=20)
+    estimates = bounds(vae, test, samples=20)
     point = RatePoint(
-        beta, found.kl_per_sample, found.reconstruction_nats, found.kl_se, found.reconstruction_se
+        beta,
+        estimates.kl_per_sample,
+        estimates.reconstruction_nats,
+        estimates.kl_se,
+        estimates.reconstruction_se,
     )
     points.append(point)
     print(f"beta {beta:4.2f}: rate {point.rate_nats:5.2f} ± {point.rate_se:.2f} nats, ", end="")
     print(f"distortion {point.distortion_nats:7.2f} ± {point.distortion_se:.2f} nats")
 
 # %%
-# The slope between two neighbours lies between minus their betas, where each was trained to its optimum.
+# The slope between neighbours lies between minus their betas, if each model is trained to its optimum.
 curve = RateDistortion(tuple(points))
 for secant in curve.secants:
     print(f"beta {secant.beta_low} to {secant.beta_high}: slope {secant.slope:.2f}")
