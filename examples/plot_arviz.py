@@ -8,12 +8,15 @@ diagnostics, the posterior of z of an image, and the posterior predictive distri
 
 import warnings
 
+import matplotlib.pyplot as plt
+
 from pyro_vae import Spec, build, fit, load_data
 from pyro_vae.evaluation import to_inference_data
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ArviZ announces its next major version on import
     import arviz as az
+ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1  # two of its plots changed
 
 # %%
 # A small VAE with a 2-d latent space, on binary digits.
@@ -28,14 +31,20 @@ print(data)
 
 # %%
 # Pareto k of each image: above 0.7 the guide misses so much of the posterior that the estimates are unreliable.
-khat = az.plot_khat(data.constant_data.pareto_k, threshold=0.7).figure
+az.plot_khat(data.constant_data if ARVIZ_1 else data.constant_data.pareto_k, threshold=0.7)
+khat = plt.gcf()
 
 # %%
 # The posterior of an image, and its summary. R-hat and effective sample sizes are for Markov chains; these draws are
 # independent, so `kind="stats"`.
-pair = az.plot_pair(data, var_names=["z"], coords={"image": 0}).figure
+az.plot_pair(data, var_names=["z"], coords={"image": 0})
+pair = plt.gcf()
 print(az.summary(data, var_names=["z"], coords={"image": [0, 1]}, kind="stats"))
 
 # %%
 # The posterior predictive distribution of pixels, with the observed pixels.
-predicted = az.plot_ppc(data, num_pp_samples=50).figure
+if ARVIZ_1:
+    az.plot_ppc_dist(data, num_samples=50)
+else:
+    az.plot_ppc(data, num_pp_samples=50)
+predicted = plt.gcf()

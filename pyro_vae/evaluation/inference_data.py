@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
+from pyro_vae._utils.arviz_versions import inference_data
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images, binarize, fixed_binarization
 from pyro_vae.data.dequantization import dequantized_once
@@ -29,9 +29,6 @@ from pyro_vae.models.base import (
     warn_if_unbounded,
 )
 
-if TYPE_CHECKING:
-    from arviz import InferenceData
-
 
 def to_inference_data(
     model: Model,
@@ -44,15 +41,16 @@ def to_inference_data(
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
-) -> InferenceData:
-    """ArviZ groups for a handful of images.
+) -> Any:
+    """ArviZ groups for a handful of images: an `InferenceData` of ArviZ 0.x, an `xarray.DataTree` of ArviZ 1.x.
 
     - `posterior`: `z` `(chain, draw, image, latent)`, drawn from q(z|x) and resampled by the Pareto-smoothed weights,
       so that it follows the exact posterior p(z|x) as far as Pareto k allows.
     - `log_likelihood`: `log_p_x` `(chain, draw, image)`, the marginal log p(x) of each image by importance sampling,
       nats, the same for every draw. z is of one image alone, and the decoder is fixed, so nothing else predicts an
-      image: `az.loo`, `az.waic` and `az.compare` then give the sum of log p(x). (`az.loo` warns of an infinite k, as
-      equal weights have no tail; what tells here is `constant_data.pareto_k`.)
+      image: `az.loo`, `az.waic` and `az.compare` then give the sum of log p(x). (Equal weights have no tail: `az.loo`
+      of ArviZ 0.x warns of an infinite k, that of ArviZ 1.x takes weights and k, as docs/howto/arviz.md shows. What
+      tells here is `constant_data.pareto_k`.)
     - `sample_stats`: `log_p_x_given_z` `(chain, draw, image)`, log p(x|z) of the image given its own draw. It has seen
       the image through z, so it is no predictive density: `az.loo` of it is far too high.
     - `posterior_predictive`: `x` `(chain, draw, image, channel, row, column)`, drawn from p(x|z): draws x images x
@@ -62,7 +60,7 @@ def to_inference_data(
       Monte Carlo standard error `log_evidence_mcse`, of each image.
 
     The draws are independent, not a Markov chain: R-hat and a chain's effective sample size say nothing here. Trust
-    Pareto k: `az.plot_khat(data.constant_data.pareto_k)`.
+    Pareto k: `az.plot_khat(data.constant_data.pareto_k)`, or of ArviZ 1.x `az.plot_khat(data.constant_data)`.
 
     Args:
         model: a `VAE`.
@@ -76,10 +74,6 @@ def to_inference_data(
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its 1.0 on import
-        import arviz
-
     draws, k = checks.positive_integer("draws", draws), checks.positive_integer("k", k)
     decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed = checks.seed("seed", seed)
@@ -107,27 +101,18 @@ def to_inference_data(
     n, d = z.shape[1:]
     coords = {"image": np.arange(n), "latent": np.arange(d)}
     coords |= {name: np.arange(size) for name, size in zip(pixel, images.shape, strict=True)}
-    return arviz.from_dict(
-        posterior={"z": z.numpy()[None]},
-        log_likelihood={"log_p_x": log_evidence.expand(draws, -1).numpy()[None]},
-        sample_stats={"log_p_x_given_z": log_p_x_given_z.numpy()[None]},
-        posterior_predictive={"x": predicted.numpy()[None]},
-        observed_data={"x": seen.cpu().numpy()},
-        constant_data=labels
+    groups = {
+        "posterior": {"z": z.numpy()[None]},
+        "log_likelihood": {"log_p_x": log_evidence.expand(draws, -1).numpy()[None]},
+        "sample_stats": {"log_p_x_given_z": log_p_x_given_z.numpy()[None]},
+        "posterior_predictive": {"x": predicted.numpy()[None]},
+        "observed_data": {"x": seen.cpu().numpy()},
+        "constant_data": labels
         | {"pareto_k": pareto_k.numpy(), "log_evidence": log_evidence.numpy(), "log_evidence_mcse": mcse.numpy()},
-        coords=coords,
-        dims={
-            "z": ["image", "latent"],
-            "x": image + pixel,
-            "log_p_x": image,
-            "log_p_x_given_z": image,
-            "label": image,
-            "pareto_k": image,
-            "log_evidence": image,
-            "log_evidence_mcse": image,
-        },
-        save_warmup=False,
-    )
+    }
+    of_each_image = ("log_p_x", "log_p_x_given_z", "label", "pareto_k", "log_evidence", "log_evidence_mcse")
+    dims = {"z": [*image, "latent"], "x": [*image, *pixel]} | dict.fromkeys(of_each_image, image)
+    return inference_data(groups, coords, dims)
 
 
 def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:

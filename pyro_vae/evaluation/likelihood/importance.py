@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
+from pyro_vae._utils.arviz_versions import smooth_by_psis
 
 BANDS = ("good", "ok", "bad", "very bad")
 
@@ -168,7 +168,7 @@ def smooth_log_weights(
     exact, tied = _without_tail(log_weights, resolution)
     smoothed, pareto_k = log_weights.clone(), torch.full((n,), -math.inf, dtype=torch.float64)
     if bool((fit := ~(exact | tied)).any()):
-        rows, shapes = _psislw(np.ascontiguousarray(log_weights[:, fit].T.numpy()))
+        rows, shapes = smooth_by_psis(np.ascontiguousarray(log_weights[:, fit].T.numpy()))
         smoothed[:, fit], pareto_k[fit] = torch.from_numpy(rows).T, torch.from_numpy(shapes)
     return smoothed, pareto_k, exact, tied
 
@@ -203,17 +203,6 @@ def _without_tail(log_weights: Tensor, resolution: Tensor) -> tuple[Tensor, Tens
     largest_equal = (top >= top[0] - resolution).sum(0)
     above_cutoff = (top > top[-1] + resolution).sum(0)
     return exact, ~exact & (largest_equal >= 5) & (largest_equal >= above_cutoff)
-
-
-def _psislw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed log-weights and k of each row of log-weights."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its 1.0 on import
-        from arviz import psislw
-    # psislw takes log-weights as they are here; later majors' `array_stats.psislw` takes their negative.
-    with np.errstate(over="ignore"):  # in its fit of heavy tails, where 1 / inf is the 0 that is meant
-        smoothed, k = psislw(rows, normalize=False)
-    return np.asarray(smoothed), np.atleast_1d(np.asarray(k, dtype=np.float64))
 
 
 def _epsilon(values: Tensor) -> float:
