@@ -280,7 +280,7 @@ def test_adam_notices_a_state_that_was_cleared():
 def test_listeners_hear_of_calls_and_no_longer():
     heard = []
     left, right = torch.ones(2, 3), torch.ones(3, 4)
-    with kernels.heard_by(lambda kernel, arguments: heard.append(arguments[0])):
+    with kernels.with_listener(lambda kernel, arguments: heard.append(arguments[0])):
         found = torch.ops.pyro_vae.product(left, right, None, 0)
     torch.ops.pyro_vae.product(left, right, None, 0)
     assert [one.data_ptr() for one in heard] == [found.data_ptr()]

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import Spec, build
 from pyro_vae.svi import CompiledSVI, backends
-from pyro_vae.svi.compiled_svi import LOOKED_AT_EVERY
+from pyro_vae.svi.compiled_svi import RESCANNED_EVERY
 from pyro_vae.svi.cpu import kernels, recording
 
 pytestmark = pytest.mark.skipif(
@@ -146,7 +146,7 @@ def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():
         beta = torch.tensor(0.0)
 
         def arguments(optimizer=optimizer, beta=beta):
-            for number in range(3 * LOOKED_AT_EVERY):
+            for number in range(3 * RESCANNED_EVERY):
                 beta.fill_(min(1.0, (number + 1) / 100))
                 optimizer.param_groups[0]["lr"] = 0.01 / (1 + number / 100)
                 yield pictures(number, 5 if number % 7 == 6 else 8), beta
@@ -189,7 +189,7 @@ def test_steps_in_bfloat16_see_parameters_that_were_written_to():
     found = []
     for many in (False, True):
         vae, _, svi = model_and_svi("inductor", precision="bf16")
-        arguments = ((pictures(number),) for number in range(3 * LOOKED_AT_EVERY))
+        arguments = ((pictures(number),) for number in range(3 * RESCANNED_EVERY))
         losses = []
         for number, loss in enumerate(svi.steps(arguments) if many else (svi.step_tensor(*args) for args in arguments)):
             losses.append(loss.item())
@@ -244,12 +244,12 @@ def test_steps_look_again_for_what_changed():
     svi = CompiledSVI(model, guide, lambda params: torch.optim.Adam(params, lr=1e-8, fused=True), compile="inductor")
     x = torch.zeros(20)
     losses = []
-    for number, loss in enumerate(svi.steps((x,) for _ in range(3 * LOOKED_AT_EVERY))):
+    for number, loss in enumerate(svi.steps((x,) for _ in range(3 * RESCANNED_EVERY))):
         losses.append(loss.item())
         if number == 140:
             shift[0] = 100.0
     assert losses[140] < 100
-    assert min(losses[140 + LOOKED_AT_EVERY :]) > 10_000
+    assert min(losses[140 + RESCANNED_EVERY :]) > 10_000
 
 
 def test_another_optimizer_is_not_recorded_and_steps_as_pyro_does():

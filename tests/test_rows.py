@@ -60,7 +60,7 @@ def test_a_graph_takes_rows_by_the_kernel_where_it_can(data, indices, by_kernel)
 def test_compiled_rows_are_the_same():
     heard = []
     graph = make_fx(lambda data, places: (data[places].sin(),))(DATA, PLACES)
-    with kernels.heard_by(lambda kernel, arguments: heard.append(kernel)):
+    with kernels.with_listener(lambda kernel, arguments: heard.append(kernel)):
         (found,) = backends.inductor(graph, [DATA, PLACES])(DATA, PLACES)
     torch.testing.assert_close(found, DATA[PLACES].sin())
     assert heard == [rows._kernel()]

@@ -1,4 +1,4 @@
-"""How a captured graph is run: as it is, compiled by Inductor, or replayed as a CUDA graph."""
+"""Backends that run a captured graph: as it is, compiled by Inductor, or recorded as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _PRODUCTS = {
 }
 _CAST = torch.ops.aten._to_copy.default
 _TO_HALF: dict[str, Any] = {"dtype": torch.bfloat16}
-_TURNS = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
+_TRANSPOSES = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
 
 
-class NotCompilable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
-    """Why a graph can't be compiled here, in one line."""
+class NotCompilable(Exception):  # noqa: N818 (a reason to run the graph as it is, not an error)
+    """Why a graph can't be compiled here, in a single line."""
 
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
-    """Compiled to machine code. Draws are still torch's own, so they do not change.
+    """The graph compiled to machine code. Random draws are still torch's own, so they do not change.
 
     Raises:
         NotCompilable: there is no compiler on this machine, or it fails.
     """
     try:
-        # What the compiler warns of, TF32 and its own deprecations, is no fault of the program, nor a reason to fail
+        # The compiler's warnings, of TF32 and of its own deprecations, do not concern the program, and must not fail
         # where warnings are errors.
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -53,24 +53,24 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error
 
 
-class NotRecordable(Exception):  # noqa: N818 (a reason to go on as it is, not an error)
-    """Why a step can't be recorded as a CUDA graph, in one line."""
+class NotRecordable(Exception):  # noqa: N818 (a reason to run unrecorded, not an error)
+    """Why a step can't be recorded as a CUDA graph, in a single line."""
 
 
 def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> Run:
-    """The kernels of `run`, recorded once and launched together.
+    """The kernels of `run`, recorded once as a CUDA graph and launched together.
 
     Args:
-        run: what to record. All tensors that it uses beside its arguments are read, and written, where they lie now.
-        inputs: its arguments, which are copied into place at each call.
-        written: what it may write to, and what is to be as before after the recording.
+        run: what to record. All tensors that it uses beside its arguments must stay at their present addresses.
+        inputs: its arguments, which are copied into static buffers at each call.
+        written: tensors that it may write to; their values are restored after the recording.
 
     Raises:
-        NotRecordable: it waits for the device, or does something else that CUDA can't record. All is as before.
+        NotRecordable: it waits for the device, or does something else that CUDA can't record. All values are restored.
     """
-    static = [one.clone() for one in inputs]
-    device = next((one.device for one in (*static, *written) if one.is_cuda), torch.device("cuda"))
-    before = [one.detach().clone() for one in written]
+    static = [tensor.clone() for tensor in inputs]
+    device = next((tensor.device for tensor in (*static, *written) if tensor.is_cuda), torch.device("cuda"))
+    before = [tensor.detach().clone() for tensor in written]
     generator = torch.cuda.get_rng_state(device)
     try:
         with torch.cuda.device(device), torch.no_grad():
@@ -80,12 +80,12 @@ def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) ->
     finally:
         torch.cuda.set_rng_state(generator, device)
         with torch.no_grad():
-            for one, value in zip(written, before, strict=True):
-                one.detach().copy_(value)
+            for tensor, value in zip(written, before, strict=True):
+                tensor.detach().copy_(value)
 
-    def replay(*given: Tensor) -> Sequence[Tensor]:
-        for one, value in zip(static, given, strict=True):
-            one.copy_(value)
+    def replay(*arguments: Tensor) -> Sequence[Tensor]:
+        for buffer, value in zip(static, arguments, strict=True):
+            buffer.copy_(value)
         graph.replay()
         return outputs[0].clone(), *outputs[1:]  # the loss outlives the next replay
 
@@ -96,7 +96,7 @@ def _record(run: Run, static: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, S
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # so that libraries are set up before the recording
+        for _ in range(3):  # warm-up, in which libraries initialize
             run(*static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -106,7 +106,7 @@ def _record(run: Run, static: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, S
 
 
 def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose matrix products and convolutions take bfloat16 and give float32; all else stays as it is."""
+    """A copy whose matrix products and convolutions take bfloat16 and return float32; all else is unchanged."""
     copied = copy.deepcopy(graph)
     halves: dict[fx.Node, fx.Node] = {}
 
@@ -115,7 +115,7 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
             return value
         if value not in halves:
             target, of, options = _CAST, (value,), _TO_HALF
-            if value.target in _TURNS:  # what it turns may be used as it is, too, and is to be rounded once
+            if value.target in _TRANSPOSES:  # round before transposing, so that other uses share the rounding
                 target, of, options = value.target, (half(value.args[0]), *value.args[1:]), {}
             with copied.graph.inserting_after(value):
                 halves[value] = copied.graph.create_node("call_function", target, of, options)
@@ -128,7 +128,7 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
         users = list(node.users)
         node.args = tuple(half(argument) for argument in node.args)
         if node.target is torch.ops.aten.convolution_backward.default:
-            for user in users:  # each takes one of its outputs
+            for user in users:  # each selects an output
                 _single(copied, user)
         else:
             _single(copied, node)
@@ -136,27 +136,27 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
     return copied
 
 
-def halves_apart(graph: fx.GraphModule, num_params: int) -> tuple[fx.GraphModule, list[int]]:
-    """A copy that takes the parameters' roundings to bfloat16, too, as its last arguments; and the places of these.
+def lift_bfloat16_copies(graph: fx.GraphModule, num_params: int) -> tuple[fx.GraphModule, list[int]]:
+    """A copy that also takes bfloat16 copies of parameters, as its last arguments; and the indices of these parameters.
 
     Args:
         graph: takes the parameters first.
     """
     copied = copy.deepcopy(graph)
     arguments = [node for node in copied.graph.nodes if node.op == "placeholder"]
-    found, last = [], arguments[-1]
-    for place, param in enumerate(arguments[:num_params]):
+    positions, last = [], arguments[-1]
+    for position, param in enumerate(arguments[:num_params]):
         halves = [user for user in param.users if user.target is _CAST and user.kwargs == _TO_HALF]
-        if halves and param.meta["val"].dim() > 1:  # others are no factors
+        if halves and param.meta["val"].dim() > 1:  # vectors are no factors of products
             with copied.graph.inserting_after(last):
-                last = copied.graph.placeholder(f"half_{place}")
+                last = copied.graph.placeholder(f"half_{position}")
             last.meta["val"] = halves[0].meta["val"]
             for half in halves:
                 half.replace_all_uses_with(last)
                 copied.graph.erase_node(half)
-            found.append(place)
+            positions.append(position)
     copied.recompile()
-    return copied, found
+    return copied, positions
 
 
 def _single(graph: fx.GraphModule, node: fx.Node) -> None:

@@ -1,10 +1,10 @@
-"""Capturing a Python function on tensors below Python, checked: what would go silently wrong is refused.
+"""Captures a Python function on tensors as a graph, with checks: what would go silently wrong is refused.
 
 :func:`capture` runs the function under `make_fx`, at PyTorch's dispatcher, and returns the graph of what it computed.
-Python is then out of the way, and with it all that it might decide anew the next time. So the function is captured
-twice, on different values, and both graphs must be the same; and reading a number back from a tensor, which is how a
-tensor gets to decide anything in Python, is an error. :func:`verify` then runs both, the graph and the function, on
-values that neither has seen, and compares what they give.
+A replay of the graph runs no Python, so that no decision of the Python code is made anew. Therefore the function is
+captured twice, on different values, and both graphs must be the same; and reading a number back from a tensor, the only
+way in which Python code can depend on values, is an error. :func:`verify` then runs the graph and the function on
+further values, and compares their results.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from pyro_vae._utils.rng import preserved_rng, seeded_rng
 _ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
 _READ_UNSEEN = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
-LARGEST_MOVED = 1_000_000  # elements of a tensor that is given other values for a comparison
+LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in comparisons
 
 
-class NotCapturable(Exception):  # noqa: N818 (a reason to go on eagerly, not an error)
-    """Why a function can't be captured, in one line."""
+class NotCapturable(Exception):  # noqa: N818 (a reason to run eagerly, not an error)
+    """Why a function can't be captured, in a single line."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph that computes `function(*inputs, *live)` from `inputs` alone.
+    """A graph that computes `function(*inputs)` from `inputs` and `live`.
 
-    `live` are the tensors that the function uses without being given them, such as a module's buffers: they are read,
-    and written in place, at each call.
+    `live` are the tensors that the function uses without taking them as arguments, such as a module's buffers: they are
+    read, and written in place, at each call.
     """
 
     graph: fx.GraphModule
@@ -57,14 +57,14 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequ
     """The graph of `function`, a tuple of tensors from a tuple of tensors.
 
     Args:
-        function: what to capture. It may use tensors that it is not given, and draw from torch's generators.
+        function: what to capture. It may use tensors that are not arguments, and draw from torch's generators.
         inputs: example inputs.
-        others: inputs of the same shapes with other values, on which it must do the same.
+        others: inputs of the same shapes with other values, which must give the same graph.
 
-    Random draws are left as they were, and tensors that the function writes to have their values back.
+    The states of the generators, and the values of tensors that the function writes to, are restored.
 
     Raises:
-        NotCapturable: it reads numbers back, or does not do the same on other values.
+        NotCapturable: it reads numbers back, or its operations depend on values.
 
     >>> offset = torch.ones(2)
     >>> captured = capture(lambda x: (x.exp() + offset,), [torch.zeros(2)], [torch.ones(2)])
@@ -72,12 +72,12 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequ
     (tensor([2., 2.]),)
     """
     count = len(inputs)
-    host = _WithoutHost()
-    live = _live(function, inputs, host)
-    first = _trace(lambda *given: function(*given[:count]), [*inputs, *live], host)
-    second = _trace(lambda *given: function(*given[:count]), [*others, *live], host, other_noise=True)
-    _same(first, second, host.read_at)
-    return Captured(_tidy(first), live)
+    host = _HostReads()
+    live = _live_tensors(function, inputs, host)
+    first = _trace(lambda *tensors: function(*tensors[:count]), [*inputs, *live], host)
+    second = _trace(lambda *tensors: function(*tensors[:count]), [*others, *live], host, other_noise=True)
+    _require_same(first, second, host.read_at)
+    return Captured(_clean_up(first), live)
 
 
 def verify(
@@ -87,86 +87,87 @@ def verify(
     inputs: Sequence[Tensor],
     within_reach: Sequence[Tensor],
 ) -> None:
-    """Compares the graph with its function, from the same draws, where `params` and all else have other values.
+    """Compares the graph with its function, on the same draws, after perturbing all tensors.
 
-    So a number that was read from one of them unseen, by `.numpy()` say, is found to be frozen. Where the function does
-    not take such values, fewer are moved. All are as before in the end.
+    This detects numbers that were read from a tensor outside the dispatcher, by `.numpy()` say, and are frozen in the
+    graph. If the function raises on the perturbed values, only the parameters are perturbed, and then nothing. All
+    values are restored.
 
     Args:
-        captured: of `function(*params, *inputs)`, of which the first output is a loss, the others are gradients.
-        inputs: values that it was not captured with. They are written to.
-        within_reach: tensors that the function may use without being given them.
+        captured: of `function(*params, *inputs)`, whose first output is a loss and whose others are gradients.
+        inputs: values that it was not captured with; they are overwritten.
+        within_reach: tensors that the function may use without taking them as arguments.
 
     Raises:
-        NotCapturable: they differ.
+        NotCapturable: the results differ.
     """
-    device = next((one.device for one in (*params, *inputs)), torch.device("cpu"))
-    for moved in ([*params, *inputs, *captured.live, *within_reach], params, ()):
-        with Restoring(), _WithoutHost() as host, pyro.validation_enabled(False):
-            _move(moved)
+    device = next((tensor.device for tensor in (*params, *inputs)), torch.device("cpu"))
+    for perturbed in ([*params, *inputs, *captured.live, *within_reach], params, ()):
+        with Restoring(), _HostReads() as host, pyro.validation_enabled(False):
+            _perturb(perturbed)
             expected: Sequence[Tensor | None] = ()
             with suppress(Exception), seeded_rng(device, seed=1), Restoring():
-                expected = _copies(function(*params, *inputs))  # as the function writes to what it makes, too
+                expected = _copies(function(*params, *inputs))  # copies, because the function may overwrite its results
             if expected and expected[0].isfinite().all():  # type: ignore[union-attr]
                 with seeded_rng(device, seed=1), Restoring(), torch.no_grad():
-                    found = _copies(captured.graph(*params, *inputs, *captured.live))
-                _compare(expected, found, host.read_at)
+                    actual = _copies(captured.graph(*params, *inputs, *captured.live))
+                _compare(expected, actual, host.read_at)
                 break
 
 
 def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if one is None else one.detach().clone() for one in tensors]
+    return [None if tensor is None else tensor.detach().clone() for tensor in tensors]
 
 
-def _move(tensors: Iterable[Tensor]) -> None:
-    """Other values, close by: positive ones stay positive."""
+def _perturb(tensors: Iterable[Tensor]) -> None:
+    """Changes the values slightly, in place; positive values stay positive."""
     with torch.no_grad():
-        for tensor in {id(one): one for one in tensors}.values():
-            if tensor.is_floating_point() and tensor.numel() <= LARGEST_MOVED:
-                with suppress(RuntimeError):  # elements that share their memory
+        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+            if tensor.is_floating_point() and tensor.numel() <= LARGEST_PERTURBED:
+                with suppress(RuntimeError):  # expanded tensors, whose elements share memory
                     tensor.mul_(1 + 2**-6).add_(2**-6)
 
 
-def _compare(expected: Sequence[Tensor | None], found: Sequence[Tensor | None], read_at: str) -> None:
-    for number, (one, other) in enumerate(zip(expected, found, strict=True)):
-        if one is None and other is None:
+def _compare(expected: Sequence[Tensor | None], actual: Sequence[Tensor | None], read_at: str) -> None:
+    for number, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
+        if wanted is None and got is None:
             continue
-        size = 0.0 if one is None or not one.numel() else float(one.detach().abs().max())
+        size = 0.0 if wanted is None or not wanted.numel() else float(wanted.detach().abs().max())
         tolerance = 1e-5 + (1e-3 if number else 3e-5) * size
-        if one is None or other is None or not _close(one.detach().cpu(), other.detach().cpu(), tolerance):
+        if wanted is None or got is None or not _close(wanted.detach().cpu(), got.detach().cpu(), tolerance):
             what = "a gradient" if number else "its loss"
-            now, frozen = ("none" if value is None else _short(value.detach()) for value in (one, other))
+            now, frozen = ("none" if value is None else _short(value.detach()) for value in (wanted, got))
             raise NotCapturable(
-                f"on other values {what} is {now}, that of the captured step {frozen}: it reads values in a way that "
-                f"is not seen, by .numpy() say, or seeds its random numbers{read_at}"
+                f"on other values {what} is {now}, that of the captured step {frozen}: it reads values undetected, "
+                f"by .numpy() say, or seeds its random numbers{read_at}"
             )
 
 
-def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    return one.shape == other.shape and torch.allclose(
-        one.double(), other.double(), rtol=0, atol=tolerance, equal_nan=True
+def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    return first.shape == second.shape and torch.allclose(
+        first.double(), second.double(), rtol=0, atol=tolerance, equal_nan=True
     )
 
 
-def _live(function: Callable[..., Any], inputs: Sequence[Tensor], host: _WithoutHost) -> tuple[Tensor, ...]:
-    """The tensors that the function uses both times that it is run, and that it neither is given nor makes."""
+def _live_tensors(function: Callable[..., Any], inputs: Sequence[Tensor], host: _HostReads) -> tuple[Tensor, ...]:
+    """The tensors that the function uses in both of two runs, and that are neither inputs nor its own results."""
     runs: list[dict[int, Tensor]] = []
     for _ in range(2):
-        with _aside(inputs), _Used(inputs) as used, host:
+        with _isolated(inputs), _TensorsUsed(inputs) as used, host:
             function(*inputs)
         runs.append(used.tensors)
     return tuple(tensor for address, tensor in runs[0].items() if address in runs[1])
 
 
 def _trace(
-    function: Callable[..., Any], inputs: Sequence[Tensor], host: _WithoutHost, other_noise: bool = False
+    function: Callable[..., Any], inputs: Sequence[Tensor], host: _HostReads, other_noise: bool = False
 ) -> fx.GraphModule:
     def without_host(*tensors: Tensor) -> Any:
-        with host:  # inside, as it looks at its caller, and make_fx has a mode of its own
+        with host:  # inside, because it inspects its caller, and make_fx adds a mode of its own
             return function(*tensors)
 
-    # One mode for the shapes of all operations; make_fx would make one for each, together with a list of the stack.
-    with _aside(inputs) as devices, tracing(TracingContext(FakeTensorMode())):
+    # A single fake mode for the shapes of all operations; make_fx would create one for each, with a stack summary.
+    with _isolated(inputs) as devices, tracing(TracingContext(FakeTensorMode())):
         if other_noise:
             for device in devices:
                 torch.rand(1, device=device)
@@ -174,8 +175,8 @@ def _trace(
 
 
 @contextmanager
-def _aside(inputs: Sequence[Tensor]) -> Iterator[set[torch.device]]:
-    """Inside, a function can be run without a trace of it; what it raises is a reason not to capture it."""
+def _isolated(inputs: Sequence[Tensor]) -> Iterator[set[torch.device]]:
+    """Inside, a function runs without side effects; if it raises, that is a reason not to capture it."""
     devices = {torch.device("cpu"), *(tensor.device for tensor in inputs)}
     with preserved_rng(devices), Restoring(), pyro.validation_enabled(False):
         try:
@@ -189,7 +190,7 @@ def _aside(inputs: Sequence[Tensor]) -> Iterator[set[torch.device]]:
 
 
 def _innermost_line(frames: Iterable[tuple[types.FrameType, int]]) -> str:
-    """The line of the program, where the frames, innermost first, have one."""
+    """The innermost frame's line of the user's program, as the end of a message; empty if there is none."""
     for frame, number in frames:
         module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
         if module in _ENGINE or module.split(".")[0] in _LIBRARIES:
@@ -198,22 +199,19 @@ def _innermost_line(frames: Iterable[tuple[types.FrameType, int]]) -> str:
     return ""
 
 
-def _same(first: fx.GraphModule, second: fx.GraphModule, read_at: str) -> None:
-    """Both graphs do the same, with the same constants."""
+def _require_same(first: fx.GraphModule, second: fx.GraphModule, read_at: str) -> None:
+    """Raises unless both graphs have the same operations and the same constants."""
     if first.code != second.code:
         lines = zip(first.code.splitlines(), second.code.splitlines(), strict=False)
-        one, other = next(((a, b) for a, b in lines if a != b), ("", "further operations"))
-        raise NotCapturable(
-            f"it does not do the same on other values: {one.strip()[:120]!r}, then {other.strip()[:120]!r}{read_at}"
-        )
+        differing = next((pair for pair in lines if pair[0] != pair[1]), ("", "further operations"))
+        before, after = (line.strip()[:120] for line in differing)
+        raise NotCapturable(f"it does not do the same on other values: {before!r}, then {after!r}{read_at}")
     for node in first.graph.nodes:
         if node.op == "get_attr":
-            one, other = (getattr(graph, str(node.target)) for graph in (first, second))
-            if isinstance(one, Tensor) and not torch.equal(one, other):
-                raise NotCapturable(
-                    f"a constant in it changes with the values it is given: {_short(one)}, then {_short(other)}"
-                    f"{read_at}"
-                )
+            constants = [getattr(graph, str(node.target)) for graph in (first, second)]
+            if isinstance(constants[0], Tensor) and not torch.equal(*constants):
+                before, after = map(_short, constants)
+                raise NotCapturable(f"a constant in it depends on its input values: {before}, then {after}{read_at}")
 
 
 def _has_a_shape_of_values(func: Any, args: Any) -> bool:
@@ -228,8 +226,8 @@ def _short(tensor: Tensor) -> str:
     return " ".join(str(tensor.flatten()[:4].tolist()).split())[:80]
 
 
-def _tidy(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what autograd alone needed, and without what nothing needs. Draws stay: later ones come after them."""
+def _clean_up(graph: fx.GraphModule) -> fx.GraphModule:
+    """Removes `detach` and `alias`, and dead code. Unused draws stay: the generator's later draws depend on them."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             node.replace_all_uses_with(node.args[0])
@@ -237,7 +235,7 @@ def _tidy(graph: fx.GraphModule) -> fx.GraphModule:
         elif node.target is torch.ops.aten.native_batch_norm.default and node.args[3] is not None:
             node.target = (
                 torch.ops.aten._native_batch_norm_legit.default
-            )  # the same, in a schema that tells what it writes
+            )  # the same operation, with a schema that declares what it writes
     graph.graph.eliminate_dead_code(is_impure_node=_has_effects)
     graph.recompile()
     return graph
@@ -252,31 +250,34 @@ def _has_effects(node: fx.Node) -> bool:
 
 
 class Restoring(TorchDispatchMode):
-    """Tensors that are written to in place get their values back at the end."""
+    """On exit, tensors that were written to in place get their values back."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        running_statistics = func is torch.ops.aten.native_batch_norm.default  # its schema does not say that it writes
+        running_statistics = func is torch.ops.aten.native_batch_norm.default  # whose schema doesn't declare its writes
         if func._schema.is_mutable or running_statistics:
-            given = {**dict(zip((one.name for one in func._schema.arguments), args, strict=False)), **(kwargs or {})}
+            arguments = {
+                **dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)),
+                **(kwargs or {}),
+            }
             for argument in func._schema.arguments:
                 written = argument.alias_info is not None and argument.alias_info.is_write
                 written |= running_statistics and argument.name.startswith("running")
-                value = given.get(argument.name) if written else None
-                for one in value if isinstance(value, list | tuple) else (value,):
-                    if isinstance(one, Tensor) and id(one) not in self.before:
-                        with _disable_current_modes():  # not to be captured
-                            self.before[id(one)] = (one, one.clone())
+                value = arguments.get(argument.name) if written else None
+                for tensor in value if isinstance(value, list | tuple) else (value,):
+                    if isinstance(tensor, Tensor) and id(tensor) not in self.before:
+                        with _disable_current_modes():  # so that the copy is not captured
+                            self.before[id(tensor)] = (tensor, tensor.clone())
         return func(*args, **(kwargs or {}))
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         with torch.no_grad():
-            for value, before in reversed(self.before.values()):  # one may be a part of another
-                # The function's own tensors may have another shape by now, or elements that share their memory.
+            for value, before in reversed(self.before.values()):  # reversed, as a tensor may be a view of another
+                # The function's own tensors may have another shape by now, or be expanded.
                 with suppress(RuntimeError):
                     if value.shape == before.shape:
                         value.detach().copy_(before)
@@ -284,7 +285,7 @@ class Restoring(TorchDispatchMode):
 
 
 class Operations(TorchDispatchMode):
-    """Counts tensor operations; the seconds of a capture are in proportion to them.
+    """Counts tensor operations; the time of a capture is proportional to their number.
 
     >>> with Operations() as operations:
     ...     _ = torch.ones(2) + 1
@@ -299,40 +300,40 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Used(TorchDispatchMode):
-    """Finds the tensors that operations take, but for those that are given and those that operations made.
+class _TensorsUsed(TorchDispatchMode):
+    """Collects the tensors that operations use, except the inputs and the results of other operations.
 
-    Refuses operations that make shapes of values: what is found is of use for a graph alone.
+    Refuses operations whose output shapes depend on values, which a graph can't represent.
     """
 
-    def __init__(self, given: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.tensors: dict[int, Tensor] = {}
-        self._known = WeakTensorKeyDictionary(dict.fromkeys(given))
+        self._known = WeakTensorKeyDictionary(dict.fromkeys(inputs))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _has_a_shape_of_values(func, args):
             raise NotCapturable(f"the shape of a tensor depends on values: {str(func).removesuffix('.default')}")
-        for one in pytree.arg_tree_leaves(*args, **(kwargs or {})):
-            if isinstance(one, Tensor) and one not in self._known:
-                self.tensors[id(one)] = one
-        made = func(*args, **(kwargs or {}))
-        for one in pytree.tree_leaves(made):
-            if isinstance(one, Tensor):
-                self._known[one] = None
-        return made
+        for leaf in pytree.arg_tree_leaves(*args, **(kwargs or {})):
+            if isinstance(leaf, Tensor) and leaf not in self._known:
+                self.tensors[id(leaf)] = leaf
+        results = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(results):
+            if isinstance(leaf, Tensor):
+                self._known[leaf] = None
+        return results
 
 
-class _WithoutHost(TorchFunctionMode):
-    """Reads of numbers that a capture can do without, and the line of the others that the dispatcher does not see.
+class _HostReads(TorchFunctionMode):
+    """Avoids needless reads of numbers from tensors, and notes the line of reads that the dispatcher doesn't see.
 
-    Pyro's objectives read each loss back, and look for NaNs; for calls from its own modules `.item()` gives the tensor
-    itself here. `one_hot` reads its labels to check them, which is left to the operation where the classes are counted.
+    Pyro's objectives read each loss back, and test for NaN; called from Pyro's own modules, `.item()` returns the
+    tensor itself here. `one_hot` reads its labels to check them, which is skipped where `num_classes` is given.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.read_at = ""  # as the end of a message
+        self.read_at = ""  # the line, as the end of a message
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -359,7 +360,7 @@ def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:
 
 @contextmanager
 def gradients_set_aside(params: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, no parameter has a gradient; afterwards each has its own again."""
+    """Inside, no parameter has a gradient; on exit, each gets back its own."""
     before = [param.grad for param in params]
     for param in params:
         param.grad = None
@@ -371,14 +372,14 @@ def gradients_set_aside(params: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def param_store_kept() -> Iterator[dict[str, Tensor]]:
-    """Inside, what Pyro's param store held before, by its names; afterwards it holds that again."""
+def param_store_restored() -> Iterator[dict[str, Tensor]]:
+    """Yields the content of Pyro's param store by name, and restores it on exit."""
     store = pyro.get_param_store()
     parts: tuple[dict[Any, Any], ...] = (store._params, store._constraints, store._param_to_name)
     before = [dict(part) for part in parts]
     try:
         yield before[0]
     finally:
-        for part, kept in zip(parts, before, strict=True):
+        for part, content in zip(parts, before, strict=True):
             part.clear()
-            part.update(kept)
+            part.update(content)

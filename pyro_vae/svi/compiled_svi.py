@@ -1,4 +1,4 @@
-"""`CompiledSVI`: Pyro's SVI, with the step captured below Python and replayed."""
+"""`CompiledSVI`: Pyro's SVI, with the step captured as a graph of tensor operations and replayed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from pyro_vae._utils import checks
 from pyro_vae.svi import backends
 from pyro_vae.svi.capture import Captured, NotCapturable
 from pyro_vae.svi.optimizers import SharedOptimizer
-from pyro_vae.svi.program import ChangesItself, Program, ProgramError, params_of, shown
+from pyro_vae.svi.program import ChangesItself, Program, ProgramError, params_of, readable
 from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
-INDUCTOR_AFTER = 5000  # steps: where a compilation of some 10 s has been earned back
-FURTHER_AFTER = 1000  # the same for signatures beyond the first, where the compiler was asked for
-CHECKED_EVERY = 200  # steps between two looks for losses that are not finite
-MOST_SIGNATURES = 16
+INDUCTOR_AFTER = 5000  # steps, after which a compilation of about 10 s pays off
+FURTHER_AFTER = 1000  # likewise, for signatures after the first, under compile="inductor"
+CHECKED_EVERY = 200  # steps between checks for losses that are not finite
+MAX_SIGNATURES = 16
 VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
-VERIFIED_EVERY = 5000  # after those; it takes as long as some twenty compiled steps
+VERIFIED_EVERY = 5000  # calls after those; a verification takes as long as about twenty compiled steps
 FLOATS_BEFORE_LIVE = 3
-LOOKED_AT_EVERY = 100  # steps of `steps`
-CHANGES_BEFORE_EAGER = 3  # captures for values within reach, of which each was called less often than
+RESCANNED_EVERY = 100  # steps of `steps`
+CHANGES_BEFORE_EAGER = 3  # captures because of changing Python state, each called less than WORTH_A_CAPTURE times
 WORTH_A_CAPTURE = 20
 
 Signature = tuple[Any, ...]
 
 
 def can_capture(loss: type[ELBO]) -> bool:
-    """Whether steps of this loss can be captured: one of Pyro's that was tried, or one whose class says `capturable`.
+    """Whether steps of this loss can be captured: it is one of `CAPTURED_LOSSES`, or its class sets `capturable`.
 
-    A subclass must say so itself: what it overrides may not be capturable.
+    A subclass must set `capturable` itself: what it overrides may not be capturable.
     """
     return loss in CAPTURED_LOSSES or vars(loss).get("capturable", False)
 
@@ -54,56 +54,63 @@ class NotFiniteError(FloatingPointError):
 
 
 class CompiledSVI:
-    r"""`pyro.infer.SVI` for static programs, with no Python in its step.
+    r"""`pyro.infer.SVI` for static programs: the step is captured once and replayed without Python.
 
-    The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks, and then
-    captures it: the handlers, the distributions and autograd are run once more, and what they computed is kept as a
-    graph of tensor operations, which all later calls replay. Draws come from torch's generators in the same order, so
-    that under the same seed the losses are Pyro's.
+    The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks. Then the
+    handlers, the distributions and autograd are run a second time and captured as a graph of tensor operations, which
+    all later calls replay. Draws come from torch's generators in the same order, so that under the same seed the losses
+    are those of Pyro.
 
-    - Tensors among the arguments stay live; so do those that the model uses otherwise, such as buffers. Integers,
-      strings and other plain values are part of the signature: another value is another capture. A float among the
-      arguments that keeps changing becomes a live tensor.
-    - So are values that the programs reach: the variables, default arguments and attributes that their functions
-      mention by name, of the user's own objects, classes and modules, and what those hold; which parameters, buffers,
-      children and forward hooks modules have, which parameters are frozen, and `training` where it is used. Of lists,
-      dictionaries, sets and NumPy arrays 64 items are seen. Not seen are names made at run time, what libraries other
-      than torch's modules and Pyro's handlers, guides and objectives hold, and all beyond 1,000 such places. After
-      three hardly used captures for values that keep changing, the programs run eagerly.
-    - A program that can't be captured runs eagerly, and says why once, with the line where one is the cause: it
-      branches on values of tensors, reads them back, prints them, enumerates, leaves other values behind by each run (a
-      counter, a running mean that is no buffer written in place), draws from random numbers other than torch's default
-      ones, or fails while it is captured. Each capture is compared with its program on other values of the parameters,
-      the arguments and the tensors within reach, in its loss and gradients. What changes later unseen is looked for
-      again: the captured loss is compared with the program's, from the same draws, at calls 1, 10, 100, 1,000 and each
-      5,000th of a signature, and a warning tells where they part. Steps before that are the captured ones.
-    - A loss that is not finite raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
-      once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
+    *Signature.* Tensors among the arguments are inputs of the graph, and tensors that the model uses otherwise, such as
+    buffers, are read at each call. Plain values (integers, strings, ...) among the arguments are part of the signature:
+    a new value means a new capture. A float argument that keeps changing becomes a tensor input.
 
-    Not re-entrant, and not for several threads at a time: it works on the parameters in place, as Pyro's does. While it
-    captures, Pyro's validation is off in all threads.
+    *Python state* that the model or the guide can read is part of the signature, too; changing it invalidates the
+    capture. After three captures that were hardly used because state keeps changing, the program runs eagerly.
+
+    - Detected: variables, default arguments and attributes that their functions mention by name, of the user's own
+      objects, classes and modules, and what those hold; the parameters, buffers, children and forward hooks of modules;
+      which parameters are frozen; `training` where it is used. Of lists, dictionaries, sets and NumPy arrays, 64 items.
+    - Not detected: names made at run time; state of libraries other than torch's modules and Pyro's handlers, guides
+      and objectives; anything beyond 1,000 such locations.
+    - Verified: each capture is compared with its program, in the loss and its gradients, on other values of the
+      parameters, the arguments and the tensors within reach. At calls 1, 10, 100, 1,000 and every 5,000th call of a
+      signature its loss is compared with the program's on the same draws; where they differ, a warning says so, and the
+      program runs eagerly from then on (earlier steps are not undone).
+
+    *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
+    the cause: it branches on values of tensors, reads them back, prints them or enumerates; each run changes state that
+    it reads (a counter, or a running mean that is not a buffer written in place); it draws random numbers from
+    generators other than torch's default ones; or it fails while it is captured.
+
+    *A loss that is not finite* raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
+    once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
+
+    Not re-entrant, and not thread-safe: like Pyro's SVI it updates the parameters in place. During a capture, Pyro's
+    validation is off in all threads.
 
     Args:
-        model, guide: Pyro programs of the same arguments.
-        optim: a torch optimizer; a class of such, or anything that makes one from parameters; or one of Pyro's
-            wrappers, with or without a scheduler. A class, and wrappers of Adam and AdamW without a scheduler, become
-            one optimizer over all parameters. A wrapper keeps its state and rates as with Pyro's SVI: each goes on
-            where the other stopped. Only the zeros that Pyro leaves in gradients are not left for Pyro's SVI.
-        loss, loss_and_grads: one of Pyro's objectives; another, or functions as Pyro's SVI takes them, run eagerly.
-        prepare: makes the programs' arguments, a tuple, of those of :meth:`step`, and is captured with them: a batch
-            of its indices, say. It runs once a step, so that the model and the guide see the same draws of it.
+        model, guide: Pyro programs with the same arguments.
+        optim: a torch optimizer; its class, or any function that makes an optimizer from parameters; or a Pyro
+            optimizer, with or without a scheduler. A class, and Pyro's Adam and AdamW without a scheduler, become a
+            single optimizer over all parameters. A Pyro optimizer has the same state and learning rates as with Pyro's
+            SVI, and either can resume from the other's state; but gradients are left as None, not as zeros.
+        loss, loss_and_grads: one of Pyro's objectives; other objectives, or functions as Pyro's SVI takes them, run
+            eagerly.
+        prepare: makes the tuple of the programs' arguments from those of :meth:`step`, for example a batch from its
+            indices. It is captured with the programs, and runs once per step, so that the model and the guide see the
+            same draws.
         compile: `off`; `capture`: the captured graph, operation by operation; `inductor`: the graph compiled to
-            machine code, which takes 5 to 20 s for the first signature, and for others after 1,000 calls of each. On
-            CUDA its kernels are then recorded as one CUDA graph; on a CPU a step of Adam is compiled as well, and all
-            of it is called from C++. (Inductor of torch 2.11 makes several draws of a step in another order, that of
-            2.15 does not; either may lay out otherwise what they fill, so that a transformer with dropout, say, drops
-            other entries);
-            `cudagraph`: the kernels recorded as one CUDA graph; `auto`: `cudagraph` on CUDA, else `capture`, and
-            `inductor` after 5,000 calls of a signature.
-        precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else stays in
-            fp32.
+            machine code, which takes 5 to 20 s for the first signature, and happens for others after 1,000 calls of
+            each; on CUDA its kernels are then recorded as a CUDA graph; on a CPU the update of Adam is compiled as
+            well, and all kernels are called from C++; `cudagraph`: the kernels recorded as a CUDA graph; `auto`:
+            `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 calls of a signature. (Inductor of torch
+            2.11 makes several draws of a step in another order, that of 2.15 does not; either may use another memory
+            layout for drawn tensors, so that a transformer with dropout, for example, drops other entries.)
+        precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else is computed
+            in fp32.
 
-    Example, of a program that is no VAE:
+    Example, of a program that is not a VAE:
 
     >>> import pyro, pyro.infer
     >>> import pyro.distributions as dist
@@ -144,27 +151,27 @@ class CompiledSVI:
         self.optimizer = SharedOptimizer(optim)
         self.compile, self.precision = compile, precision
         self.num_steps = 0
-        self._replays: dict[Signature, Replay | None] = {}  # None: this one runs eagerly
+        self._replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
         self.ready = False
         self._used: Replay | None = None  # by the last step
         self._program = Program(model, guide, loss, prepare)
-        self._raised: set[Signature] = set()  # where the program itself did, when it was to be captured
-        self._changing: set[Any] = set()  # arguments with which values within reach do not stay
+        self._raised: set[Signature] = set()  # signatures whose program itself raised during a capture
+        self._changing: set[Any] = set()  # arguments with which Python state keeps changing
         self._floats: dict[int, set[float]] = {}
         self._unchecked: list[tuple[int, Tensor]] = []
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         if compile != "off" and not can_capture(type(loss)):
             names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
-            self._say(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
+            self._warn_once(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
             self.compile = "off"
 
     @property
     def signatures(self) -> int:
-        """How many signatures were captured."""
+        """The number of captured signatures."""
         return sum(replay is not None for replay in self._replays.values())
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """One gradient step; the estimate of the loss before it, or of both, where there are two, as in Pyro."""
+        """Takes a gradient step; returns the loss before it (or both losses, where Pyro returns two)."""
         loss = self._step(args, kwargs)
         if isinstance(loss, Tensor):
             loss = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
@@ -175,13 +182,13 @@ class CompiledSVI:
         return number
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The same, without waiting for the device; the loss stays there."""
+        """As :meth:`step`, without waiting for the device: the loss is a tensor there."""
         loss = _as_tensor(self._step(args, kwargs), args, kwargs)
         self._note(loss)
         return loss
 
     def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A tensor, or what Pyro's objective gives."""
+        """The loss: a tensor, or what Pyro's objective returns."""
         self.num_steps += 1
         replay, inputs = self._replay("step", args, kwargs)
         if replay is None:
@@ -192,19 +199,19 @@ class CompiledSVI:
         return loss
 
     def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
-        """Many steps; as :meth:`step_tensor` for each of `arguments`, with less between two of them.
+        """Many steps: :meth:`step_tensor` for each of `arguments`, with less overhead between steps.
 
-        What the programs reach, and the state of the optimizer, is looked at with every 100th step only. Leave it as it
-        is until the last one, but for the rate and for what tensors hold; parameters in bf16 only by operations that
-        autograd could follow, and not through `.data`, as their rounded copies are made by the step before.
+        Python state and the state of the optimizer are checked only at every 100th step. Do not change them during the
+        iteration, except for the learning rate and the content of tensors; under `bf16`, change parameters by ordinary
+        in-place operations and not through `.data`, because rounded copies of them are made by the preceding step.
         """
         trusted: Replay | None = None
         kinds: list[Any] = []
         for args in arguments:
-            if trusted is not None and (trusted.calls + 1) % LOOKED_AT_EVERY and list(map(_kind_of, args)) == kinds:
+            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(_kind_of, args)) == kinds:
                 self.num_steps += 1
                 with torch.no_grad():
-                    loss = trusted.again([one for one in args if isinstance(one, Tensor)])
+                    loss = trusted.run_unchecked([argument for argument in args if isinstance(argument, Tensor)])
                 self._note(loss)
             else:
                 self._used = None
@@ -213,12 +220,12 @@ class CompiledSVI:
             yield loss
 
     def _trusted(self, args: tuple[Any, ...]) -> Replay | None:
-        """The captured step that has just been done, where the next can be left to it."""
+        """The captured step that has just run, if it can run the next step without checks."""
         replay = self._used
-        if replay is None or not replay.is_all_recorded or replay.calls < LOOKED_AT_EVERY:
+        if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
         live = any(len(seen) > FLOATS_BEFORE_LIVE for seen in self._floats.values())
-        return None if live or not all(isinstance(one, (Tensor, *PLAIN)) for one in args) else replay
+        return None if live or not all(isinstance(argument, (Tensor, *PLAIN)) for argument in args) else replay
 
     def _note(self, loss: Tensor) -> None:
         self._unchecked.append((self.num_steps, loss))
@@ -226,21 +233,21 @@ class CompiledSVI:
             self.check_finite()
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """An estimate of the loss, without a step."""
+        """An estimate of the loss, without taking a step."""
         return float(self._evaluate(args, kwargs))
 
     def evaluate_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The same, without waiting for the device."""
+        """As :meth:`evaluate_loss`, without waiting for the device."""
         return _as_tensor(self._evaluate(args, kwargs), args, kwargs)
 
     def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A tensor, or what Pyro's objective gives."""
+        """The loss: a tensor, or what Pyro's objective returns."""
         replay, inputs = self._replay("evaluate", args, kwargs)
         with torch.no_grad():
             return self._program.estimate(*args, **kwargs) if replay is None else replay(inputs)
 
     def check_finite(self) -> None:
-        """Waits for the device, and raises :class:`NotFiniteError` where a loss since the last check was not finite."""
+        """Waits for the device, and raises :class:`NotFiniteError` if a loss since the last check was not finite."""
         if not self._unchecked:
             return
         steps = [step for step, _ in self._unchecked]
@@ -255,39 +262,41 @@ class CompiledSVI:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same.
+        """Loads the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same parameters.
 
-        Where one of Pyro's wrappers does the steps, that of another torch optimizer is an InputError.
+        Where a Pyro optimizer takes the steps, the state of a torch optimizer is an InputError.
         """
         self.optimizer.load_state_dict(state)
 
-    # --- what Pyro does -----------------------------------------------------------------------------------------
+    # --- running eagerly, as Pyro does --------------------------------------------------------------------------
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with poutine.trace(param_only=True) as found:
+        with poutine.trace(param_only=True) as traced:
             loss = self._program.estimate_with_gradients(*args, **kwargs)
-        self.optimizer.step(list(params_of(found.trace).values()))
+        self.optimizer.step(list(params_of(traced.trace).values()))
         return loss
 
     # --- capturing ----------------------------------------------------------------------------------------------
 
     def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Replay | None, list[Tensor]]:
-        """What is captured for these arguments, and those that it takes; None where the call is to run eagerly."""
+        """The captured step for these arguments, and its inputs; None where the call runs eagerly."""
         parts = (self.model, self.guide, self.loss, self.prepare)
         if parts != self._program.parts:
             self._program = Program(*parts)
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
         if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
-            self._say("runs eagerly inside another of Pyro's handlers, or without gradients")
+            self._warn_once("runs eagerly inside another of Pyro's handlers, or without gradients")
             return None, []
         leaves, tree = pytree.tree_flatten((args, kwargs))
         other = next((leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))), None)
         if other is not None:
-            self._say(f"runs eagerly: an argument is a {type(other).__name__}, neither a tensor nor a plain value")
+            self._warn_once(
+                f"runs eagerly: an argument is a {type(other).__name__}, neither a tensor nor a plain value"
+            )
             return None, []
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-            self._say("runs eagerly: an argument requires gradients")
+            self._warn_once("runs eagerly: an argument requires gradients")
             return None, []
         like = _like(leaves)
         leaves = [self._live_float(index, leaf, like) for index, leaf in enumerate(leaves)]
@@ -304,70 +313,71 @@ class CompiledSVI:
                 return self._verified(signature, replay, args, kwargs, inputs), inputs
             return self._faster(replay, inputs), inputs
         if replay is None and (signature in self._replays or not self.ready):
-            self.ready = True  # by this very call, which is Pyro's: it checks all, and makes the parameters
+            self.ready = True  # this first call runs as Pyro's, with all checks, and creates the parameters
             return None, []
-        if len(self._replays) >= MOST_SIGNATURES and signature not in self._replays:
-            self._say(f"more than {MOST_SIGNATURES} signatures; the further ones run eagerly")
+        if len(self._replays) >= MAX_SIGNATURES and signature not in self._replays:
+            self._warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
             return None, []
         if arguments in self._changing:
             return None, []
-        of_arguments = [one for (others, _), one in self._replays.items() if others == arguments]
-        hardly_used = sum(one is None or one.calls < WORTH_A_CAPTURE for one in of_arguments)
+        of_arguments = [entry for (others, _), entry in self._replays.items() if others == arguments]
+        hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)
         if signature not in self._replays and hardly_used >= CHANGES_BEFORE_EAGER:
             self._changing.add(arguments)
-            self._say(f"runs eagerly: {shown(watched.changed)} keeps changing")
+            self._warn_once(f"runs eagerly: {readable(watched.changed)} keeps changing")
             return None, []
         try:
-            watched.look()
+            watched.rescan()
             signature = (arguments, watched())
-            found = self._program.capture(kind, leaves, tree)
-            if found is None:
+            result = self._program.capture(kind, leaves, tree)
+            if result is None:
                 return None, inputs
-            captured, params = found
+            captured, params = result
             if self.precision == "bf16":
                 captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
             replay = Replay(captured, params, self.optimizer if kind == "step" else None)
             self._replays[signature] = replay
             return replay, inputs
-        except ProgramError as error:  # perhaps only this time
+        except ProgramError as error:  # which may not happen at the next call
             if signature in self._raised:
                 self._replays[signature] = None
-                self._say(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
+                self._warn_once(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
             self._raised.add(signature)
         except Exception as reason:
             self._replays[signature] = None
             if isinstance(reason, ChangesItself):
                 self._changing.add(arguments)
             text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
-            self._say(f"runs eagerly: {text}")
+            self._warn_once(f"runs eagerly: {text}")
         return None, inputs
 
     def _verified(
         self, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
     ) -> Replay | None:
-        """The same, if it still estimates what the program does."""
+        """The captured step, if its loss is still that of the program."""
         loss, captured = self._program.losses(replay.captured, list(replay.params.values()), inputs, args, kwargs)
         tolerance = 0.03 if self.precision == "bf16" else 1e-4
         if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
             return self._faster(replay, inputs)
         self._replays[signature] = None
-        self._say(
+        self._warn_once(
             f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {loss:.6g}, that of "
-            f"its captured step {captured:.6g}; it has changed unseen, perhaps at the last such comparison already"
+            f"its captured step {captured:.6g}; the program has changed undetected, perhaps soon after the last such "
+            "comparison"
         )
         return None
 
     def _faster(self, replay: Replay, inputs: list[Tensor]) -> Replay:
-        """The same, in a faster form where it is time for that."""
+        """The captured step, compiled or to be recorded if it has been called often enough."""
         if replay.settled or self.compile == "capture":
             return replay
-        given = [*replay.params.values(), *inputs, *replay.captured.live]
-        on_cuda = given[0].is_cuda if given else False
-        first = not any(one is not None and one.settled for one in self._replays.values())
+        tensors = [*replay.params.values(), *inputs, *replay.captured.live]
+        on_cuda = tensors[0].is_cuda if tensors else False
+        first = not any(entry is not None and entry.settled for entry in self._replays.values())
         if self.compile == "auto":
-            on_cpu = bool(given) and given[0].device.type == "cpu"
+            on_cpu = bool(tensors) and tensors[0].device.type == "cpu"
             wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)
-        else:  # a compilation for each short last batch would not pay
+        else:  # compiling for each shorter last batch would not pay off
             wanted = first or replay.calls > FURTHER_AFTER
         if not wanted:
             return replay
@@ -376,12 +386,12 @@ class CompiledSVI:
             try:
                 replay.compile(inputs)
             except backends.NotCompilable as reason:
-                self._say(f"the captured step is not compiled: {reason}")
-        replay.to_record = True  # on CUDA as one graph; on a CPU as calls from C++
+                self._warn_once(f"the captured step is not compiled: {reason}")
+        replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
         return replay
 
     def _live_float(self, index: int, leaf: Any, like: dict[str, Any]) -> Any:
-        """A float that keeps changing, as a tensor; the others, and the first values of this one, as they are."""
+        """A float that keeps changing, as a tensor; other leaves, and its first few values, unchanged."""
         if not isinstance(leaf, float):
             return leaf
         seen = self._floats.setdefault(index, set())
@@ -389,14 +399,14 @@ class CompiledSVI:
             seen.add(leaf)
         return torch.tensor(leaf, **like) if len(seen) > FLOATS_BEFORE_LIVE else leaf
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
             warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
 
 
 class _LossFunction:
-    """A loss that is a function of the model, the guide and their arguments, as Pyro's SVI takes it."""
+    """A loss that is a function of the model, the guide and their arguments, as Pyro's SVI allows."""
 
     def __init__(self, loss: Callable[..., Any], loss_and_grads: Callable[..., Any] | None) -> None:
         self.loss, self.loss_and_grads = loss, loss_and_grads or self._backward
@@ -413,24 +423,24 @@ def _one_line(error: BaseException | None) -> str:
 
 
 def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
-    """Pyro's number, or numbers, where the captured losses are: on the device of the arguments."""
+    """Pyro's number or numbers as a tensor on the device of the arguments, like the losses of captured steps."""
     if isinstance(loss, Tensor):
         return loss.detach() if loss.requires_grad else loss
     if isinstance(loss, tuple):
-        loss = [float(one) for one in loss]
+        loss = [float(value) for value in loss]
     return torch.as_tensor(loss, **_like(pytree.tree_leaves(arguments)))
 
 
 def _like(leaves: Sequence[Any]) -> dict[str, Any]:
-    """Type and device for a number beside these arguments: float64 only beside float64, which not all devices have."""
+    """Dtype and device for a number beside these arguments: float64 only beside float64, which some devices lack."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    types = {torch.get_default_dtype(), *(one.dtype for one in tensors)}
+    types = {torch.get_default_dtype(), *(tensor.dtype for tensor in tensors)}
     dtype = torch.float64 if torch.float64 in types else torch.float32
     return {"dtype": dtype, "device": tensors[0].device if tensors else None}
 
 
 def _kind_of(leaf: Any) -> Any:
-    """What a captured step depends on in an argument: of a tensor its kind, of another value the value."""
+    """What a captured step depends on in an argument: a tensor's shape, strides and type; any other value itself."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
     return type(leaf), leaf

@@ -1,4 +1,4 @@
-"""A Pyro program as SVI takes it, a model and a guide with their objective, and its capture."""
+"""A Pyro program as SVI takes it, that is a model and a guide with their objective, and its capture."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from pyro_vae.svi.capture import (
     Restoring,
     capture,
     gradients_set_aside,
-    param_store_kept,
+    param_store_restored,
     verify,
 )
 from pyro_vae.svi.watching import Watched
 
 
 class ProgramError(Exception):
-    """The program itself raised the cause, before it was captured."""
+    """The program itself raised an exception, the cause of this one, before it was captured."""
 
 
 class ChangesItself(NotCapturable):
-    """A program that leaves other values behind, within its own reach."""
+    """A program whose runs change Python state that it reads."""
 
 
 class Program:
-    """A model and a guide, their objective, and what makes their arguments of those of a step.
+    """A model and a guide, their objective, and the function that prepares their arguments from those of a step.
 
     >>> import pyro.distributions as dist
     >>> model = lambda x: pyro.sample("z", dist.Normal(x, 1.0))
@@ -53,37 +53,37 @@ class Program:
         return self._run(self.parts[2].loss, args, kwargs)
 
     def estimate_with_gradients(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss, whose gradients it adds to those of the parameters."""
+        """The loss; its gradients are added to those of the parameters."""
         return self._run(self.parts[2].loss_and_grads, args, kwargs)
 
     def params(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The parameters, from one estimate with Pyro's own checks that leaves no other trace."""
+        """The parameters by name, from an estimate with Pyro's own checks that has no other side effect."""
         devices = [param.device for param in pyro.get_param_store()._params.values()]
-        with _no_trace(devices), poutine.trace(param_only=True) as found:
+        with _no_trace(devices), poutine.trace(param_only=True) as traced:
             self.estimate(*args, **kwargs)
-        return params_of(found.trace)
+        return params_of(traced.trace)
 
     def capture(self, kind: str, leaves: Sequence[Any], tree: Any) -> tuple[Captured, dict[str, Tensor]] | None:
-        """What a `step` computes, the loss and its gradients, or an `evaluate`; and of which parameters.
+        """The graph of a `step` (the loss and its gradients) or of an `evaluate` (the loss), and the parameters.
 
         Args:
             kind: `step` or `evaluate`.
-            leaves, tree: example arguments, as a pytree. The tensors among them stay inputs.
+            leaves, tree: example arguments, as a pytree. Tensors among them become inputs of the graph.
 
-        None where the program makes parameters by its first run. Leaves no trace.
+        Returns None if the program creates parameters in this run. Has no side effects.
 
         Raises:
             NotCapturable: a replay would not do what the program does.
-            ProgramError: the program raises.
+            ProgramError: the program itself raises.
         """
-        places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        inputs = [leaves[place] for place in places]
+        positions = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        inputs = [leaves[position] for position in positions]
 
         def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
-            given = list(leaves)
-            for index, tensor in zip(places, tensors[len(params) :], strict=True):
-                given[index] = tensor
-            args, kwargs = pytree.tree_unflatten(given, tree)
+            filled = list(leaves)
+            for index, tensor in zip(positions, tensors[len(params) :], strict=True):
+                filled[index] = tensor
+            args, kwargs = pytree.tree_unflatten(filled, tree)
             if kind == "evaluate":
                 with torch.no_grad():
                     return (torch.as_tensor(self.estimate(*args, **kwargs)),)
@@ -93,8 +93,8 @@ class Program:
 
         iterator = self.watched.iterator()
         if iterator is not None:
-            raise NotCapturable(f"it may take the next of an iterator, a {iterator}")
-        with self.watched.kept() as memory, param_store_kept() as store:
+            raise NotCapturable(f"it may advance an iterator, a {iterator}")
+        with self.watched.restored() as memory, param_store_restored() as store:
             args, kwargs = pytree.tree_unflatten(list(leaves), tree)
             try:
                 params = self.params(*args, **kwargs)
@@ -105,13 +105,15 @@ class Program:
             before = self.watched.labelled()
             tensors = list(params.values())
             try:
-                # Copies, so that an argument given twice, or one that the program also holds, is not taken for one.
-                given = [one.clone() for one in inputs]
-                captured = capture(estimate, [*tensors, *given], [*tensors, *(_other_values(one, 1) for one in inputs)])
-                others = [_other_values(one, 0) for one in inputs]
+                # Copies, so that tensors passed twice, or held by the program as well, stay distinct inputs.
+                copies = [tensor.clone() for tensor in inputs]
+                captured = capture(
+                    estimate, [*tensors, *copies], [*tensors, *(_other_values(tensor, 1) for tensor in inputs)]
+                )
+                others = [_other_values(tensor, 0) for tensor in inputs]
                 verify(captured, estimate, tensors, others, self.watched.tensors())
             except NotCapturable:
-                self._refuse_changes(before, memory, store)  # which are the better reason
+                self._refuse_changes(before, memory, store)  # a change of state is the clearer reason
                 raise
             self._refuse_changes(before, memory, store)
         return captured, params
@@ -119,12 +121,12 @@ class Program:
     def losses(
         self, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
     ) -> tuple[float, float]:
-        """That of the program and that of its captured step, from the same draws; leaves no trace.
+        """The loss of the program and that of its captured step, from the same draws; has no side effects.
 
-        The second is NaN where the program uses other parameters than the captured step.
+        The second is NaN if the program uses other parameters than the captured step.
         """
-        devices = [one.device for one in (*params, *inputs)]
-        with self.watched.kept():
+        devices = [tensor.device for tensor in (*params, *inputs)]
+        with self.watched.restored():
             with _no_trace(devices), poutine.trace(param_only=True) as used:
                 loss = float(self.estimate(*args, **kwargs))
             if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
@@ -139,12 +141,12 @@ class Program:
         return objective(model, guide, *args, **kwargs)
 
     def _refuse_changes(self, before: Any, memory: list[tuple[Tensor, Tensor]], store: dict[str, Tensor]) -> None:
-        """Each run under Pyro would change what the next one sees, or what the user reads; a replay would not."""
+        """Raises if a run changed state: under Pyro each run would change what the next reads; a replay would not."""
         after = self.watched.labelled()
         changed = [label for label in (*after, *before) if after.get(label) != before.get(label)]
         if changed:
-            raise ChangesItself(f"each run of it changes {shown(changed[0])}")
-        if any(one.data_ptr() != kept.data_ptr() for one, kept in memory if one.layout is torch.strided):
+            raise ChangesItself(f"each run of it changes {readable(changed[0])}")
+        if any(tensor.data_ptr() != alias.data_ptr() for tensor, alias in memory if tensor.layout is torch.strided):
             raise ChangesItself("each run of it replaces the data of a tensor")
         now = pyro.get_param_store()._params
         changed = [name for name, value in now.items() if store.get(name) is not value]
@@ -153,27 +155,27 @@ class Program:
 
 
 def params_of(trace: Any) -> dict[str, Tensor]:
-    """The unconstrained parameters that a traced estimate used, each once."""
-    found = {
+    """The distinct unconstrained parameters of a traced estimate, by name."""
+    by_id = {
         id(site["value"].unconstrained()): (name, site["value"].unconstrained()) for name, site in trace.nodes.items()
     }
-    return {name: param for name, param in found.values() if param.requires_grad}
+    return {name: param for name, param in by_id.values() if param.requires_grad}
 
 
-def shown(label: str) -> str:
-    """The name of what is watched, as people read it."""
+def readable(label: str) -> str:
+    """A label of watched state, without its number."""
     return label.split("#")[0]
 
 
 @contextmanager
 def _no_trace(devices: Sequence[torch.device]) -> Iterator[None]:
-    """Random numbers, and all else that an estimate moves, are as before; there are no gradients."""
+    """On exit, generators and tensors that an estimate wrote to are restored; inside, there are no gradients."""
     with preserved_rng(devices), Restoring(), torch.no_grad():
         yield
 
 
 def _other_values(tensor: Tensor, first: int) -> Tensor:
-    """Each second row twice, from row `first` on: values that the program may see as well, but other ones."""
+    """Every second row twice, from row `first` on: different values, but from the same data."""
     if tensor.dim() == 0 or len(tensor) < 2:
         return tensor.clone()
     rows = torch.arange(len(tensor), device=tensor.device) // 2 * 2 + first

@@ -23,18 +23,18 @@ _version = operator.attrgetter("_version")
 
 
 class Replay:
-    """A captured loss, and in a step its gradients and the step of the optimizer.
+    """A captured loss; in a step, also its gradients and the update by the optimizer.
 
-    `graph` takes the parameters, the inputs, and what is live, and gives the loss and the gradients.
+    `graph` takes the parameters, the inputs and the live tensors, and returns the loss and the gradients.
     """
 
     def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
         self.captured, self.params, self.optimizer = captured, params, optimizer
         self.graph: backends.Run = captured.graph.forward
-        self.recorded: backends.Run | None = None  # the whole step, of which only kernels are left
+        self.recorded: backends.Run | None = None  # the whole step, as recorded kernels
         self.to_record = False
         self.calls = 0
-        self.settled = False  # nothing faster is to be tried
+        self.settled = False  # no faster backend is left to try
         self._tensors = tuple(params.values())
         self._fixed = (*self._tensors, *captured.live)
         self._addresses: list[int] = []
@@ -42,39 +42,39 @@ class Replay:
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
         self._without_gradient = {param for param, gradient in pairs if gradient is None}
-        self._zeros: dict[Tensor, Tensor] = {}  # the gradients of those of them that had one in another step
+        self._zeros: dict[Tensor, Tensor] = {}  # zero gradients for those of them that had a gradient in another step
         self._stepped = [param for param in self._tensors if param not in self._without_gradient]
         self._adam: FusedAdam | None = None
-        self._halves: dict[Tensor, Tensor] = {}  # of some parameters copies in bfloat16, which the graph takes last
-        self._versions: list[int] = []  # of these parameters, when the copies were made
+        self._halves: dict[Tensor, Tensor] = {}  # bfloat16 copies of some parameters, the graph's last arguments
+        self._versions: list[int] = []  # of these parameters, when they were copied
 
     def compile(self, inputs: Sequence[Tensor]) -> None:
-        """By Inductor.
+        """Compiles the graph by Inductor.
 
         Raises:
-            NotCompilable: there is no compiler, say.
+            NotCompilable: there is no compiler, for example.
         """
-        graph, places = self.captured.graph, list[int]()
+        graph, positions = self.captured.graph, list[int]()
         if self.optimizer is not None and all(
-            one.device.type == "cpu" for one in self._tensors
+            tensor.device.type == "cpu" for tensor in self._tensors
         ):  # where adam.cpp makes them
-            graph, places = backends.halves_apart(graph, len(self._tensors))
-        halves = {self._tensors[place]: self._tensors[place].detach().bfloat16() for place in places}
-        given = [*self._tensors, *inputs, *self.captured.live, *halves.values()]
-        self.graph, self._halves = backends.inductor(graph, given), halves
+            graph, positions = backends.lift_bfloat16_copies(graph, len(self._tensors))
+        halves = {self._tensors[position]: self._tensors[position].detach().bfloat16() for position in positions}
+        arguments = [*self._tensors, *inputs, *self.captured.live, *halves.values()]
+        self.graph, self._halves = backends.inductor(graph, arguments), halves
 
     def params_are_the_same(self) -> bool:
-        """In the store, to be trained, and with the hooks that they had."""
+        """Whether the store still has the same parameters, with the same `requires_grad` and hooks."""
         stored = map(pyro.get_param_store()._params.get, self.params)
         same = all(map(operator.is_, stored, self._tensors))
         return same and list(map(_requires_grad_and_hooks, self._tensors)) == self._as_captured
 
     def adds_to_gradients(self) -> bool:
-        """Whether the user has left a gradient, to which Pyro's step would add."""
+        """Whether a parameter has a gradient already, to which Pyro's step would add."""
         return self.optimizer is not None and any(grad is not None for grad in map(_grad, self._tensors))
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The loss, after which the step is done."""
+        """Runs the step, and returns the loss before it."""
         if self.optimizer is not None:
             self._prepare_adam(self.optimizer)
         if self.to_record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
@@ -92,7 +92,9 @@ class Replay:
         had_gradient = set(filter(optimizer.had_gradient, self._without_gradient))
         if had_gradient != self._zeros.keys():
             self._zeros = {param: torch.zeros_like(param) for param in had_gradient}
-            self._stepped = [one for one in self._tensors if one not in self._without_gradient or one in self._zeros]
+            self._stepped = [
+                param for param in self._tensors if param not in self._without_gradient or param in self._zeros
+            ]
             last = None
         adam = optimizer.fused_adam(self._stepped, last)
         if adam is not self._adam:
@@ -100,21 +102,21 @@ class Replay:
         if adam is not None:
             adam.refresh()
 
-    def _gradients(self, of_tensors: Sequence[Tensor | None]) -> list[Tensor]:
-        """Of the parameters that are stepped."""
-        found = (
+    def _gradients(self, outputs: Sequence[Tensor | None]) -> list[Tensor]:
+        """The gradients of the parameters that the optimizer updates."""
+        gradients = (
             self._zeros.get(param) if gradient is None else gradient
-            for param, gradient in zip(self._tensors, of_tensors, strict=True)
+            for param, gradient in zip(self._tensors, outputs, strict=True)
         )
-        return [gradient for gradient in found if gradient is not None]
+        return [gradient for gradient in gradients if gradient is not None]
 
     @property
     def is_all_recorded(self) -> bool:
-        """Whether nothing of the step but recorded kernels is left."""
+        """Whether a step consists of recorded kernels only."""
         return self.recorded is not None and (self.optimizer is None or self._adam is not None)
 
-    def again(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The same, where it has been recorded and nothing has been replaced since."""
+    def run_unchecked(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Runs the recorded step without checks, for callers who know that nothing has been replaced since."""
         self.calls += 1
         if self._adam is not None and not self._adam.refresh():
             return self(inputs)
@@ -128,10 +130,10 @@ class Replay:
         self._versions = list(map(_version, self._halves))
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
-        """From now on the kernels are launched together, with the optimizer's among them where that is one kernel."""
+        """Records the kernels, to be launched together; with the optimizer's update, if that is a single kernel."""
         written = [*self._fixed, *self._halves.values(), *(self._adam.written() if self._adam else ())]
         self._addresses = list(map(Tensor.data_ptr, self._fixed))
-        if any(one.is_cuda for one in (*written, *inputs)):
+        if any(tensor.is_cuda for tensor in (*written, *inputs)):
             try:
                 self.recorded = backends.cuda_graph(self._run, inputs, written)
             except backends.NotRecordable as reason:
@@ -145,7 +147,7 @@ class Replay:
             self.to_record, self.recorded = False, None
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The loss, with the gradients where they have not been used yet."""
+        """The loss; and the gradients, unless Adam's kernel has used them."""
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self._adam is None:
             return outputs
@@ -153,7 +155,7 @@ class Replay:
         return outputs[:1]
 
     def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The same on the CPU, where the step has to be a kernel, too."""
+        """The same on the CPU, where the optimizer's update must be a kernel, too."""
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self.optimizer is None:
             return outputs

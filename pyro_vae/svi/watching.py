@@ -1,4 +1,4 @@
-"""Whether what a captured program reaches is as it was."""
+"""Detects changes of the Python state that a captured program reads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import numpy
 import torch
 from torch import Tensor
 
-from pyro_vae.svi.reach import LEAVES, MOST_ITEMS, VALUES, Place, Walk, digest, flat
+from pyro_vae.svi.reach import LEAVES, MAX_ITEMS, VALUES, Location, Walk, digest, flat
 
-MOST_STATES = 16
+MAX_STATES = 16
 _states = itertools.count()
 
 
 class Watched:
-    """All that programs reach; called, it gives a number that is another when a value is, or a tensor is replaced.
+    """The Python state within reach of programs. A call returns a number, which differs if a value has changed.
 
-    It starts at the programs, and follows what their functions mention: global and closed-over variables, default
-    arguments, attributes of objects, classes and modules, and what those hold in turn. Of lists, dictionaries, sets and
-    NumPy arrays it sees the first 64 items (of arrays 64, evenly spaced). It does not look into the code of libraries,
-    except that it sees the public settings of torch's modules and of Pyro's handlers, guides and objectives.
+    The walk starts at the programs, and follows what their functions mention: global and closed-over variables, default
+    arguments, attributes of objects, classes and modules, and what those hold in turn. Tensors count as changed when
+    they are replaced, not when they are written to. Of lists, dictionaries, sets and NumPy arrays 64 items are watched
+    (the first; of arrays, evenly spaced). The code of libraries is not walked through, but the public settings of
+    torch's modules and of Pyro's handlers, guides and objectives are watched.
 
     >>> class Program:
     ...     def __init__(self):
@@ -43,16 +44,16 @@ class Watched:
 
     def __init__(self, *programs: Any) -> None:
         self.programs = programs
-        self.changed = "a value"  # what was another than before, the last time that something was
-        self._numbers: dict[Any, int] = {}  # of the states seen
+        self.changed = "a value"  # label of the value that changed last
+        self._numbers: dict[Any, int] = {}  # of the states seen so far
         self._held: list[Any] = []
         self._sizes: list[int] = []
         self._digests: list[bytes] = []
         self._labelled: dict[str, Any] = {}
-        self.look()
+        self.rescan()
 
     def __reduce__(self) -> Any:
-        return Watched, self.programs  # a copy looks at its own programs
+        return Watched, self.programs  # a copy watches its own programs
 
     def __call__(self) -> int:
         held, sizes, digests = self._read()
@@ -60,86 +61,87 @@ class Watched:
         if same_sizes and all(map(operator.is_, held, self._held)) and digests == self._digests:
             return self._number
         leaves = same_sizes and all(
-            one is other or (isinstance(one, LEAVES) and isinstance(other, LEAVES))
-            for one, other in zip(held, self._held, strict=True)
+            value is earlier or (isinstance(value, LEAVES) and isinstance(earlier, LEAVES))
+            for value, earlier in zip(held, self._held, strict=True)
         )
         if leaves:
             self._held, self._digests = held, digests
             self._mark()
         else:
-            self.look()
+            self.rescan()
         return self._number
 
     def _read(self) -> tuple[list[Any], list[int], list[bytes]]:
-        """All values, and the lengths of what holds them; at each step, so there is no Python in its loops."""
+        """All values, and the lengths of their containers; runs at each step, so its loops are not in Python."""
         held = list(map(dict.get, *self._of_dictionaries))
         held += map(getattr, *self._of_objects, itertools.repeat(None))
         for container in self._containers:
-            held += itertools.islice(flat(container), MOST_ITEMS)
+            held += itertools.islice(flat(container), MAX_ITEMS)
         return held, list(map(len, self._sized)), list(map(digest, self._arrays))
 
     def tensors(self) -> list[Tensor]:
-        """All within reach."""
+        """All tensors within reach."""
         return [value for value in self._held if isinstance(value, Tensor)]
 
     @contextmanager
-    def kept(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """At the end all but what is in tensors is as it was; inside, the tensors, and views of all of each."""
-        self.look()
-        put_back = [place.keep() for place in self._places]
+    def restored(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """On exit, all but the content of tensors is restored; yields the tensors, each with an alias of its memory."""
+        self.rescan()
+        undo = [location.keep() for location in self._locations]
         states = [(generator, _random_state(generator)) for generator in self._generators]
         memory = [(value, value.detach()) for value in self.tensors()]
         try:
             yield memory
         finally:
-            for one in put_back:
-                one()
+            for put_back in undo:
+                put_back()
             for generator, state in states:
                 _set_random_state(generator, state)
             for value, before in memory:
                 if _address(value) != _address(before):
                     value.data = before
-            self.look()
+            self.rescan()
 
     def labelled(self) -> dict[str, Any]:
-        """What is within reach now, each value with its name, in a form that can be compared."""
-        self.look()
+        """All values within reach now, by label, in a form that can be compared."""
+        self.rescan()
         generators = {
-            f"the state of random numbers, {_name(one)}": pickle.dumps(_random_state(one)) for one in self._generators
+            f"the state of random numbers, {_name(generator)}": pickle.dumps(_random_state(generator))
+            for generator in self._generators
         }
         return {**self._labelled, **generators}
 
     def iterator(self) -> str | None:
-        """One within reach, which a run would use up."""
+        """The type of an iterator within reach, which a run would advance; None without one."""
         return next((type(value).__name__ for value in self._held if isinstance(value, Iterator)), None)
 
-    def look(self) -> None:
-        """Finds the places, over again until no function mentions a further name."""
+    def rescan(self) -> None:
+        """Walks through the programs' reach, repeatedly until no function mentions a new name."""
         names = {"forward"}
         known = 0
         while len(names) != known:
             known = len(names)
             walk = Walk(names)
             walk.along(self.programs)
-        self._places, self._generators = walk.places, walk.generators
-        named = [(place.held, name) for place in walk.places for name in place.names or ()]
-        self._of_dictionaries = _columns([one for one in named if isinstance(one[0], dict)])
-        self._of_objects = _columns([one for one in named if not isinstance(one[0], dict)])
-        whole = [place.held for place in walk.places if place.names is None]
-        self._arrays = [one for one in whole if isinstance(one, numpy.ndarray)]
-        self._containers = [one for one in whole if not isinstance(one, numpy.ndarray)]
+        self._locations, self._generators = walk.locations, walk.generators
+        named = [(location.held, name) for location in walk.locations for name in location.names or ()]
+        self._of_dictionaries = _columns([pair for pair in named if isinstance(pair[0], dict)])
+        self._of_objects = _columns([pair for pair in named if not isinstance(pair[0], dict)])
+        whole = [location.held for location in walk.locations if location.names is None]
+        self._arrays = [holder for holder in whole if isinstance(holder, numpy.ndarray)]
+        self._containers = [holder for holder in whole if not isinstance(holder, numpy.ndarray)]
         self._sized = walk.sized
         self._held, self._sizes, self._digests = self._read()
         self._mark()
 
     def _mark(self) -> None:
-        labelled = {label: _marked(value) for label, value in _named(self._places)}
+        labelled = {label: _marked(value) for label, value in _named(self._locations)}
         before = self._labelled
         self.changed = next(
             (label for label in (*labelled, *before) if labelled.get(label) != before.get(label)), self.changed
         )
         self._labelled = labelled
-        if len(self._numbers) >= MOST_STATES:
+        if len(self._numbers) >= MAX_STATES:
             self._numbers.clear()
         self._number = self._numbers.setdefault(tuple(labelled.items()), -1)
         if self._number < 0:
@@ -147,29 +149,29 @@ class Watched:
 
 
 def _columns(pairs: list[tuple[Any, str]]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-    return tuple(one for one, _ in pairs), tuple(name for _, name in pairs)
+    return tuple(holder for holder, _ in pairs), tuple(name for _, name in pairs)
 
 
-def _named(places: Iterable[Place]) -> Iterator[tuple[str, Any]]:
-    """All values of places, each with its name."""
-    for number, place in enumerate(places):
-        names = itertools.count() if place.names is None else place.names
-        for name, value in zip(names, place.values(), strict=False):
-            yield f"{place.label}.{name}#{number}", value
+def _named(locations: Iterable[Location]) -> Iterator[tuple[str, Any]]:
+    """All values of locations, each with a label."""
+    for number, location in enumerate(locations):
+        names = itertools.count() if location.names is None else location.names
+        for name, value in zip(names, location.values(), strict=False):
+            yield f"{location.label}.{name}#{number}", value
 
 
 def _marked(value: Any) -> Any:
     if isinstance(value, VALUES):
         return type(value), value
     if isinstance(value, (list, dict, deque, set, numpy.ndarray)):
-        return type(value)  # what it holds is at a place of its own
+        return type(value)  # its items have a location of their own
     if isinstance(value, tuple):
         return tuple(map(_marked, value))
     return _Same(value)
 
 
 class _Same:
-    """Equal to the same object alone, which it holds, so that no other gets its address."""
+    """Equal only for the same object, which it holds, so that no other object gets its address."""
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""A step of torch's Adam as one kernel."""
+"""A step of torch's Adam as a single kernel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from pyro_vae.svi.cpu import kernels, products
 from pyro_vae.svi.cpu.recording import Used, span
 
-PART = 8192  # numbers of a parameter that a thread steps at a time
+PART = 8192  # elements of a parameter that a thread updates at a time
 
 
 class FusedAdam:
-    """A step of torch's fused Adam or AdamW without the Python around it: the same kernel on the same state.
+    """A step of torch's fused Adam or AdamW without its Python overhead: the same kernel on the same state.
 
     Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, https://arxiv.org/abs/1412.6980
     """
@@ -24,41 +24,43 @@ class FusedAdam:
     def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
         self.optimizer, self._state, self._params = optimizer, optimizer.state, tuple(params)
         self._states = [_adam_state(optimizer.state[param], param) for param in params]
-        places = {param: place for place, param in enumerate(params)}
+        index_of = {param: index for index, param in enumerate(params)}
         self._groups: list[_Group] = []
-        for groups in self._alike():
-            found = [places[param] for group in groups for param in group["params"] if param in places]
-            if found:
-                states = [[self._states[place][name] for place in found] for name in ("exp_avg", "exp_avg_sq", "step")]
-                self._groups.append(_Group(groups, found, [params[place] for place in found], *states))
-        # A recorded step reads the rate where it lies.
+        for groups in self._groups_by_settings():
+            indices = [index_of[param] for group in groups for param in group["params"] if param in index_of]
+            if indices:
+                states = [
+                    [self._states[index][name] for index in indices] for name in ("exp_avg", "exp_avg_sq", "step")
+                ]
+                self._groups.append(_Group(groups, indices, [params[index] for index in indices], *states))
+        # A recorded step reads the learning rate from memory.
         on_cuda = params[0].is_cuda
         self._rates = [
-            torch.tensor(one.lr, dtype=torch.float32, device=params[0].device) if on_cuda else None
-            for one in self._groups
+            torch.tensor(group.lr, dtype=torch.float32, device=params[0].device) if on_cuda else None
+            for group in self._groups
         ]
-        numbers = [self._numbers(one.groups[0]) for one in self._groups]
-        self._settings = [torch.tensor(one, dtype=torch.float64) for one in numbers]  # as adam.cpp takes them
-        self._set = [one.lr for one in self._groups]
+        numbers = [self._numbers(group.groups[0]) for group in self._groups]
+        self._settings = [torch.tensor(row, dtype=torch.float64) for row in numbers]  # in the layout of adam.cpp
+        self._set = [group.lr for group in self._groups]
         self._constants = self._read_constants()
-        self._done: list[tuple[Tensor, list[tuple[Tensor, Tensor, Tensor | None]]]] = []  # by adam.cpp, the last time
+        self._done: list[tuple[Tensor, list[tuple[Tensor, Tensor, Tensor | None]]]] = []  # the last call of adam.cpp
 
     def is_current(self) -> bool:
-        """Whether the optimizer still has the state, and beside the rate the constants, that this was made for."""
+        """Whether the optimizer still has the same state and the same constants; the learning rate may differ."""
         return (
             self.optimizer.state is self._state
             and all(map(operator.is_, map(self._state.get, self._params), self._states))
             and self._read_constants() == self._constants
-            and all(one.has_one_rate() for one in self._groups)
+            and all(group.has_one_rate() for group in self._groups)
             and nothing_but_the_kernel(self.optimizer)
         )
 
     def refresh(self) -> bool:
-        """Takes over the learning rates as they are now; False where it can't, as equal ones have parted."""
-        for index, one in enumerate(self._groups):
-            if not one.has_one_rate():
+        """Updates the learning rates; False if groups that had the same learning rate no longer do."""
+        for index, group in enumerate(self._groups):
+            if not group.has_one_rate():
                 return False
-            now = one.lr
+            now = group.lr
             if now != self._set[index]:
                 self._set[index] = now
                 self._settings[index][0] = now
@@ -68,47 +70,49 @@ class FusedAdam:
         return True
 
     def written(self) -> list[Tensor]:
-        """All tensors that a step writes to, the parameters among them."""
-        return [tensor for one in self._groups for tensor in (*one.params, *one.means, *one.squares, *one.steps)]
+        """All tensors that a step writes to, including the parameters."""
+        return [
+            tensor for group in self._groups for tensor in (*group.params, *group.means, *group.squares, *group.steps)
+        ]
 
     def __call__(self, gradients: Sequence[Tensor]) -> None:
-        """A step by these gradients, one for each of the parameters."""
-        for one, rate in zip(self._groups, self._rates, strict=True):
-            torch._foreach_add_(one.steps, 1)
-            group = one.groups[0]
-            update = torch._fused_adamw_ if self._decoupled(group) else torch._fused_adam_
+        """Updates the parameters by their gradients."""
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            torch._foreach_add_(group.steps, 1)
+            options = group.groups[0]
+            update = torch._fused_adamw_ if self._decoupled(options) else torch._fused_adam_
             update(
-                one.params,
-                [gradients[place] for place in one.places],
-                one.means,
-                one.squares,
+                group.params,
+                [gradients[index] for index in group.indices],
+                group.means,
+                group.squares,
                 [],
-                one.steps,
-                lr=one.lr if rate is None else rate,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
+                group.steps,
+                lr=group.lr if rate is None else rate,
+                beta1=options["betas"][0],
+                beta2=options["betas"][1],
+                weight_decay=options["weight_decay"],
+                eps=options["eps"],
                 amsgrad=False,
                 maximize=False,
             )
 
     def by_kernel(self, gradients: Sequence[Tensor], halves: Mapping[Tensor, Tensor]) -> bool:
-        """The same on the CPU by adam.cpp; False, and nothing is done, where it can't.
+        """The same on the CPU by adam.cpp; False, and no update, if the tensors' types or strides don't allow it.
 
         Args:
-            gradients: one for each of the parameters.
-            halves: of some parameters copies in bfloat16, which are to stay such.
+            gradients: of each parameter.
+            halves: bfloat16 copies of some parameters, which are updated as well.
         """
-        tensors = [one.with_gradients(gradients) for one in self._groups]
-        if not all(_match(of_one) for of_group in tensors for *of_one, _ in of_group):
+        tensors = [group.with_gradients(gradients) for group in self._groups]
+        if not all(_match(matched) for of_group in tensors for *matched, _ in of_group):
             return False
         kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t")
         self._done = []
-        for of_group, one, settings in zip(tensors, self._groups, self._settings, strict=True):
-            of_halves = list(map(halves.get, one.params))
+        for of_group, group, settings in zip(tensors, self._groups, self._settings, strict=True):
+            of_halves = list(map(halves.get, group.params))
             parts = _parts(of_group, of_halves, settings)
-            counters = torch.tensor([step.data_ptr() for step in one.steps])
+            counters = torch.tensor([step.data_ptr() for step in group.steps])
             kernels.call(kernel, parts, len(parts), counters, len(counters))
             of_steps = [
                 (param, gradient, half) for (param, gradient, *_), half in zip(of_group, of_halves, strict=True)
@@ -117,37 +121,37 @@ class FusedAdam:
         return True
 
     def into_products(self, used: Used) -> None:
-        """Leaves steps of the last :meth:`by_kernel` to the products that give their gradients, when all run again.
+        """Moves updates of the last :meth:`by_kernel` into the products that compute their gradients, for replays.
 
         Args:
-            used: the kernels and operations that were run, `by_kernel`'s among them.
+            used: the recorded kernels and operations, including those of :meth:`by_kernel`.
         """
-        for (parts, of_steps), one in zip(self._done, self._groups, strict=True):
-            if one.groups[0]["weight_decay"] and not self._decoupled(one.groups[0]):
+        for (parts, of_steps), group in zip(self._done, self._groups, strict=True):
+            if group.groups[0]["weight_decay"] and not self._decoupled(group.groups[0]):
                 continue
             for param, gradient, half in of_steps:
-                of_step = [one for one in (param, gradient, half) if one is not None]
+                of_step = [tensor for tensor in (param, gradient, half) if tensor is not None]
                 for index, (kernel, arguments) in enumerate(used):
                     update = products.update_of(kernel, arguments, gradient, half is not None)
-                    if update is not None and not _use(used[index + 1 :], of_step):
+                    if update is not None and not _overlaps(used[index + 1 :], of_step):
                         start, end = span(gradient)
                         of_param = (parts[:, 6] >= start) & (parts[:, 6] < end)
-                        update.copy_(parts[of_param, : len(update)].amin(0))  # its first piece
+                        update.copy_(parts[of_param, : len(update)].amin(0))  # the addresses of its first part
                         parts[of_param, 7] = 0
 
     def _decoupled(self, group: dict[str, Any]) -> bool:
         return group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
 
     def _numbers(self, group: dict[str, Any]) -> tuple[float, ...]:
-        """In the order of adam.h."""
+        """The settings of a group, in the order of adam.h."""
         return group["lr"], *group["betas"], group["eps"], group["weight_decay"], self._decoupled(group)
 
-    def _alike(self) -> list[list[dict[str, Any]]]:
-        """The optimizer's groups, those of the same numbers together: one kernel steps them."""
-        found: dict[tuple[float, ...], list[dict[str, Any]]] = {}
+    def _groups_by_settings(self) -> list[list[dict[str, Any]]]:
+        """The optimizer's groups, grouped by equal settings: a single kernel updates each list."""
+        by_settings: dict[tuple[float, ...], list[dict[str, Any]]] = {}
         for group in self.optimizer.param_groups:
-            found.setdefault(self._numbers(group), []).append(group)
-        return list(found.values())
+            by_settings.setdefault(self._numbers(group), []).append(group)
+        return list(by_settings.values())
 
     def _read_constants(self) -> list[tuple[Any, ...]]:
         groups = self.optimizer.param_groups
@@ -155,10 +159,10 @@ class FusedAdam:
 
 
 class _Group(NamedTuple):
-    """Parameters of the same settings, and what Adam keeps of each."""
+    """Parameters with the same settings, and Adam's state of each."""
 
     groups: list[dict[str, Any]]  # of the optimizer
-    places: list[int]  # of these among all parameters
+    indices: list[int]  # of these parameters among all
     params: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
@@ -173,41 +177,43 @@ class _Group(NamedTuple):
         return all(group["lr"] == lr for group in self.groups)
 
     def with_gradients(self, gradients: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        of_group = [gradients[place] for place in self.places]
+        of_group = [gradients[index] for index in self.indices]
         return list(zip(self.params, of_group, self.means, self.squares, self.steps, strict=True))
 
 
-def _parts(tensors: Sequence[tuple[Tensor, ...]], halves: Sequence[Tensor | None], settings: Tensor) -> Tensor:
-    """The rows that adam.cpp takes, in an order in which each thread gets its share of each parameter."""
-    found: list[tuple[float, list[int]]] = []
-    for (*of_one, step), half in zip(tensors, halves, strict=True):
-        count = of_one[0].numel()
+def _parts(of_group: Sequence[tuple[Tensor, ...]], halves: Sequence[Tensor | None], settings: Tensor) -> Tensor:
+    """The rows for adam.cpp, ordered so that each thread gets a share of each parameter."""
+    rows: list[tuple[float, list[int]]] = []
+    for (*tensors, step), half in zip(of_group, halves, strict=True):
+        count = tensors[0].numel()
         for start in range(0, count, PART):
             param, gradient, mean, square, of_half = (
-                0 if one is None else one.data_ptr() + start * one.element_size() for one in (*of_one, half)
+                0 if tensor is None else tensor.data_ptr() + start * tensor.element_size()
+                for tensor in (*tensors, half)
             )
             others = (step.data_ptr(), of_half, settings.data_ptr(), gradient)
-            found.append((start / count, [param, mean, square, *others, min(PART, count - start)]))
-    return torch.tensor([row for _, row in sorted(found)], dtype=torch.int64)
+            rows.append((start / count, [param, mean, square, *others, min(PART, count - start)]))
+    return torch.tensor([row for _, row in sorted(rows)], dtype=torch.int64)
 
 
-def _use(used: Used, tensors: Sequence[Tensor]) -> bool:
-    """Whether these calls are given memory of any of the tensors."""
-    given = [span(one) for _, arguments in used for one in arguments if isinstance(one, Tensor)]
-    return any(start < other_end and other < end for start, end in map(span, tensors) for other, other_end in given)
+def _overlaps(used: Used, tensors: Sequence[Tensor]) -> bool:
+    """Whether an argument of these calls shares memory with any of the tensors."""
+    spans = [span(argument) for _, arguments in used for argument in arguments if isinstance(argument, Tensor)]
+    return any(start < other_end and other < end for start, end in map(span, tensors) for other, other_end in spans)
 
 
 def _match(tensors: Sequence[Tensor]) -> bool:
-    """In float32 on the CPU, and their numbers in the same places, with nothing between."""
+    """Whether the tensors are dense, in float32, on the CPU, and have the same strides."""
     first = tensors[0]
     dense = torch.ops.aten.is_non_overlapping_and_dense(first)
     return dense and all(
-        one.dtype == torch.float32 and one.device.type == "cpu" and one.stride() == first.stride() for one in tensors
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.stride() == first.stride()
+        for tensor in tensors
     )
 
 
 def nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Nobody counts or watches the calls of `step`, as schedulers do, and no group asks for more than the kernel."""
+    """Whether `step` only calls the kernel: there are no hooks, no wrapped `step`, and no other options."""
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
         return False
     return all(
@@ -217,7 +223,7 @@ def nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _adam_state(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
-    """The state of one parameter, at its start as torch's own step makes it."""
+    """The state of a parameter, initialized as torch's own step does."""
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
         state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)

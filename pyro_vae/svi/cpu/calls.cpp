@@ -1,7 +1,7 @@
 // Calls kernels one after the other: of each its address, the number of its arguments, and these. A patch says of which
 // word the memory may have moved, to which of the places, and where it is in there.
 
-constexpr size_t MOST_ARGUMENTS = 96;
+constexpr size_t MAX_ARGUMENTS = 96;
 
 template <size_t>
 using Word = int64_t;
@@ -21,7 +21,7 @@ static constexpr auto for_each_count(std::index_sequence<counts...>) {
     return std::array<void (*)(int64_t, const int64_t*), sizeof...(counts)>{call_with<counts>...};
 }
 
-static constexpr auto callers = for_each_count(std::make_index_sequence<MOST_ARGUMENTS>{});
+static constexpr auto callers = for_each_count(std::make_index_sequence<MAX_ARGUMENTS>{});
 
 extern "C" void kernel(int64_t* words, int64_t from, int64_t to, const int64_t* patches, int64_t num_patches,
                        const int64_t* places) {

@@ -1,4 +1,4 @@
-"""C++ kernels of our own, compiled by the compiler that Inductor has found, and kept in its cache."""
+"""Loads C++ kernels of this folder, compiled with Inductor's compiler and cached in its cache."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _listeners: list[Callable[[Kernel, tuple[Any, ...]], None]] = []
 
 
 class NoKernelError(Exception):
-    """It can't be compiled here."""
+    """The kernel can't be compiled on this machine."""
 
 
 @functools.cache
 def load(name: str, *arguments: str) -> Kernel:
-    """The function `kernel` of `<name>.cpp`, of arguments of these C++ types: tensors for pointers, and integers.
+    """The function `kernel` of `<name>.cpp`, with arguments of these C++ types: tensors for pointers, and integers.
 
     Raises:
-        NoKernelError: there is no compiler, say.
+        NoKernelError: there is no compiler, for example.
     """
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        raise NoKernelError("a processor without vectors that torch knows")
+        raise NoKernelError("the processor has no vector instructions that torch supports")
     source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{_text(f'{name}.cpp')}"
     try:
         return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
@@ -39,21 +39,21 @@ def load(name: str, *arguments: str) -> Kernel:
 
 
 def _text(name: str) -> str:
-    """Of a file of this folder, with those that it includes: it is compiled elsewhere."""
+    """The text of a file of this folder, with its includes inlined, because it is compiled in another folder."""
     text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return re.sub(r'#include "(.+)"', lambda found: _text(found[1]), text)
+    return re.sub(r'#include "(.+)"', lambda match: _text(match[1]), text)
 
 
 def call(kernel: Kernel, *arguments: Any) -> None:
-    """Calls it, and tells those who listen."""
+    """Calls the kernel, and reports the call to the listeners."""
     kernel(*arguments)
     for listener in _listeners:
         listener(kernel, arguments)
 
 
 @contextmanager
-def heard_by(listener: Callable[[Kernel, tuple[Any, ...]], None]) -> Iterator[None]:
-    """Inside, it hears of all calls."""
+def with_listener(listener: Callable[[Kernel, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Inside, `listener` is told of each kernel call."""
     _listeners.append(listener)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Matrix products of a compiled step on the CPU, by a kernel of our own that copies next to nothing: product.cpp."""
+"""Matrix products of a compiled step on the CPU, by product.cpp, which avoids copying the factors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 _VIEWS = (torch.ops.aten.t.default, torch.ops.aten.view.default)
 
 _TO_FLOAT = {"dtype": torch.float32}
-LARGEST = 1 << 20  # numbers that are multiplied by all rows of the other matrix; of more, libraries make better use
+LARGEST = 1 << 20  # elements of the factor that is read for each block of rows; beyond this, libraries are faster
 NUM_ARGUMENTS = 18  # of the kernel
-UPDATE = 6  # words of a row of adam.h
+UPDATE = 6  # 64-bit words of a row of adam.h
 
 _library = torch.library.Library("pyro_vae", "DEF")
-# Rows or columns of both are contiguous, and have to stay so.
+# The rows or the columns of each factor are contiguous, and Inductor must keep these strides.
 _library.define(
     "product(Tensor left, Tensor right, Tensor? bias, int activation) -> Tensor",
     tags=getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order),
@@ -39,21 +39,21 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None, activation: int) 
     out = _product_shape(left, right, bias, activation)
     if out.dim() == 2:
         _multiply(out, left, right, bias, activation)
-    else:  # of many, which have neither a bias nor an activation
-        for one in zip(out, left, right, strict=True):
-            _multiply(*one, None, 0)
+    else:  # a batch of products, without bias and activation
+        for matrices in zip(out, left, right, strict=True):
+            _multiply(*matrices, None, 0)
     return out
 
 
 def _multiply(out: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, activation: int) -> None:
     (rows, inner), columns = left.shape, right.shape[1]
     half = left.dtype == torch.bfloat16
-    if half:  # the columns of one factor are copied always, and the rows of the other where they are not contiguous
+    if half:  # always copies the right factor's pairs, and the left factor unless its rows are contiguous
         direct = right.numel() + (left.stride(1) != 1) * left.numel()
         transposed = direct > left.numel() + (right.stride(0) != 1) * right.numel()
     else:
         transposed = right.stride(1) != 1 and (left.stride(0) == 1 or rows < columns)
-    copies = [torch.empty_like(one) for one in ((right, left) if transposed else (left, right))]
+    copies = [torch.empty_like(matrix) for matrix in ((right, left) if transposed else (left, right))]
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
     tensors = (out, left, right, of, torch.zeros(UPDATE, dtype=torch.int64), *copies)
@@ -66,10 +66,10 @@ def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, activation:
 
 
 def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor, has_half: bool) -> Tensor | None:
-    """Where a row of adam.h may be put, for the product that gives this gradient to do that step instead.
+    """The argument that takes a row of adam.h, if this call is the product that computes `gradient`; else None.
 
-    None where this is no call of the product, or gives something else, or with options that exclude it: of factors in
-    bfloat16 it makes a copy of the parameter in that (`has_half`), and of others none.
+    With such a row, the product updates the parameter itself. That requires a whole number of vectors per row, no bias,
+    activation or transposition, and bfloat16 factors exactly if the parameter has a bfloat16 copy (`has_half`).
     """
     if len(arguments) != NUM_ARGUMENTS or kernel is not _kernel():
         return None
@@ -80,24 +80,24 @@ def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
-    """The same, with its products done by this kernel, where the processor has the registers for it (AVX-512).
+    """The graph with its products done by this kernel, on processors with AVX-512, whose registers it needs.
 
     >>> x, weight = torch.randn(128, 784), torch.randn(400, 784)
     >>> graph = make_fx(lambda x, weight: (x @ weight.t(),))(x, weight)
     >>> _ = with_products(graph, [x, weight])
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(one.device.type != "cpu" for one in inputs):
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(tensor.device.type != "cpu" for tensor in inputs):
         return graph
     try:
         _kernel()
-        multiplies_bfloat16()  # here, as it runs the kernel, which it could not while a graph is made
+        multiplies_bfloat16()  # cached here, because it can't run the kernel while a graph is traced
     except kernels.NoKernelError:
         return graph
     return make_fx(_WithProducts(graph).run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 class _WithProducts(fx.Interpreter):
-    """Runs a graph with other products; each does the conversion to float32 and the activation that alone use it."""
+    """Runs a graph with its products replaced; each includes the cast and the activation that alone use it."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
@@ -121,11 +121,11 @@ class _WithProducts(fx.Interpreter):
         if half:
             half = bool(users) and users[0].target is aten._to_copy.default and users[0].kwargs == _TO_FLOAT
         fits = half or left.dtype == torch.float32
-        fits &= all(one.dtype == left.dtype and one.device.type == "cpu" for one in (*bias, left, right))
+        fits &= all(matrix.dtype == left.dtype and matrix.device.type == "cpu" for matrix in (*bias, left, right))
         fits &= (right if right.stride(1) == 1 else min(left, right, key=Tensor.numel)).numel() <= LARGEST
         if not fits or (bias and bias[0].shape != right.shape[1:]):
             return super().run_node(n)
-        left, right = (one if 1 in one.stride() else one.contiguous() for one in (left, right))
+        left, right = (matrix if 1 in matrix.stride() else matrix.contiguous() for matrix in (left, right))
         if half and not (_in_pairs(left) and _in_pairs(right.t())):
             return super().run_node(n)
         included = users[:1] if half else []
@@ -138,19 +138,19 @@ class _WithProducts(fx.Interpreter):
 
     def _run_many(self, n: fx.Node) -> Any:
         arguments: Any = self.map_nodes_to_values(n.args, n)
-        fits = all(one.dtype == torch.float32 and one.device.type == "cpu" for one in arguments)
-        if not fits or min(one[0].numel() for one in arguments) > LARGEST:
+        fits = all(batch.dtype == torch.float32 and batch.device.type == "cpu" for batch in arguments)
+        if not fits or min(batch[0].numel() for batch in arguments) > LARGEST:
             return super().run_node(n)
-        left, right = (one if 1 in one.stride()[1:] else one.contiguous() for one in arguments)
+        left, right = (batch if 1 in batch.stride()[1:] else batch.contiguous() for batch in arguments)
         return torch.ops.pyro_vae.product(left, right, None, 0)
 
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies pairs of bfloat16, and not whole tiles of them, which libraries use better."""
+    """Whether the processor has AVX512-BF16 but not AMX, with which libraries are faster."""
     if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return False
-    try:  # an old compiler does not know how
+    try:  # an old compiler lacks the instructions
         torch.ops.pyro_vae.product(*(torch.ones(2, 2, dtype=torch.bfloat16) for _ in range(2)), None, 0)
     except (kernels.NoKernelError, RuntimeError):
         return False
@@ -158,7 +158,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def _once(value: Tensor) -> Tensor:
-    """The same, which Inductor is to compute once, and not anew for each that uses it."""
+    """The value, marked so that Inductor computes it once and not for each use."""
     from torch._inductor import inductor_prims
 
     if not torch.ops.aten.is_non_overlapping_and_dense(value):
@@ -167,7 +167,7 @@ def _once(value: Tensor) -> Tensor:
 
 
 def _factors(product: fx.Node) -> Iterator[fx.Node]:
-    """What it multiplies, and what that is rounded from, as they are before they are turned."""
+    """The factors of a product, before transposition and before rounding to bfloat16."""
     for factor in product.all_input_nodes:
         while factor.op == "call_function":
             if factor.target not in _VIEWS:
@@ -178,14 +178,14 @@ def _factors(product: fx.Node) -> Iterator[fx.Node]:
 
 
 def _in_pairs(matrix: Tensor) -> bool:
-    """Whether its rows are of whole pairs of numbers, each four bytes from the next."""
+    """Whether each row is a whole number of pairs that are aligned to four bytes."""
     return matrix.shape[1] % 2 == 0 and (matrix.stride(1) != 1 or matrix.stride(0) % 2 == 0)
 
 
 def _single_users(node: fx.Node) -> list[fx.Node]:
-    """The only user of it, the only user of that, and so on."""
-    found: list[fx.Node] = []
+    """The chain of single users: the only user of the node, the only user of that, and so on."""
+    users: list[fx.Node] = []
     while len(node.users) == 1:
         node = next(iter(node.users))
-        found.append(node)
-    return found
+        users.append(node)
+    return users

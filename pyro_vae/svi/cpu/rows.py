@@ -1,7 +1,7 @@
-"""Minibatches of a compiled step on the CPU: rows of the data, gathered by a kernel of our own: rows.cpp.
+"""Minibatches of a compiled step on the CPU: rows of the data, gathered and prefetched by the kernel rows.cpp.
 
-Inductor gathers them while it uses them, and then waits for each where the data does not fit into the caches; and as it
-checks places in several threads at a time, one that is outside ends the process.
+Inductor fuses the gather with its first use, and then waits for each row where the data do not fit into the caches; and
+because it checks indices inside a parallel loop, an index out of range aborts the process instead of raising.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, fx
 
 from pyro_vae.svi.cpu import kernels
 
-LONG = 64  # bytes of a row; others are left to Inductor
+LONG = 64  # bytes; shorter rows are left to Inductor
 
 _index = torch.ops.aten.index.Tensor
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
-_library.define("rows(Tensor data, Tensor places) -> Tensor")
+_library.define("rows(Tensor data, Tensor indices) -> Tensor")
 
 
 def _kernel() -> kernels.Kernel:
@@ -25,33 +25,33 @@ def _kernel() -> kernels.Kernel:
 
 
 @torch.library.impl(_library, "rows", "Meta")
-def _rows_shape(data: Tensor, places: Tensor) -> Tensor:
-    return data.new_empty((len(places), *data.shape[1:]))
+def _rows_shape(data: Tensor, indices: Tensor) -> Tensor:
+    return data.new_empty((len(indices), *data.shape[1:]))
 
 
 @torch.library.impl(_library, "rows", "CPU")
-def _rows(data: Tensor, places: Tensor) -> Tensor:
-    out = _rows_shape(data, places)
-    kernels.call(_kernel(), out, data, places, len(places), len(data), data[:1].nbytes)
+def _rows(data: Tensor, indices: Tensor) -> Tensor:
+    out = _rows_shape(data, indices)
+    kernels.call(_kernel(), out, data, indices, len(indices), len(data), data[:1].nbytes)
     return out
 
 
 def with_rows(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph, changed: `data[places]` is done by the kernel.
+    """The same graph, changed in place: `data[indices]` is computed by the kernel.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
-    >>> data, places = torch.rand(10, 784), torch.tensor([3, 5])
-    >>> graph = make_fx(lambda data, places: data[places])(data, places)
-    >>> torch.equal(with_rows(graph)(data, places), data[places])
+    >>> data, indices = torch.rand(10, 784), torch.tensor([3, 5])
+    >>> graph = make_fx(lambda data, indices: data[indices])(data, indices)
+    >>> torch.equal(with_rows(graph)(data, indices), data[indices])
     True
     """
-    found = [node for node in graph.graph.find_nodes(op="call_function", target=_index) if _fits(node)]
-    if found:
+    gathers = [node for node in graph.graph.find_nodes(op="call_function", target=_index) if _fits(node)]
+    if gathers:
         try:
             _kernel()
         except kernels.NoKernelError:
             return graph
-    for node in found:
+    for node in gathers:
         arguments: Any = node.args
         node.target, node.args = torch.ops.pyro_vae.rows.default, (arguments[0], *arguments[1])
     graph.recompile()
@@ -60,10 +60,10 @@ def with_rows(graph: fx.GraphModule) -> fx.GraphModule:
 
 def _fits(node: fx.Node) -> bool:
     arguments: Any = node.args
-    values: list[Any] = [getattr(one, "meta", {}).get("val") for one in (arguments[0], *arguments[1])]
-    if len(values) != 2 or not all(isinstance(one, Tensor) for one in values):
+    values: list[Any] = [getattr(argument, "meta", {}).get("val") for argument in (arguments[0], *arguments[1])]
+    if len(values) != 2 or not all(isinstance(value, Tensor) for value in values):
         return False
-    data, places = values
-    if data.device.type != "cpu" or places.dtype != torch.int64 or places.dim() != 1:
+    data, indices = values
+    if data.device.type != "cpu" or indices.dtype != torch.int64 or indices.dim() != 1:
         return False
-    return data[:1].nbytes >= LONG and data.is_contiguous() and places.is_contiguous()
+    return data[:1].nbytes >= LONG and data.is_contiguous() and indices.is_contiguous()
