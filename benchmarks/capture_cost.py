@@ -1,4 +1,4 @@
-"""After how many steps a capture has earned its seconds back, which `auto` in `fit` decides by.
+"""The number of steps after which a capture pays off; `compile="auto"` in `fit` decides by it.
 
     python benchmarks/capture_cost.py
 
@@ -31,16 +31,16 @@ MODELS = {
 
 def seconds(svi: CompiledSVI, x: Tensor, steps: int) -> float:
     """Median of some steps."""
-    found = []
+    durations = []
     for _ in range(steps):
         started = time.process_time()
         svi.step(x)
-        found.append(time.process_time() - started)
-    return statistics.median(found)
+        durations.append(time.process_time() - started)
+    return statistics.median(durations)
 
 
 def row(name: str, x: Tensor) -> str:
-    """Of the table; the eager and the captured steps take turns."""
+    """A row of the table; eager and captured steps alternate."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     spec = Spec(**SPEC, **MODELS[name])
@@ -62,8 +62,8 @@ def row(name: str, x: Tensor) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     x = torch.rand(128, 1, 28, 28).round()
-    row("MLP", x)  # what torch does once
-    print("| model | operations | capture, s | eager step, ms | captured step, ms | earned back after |")
+    row("MLP", x)  # warm-up
+    print("| model | operations | capture, s | eager step, ms | captured step, ms | pays off after |")
     print("|---|---|---|---|---|---|")
     for name in MODELS:
         print(row(name, x), flush=True)

@@ -1,4 +1,4 @@
-"""Times the estimators, beside the bare decoder and beside torchmetrics and torch-fidelity on the same features.
+"""Times the estimators beside the decoder alone, and beside torchmetrics and torch-fidelity on the same features.
 
     python benchmarks/evaluation.py [--peers] [--data-root DATA] [--only PART ...]
 
@@ -131,8 +131,8 @@ def _peer_rows(row: Callable[..., None], x: torch.Tensor, y: torch.Tensor, logit
                 metric.update(part, real=True)
             for part in y.split(500):
                 metric.update(part, real=False)
-            found = metric.compute()
-            return (found[0] if isinstance(found, tuple) else found).item()
+            value = metric.compute()
+            return (value[0] if isinstance(value, tuple) else value).item()
 
         return call
 
@@ -184,7 +184,7 @@ def groups_rows() -> list[dict]:
             row(f"samples, {when}", lambda: evaluate(model, test, metrics=["samples"], **options))
         row("bounds", lambda: evaluate(model, test, metrics=["bounds"], **options))
         row("codes", lambda: evaluate(model, test, metrics=["codes"], **options))
-        x, y = (features.extract_cached(extractor, one, device="cpu").pool for one in (train, test))
+        x, y = (features.extract_cached(extractor, images, device="cpu").pool for images in (train, test))
     row("features", lambda: features.extract(extractor, test.pixels, device="cpu"))
     row("precision and recall", lambda: precision_recall_from_features(x, y))
     row("kernel distance", lambda: kernel_distance_from_features(x, y))
@@ -192,24 +192,24 @@ def groups_rows() -> list[dict]:
 
 
 def study_row(data_root: str) -> dict:
-    """Four MLPs of MNIST, one epoch each, by one command; the classifier of MNIST is trained before and not counted."""
+    """A study of four MLPs on MNIST, an epoch each; the classifier of MNIST is trained before and not counted."""
     specs = {f"d{d}": Spec(dataset="mnist", binarization="threshold", epochs=1, latent_dim=d) for d in (2, 5, 10, 20)}
     grid = Study("four", "Four MLPs", tuple(Entry(name, spec) for name, spec in specs.items()))
     with own_cache() as folder:
         started = time.perf_counter()
         in_domain_classifier(load_data("mnist", data_root), device="cpu")
         classifier, started = time.perf_counter() - started, time.perf_counter()
-        found = run_study(grid, folder / "study", data_root=data_root, device="cpu", progress=False)
+        study = run_study(grid, folder / "study", data_root=data_root, device="cpu", progress=False)
     return {
         "classifier_seconds": classifier,
         "study_seconds": time.perf_counter() - started,
-        "training_seconds": found["seconds"]["total"],
+        "training_seconds": study["seconds"]["total"],
     }
 
 
 @contextmanager
 def own_cache() -> Iterator[Path]:
-    """An empty cache folder, as after the installation."""
+    """An empty cache folder, as after installation."""
     before = os.environ.get("PYRO_VAE_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYRO_VAE_CACHE"] = folder
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["evidence", "scores", "groups", "study"])
     arguments = parser.parse_args()
     path = Path(__file__).with_suffix(".json")
-    found = json.loads(path.read_text()) if arguments.only and path.is_file() else {}
+    results = json.loads(path.read_text()) if arguments.only and path.is_file() else {}
     parts = {
         "evidence": lambda: evidence_row(arguments.n, arguments.k),
         "scores": lambda: scores_rows(arguments.peers),
@@ -238,20 +238,20 @@ def main() -> None:
         "study": lambda: study_row(arguments.data_root),
     }
     chosen = arguments.only or [part for part in parts if part != "study" or arguments.data_root]
-    found |= {part: parts[part]() for part in chosen}
-    if arguments.only:  # the other rows are of another run
-        found |= {f"environment of {part}": environment("cpu") for part in chosen}
+    results |= {part: parts[part]() for part in chosen}
+    if arguments.only:  # the other rows are from another run
+        results |= {f"environment of {part}": environment("cpu") for part in chosen}
     else:
-        found["environment"] = environment("cpu")
-    files.write_json(path, found)
+        results["environment"] = environment("cpu")
+    files.write_json(path, results)
     for part in ("evidence", "study"):
-        print(found.get(part, ""))
+        print(results.get(part, ""))
     print("| score | by | value | seconds |\n|---|---|---|---|")
-    for one in found.get("scores", []):
-        print(f"| {one['score']} | {one['by']} | {one['value']:.6g} | {one['seconds']:.2f} |")
+    for row in results.get("scores", []):
+        print(f"| {row['score']} | {row['by']} | {row['value']:.6g} | {row['seconds']:.2f} |")
     print("\n| of 10,000 colour images | seconds | CPU seconds |\n|---|---|---|")
-    for one in found.get("groups", []):
-        print(f"| {one['what']} | {one['seconds']:.1f} | {one['cpu']:.1f} |")
+    for row in results.get("groups", []):
+        print(f"| {row['what']} | {row['seconds']:.1f} | {row['cpu']:.1f} |")
 
 
 if __name__ == "__main__":

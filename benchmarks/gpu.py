@@ -1,4 +1,4 @@
-"""Checks and measures everything that is to run on a GPU, in one command; `make gpu DATA=FOLDER` calls it.
+"""Checks and measures everything that should run on a GPU, in a single command; `make gpu DATA=FOLDER` calls it.
 
     python benchmarks/gpu.py --data-root DATA [--out gpu-check] [--device cuda] [--quick] [--parts tests,step]
 
@@ -49,7 +49,7 @@ PEERS = {"jax": "jax", "numpyro": "numpyro", "pythae": "pythae"}
 
 @dataclass(frozen=True)
 class Part:
-    """A command, and the seconds after which it is ended."""
+    """A command, and its time limit in seconds."""
 
     name: str
     what: str
@@ -58,7 +58,7 @@ class Part:
 
 
 def parts(arguments: argparse.Namespace) -> list[Part]:
-    """All parts, in the order in which they run: what is right first, then what is fast."""
+    """All parts in the order in which they run: first correctness, then speed."""
     from pyro_vae.experiments import study  # once it is known that all it needs is here
 
     python, data, device, quick = sys.executable, str(arguments.data_root), arguments.device, arguments.quick
@@ -101,7 +101,7 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
 
 
 def missing() -> list[str]:
-    """Packages that are not installed; peers alone only leave rows out."""
+    """Required packages that are not installed; without a peer's package only its rows are left out."""
     absent = [package for name, package in REQUIRED.items() if importlib.util.find_spec(name) is None]
     peers = [package for name, package in PEERS.items() if importlib.util.find_spec(name) is None]
     if peers:
@@ -110,7 +110,7 @@ def missing() -> list[str]:
 
 
 def run(part: Part, out: Path, limit_seconds: float) -> dict:
-    """Runs a part; what came of it."""
+    """Runs a part and returns its result."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     environment |= {"PYTHONUNBUFFERED": "1", "PYRO_VAE_CACHE": str(out / "cache")}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # warnings of other plugins would be errors
@@ -124,7 +124,7 @@ def run(part: Part, out: Path, limit_seconds: float) -> dict:
             code: int | None = process.wait(limit_seconds)
         except subprocess.TimeoutExpired:
             code = None
-        finally:  # whatever ends this one: what the part has started must not go on beside the next
+        finally:  # whatever happens: processes that the part started must not run beside the next
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -150,25 +150,25 @@ def _terminated(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def report(found: list[dict]) -> None:
-    """The tables of the parts, and a line of each."""
-    for one in found:
-        if one["result"] != "done":
-            print("\n".join([f"\n{one['part']}: {one['result']}; last line: {one['last_line']}", *one["failed"]]))
-        if one["table"]:
-            print(f"\n{one['what']}\n\n" + "\n".join(one["table"]))
+def report(parts: list[dict]) -> None:
+    """Prints the tables of the parts, and a line for each part."""
+    for part in parts:
+        if part["result"] != "done":
+            print("\n".join([f"\n{part['part']}: {part['result']}; last line: {part['last_line']}", *part["failed"]]))
+        if part["table"]:
+            print(f"\n{part['what']}\n\n" + "\n".join(part["table"]))
     print("\n| part | result | seconds |\n|---|---|---|")
-    for one in found:
-        print(f"| {one['part']}: {one['what']} | {one['tests'] or one['result']} | {one['seconds']:.0f} |")
+    for part in parts:
+        print(f"| {part['part']}: {part['what']} | {part['tests'] or part['result']} | {part['seconds']:.0f} |")
 
 
 def main() -> int:
-    """Runs the chosen parts; 0 where all are done."""
+    """Runs the chosen parts; returns 0 if all are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="folder of torchvision's data folders")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of logs and results")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="little data, few tests: to rehearse it")
+    parser.add_argument("--quick", action="store_true", help="little data and few tests, as a rehearsal")
     parser.add_argument("--parts", default="tests,step,kernels,seeds,study")
     arguments = parser.parse_args()
     arguments.out, arguments.data_root = arguments.out.absolute(), arguments.data_root.absolute()
@@ -185,16 +185,16 @@ def main() -> int:
     from pyro_vae._utils import files
     from pyro_vae._utils.environment import environment
 
-    found: list[dict] = []
+    results: list[dict] = []
     surroundings = environment(arguments.device)
     print(", ".join(f"{name} {surroundings[name]}" for name in ("device", "torch", "pyro", "python")), flush=True)
     for part in known:
         if part.name in chosen:
             limit_seconds = part.limit_seconds * (10 if arguments.device == "cpu" else 1)
-            found.append(run(part, arguments.out, limit_seconds))
-            files.write_json(arguments.out / "gpu.json", {"environment": surroundings, "parts": found})
-    report(found)
-    return int(any(one["result"] != "done" for one in found))
+            results.append(run(part, arguments.out, limit_seconds))
+            files.write_json(arguments.out / "gpu.json", {"environment": surroundings, "parts": results})
+    report(results)
+    return int(any(part["result"] != "done" for part in results))
 
 
 if __name__ == "__main__":

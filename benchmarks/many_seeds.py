@@ -1,4 +1,4 @@
-"""Times an epoch of 8 seeds at once, by `fit_many`, beside one seed by `fit`.
+"""Times an epoch of 8 seeds at once by `fit_many`, beside an epoch of a single seed by `fit`.
 
     python benchmarks/many_seeds.py --data-root DATA [--device cuda] [--seeds 8] [--epochs 4]
 
@@ -37,7 +37,7 @@ def main() -> None:
     )
     rows = []
     for backend in ("capture", "inductor") if device.type == "cpu" else ("capture", "cudagraph", "inductor"):
-        one = fit(
+        history_alone = fit(
             build(spec),
             images,
             epochs=spec.epochs,
@@ -48,22 +48,22 @@ def main() -> None:
         )
         several = replace(spec, compile=backend)
         runs = fit_many(several, images, seeds=range(arguments.seeds), device=device, progress=False)
-        alone, together = (statistics.median(history.column("seconds")[1:]) for history in (one, runs[0][1]))
+        alone, together = (statistics.median(history.column("seconds")[1:]) for history in (history_alone, runs[0][1]))
         rows.append(
             {
                 "backend": backend,
                 "one_seed_epoch_seconds": alone,
                 "all_seeds_epoch_seconds": together,
                 "all_over_one": together / alone,
-                "loss_of_seed_0_alone_nats": one.column("train_loss_nats")[-1],
+                "loss_of_seed_0_alone_nats": history_alone.column("train_loss_nats")[-1],
                 "loss_of_seed_0_among_others_nats": runs[0][1].column("train_loss_nats")[-1],
             }
         )
-    print(f"| backend | one seed, s an epoch | {arguments.seeds} seeds, s an epoch | over one |\n|---|---|---|---|")
+    print(f"| backend | one seed, s per epoch | {arguments.seeds} seeds, s per epoch | ratio |\n|---|---|---|---|")
     for row in rows:
         seconds = f"{row['one_seed_epoch_seconds']:.2f} | {row['all_seeds_epoch_seconds']:.2f}"
         print(f"| {row['backend']} | {seconds} | {row['all_over_one']:.2f} |")
-    found = {
+    results = {
         "environment": environment(arguments.device),
         "seeds": arguments.seeds,
         "epochs": arguments.epochs,
@@ -71,7 +71,7 @@ def main() -> None:
         "rows": rows,
     }
     name = "many_seeds.json" if device.type == "cpu" else "many_seeds_cuda.json"
-    files.write_json(arguments.out / name, found)
+    files.write_json(arguments.out / name, results)
 
 
 if __name__ == "__main__":

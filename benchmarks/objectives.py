@@ -43,9 +43,9 @@ MODELS = {
     "conditional-planar": (Spec(latent_dim=20, hidden=(400,), posterior="conditional-planar", **MNIST), SAMPLED),
 }
 EVALUATED_AFTER = (1, 2, 6, 12, 25)  # epochs
-LOWER_LOG_VARIANCE = {"conv-narrow": 4.0}  # of q(z|x) at the start, by so much
+LOWER_LOG_VARIANCE = {"conv-narrow": 4.0}  # subtracted from the log-variance of q(z|x) at the start
 DRAWS = 50  # of a gradient
-NOISE_OF = {"mlp": 2}  # seeds, of whose weights the noise of gradients is measured; one of the other models
+NOISE_OF = {"mlp": 2}  # number of seeds whose gradient noise is measured; 1 for the other models
 
 
 def main() -> None:
@@ -67,20 +67,20 @@ def main() -> None:
         for of in MODELS[name][1]
         if of in arguments.objectives
     ]
-    # Processes that are begun anew, because CUDA does not survive a fork.
+    # Spawned processes, because CUDA does not survive a fork.
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-        for one in pool.map(partial(kept, arguments), wanted):
-            values = ", ".join(f"{value:.2f} after {epoch}" for epoch, value in one["elbo_nats"].items())
-            print(f"{one['model']}, {one['objective']}, seed {one['seed']}: {values}", flush=True)
+        for training in pool.map(partial(run_or_read, arguments), wanted):
+            values = ", ".join(f"{value:.2f} after {epoch}" for epoch, value in training["elbo_nats"].items())
+            print(f"{training['model']}, {training['objective']}, seed {training['seed']}: {values}", flush=True)
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
     print("\n" + table(runs))
-    found = {"environment": environment(arguments.device), "images": arguments.images, "draws": DRAWS, "runs": runs}
+    results = {"environment": environment(arguments.device), "images": arguments.images, "draws": DRAWS, "runs": runs}
     name = "objectives.json" if choose_device(arguments.device).type == "cpu" else "objectives_cuda.json"
-    files.write_json(Path(__file__).with_name(name), found)
+    files.write_json(Path(__file__).with_name(name), results)
 
 
-def kept(arguments: argparse.Namespace, wanted: tuple[str, str, int]) -> dict:
-    """What a run found; of one that was done before, from its file."""
+def run_or_read(arguments: argparse.Namespace, wanted: tuple[str, str, int]) -> dict:
+    """The result of a run; from its file, if it was done before."""
     torch.set_num_threads(1)
     name, of, seed = wanted
     epochs = [epoch for epoch in EVALUATED_AFTER if epoch <= arguments.epochs]
@@ -95,7 +95,7 @@ def kept(arguments: argparse.Namespace, wanted: tuple[str, str, int]) -> dict:
 def run(
     name: str, of: str, seed: int, train: Images, test: Images, epochs: Sequence[int], device: torch.device
 ) -> dict:
-    """One training: the ELBO of the test images after some epochs; and, for one objective, the noise of all."""
+    """A training: ELBO of the test images after some epochs; for `elbo`, also the gradient noise of all objectives."""
     spec = Spec(**MODELS[name][0].to_dict() | {"image_shape": train.shape, "objective": of, "seed": seed})
     with tempfile.TemporaryDirectory() as folder:
         weights = {epoch: Path(folder) / f"{epoch}.safetensors" for epoch in epochs}
@@ -111,30 +111,32 @@ def run(
             binarization="static",
             seed=seed,
             device=device,
-            # On a CPU a compilation is not earned back by 2,000 steps of convolutions.
+            # On a CPU a compilation does not pay off in 2,000 steps of convolutions.
             compile="auto" if device.type == "cuda" else "capture" if spec.network == "conv" else "inductor",
             snapshots=weights,
             progress=False,
         )
         trained = {epoch: load(path) for epoch, path in weights.items()}
-    judged = {epoch: bounds(one, test, binarization="static", device=device) for epoch, one in trained.items()}
-    found = {
+    bounds_by_epoch = {
+        epoch: bounds(model, test, binarization="static", device=device) for epoch, model in trained.items()
+    }
+    result = {
         "model": name,
         "objective": of,
         "seed": seed,
-        "elbo_nats": {epoch: one.elbo_nats for epoch, one in judged.items()},
-        "kl_nats": {epoch: one.kl_per_sample for epoch, one in judged.items()},
+        "elbo_nats": {epoch: estimate.elbo_nats for epoch, estimate in bounds_by_epoch.items()},
+        "kl_nats": {epoch: estimate.kl_per_sample for epoch, estimate in bounds_by_epoch.items()},
         "train_loss_nats": history.column("train_loss_nats"),
         "seconds": sum(history.column("seconds")),
     }
-    if of == "elbo" and seed < NOISE_OF.get(name, 1):  # so that all are compared at the same weights
+    if of == "elbo" and seed < NOISE_OF.get(name, 1):  # all objectives are compared at the weights of `elbo`
         pixels = binarize(train, "static").pixels.to(device)
         at = {0: build(spec), 1: trained[epochs[0]], epochs[-1]: trained[epochs[-1]]}
-        found["noise"] = {
+        result["noise"] = {
             epoch: {of: noise(model.to(device), of, pixels, seed) for of in MODELS[name][1]}
             for epoch, model in at.items()
         }
-    return found
+    return result
 
 
 def noise(model: torch.nn.Module, of: str, pixels: torch.Tensor, seed: int) -> dict:
@@ -147,9 +149,9 @@ def noise(model: torch.nn.Module, of: str, pixels: torch.Tensor, seed: int) -> d
         "decoder": [*model.decoder.parameters()],
     }
     elbo, model = objective(of), model.train()
-    found: dict[str, dict[str, float]] = {part: {} for part in parts}
+    variances: dict[str, dict[str, float]] = {part: {} for part in parts}
     for kind in ("one_batch", "batches"):
-        sums = {part: [torch.zeros_like(one, dtype=torch.float64) for one in own] for part, own in parts.items()}
+        sums = {part: [torch.zeros_like(param, dtype=torch.float64) for param in own] for part, own in parts.items()}
         squares = dict.fromkeys(parts, 0.0)
         with seeded_rng(pixels.device, seed):
             rows = torch.randperm(len(pixels), device=pixels.device)[:128]
@@ -165,9 +167,9 @@ def noise(model: torch.nn.Module, of: str, pixels: torch.Tensor, seed: int) -> d
                         squares[part] += float(gradient.square().sum())
         for part in parts:
             of_mean = sum(float(total.square().sum()) for total in sums[part]) / DRAWS
-            found[part][kind] = (squares[part] - of_mean) / (DRAWS - 1)
-            found[part][f"{kind}_mean_norm_squared"] = of_mean / DRAWS - found[part][kind] / DRAWS
-    return found
+            variances[part][kind] = (squares[part] - of_mean) / (DRAWS - 1)
+            variances[part][f"{kind}_mean_norm_squared"] = of_mean / DRAWS - variances[part][kind] / DRAWS
+    return variances
 
 
 def table(runs: list[dict]) -> str:
@@ -197,22 +199,22 @@ def table(runs: list[dict]) -> str:
                 difference = f"; {_cell(pairs, paired=True)}" if pairs and of != "elbo" else ""
                 cells.append(_cell(values) + difference if values else "")
             lines.append(f"| {name} | {of} | {len(own)} | {' | '.join(cells)} |")
-        found = [run["noise"] for run in elbo.values() if "noise" in run]
-        for epoch in found[0] if found else ():
-            for of in found[0][epoch]:
-                noise.append(f"| {name} | {epoch} | {of} | {' | '.join(_of_noise(found, epoch, of))} |")
+        measured = [run["noise"] for run in elbo.values() if "noise" in run]
+        for epoch in measured[0] if measured else ():
+            for of in measured[0][epoch]:
+                noise.append(f"| {name} | {epoch} | {of} | {' | '.join(_of_noise(measured, epoch, of))} |")
     return "\n".join([*lines, "", *noise])
 
 
-def _of_noise(found: list[dict], epoch: str, of: str) -> list[str]:
+def _of_noise(measured: list[dict], epoch: str, of: str) -> list[str]:
     """Of each part the trace, its ratio to that of `elbo`, and its share of the trace over batches and noise."""
     cells = []
     for part in ("encoder", "decoder"):
-        one, base, whole = (
-            statistics.mean(noise[epoch][which][part][kind] for noise in found)
+        variance, base, whole = (
+            statistics.mean(noise[epoch][which][part][kind] for noise in measured)
             for which, kind in ((of, "one_batch"), ("elbo", "one_batch"), (of, "batches"))
         )
-        cells += [f"{one:.3g}", f"{one / base:.2f}", f"{one / whole:.2f}"]
+        cells += [f"{variance:.3g}", f"{variance / base:.2f}", f"{variance / whole:.2f}"]
     return cells
 
 

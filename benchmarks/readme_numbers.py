@@ -1,4 +1,4 @@
-"""The numbers of the README: trains each row, judges it on the test images, and writes a table and readme_numbers.json.
+"""The numbers of the README: trains and evaluates each row, and writes a table and readme_numbers.json.
 
     python benchmarks/readme_numbers.py --data-root DATA --out RUNS
 
@@ -63,12 +63,12 @@ def main() -> None:
             progress=True,
         )
         of_images[name] = metrics
-        found = metrics.to_dict()
-        found["provenance"] = {source["group"]: source for source in found["provenance"].values()}
+        row = metrics.to_dict()
+        row["provenance"] = {source["group"]: source for source in row["provenance"].values()}
         pixels, beta_kl = images.test.pixels[0].numel(), spec.beta * metrics.kl_per_sample
         results[name] = {
             "spec": spec.to_dict(),
-            "metrics": found,
+            "metrics": row,
             "loss": metrics.reconstruction_nats + beta_kl,
             "squared_error_loss": pixels * metrics.mse_per_pixel + beta_kl,
             "squared_error_loss_sampled": pixels * metrics.mse_per_pixel_sampled + beta_kl,
@@ -83,23 +83,24 @@ def main() -> None:
 
 def show(stored: dict) -> None:
     print(table(stored["results"]))
-    for one in stored.get("differences") or differences(stored["results"], {}):
+    for pair in stored.get("differences") or differences(stored["results"], {}):
         print(
-            f"{one['second']} less {one['first']}, {one['metric']}: {one['difference']:+.2f} ± {one['se']:.2f} "
-            f"({one['error_of']})"
+            f"{pair['second']} less {pair['first']}, {pair['metric']}: {pair['difference']:+.2f} ± {pair['se']:.2f} "
+            f"({pair['error_of']})"
         )
 
 
 def differences(results: dict, of_images: dict[str, Metrics]) -> list[dict]:
-    """Of the flows from the model without one; paired where the values of single images are here."""
+    """Differences of the flows from the model without a flow; paired, if the values of single images are given."""
     scores = tables.Scores(
-        {name: [one["metrics"]] for name, one in results.items()}, {name: [one] for name, one in of_images.items()}
+        {name: [row["metrics"]] for name, row in results.items()},
+        {name: [metrics] for name, metrics in of_images.items()},
     )
     pairs = [(metric, name) for metric in ("elbo_nats", "nll_nats") for name in ("fashion-flow4", "fashion-flow8")]
     return [scores.difference(("fashion-beta1", metric), (name, metric)).to_dict() for metric, name in pairs]
 
 
-# What stands beside the NLL, and its digits.
+# The metrics printed beside the NLL, with their labels and digits.
 _BESIDE_THE_NLL = {
     "elbo_of_evidence_images_nats": ("ELBO of these images", 2),
     "nll_mcse": ("Monte Carlo SE", 3),
@@ -108,7 +109,7 @@ _BESIDE_THE_NLL = {
 
 
 def table(results: dict) -> str:
-    """Markdown: two tables, one row a run."""
+    """Markdown: two tables, a row per run."""
     losses = [
         "| run | reconstruction | KL | reconstruction + β KL | 784 MSE + β KL, mean (sampled) | ELBO |",
         "|---|---|---|---|---|---|",
@@ -118,7 +119,7 @@ def table(results: dict) -> str:
         "| classifier score (sd over splits; real) | precision, recall |",
         "|---|---|---|---|---|",
     ]
-    errors = [name for name in _BESIDE_THE_NLL if all(name in one["metrics"] for one in results.values())]
+    errors = [name for name in _BESIDE_THE_NLL if all(name in row["metrics"] for row in results.values())]
     evidence = [
         f"| run | NLL | {''.join(f'{_BESIDE_THE_NLL[name][0]} | ' for name in errors)}bits per dimension "
         "| Pareto k: good, ok, bad, very bad |",
@@ -142,14 +143,14 @@ def table(results: dict) -> str:
         bands = ", ".join(f"{share:.1%}" for share in m["pareto_k"].values())
         evidence.append(
             f"| {name} | {m['nll_nats']:.2f} ± {m['nll_se']:.2f} "
-            f"| {''.join(f'{m[one]:.{_BESIDE_THE_NLL[one][1]}f} | ' for one in errors)}"
+            f"| {''.join(f'{m[column]:.{_BESIDE_THE_NLL[column][1]}f} | ' for column in errors)}"
             f"{_number(m.get('bits_per_dimension'))} | {bands} |"
         )
     return "\n".join([*losses, "", *scores, "", *evidence])
 
 
 def _number(value: float | None) -> str:
-    """Nothing where there is none: only probabilities have bits per dimension."""
+    """Bits per dimension, or nothing: only probabilities have them."""
     return "" if value is None else f"{value:.4f}"
 
 

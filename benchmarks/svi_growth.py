@@ -1,4 +1,4 @@
-"""How the captured step grows: time with the images, memory with the steps, and what a capture costs.
+"""Scaling of the captured step: time with the number of images, memory with the steps, and the cost of a capture.
 
     python benchmarks/svi_growth.py --data-root DATA [--device cuda] [--steps 10000]
 
@@ -29,45 +29,45 @@ def stepper(pixels: Tensor, device: torch.device, compile: str) -> CompiledSVI:
     vae = vae_of(conv=False).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
     return CompiledSVI(
-        vae.model, vae.guide, optimizer, prepare=lambda places: (gather(pixels, places, device),), compile=compile
+        vae.model, vae.guide, optimizer, prepare=lambda indices: (gather(pixels, indices, device),), compile=compile
     )
 
 
 def epoch(svi: CompiledSVI, pixels: Tensor) -> float:
     started = time.perf_counter()
-    for places in shuffled(pixels, BATCH):
-        svi.step_tensor(places)
+    for indices in shuffled(pixels, BATCH):
+        svi.step_tensor(indices)
     svi.check_finite()
     return time.perf_counter() - started
 
 
 def resident_mib() -> float:
-    """Memory of this process now."""
+    """Memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * 4096 / 2**20
 
 
 def seconds_by_images(pixels: Tensor, device: torch.device) -> dict[str, float]:
-    """Median of three epochs each, after one that captures; one size at a time, as Pyro's store holds one model."""
-    found = {}
+    """Median seconds of three epochs per number of images, after an epoch with the capture."""
+    medians = {}
     for count in (7_680, 15_360, 30_720):
         svi = stepper(pixels[:count], device, "capture")
         seconds = [epoch(svi, pixels[:count]) for _ in range(4)]
-        found[str(count)] = statistics.median(seconds[1:])
-    return found
+        medians[str(count)] = statistics.median(seconds[1:])
+    return medians
 
 
 def memory_by_steps(pixels: Tensor, device: torch.device, steps: int) -> tuple[dict[str, float], int]:
-    """MiB after each tenth of the steps, with short last batches, and the number of signatures."""
+    """Memory in MiB after each tenth of the steps, with shorter last batches, and the number of signatures."""
     svi = stepper(pixels, device, "capture")
-    found: dict[str, float] = {}
+    mebibytes: dict[str, float] = {}
     while svi.num_steps < steps:
-        for places in shuffled(pixels[: 10 * BATCH + 40], BATCH):
-            svi.step_tensor(places)
+        for indices in shuffled(pixels[: 10 * BATCH + 40], BATCH):
+            svi.step_tensor(indices)
             if svi.num_steps % (steps // 10) == 0:
                 on_device = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else resident_mib()
-                found[str(svi.num_steps)] = round(on_device, 1)
-    return found, svi.signatures
+                mebibytes[str(svi.num_steps)] = round(on_device, 1)
+    return mebibytes, svi.signatures
 
 
 def capture_seconds(pixels: Tensor, device: torch.device, compile: str) -> float:
@@ -76,12 +76,12 @@ def capture_seconds(pixels: Tensor, device: torch.device, compile: str) -> float
     Inductor starts from an empty cache here, as on its first day on a machine.
     """
     svi = stepper(pixels, device, compile)
-    places = torch.arange(BATCH, device=device)
-    svi.step(places)
+    indices = torch.arange(BATCH, device=device)
+    svi.step(indices)
     with tempfile.TemporaryDirectory() as empty, mock.patch.dict("os.environ", TORCHINDUCTOR_CACHE_DIR=empty):
         started = time.perf_counter()
-        svi.step(places)
-        svi.step(places)
+        svi.step(indices)
+        svi.step(indices)
         return time.perf_counter() - started
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     pixels = load_data("mnist", arguments.data_root).train.pixels.to(device)
     memory, signatures = memory_by_steps(pixels, device, arguments.steps)
     backends = ("capture", "inductor", *(("cudagraph",) if device.type == "cuda" else ()))
-    found = {
+    results = {
         "environment": environment(arguments.device),
         "capture_seconds": {name: capture_seconds(pixels, device, name) for name in backends},
         "memory_mib_after_steps": memory,
@@ -103,8 +103,8 @@ def main() -> None:
         "seconds_per_epoch_by_images": seconds_by_images(pixels, device),
     }
     name = "svi_growth.json" if device.type == "cpu" else "svi_growth_cuda.json"
-    files.write_json(Path(__file__).with_name(name), found)
-    print(json.dumps(found, indent=2))
+    files.write_json(Path(__file__).with_name(name), results)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

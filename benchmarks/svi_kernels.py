@@ -1,4 +1,4 @@
-"""Counts and times the kernels of one recorded SVI step, to see where a step spends the GPU's time.
+"""Counts and times the kernels of a recorded SVI step, to see where a step spends the GPU's time.
 
     python benchmarks/svi_kernels.py --data-root DATA [--device cuda] [--backends cudagraph,inductor]
 
@@ -28,56 +28,56 @@ BATCH, SHOWN = 128, 12
 
 
 def measure(backend: str, pixels: Tensor, device: torch.device, replays: int) -> dict:
-    """The step of one backend."""
+    """Times and kernels of the step of a backend."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     vae = build(Spec(dataset="mnist", image_shape=(1, 28, 28), latent_dim=20)).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
     svi = CompiledSVI(
-        vae.model, vae.guide, optimizer, prepare=lambda places: (gather(pixels, places, device),), compile=backend
+        vae.model, vae.guide, optimizer, prepare=lambda indices: (gather(pixels, indices, device),), compile=backend
     )
 
     def epoch() -> float:
         started, steps = time.perf_counter(), 0
-        for steps, _ in enumerate(svi.steps((places,) for places in shuffled(pixels, BATCH)), 1):  # noqa: B007
+        for steps, _ in enumerate(svi.steps((indices,) for indices in shuffled(pixels, BATCH)), 1):  # noqa: B007
             pass
         return (synchronized(device) - started) / steps
 
     epoch()
     wall = epoch()
-    replay = max((one for one in svi._replays.values() if one is not None), key=lambda one: one.calls)
-    places = torch.arange(BATCH, device=device)
+    replay = max(filter(None, svi._replays.values()), key=lambda candidate: candidate.calls)
+    indices = torch.arange(BATCH, device=device)
     with torch.no_grad():
         started = time.perf_counter()
         for _ in range(replays):
-            replay([places])
+            replay([indices])
         alone = (synchronized(device) - started) / replays
         activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
         with profile(activities=[activity]) as profiled:
             for _ in range(20):
-                replay([places])
+                replay([indices])
             synchronized(device)
     events = [
         {
-            "kernel": one.key,
-            "count": one.count / 20,
-            "us": (one.self_device_time_total if device.type == "cuda" else one.self_cpu_time_total) / 20,
+            "kernel": event.key,
+            "count": event.count / 20,
+            "us": (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total) / 20,
         }
-        for one in profiled.key_averages()
+        for event in profiled.key_averages()
     ]
-    events = sorted((one for one in events if one["us"] > 0), key=lambda one: -one["us"])
+    events = sorted((event for event in events if event["us"] > 0), key=lambda event: -event["us"])
     return {
         "backend": backend,
         "wall_us": wall * 1e6,
         "replay_us": alone * 1e6,
-        "kernels": sum(one["count"] for one in events),
-        "kernels_us": sum(one["us"] for one in events),
+        "kernels": sum(event["count"] for event in events),
+        "kernels_us": sum(event["us"] for event in events),
         "longest": events[:SHOWN],
     }
 
 
 def synchronized(device: torch.device) -> float:
-    """The time when the device has done all."""
+    """The time after the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -104,8 +104,8 @@ def main() -> None:
         print(f"| {row['backend']} | {times} |")
     for row in rows:
         print(f"\n{row['backend']}, the longest\n\n| us | count | kernel |\n|---|---|---|")
-        for one in row["longest"]:
-            print(f"| {one['us']:.1f} | {one['count']:.0f} | {one['kernel'][:90].replace('|', '/')} |")
+        for kernel in row["longest"]:
+            print(f"| {kernel['us']:.1f} | {kernel['count']:.0f} | {kernel['kernel'][:90].replace('|', '/')} |")
     name = "svi_kernels.json" if device.type == "cpu" else "svi_kernels_cuda.json"
     files.write_json(arguments.out / name, {"environment": environment(arguments.device), "rows": rows})
 

@@ -1,4 +1,4 @@
-"""Times one SVI step of the reference VAE, ours beside its peers', in one run.
+"""Times an SVI step of the reference VAE in this library and in others, in the same run.
 
     python benchmarks/svi_step.py --data-root DATA [--device cuda] [--epochs 3]
 
@@ -44,7 +44,7 @@ Epoch = Callable[[], float]  # runs one epoch, returns its loss per image
 
 
 def pyro_stock(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
-    """As Pyro's VAE example: DataLoader, pyro.optim.Adam, SVI."""
+    """As in Pyro's VAE example: DataLoader, pyro.optim.Adam, SVI."""
     vae = vae_of(conv).to(device)
     loader = DataLoader(TensorDataset(pixels.float() / 255), batch_size=BATCH, shuffle=True)
     svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
@@ -56,7 +56,7 @@ def pyro_stock(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
 
 
 class HandWritten(nn.Module):
-    """What one would write without a library."""
+    """A hand-written loop without a library."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -90,20 +90,20 @@ def hand_written(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
 
 
 def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.device, bool], Epoch]:
-    """What `fit` does in an epoch."""
+    """An epoch as in `fit`."""
 
     def make(pixels: Tensor, device: torch.device, conv: bool) -> Epoch:
         vae = vae_of(conv).to(device)
         optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
         on_device = resident(pixels, device)
 
-        def batch(places: Tensor) -> tuple[Tensor]:
-            return (gather(on_device, places, device),)
+        def batch(indices: Tensor) -> tuple[Tensor]:
+            return (gather(on_device, indices, device),)
 
         svi = CompiledSVI(vae.model, vae.guide, optimizer, prepare=batch, compile=compile, precision=precision)
 
         def epoch() -> float:
-            losses = list(svi.steps((places,) for places in shuffled(on_device, BATCH)))
+            losses = list(svi.steps((indices,) for indices in shuffled(on_device, BATCH)))
             svi.check_finite()
             return torch.stack(losses).double().sum().item() / len(pixels)
 
@@ -116,7 +116,7 @@ def ours(compile: str, precision: str = "fp32") -> Callable[[Tensor, torch.devic
 def numpyro_loop(
     pixels: Tensor, device: torch.device, conv: bool, bf16: bool = False, products: str = "highest"
 ) -> Epoch:
-    """NumPyro with the epoch in one fori_loop; with `bf16`, the factors of its matrix products are rounded to that.
+    """NumPyro with the epoch in a fori_loop; with `bf16`, the factors of its matrix products are rounded to bfloat16.
 
     `products` is JAX's precision of float32 ones: on a GPU `highest` is float32, as PyTorch's are, and `default` TF32.
     """
@@ -172,11 +172,11 @@ def numpyro_loop(
             total = total + loss
         return state, total
 
-    kept = [state, jax.random.PRNGKey(1)]
+    carry = [state, jax.random.PRNGKey(1)]
 
     def epoch() -> float:
-        key, kept[1] = jax.random.split(kept[1])
-        kept[0], total = run(kept[0], key)
+        key, carry[1] = jax.random.split(carry[1])
+        carry[0], total = run(carry[0], key)
         return float(total) / len(data)
 
     return epoch
@@ -258,7 +258,7 @@ CONV_ROWS = (
 
 
 class Row:
-    """A row of the table in a process of its own, where the waiting threads of the others don't slow it."""
+    """A row of the table, timed in a process of its own, so that waiting threads of the others don't slow it."""
 
     def __init__(self, name: str, arguments: argparse.Namespace, conv: bool) -> None:
         processes = multiprocessing.get_context("spawn")
@@ -268,7 +268,7 @@ class Row:
         end.close()
 
     def epoch(self) -> tuple[float, float, int | None]:
-        """Its seconds, the loss after it in nats per image, and how many signatures have been captured."""
+        """The seconds of an epoch, its loss in nats per image, and the number of captured signatures."""
         self.connection.send("epoch")
         answer = self.connection.recv()
         if isinstance(answer, RuntimeError):
@@ -277,7 +277,7 @@ class Row:
 
 
 def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv: bool) -> None:
-    """Runs epochs of a row, one for each request."""
+    """Runs an epoch of a row for each request."""
     connection.send("ready")
     device = choose_device(arguments.device)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX would take most of a GPU that all rows share
@@ -293,7 +293,7 @@ def serve(connection: Connection, name: str, arguments: argparse.Namespace, conv
             loss = epoch()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-        except Exception as error:  # this row is left out, and the others go on
+        except Exception as error:  # this row is left out
             return connection.send(RuntimeError(" ".join(f"{type(error).__name__}: {error}".split())[:300]))
         signatures = epoch.svi.signatures if hasattr(epoch, "svi") else None
         connection.send((time.perf_counter() - started, loss, signatures))
@@ -313,12 +313,12 @@ def pixels_of(arguments: argparse.Namespace, conv: bool) -> Tensor:
 
 
 def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list[dict]:
-    """One dictionary a row; the first epoch of each, with its compilation, is reported apart."""
+    """A dictionary per row; the first epoch of each, with its compilation, is reported separately."""
     steps = math.ceil((arguments.conv_images if conv else arguments.images) / BATCH)
     rows, first = [], {}
     started = [Row(name, arguments, conv) for name in names]
     for row in started:
-        row.connection.recv()  # ready: all of them import at the same time, and none while another is timed
+        row.connection.recv()  # ready: all rows have imported before any is timed
     for row in started:
         try:
             first[row.name] = row.epoch()[0]
@@ -327,10 +327,10 @@ def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list
             continue
         rows.append(row)
         print(f"{row.name}: first epoch {first[row.name]:.1f} s", flush=True)
-    found = {row.name: [] for row in rows}
+    epochs_by_row = {row.name: [] for row in rows}
     for _ in range(arguments.epochs):
         for row in rows:
-            found[row.name].append(row.epoch())
+            epochs_by_row[row.name].append(row.epoch())
     for row in rows:
         row.connection.send("")
         row.process.join()
@@ -344,18 +344,18 @@ def measure(names: list[str], arguments: argparse.Namespace, conv: bool) -> list
             "epochs": len(epochs) + 1,
             "signatures": epochs[-1][2],
         }
-        for name, epochs in found.items()
+        for name, epochs in epochs_by_row.items()
     ]
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are installed; torch's and Pyro's are in the environment."""
-    installed = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+    """Versions of the installed peers; torch's and Pyro's are in the environment."""
+    installed = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
     return {name: installed[name] for name in ("jax", "numpyro", "pythae") if name in installed}
 
 
 def table(rows: list[dict]) -> Iterator[str]:
-    """Markdown, with the time of each over those of the peers in the same round."""
+    """Markdown, with ratios to the times of the peers in the same round."""
     times = {row["who"]: row["ms_per_step_of_epochs"] for row in rows}
     peers = [name for name in times if not name.startswith("pyro_vae")]
     over = " | ".join(f"over {name.split(',')[0]}" for name in peers)
@@ -381,16 +381,16 @@ def main() -> None:
     device = choose_device(arguments.device)
     os.environ["TQDM_DISABLE"] = "1"  # pythae's bar; read when tqdm is imported, in the processes of the rows
     names = [name for name in ROWS if arguments.rows in name and (device.type == "cuda" or name not in ON_CUDA_ONLY)]
-    found = {"environment": environment(arguments.device) | versions()}
-    print(", ".join(f"{name} {found['environment'][name]}" for name in ("torch", "pyro", *versions())), flush=True)
+    results = {"environment": environment(arguments.device) | versions()}
+    print(", ".join(f"{name} {results['environment'][name]}" for name in ("torch", "pyro", *versions())), flush=True)
     for kind, few in (("mlp", arguments.images), ("conv", arguments.conv_images)):
         conv = kind == "conv"
         wanted = [name for name in names if not conv or name in CONV_ROWS]
         if few and wanted:
-            found[kind] = measure(wanted, arguments, conv)
-            print("\n".join(table(found[kind])), flush=True)
+            results[kind] = measure(wanted, arguments, conv)
+            print("\n".join(table(results[kind])), flush=True)
         if not arguments.rows:
-            files.write_json(arguments.out / f"svi_step{'' if device.type == 'cpu' else '_cuda'}.json", found)
+            files.write_json(arguments.out / f"svi_step{'' if device.type == 'cpu' else '_cuda'}.json", results)
 
 
 if __name__ == "__main__":

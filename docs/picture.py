@@ -27,9 +27,9 @@ for axes, name, run in (
 ):
     test = load_data(name, arguments.data_root).test
     model = load(arguments.runs / run)
-    shown = test.as_float()[: 3 * columns]
+    originals = test.as_float()[: 3 * columns]
     rows = []
-    for three in shown.split(columns):
+    for three in originals.split(columns):
         rows += [three, model.reconstruct(three).detach()]
     rows += list(latent.prior_samples(model, 3 * columns).split(columns))
     for position, sheet in enumerate(rows):
@@ -45,8 +45,8 @@ for axes, name, run in (
 left.set_axis_on()
 left.spines[:].set_visible(False)
 left.set_xticks([])
-places = [1 - (index + 0.5) / 9 for index in range(9)]
-left.set_yticks(places, [*["image", "reconstruction"] * 3, *["sample"] * 3], fontsize=9)
+positions = [1 - (index + 0.5) / 9 for index in range(9)]
+left.set_yticks(positions, [*["image", "reconstruction"] * 3, *["sample"] * 3], fontsize=9)
 left.tick_params(length=0)
 images = latent.manifold(load(arguments.runs / "mnist-d2"), size=14, spacing="quantiles")
 right.imshow(
