@@ -46,7 +46,7 @@ def waits_are_errors(monkeypatch):
             finally:
                 synchronization("default")
 
-    monkeypatch.setattr("pyro_vae.training.fit_module.shuffled", shuffled)
+    monkeypatch.setattr(fit_module, "shuffled", shuffled)
     return epochs
 
 

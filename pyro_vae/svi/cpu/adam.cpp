@@ -1,9 +1,9 @@
-// A step of Adam of all parameters. `parts` has a row for each piece of a parameter: a row of adam.h, the address of the
-// gradient, and how many numbers there are.
+// A step of Adam over all parameters. `parts` has a row for each part of a parameter: a row of adam.h, the address of
+// the gradient, and the number of elements.
 
 #include "adam.h"
 
-constexpr int64_t AHEAD = 256, SMALL = 8192;  // numbers; of fewer than the second, threads are not worth waking
+constexpr int64_t AHEAD = 256, SMALL = 8192;  // elements; up to SMALL a single thread is faster
 
 template <bool decays, bool has_half>
 static void step(const Adam adam, const float* gradient, int64_t count) {

@@ -1,7 +1,7 @@
-// Adam and AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019) of a parameter, some numbers at a time, as torch's fused
-// kernel does it. A row has the addresses of the parameter, of the means of its gradient and of the square of that, of
-// the number of steps before this one, of a copy of the parameter in bfloat16, or 0 where there is none, and of the
-// settings: rate, beta1, beta2, epsilon, weight decay, and whether that is decoupled, as AdamW has it.
+// Adam and AdamW (Kingma & Ba, 2015; Loshchilov & Hutter, 2019) for a vector of elements of a parameter, as in torch's
+// fused kernel. A row has the addresses of the parameter, of the running means of its gradient and of its squared
+// gradient, of the number of earlier steps, of a bfloat16 copy of the parameter (0 if there is none), and of the
+// settings: learning rate, beta1, beta2, epsilon, weight decay, and whether the decay is decoupled, as in AdamW.
 
 using Vector = at::vec::Vectorized<float>;
 
@@ -9,7 +9,7 @@ class Adam {
     float *param = nullptr, *mean, *square;
     at::BFloat16* half;
     float decay;
-    Vector kept, step_size, root, epsilon, of_mean, of_square, kept_of_square;
+    Vector shrinkage, step_size, root, epsilon, mean_weight, square_weight, square_decay;
 
     static void store(at::BFloat16* to, Vector x, int64_t size) {
 #if defined(CPU_CAPABILITY_AVX512) && defined(__AVX512BF16__)
@@ -20,7 +20,7 @@ class Adam {
     }
 
    public:
-    Adam() = default;  // of nothing
+    Adam() = default;  // no update
 
     explicit Adam(const int64_t* row)
         : param(reinterpret_cast<float*>(row[0])),
@@ -33,30 +33,30 @@ class Adam {
         const double rate = settings[0], beta1 = settings[1], beta2 = settings[2];
         const bool decoupled = settings[5] != 0;
         decay = decoupled ? 0 : settings[4];
-        kept = Vector(decoupled ? 1 - rate * settings[4] : 1);
+        shrinkage = Vector(decoupled ? 1 - rate * settings[4] : 1);
         step_size = Vector(-rate / (1 - std::pow(beta1, step)));
         root = Vector(1 / std::sqrt(1 - std::pow(beta2, step))), epsilon = Vector(settings[3]);
-        of_mean = Vector(1 - beta1), of_square = Vector(1 - beta2), kept_of_square = Vector(beta2);
+        mean_weight = Vector(1 - beta1), square_weight = Vector(1 - beta2), square_decay = Vector(beta2);
     }
 
     explicit operator bool() const { return param != nullptr; }
     bool decays() const { return decay != 0; }
 
-    // More streams than processors look ahead in by themselves.
+    // These are more streams than hardware prefetchers follow.
     void prefetch(int64_t i) const {
-        for (const float* const one : {param, mean, square}) __builtin_prefetch(one + i, 1);
+        for (const float* const stream : {param, mean, square}) __builtin_prefetch(stream + i, 1);
         if (half) __builtin_prefetch(half + i, 1);
     }
 
-    // Of the numbers from i on; with nothing to decide, as that would take a good part of the time.
+    // Updates the elements from i on; without branches, which would take a good part of the time.
     template <bool decays, bool has_half>
     void step(int64_t i, Vector gradient, int64_t size = Vector::size()) const {
         Vector p = Vector::loadu(param + i, size), m = Vector::loadu(mean + i, size);
         Vector s = Vector::loadu(square + i, size);
-        if (decays) gradient = at::vec::fmadd(p, Vector(decay), gradient);  // where p may be infinite, 0 p is not 0
-        m = at::vec::fmadd(of_mean, gradient - m, m);
-        s = at::vec::fmadd(of_square * gradient, gradient, kept_of_square * s);
-        p = at::vec::fmadd(p, kept, step_size * m / at::vec::fmadd(s.sqrt(), root, epsilon));
+        if (decays) gradient = at::vec::fmadd(p, Vector(decay), gradient);  // not always: 0 p is NaN at infinite p
+        m = at::vec::fmadd(mean_weight, gradient - m, m);
+        s = at::vec::fmadd(square_weight * gradient, gradient, square_decay * s);
+        p = at::vec::fmadd(p, shrinkage, step_size * m / at::vec::fmadd(s.sqrt(), root, epsilon));
         m.store(mean + i, size);
         s.store(square + i, size);
         p.store(param + i, size);

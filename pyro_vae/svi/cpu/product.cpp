@@ -1,30 +1,31 @@
-// A matrix product, activation(left right + bias), of matrices that lie in memory as they happen to; in float32, or of
-// factors in bfloat16 with sums in float32.
+// A matrix product, activation(left right + bias), of matrices with any strides; in float32, or of bfloat16 factors
+// with sums in float32.
 //
-// A tile of ROWS x VECTORS vectors of the result stays in registers, while each number of `left` is broadcast against
-// vectors of `right`. So the rows of `right` have to be contiguous, and of `left` nothing is asked. Where the columns of
-// `right` are, as those of a transposed weight, the transposed product is done instead, and stored transposed. If neither
-// fits, the smaller matrix is copied. Libraries copy both into blocks first, which takes as long as a good part of the
-// product where one side is a batch of some hundreds. In bfloat16 the processor multiplies pairs, of two neighbours along
-// the inner dimension: `left` is used as it is where its rows are contiguous, and `right` is always copied.
+// A tile of ROWS x VECTORS vectors of the result stays in registers, while each element of `left` is broadcast against
+// vectors of `right`. So the rows of `right` must be contiguous; `left` may have any strides. Where the columns of
+// `right` are contiguous, as those of a transposed weight, the transposed product is computed instead, and stored
+// transposed. If neither fits, the smaller matrix is copied. Libraries first copy both factors into blocks, which takes
+// a good part of the time of a product with a batch of some hundred rows. In bfloat16 the processor multiplies pairs of
+// neighbours along the inner dimension: `left` is used in place if its rows are contiguous, and `right` is always
+// copied.
 //
-// Where the result is the gradient of a parameter of which `update` is a row of adam.h, the step of Adam is done while it
-// is in registers, and it is neither stored nor read again. Its rows are then whole vectors, it is not done transposed,
-// and the weights do not decay through the gradient.
+// If the result is the gradient of a parameter and `update` is its row of adam.h, Adam's update is done while the
+// gradient is in registers, and the gradient is not stored. This requires rows of whole vectors, no transposition, and
+// no weight decay through the gradient.
 
 #include "adam.h"
 
 constexpr int64_t WIDTH = Vector::size();
 #if defined(CPU_CAPABILITY_AVX512)
-constexpr int ROWS = 8, VECTORS = 3;  // 24 of the 32 registers hold sums
+constexpr int ROWS = 8, VECTORS = 3;  // 24 of 32 registers hold sums
 #else
 constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
 #endif
 constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t BLOCK = 4 * ROWS;  // rows to which a panel of `right` is applied while it is in the cache
-constexpr int64_t SMALL = 100000;    // multiplications that are not worth waking other threads for
+constexpr int64_t SMALL = 100000;    // multiplications; up to here a single thread is faster
 
-// A word is a float, or a pair in bfloat16. The strides of `left` are in bytes, that of `right` in words.
+// A word is a float, or a pair of bfloat16 numbers. The strides of `left` are in bytes, that of `right` in words.
 struct Product {
     const char* left;
     const float *right, *bias;
@@ -34,8 +35,8 @@ struct Product {
     Adam adam;
 };
 
-// Within 3 units in the last place: x p(x^2) / q(x^2), of the smallest largest error up to 9.05, where tanh is 1, found by
-// least squares with weights after Lawson (1961).
+// tanh, within 3 units in the last place: the minimax approximation x p(x^2) / q(x^2) up to 9.05, where tanh rounds to
+// 1, computed by least squares with the weights of Lawson (1961).
 static inline Vector tanh_of(Vector x) {
     x = at::vec::clamp(x, Vector(-9.05f), Vector(9.05f));  // keeps NaN
     const Vector square = x * x;
@@ -59,12 +60,12 @@ static inline Vector multiplied(Vector left, Vector right, Vector sum) {
     return at::vec::fmadd(left, right, sum);
 }
 
-// to[j, i] = from[i, j], of the first columns j.
+// to[j, i] = from[i, j], for the first columns j.
 template <int rows>
-static inline void store_turned(const Vector* from, float* to, int64_t to_row, int64_t columns) {
+static inline void store_transposed(const Vector* from, float* to, int64_t to_row, int64_t columns) {
 #if defined(CPU_CAPABILITY_AVX512)
     if (rows == 8 && columns == WIDTH) {
-        __m512d fours[2][4];  // of either half of the rows those of column k of each four columns
+        __m512d fours[2][4];  // for each half of the rows: column k of each group of four columns
         for (int half = 0; half < 2; half++) {
             const Vector* const x = from + 4 * half;
             const __m512d a = (__m512d)_mm512_unpacklo_ps(x[0], x[1]), b = (__m512d)_mm512_unpackhi_ps(x[0], x[1]);
@@ -72,10 +73,10 @@ static inline void store_turned(const Vector* from, float* to, int64_t to_row, i
             fours[half][0] = _mm512_unpacklo_pd(a, c), fours[half][1] = _mm512_unpackhi_pd(a, c);
             fours[half][2] = _mm512_unpacklo_pd(b, d), fours[half][3] = _mm512_unpackhi_pd(b, d);
         }
-        const __m512i places[] = {_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)};
+        const __m512i indices[] = {_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)};
         for (int k = 0; k < 4; k++)
             for (int part = 0; part < 2; part++) {
-                const __m512d two = _mm512_permutex2var_pd(fours[0][k], places[part], fours[1][k]);
+                const __m512d two = _mm512_permutex2var_pd(fours[0][k], indices[part], fours[1][k]);
                 float* const at = to + (8 * part + k) * to_row;
                 _mm256_storeu_pd(reinterpret_cast<double*>(at), _mm512_castpd512_pd256(two));
                 _mm256_storeu_pd(reinterpret_cast<double*>(at + 4 * to_row), _mm512_extractf64x4_pd(two, 1));
@@ -83,24 +84,24 @@ static inline void store_turned(const Vector* from, float* to, int64_t to_row, i
         return;
     }
 #endif
-    float turned[rows][WIDTH];
-    for (int i = 0; i < rows; i++) from[i].store(turned[i], columns);
+    float buffer[rows][WIDTH];
+    for (int i = 0; i < rows; i++) from[i].store(buffer[i], columns);
     for (int64_t j = 0; j < columns; j++)
-        for (int i = 0; i < rows; i++) to[j * to_row + i] = turned[i][j];
+        for (int i = 0; i < rows; i++) to[j * to_row + i] = buffer[i][j];
 }
 
-// The last vector ends where the row ends, and so may do some columns once more. Only a row that is shorter than a
-// vector needs masks (`narrow`).
+// The last vector ends with the row, and so may compute some columns twice. Only a row that is shorter than a vector
+// needs masks (`narrow`).
 template <int rows, int vectors, bool narrow, bool half>
 static inline __attribute__((always_inline)) void tile(const Product& p, int64_t row, int64_t column) {
     const int64_t count = narrow ? p.columns : WIDTH;
     const int64_t last = narrow ? 0 : std::min((vectors - 1) * WIDTH, p.columns - column - WIDTH);
     const char* left = p.left + row * p.left_row;
     const float* right = p.right + column;
-    const int64_t place = row * p.out_row + column;
+    const int64_t offset = row * p.out_row + column;
     if (p.adam)
         for (int i = 0; i < rows; i++)
-            for (int v = 0; v < vectors; v++) p.adam.prefetch(place + i * p.out_row + v * WIDTH);
+            for (int v = 0; v < vectors; v++) p.adam.prefetch(offset + i * p.out_row + v * WIDTH);
     Vector sums[rows][vectors];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = Vector(0);
@@ -115,12 +116,12 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
         }
     }
     if (p.adam) {
-        const Adam adam = p.adam;  // which stores could change for all that the compiler knows
+        const Adam adam = p.adam;  // a copy, which the compiler knows that stores don't alias
         const int64_t out_row = p.out_row;
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; v++) adam.step<false, half>(place + i * out_row + v * WIDTH, sums[i][v]);
+            for (int v = 0; v < vectors; v++) adam.step<false, half>(offset + i * out_row + v * WIDTH, sums[i][v]);
         return;
     }
 #pragma GCC unroll 3
@@ -134,7 +135,7 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
             of_rows[i] = activated(x, p.activation);
         }
         if (p.transposed)
-            store_turned<rows>(of_rows, p.out + first * p.out_row + row, p.out_row, count);
+            store_transposed<rows>(of_rows, p.out + first * p.out_row + row, p.out_row, count);
         else
 #pragma GCC unroll 8
             for (int i = 0; i < rows; i++) of_rows[i].store(p.out + (row + i) * p.out_row + first, count);
@@ -148,7 +149,8 @@ static void panel(const Product& p, int64_t row, int64_t end, int64_t column) {
     for (; row < end; row++) tile<1, vectors, narrow, half>(p, row, column);
 }
 
-// How many of these columns to do next: of four vectors two, as the last one alone would take half as long as three.
+// The number of columns to compute next: of four vectors two, because a single last vector takes half the time of
+// three.
 static inline int64_t next_width(int64_t columns) {
     if (columns > PANEL && columns <= PANEL + WIDTH) return 2 * WIDTH;
     return std::min(columns, PANEL);
@@ -168,7 +170,7 @@ static void rows_of(const Product& p, int64_t row, int64_t end) {
     }
 }
 
-// to[j, i] = from[i, j], of some rows j of `to`.
+// to[j, i] = from[i, j], for rows j of `to`.
 static void transpose(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t j, int64_t end) {
     for (; j + WIDTH <= end; j += WIDTH) {
         int64_t i = 0;
@@ -181,13 +183,13 @@ static void transpose(const float* from, int64_t from_row, float* to, int64_t to
         for (int64_t i = 0; i < to_row; i++) to[j * to_row + i] = from[i * from_row + j];
 }
 
-// Pairs of two rows each, of some rows j of `to`.
+// Interleaves pairs of rows, for rows j of `to`.
 static void pair_up(const uint16_t* from, int64_t from_row, uint32_t* to, int64_t to_row, int64_t j, int64_t end) {
     for (; j < end; j++) {
         const uint16_t *even = from + 2 * j * from_row, *odd = even + from_row;
         uint32_t* const pairs = to + j * to_row;
         int64_t i = 0;
-#if defined(CPU_CAPABILITY_AVX512)  // a compiler finds this only without the strides
+#if defined(CPU_CAPABILITY_AVX512)  // compilers vectorize this only without the strides
         for (; i + WIDTH <= to_row; i += WIDTH) {
             const auto words = [i](const uint16_t* row) {
                 return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
@@ -201,10 +203,10 @@ static void pair_up(const uint16_t* from, int64_t from_row, uint32_t* to, int64_
 
 struct Matrix {
     const char* data;
-    int64_t row, column;  // strides in numbers
+    int64_t row, column;  // strides in elements
 };
 
-// Some words of all columns of `right`, or of all rows of `left` turned.
+// Copies some words of all columns of `right`, or of all rows of `left`, transposed.
 template <bool half>
 static void copy(Matrix from, char* to, int64_t columns, int64_t word, int64_t end) {
     if (from.column != 1)
@@ -237,7 +239,7 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
                 if (copies && !by_columns) copy<half>(right, right_copy, p.columns, word, end);
             }
         }
-        if (by_columns) {  // a thread copies what it uses itself, as far as it fits into its cache
+        if (by_columns) {  // each thread copies the columns that it uses, in parts that fit into its cache
             const int64_t vectors = (p.columns + WIDTH - 1) / WIDTH;
             const int64_t last = std::min(p.columns, vectors * (thread + 1) / threads * WIDTH);
             for (int64_t column = vectors * thread / threads * WIDTH, width; column < last; column += width) {
