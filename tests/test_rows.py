@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.svi import backends
-from pyro_vae.svi.cpu import kernels, rows
+from pyro_vae.svi.cpu import kernels, products, rows
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor without vectors that torch knows"
@@ -58,6 +58,7 @@ def test_a_graph_takes_rows_by_the_kernel_where_it_can(data, indices, by_kernel)
 
 
 def test_compiled_rows_are_the_same():
+    products.multiplies_bfloat16()  # cached; its first call runs a kernel
     heard = []
     graph = make_fx(lambda data, places: (data[places].sin(),))(DATA, PLACES)
     with kernels.with_listener(lambda kernel, arguments: heard.append(kernel)):
