@@ -341,7 +341,7 @@ def test_neighbouring_seeds_share_no_chain_and_no_codes(monkeypatch):
         lambda *args, seed, **options: seeds.append(seed) or anneal_images(*args, seed=seed, **options),
     )
     monkeypatch.setattr(
-        "pyro_vae.evaluation.metrics.posterior_means",
+        "pyro_vae.evaluation.metric_groups.posterior_means",
         lambda *args, seed, **options: seeds.append(seed) or posterior_means(*args, seed=seed, **options),
     )
     vae = build(Spec(image_shape=(1, 2, 2), latent_dim=2, posterior="planar", likelihood="gaussian"))

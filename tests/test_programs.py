@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_vae import VAE, Autoencoder, Spec, build, evaluate, evaluation, fit
+from pyro_vae import VAE, Autoencoder, Images, Spec, build, evaluate, evaluation, fit, latent
 from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models.vae import weighted
@@ -70,8 +70,13 @@ class SamplingDecoder(VAE):
         return super().decode(z * pyro.sample("gain", dist.LogNormal(0.0, 1.0)))
 
 
-class WithLabels(VAE):
-    def model(self, x, labels, beta, more):
+class LabelsFirst(VAE):
+    def model(self, x, labels, beta=1.0):
+        super().model(x, beta)
+
+
+class WithCovariate(VAE):
+    def model(self, x, beta, more):
         super().model(x, beta)
 
 
@@ -119,7 +124,6 @@ def with_programs_of(kind, **fields):
         (WithFactor, "the observed sites penalty, x in `model`"),
         (WithFactorInTheGuide, "the sites bonus, z in `guide`"),
         (SamplingDecoder, "the latent sites gain, z in `model`"),
-        (WithLabels, r"a `model` that does not take \(x, beta\)"),
         (Noisy, "the latent sites z in `model`"),
     ],
 )
@@ -140,6 +144,24 @@ def test_other_programs_are_refused_by_all_estimators(tiny, kind, what):
         with pytest.raises(InputError, match=f"model: given '{kind.__name__} with {what}") as error:
             estimate()
         assert "\n" not in str(error.value)
+
+
+def test_programs_that_take_what_is_not_there_are_refused(tiny):
+    images, covariate = Images(tiny.pixels, torch.zeros(len(tiny), dtype=torch.long)), with_programs_of(WithCovariate)
+    x = tiny.as_float().round()
+    with pytest.raises(InputError, match=r"LabelsFirst with a `model` that does not take \(x, beta, labels\)"):
+        evaluation.bounds(with_programs_of(LabelsFirst), images, binarization="threshold")
+    for estimate in (evaluate, evaluation.bounds, evaluation.evidence, evaluation.to_inference_data, latent.codes):
+        with pytest.raises(InputError, match="images: given 'images without more', expected images with more, which"):
+            estimate(covariate, images)
+    for simulate in (
+        lambda: evaluation.annealed_log_likelihood(covariate, x, temperatures=2),
+        lambda: evaluation.bidirectional_monte_carlo(covariate, 2, temperatures=2),
+        lambda: evaluation.simulation_based_calibration(covariate),
+        lambda: latent.prior_samples(covariate, 3),
+    ):
+        with pytest.raises(InputError, match="model: given 'WithCovariate, whose model takes more', expected one with"):
+            simulate()
 
 
 @pytest.mark.parametrize("posterior", ["normal", "planar", "conditional-planar", "laplace"])

@@ -45,7 +45,8 @@ from pyro_vae.evaluation.likelihood.importance import (
 )
 from pyro_vae.evaluation.likelihood.inference_gap import InferenceGap, inference_gap
 from pyro_vae.evaluation.likelihood.nll import AnnealedCheck, NLLAtK, NLLOfSome
-from pyro_vae.evaluation.metrics import Metrics, evaluate
+from pyro_vae.evaluation.metric_groups import evaluate
+from pyro_vae.evaluation.metrics import Metrics
 from pyro_vae.evaluation.rate_distortion import RateDistortion, RatePoint, Secant, rate_distortion
 from pyro_vae.evaluation.resampling import jackknife_se
 from pyro_vae.evaluation.samples.classifier import Classifier, in_domain_classifier

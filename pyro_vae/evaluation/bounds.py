@@ -11,26 +11,13 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
-from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.data.batches import batches, to_unit
-from pyro_vae.data.dequantization import dequantized_once
-from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.data import Images
+from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.base import (
-    check_dequantize,
-    check_fits,
-    check_model,
-    check_set,
-    dtype_of,
-    evaluating,
-    first_of,
-    move,
-    warn_if_not_binary,
-    warn_if_unbounded,
-)
+from pyro_vae.models.base import check_model
+from pyro_vae.models.densities import Densities
 from pyro_vae.posteriors import location
 
 
@@ -95,9 +82,9 @@ def kl_per_image(q: dist.TorchDistribution, p: dist.TorchDistribution, z: Tensor
     >>> kl_per_image(q, p, q.sample((1,)))[0]  # 1/2 for each dimension
     tensor([1.5000, 1.5000, 1.5000, 1.5000, 1.5000])
     """
-    for name, one in (("q", q), ("p", p)):
-        if not isinstance(one, torch.distributions.Distribution):
-            raise checks.fail(name, one, "a distribution")
+    for name, argument in (("q", q), ("p", p)):
+        if not isinstance(argument, torch.distributions.Distribution):
+            raise checks.fail(name, argument, "a distribution")
     try:
         return kl_divergence(q, p), True  # (eq. 3.3)
     except NotImplementedError:
@@ -111,9 +98,9 @@ def kl_per_dimension(q: dist.TorchDistribution, p: dist.TorchDistribution) -> Te
     >>> kl_per_dimension(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
     tensor([0.0000, 0.5000], dtype=torch.float64)
     """
-    for name, one in (("q", q), ("p", p)):
-        if not isinstance(one, torch.distributions.Independent):
-            raise checks.fail(name, type(one).__name__, "a distribution of independent dimensions")
+    for name, argument in (("q", q), ("p", p)):
+        if not isinstance(argument, torch.distributions.Independent):
+            raise checks.fail(name, type(argument).__name__, "a distribution of independent dimensions")
     values = torch.distributions.kl_divergence(q.base_dist, p.base_dist).detach().cpu().double()
     return values.reshape(-1, values.shape[-1]).mean(0)
 
@@ -122,8 +109,8 @@ def bounds(
     model: Model,
     images: Images,
     *,
-    binarization: str = "none",
-    dequantize: bool = False,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
     samples: int = 1,
     batch_size: int = 500,
     device: str | torch.device = "auto",
@@ -133,11 +120,12 @@ def bounds(
     """Reconstruction error, KL and ELBO of `model` on `images`; nothing is trained.
 
     Args:
-        model: a `VAE` or `Autoencoder`; moved to the device, its training mode as before afterwards.
-        images: the images to judge on; means are over images, so batches of unequal length weigh as they should.
-        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        dequantize: as in training; the noise of each image is drawn once, the same for all models
-            (:func:`pyro_vae.data.dequantize`).
+        model: a `VAE` or `Autoencoder`; afterwards it is on its device and in its training mode as before.
+        images: the images to evaluate on; means are over images, so batches of unequal length weigh as they should.
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
+            same for all models (:func:`pyro_vae.data.dequantize`).
         samples: posterior samples per image for the Monte Carlo parts.
         batch_size: images decoded at a time, up to the 100 that are encoded, and whose noise is drawn, together. It
             bounds the memory, and changes the result by rounding only.
@@ -151,37 +139,33 @@ def bounds(
     (359, True)
     """
     check_model(model, "encode", "decode", "reconstruct")
-    check_set("images", images)
     samples = checks.positive_integer("samples", samples)
     seed = checks.seed("seed", seed)
     batch_size = checks.positive_integer("batch_size", batch_size)
-    target = move(model, device)
-    dequantize = check_dequantize(model, dequantize, binarization)
-    fixed = binarize(images, fixed_binarization(binarization))
-    as_floats = dequantized_once if dequantize else to_unit
-    check_fits(model, fixed)
-    check_programs(model, first_of(model, fixed))
-    warn_if_not_binary(model, fixed, "none")
-    warn_if_unbounded(model, fixed, dequantize)
+    with evaluation_of(
+        model, images, "bounds", binarization=binarization, dequantize=dequantize, device=device
+    ) as evaluation:
+        return bounds_of(evaluation, samples=samples, batch_size=batch_size, seed=seed, progress=progress)
+
+
+def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: int, progress: bool) -> Bounds:
+    """:func:`bounds` of input that was checked."""
     parts: dict[str, list[Tensor]] = {}
     kl_is_exact = None
-    with evaluating(model):
-        chunks = batches(
-            resident(fixed.pixels, target), NOISE_BLOCK, target, as_floats=as_floats, dtype=dtype_of(model)
-        )
-        steps = -(-len(fixed) // NOISE_BLOCK)
-        for block, x in enumerate(track(chunks, steps, "batch", "ELBO", visible=progress)):
-            with seeded_rng(target, stream_seed(seed, f"bounds {block}")):
-                values, kl_is_exact = _terms(model, x, samples, batch_size)
-            for name, value in values.items():
-                parts.setdefault(name, []).append(value.cpu().double())
+    steps = -(-len(evaluation.images) // NOISE_BLOCK)
+    batches = track(evaluation.batches(NOISE_BLOCK), steps, "batch", "ELBO", visible=progress)
+    for block, (x, densities) in enumerate(batches):
+        with seeded_rng(evaluation.device, stream_seed(seed, f"bounds {block}")):
+            values, kl_is_exact = _terms(densities, x, samples, batch_size)
+        for name, value in values.items():
+            parts.setdefault(name, []).append(value.cpu().double())
     columns = {name: torch.cat(values) for name, values in parts.items()}
     if "kl_per_sample" in columns:
         columns["elbo_nats"] = -(columns["reconstruction_nats"] + columns["kl_per_sample"])
     mean = {name: column.mean().item() for name, column in columns.items()}
     error = {name: standard_error(column) for name, column in columns.items()}
     return Bounds(
-        n=len(images),
+        n=len(evaluation.images),
         samples=samples,
         reconstruction_se=error["reconstruction_nats"],
         kl_se=error.get("kl_per_sample"),
@@ -192,18 +176,18 @@ def bounds(
     )
 
 
-def _terms(model: Model, x: Tensor, samples: int, batch_size: int) -> tuple[dict[str, Tensor], bool | None]:
+def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tuple[dict[str, Tensor], bool | None]:
     """Each term for each image, shape `(N,)`, by the name of its mean."""
-    q = model.encode(x)
-    squared_error, log_likelihood = _decoded(model, location(q), x, batch_size)
+    q = densities.encode(x)
+    squared_error, log_likelihood = _decoded(densities, location(q), x, batch_size)
     values = {"mse_per_pixel": squared_error}
-    if isinstance(model, Autoencoder):  # a point mass: nothing to sample, no KL
+    if isinstance(densities.model, Autoencoder):  # a point mass: nothing to sample, no KL
         return values | {"reconstruction_nats": -log_likelihood}, None
-    p = model.prior()
+    p = densities.prior()
     total: dict[str, Tensor] = {}
     for _ in range(samples):  # one at a time, so that memory does not grow with their number
         z = q.rsample((1,))
-        squared_error, log_likelihood = _decoded(model, z[0], x, batch_size)
+        squared_error, log_likelihood = _decoded(densities, z[0], x, batch_size)
         kl, exact = kl_per_image(q, p, z)
         parts = {"mse_per_pixel_sampled": squared_error, "reconstruction_nats": -log_likelihood, "kl_per_sample": kl}
         if isinstance(q, torch.distributions.TransformedDistribution):
@@ -212,12 +196,13 @@ def _terms(model: Model, x: Tensor, samples: int, batch_size: int) -> tuple[dict
     return values | total, exact
 
 
-def _decoded(model: Model, z: Tensor, x: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+def _decoded(densities: Densities, z: Tensor, x: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """The squared error per pixel and log p(x|z) of each image, `(N,)`; `batch_size` of them are decoded at a time."""
     parts = []
-    for codes, images in zip(z.split(batch_size), x.split(batch_size), strict=True):
-        p_x = model.decode(codes)
-        parts.append(torch.stack([_squared_error(images, p_x.mean), p_x.log_prob(images)]))
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        p_x = densities.rows(rows).decode(z[rows])
+        parts.append(torch.stack([_squared_error(x[rows], p_x.mean), p_x.log_prob(x[rows])]))
     squared_error, log_likelihood = torch.cat(parts, 1)
     return squared_error, log_likelihood
 

@@ -11,23 +11,12 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae._utils.arviz_versions import inference_data
 from pyro_vae._utils.rng import seeded_rng
-from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.data import Images
 from pyro_vae.evaluation.likelihood.evidence import weighted_draws
 from pyro_vae.evaluation.likelihood.importance import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
-from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, Model, require_prior
-from pyro_vae.models.base import (
-    check_dequantize,
-    check_fits,
-    check_set,
-    dtype_of,
-    evaluating,
-    first_of,
-    move,
-    warn_if_not_binary,
-    warn_if_unbounded,
-)
+from pyro_vae.evaluation.loop import evaluation_of
+from pyro_vae.models import Model, require_prior
+from pyro_vae.models.densities import Densities
 
 
 def to_inference_data(
@@ -36,8 +25,8 @@ def to_inference_data(
     *,
     draws: int = 500,
     k: int = 2000,
-    binarization: str = "none",
-    dequantize: bool = False,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -67,9 +56,10 @@ def to_inference_data(
         images: the images, as many as memory allows.
         draws: resampled draws per image.
         k: importance samples per image that they are drawn from, at least 25.
-        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        dequantize: as in training; the noise of each image is drawn once, the same for all models
-            (:func:`pyro_vae.data.dequantize`).
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
+            same for all models (:func:`pyro_vae.data.dequantize`).
         decoded_at_once: codes in one pass of the decoder.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all draws. The global generators are as before afterwards.
@@ -78,19 +68,12 @@ def to_inference_data(
     decoded_at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed = checks.seed("seed", seed)
     vae = require_prior(model)
-    check_set("images", images)
-    target = move(model, device)
-    dequantize = check_dequantize(model, dequantize, binarization)
-    fixed = binarize(images, fixed_binarization(binarization))
-    check_fits(model, fixed)
-    check_programs(model, first_of(model, fixed))
-    warn_if_not_binary(model, fixed, "none")
-    warn_if_unbounded(model, fixed, dequantize)
-    seen = dequantized_once(fixed.pixels) if dequantize else fixed.as_float()
-    parts: list[tuple[Tensor, ...]] = []
-    with seeded_rng(target, seed), evaluating(model):
-        for x in seen.to(target, dtype_of(model)).split(1):
-            parts.append(_of_one_image(vae, x, draws, k, decoded_at_once))
+    with evaluation_of(
+        vae, images, "to_inference_data", binarization=binarization, dequantize=dequantize, device=device
+    ) as evaluation:
+        seen = evaluation.as_floats(evaluation.images.pixels, torch.float32)
+        with seeded_rng(evaluation.device, seed):
+            parts = [_of_one_image(densities, x, draws, k, decoded_at_once) for x, densities in evaluation.batches(1)]
     z, log_p_x_given_z, predicted, pareto_k, log_evidence, mcse = (
         torch.cat(column, dim=-1) for column in zip(*parts, strict=True)
     )
@@ -115,15 +98,15 @@ def to_inference_data(
     return inference_data(groups, coords, dims)
 
 
-def _of_one_image(model: VAE, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
+def _of_one_image(densities: Densities, x: Tensor, draws: int, k: int, decoded_at_once: int) -> tuple[Tensor, ...]:
     """Of one image: z `(draws, d, 1)`, log p(x|z) `(draws, 1)`, x `(draws, C, H, W, 1)`, and k, log p(x) and its
     Monte Carlo standard error, `(1,)` each.
     """
-    z, log_weights, resolution = weighted_draws(model, x, k, decoded_at_once)
+    z, log_weights, resolution = weighted_draws(densities, x, k, decoded_at_once)
     smoothed, pareto_k, _, _ = smooth_log_weights(log_weights, resolution)
     chosen = z[smoothed[:, 0].softmax(0).multinomial(draws, replacement=True).to(z.device), 0]
-    p_x = [model.decode(part) for part in chosen.split(decoded_at_once)]
-    log_p_x_given_z = torch.cat([p.log_prob(x).cpu() for p in p_x])
-    predicted = torch.cat([p.sample().cpu() for p in p_x])
+    p_x = [densities.decode(part[:, None]) for part in chosen.split(decoded_at_once)]
+    log_p_x_given_z = torch.cat([p.log_prob(x).cpu() for p in p_x])[:, 0]
+    predicted = torch.cat([p.sample().cpu() for p in p_x])[:, 0]
     log_evidence, mcse = log_mean_weight(log_weights), log_mean_weight_mcse(log_weights)
     return chosen.cpu()[..., None], log_p_x_given_z[:, None], predicted[..., None], pareto_k, log_evidence, mcse

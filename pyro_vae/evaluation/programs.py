@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import seeded_rng
-from pyro_vae.models import VAE, Autoencoder, Model, require_prior
+from pyro_vae.models import VAE, Autoencoder, Model
 from pyro_vae.models.base import device_of, evaluating
+from pyro_vae.models.densities import Densities
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
 
 # The programs that are so by their own text; the guide of the last differs from a VAE's by what its loss has beside.
-_OWN = [(one.model, one.guide) for one in (VAE, Autoencoder, PriorAtStart)]
+_OWN = [(kind.model, kind.guide) for kind in (VAE, Autoencoder, PriorAtStart)]
 
 
-def check_programs(model: Model, x: Tensor) -> None:
+def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> None:
     """`model.model` and `model.guide` have the sites and the log-probabilities that the parts of the model give.
 
     Both are run once, at beta = 1: the latent site is `z`, the observed one `x`, and at the z that the guide draws
@@ -31,6 +33,7 @@ def check_programs(model: Model, x: Tensor) -> None:
     Args:
         model: a `VAE`, an `Autoencoder`, or a subclass with programs of its own.
         x: some images, `(N, C, H, W)`, where the model is.
+        arguments: their labels and covariates, where the model takes them.
 
     Raises:
         InputError: what differs.
@@ -39,17 +42,17 @@ def check_programs(model: Model, x: Tensor) -> None:
         return
     store = pyro.get_param_store()
     with seeded_rng(device_of(model), 0), evaluating(model), store.scope(), pyro.validation_enabled(False):
-        _check(model, x)
+        _check(model, x, arguments or {})
 
 
-def _check(model: Model, x: Tensor) -> None:
+def _check(model: Model, x: Tensor, arguments: Mapping[str, Tensor]) -> None:
     for name in ("model", "guide"):
         try:
-            inspect.signature(getattr(model, name)).bind(x, 1.0)
+            inspect.signature(getattr(model, name)).bind(x, 1.0, **arguments)
         except TypeError as error:
-            raise _differs(model, f"a `{name}` that does not take (x, beta)") from error
-    guide = poutine.trace(model.guide).get_trace(x, 1.0)
-    replayed = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(x, 1.0)
+            raise _differs(model, f"a `{name}` that does not take ({', '.join(('x', 'beta', *arguments))})") from error
+    guide = poutine.trace(model.guide).get_trace(x, 1.0, **arguments)
+    replayed = poutine.trace(poutine.replay(model.model, trace=guide)).get_trace(x, 1.0, **arguments)
     of_guide, of_model = _sites(guide), _sites(replayed)
     is_own = tuple(getattr(program, "__func__", None) for program in (model.model, model.guide)) in _OWN
     latent = sorted(name for name, site in of_model.items() if not site["is_observed"])
@@ -62,22 +65,22 @@ def _check(model: Model, x: Tensor) -> None:
     if sorted(of_guide) != expected and not is_own:
         raise _differs(model, f"the sites {', '.join(sorted(of_guide)) or 'none'} in `guide`")
     if not is_own:
-        _check_values(model, x, of_guide, of_model)
+        _check_values(Densities(model, arguments), x, of_guide, of_model)
 
 
-def _check_values(model: Model, x: Tensor, of_guide: dict[str, Any], of_model: dict[str, Any]) -> None:
-    q = model.encode(x)
+def _check_values(densities: Densities, x: Tensor, of_guide: dict[str, Any], of_model: dict[str, Any]) -> None:
+    model, q = densities.model, densities.encode(x)
     z = of_guide["z"]["value"] if "z" in of_guide else location(q)
-    pairs = [("log p(x|z) in `model`", of_model["x"], model.decode(z).log_prob(x))]
+    pairs = [("log p(x|z) in `model`", of_model["x"], densities.decode(z).log_prob(x))]
     if "z" in of_guide:
-        pairs.append(("log p(z) in `model`", of_model["z"], require_prior(model).prior().log_prob(z)))
+        pairs.append(("log p(z) in `model`", of_model["z"], densities.prior().log_prob(z)))
         if not isinstance(q, torch.distributions.TransformedDistribution):  # a flow scores only draws of its own
             pairs.append(("log q(z|x) in `guide`", of_guide["z"], q.log_prob(z)))
     for what, site, values in pairs:
-        found, composed = site["log_prob"].sum().item(), values.sum().item()
+        traced, composed = site["log_prob"].sum().item(), values.sum().item()
         size = max(1.0, values.abs().sum().item(), site["log_prob"].abs().sum().item())
-        if abs(found - composed) > 1e-4 * size:
-            raise _differs(model, f"{what} of {found:.6g} on {len(x)} images, where its parts give {composed:.6g}")
+        if abs(traced - composed) > 1e-4 * size:
+            raise _differs(model, f"{what} of {traced:.6g} on {len(x)} images, where its parts give {composed:.6g}")
 
 
 def _sites(trace: poutine.Trace) -> dict[str, Any]:

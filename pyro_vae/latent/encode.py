@@ -6,23 +6,30 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.device import resident
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
-from pyro_vae.data.batches import batches
 from pyro_vae.models import Model, require_prior
-from pyro_vae.models.base import check_fits, check_model, check_set, device_of, dtype_of, evaluating, move
+from pyro_vae.models.base import (
+    check_fits,
+    check_model,
+    check_set,
+    check_unconditional,
+    conditioned_batches,
+    device_of,
+    dtype_of,
+    evaluating,
+    evaluating_on,
+)
 from pyro_vae.posteriors import location
 
 
 def codes(model: Model, images: Images, *, batch_size: int = 500, device: str | torch.device = "auto") -> Tensor:
     """One code for each image, `(N, d)`: the :func:`~pyro_vae.posteriors.location` of q(z|x)."""
     check_encodes(model, images, batch_size)
-    target = move(model, device)
-    check_fits(model, images)
-    chunks = batches(resident(images.pixels, target), batch_size, target, dtype=dtype_of(model))
-    with evaluating(model):
-        return torch.cat([location(model.encode(x)).cpu() for x in chunks])
+    with evaluating_on(model, device) as target:
+        check_fits(model, images)
+        batches = conditioned_batches(model, images, batch_size, target)
+        return torch.cat([location(densities.encode(x)).cpu() for x, densities in batches])
 
 
 def posterior_means(
@@ -40,13 +47,12 @@ def posterior_means(
     check_encodes(model, images, NOISE_BLOCK)
     draws = checks.positive_integer("draws", draws)
     seed = checks.seed("seed", seed)
-    target = move(model, device)
-    check_fits(model, images)
     means = []
-    with evaluating(model):
-        for block, x in enumerate(batches(resident(images.pixels, target), NOISE_BLOCK, target, dtype=dtype_of(model))):
+    with evaluating_on(model, device) as target:
+        check_fits(model, images)
+        for block, (x, densities) in enumerate(conditioned_batches(model, images, NOISE_BLOCK, target)):
             with seeded_rng(target, stream_seed(seed, f"codes {block}")):
-                means.append(model.encode(x).sample((draws,)).mean(0).cpu())
+                means.append(densities.encode(x).sample((draws,)).mean(0).cpu())
     return torch.cat(means)
 
 
@@ -64,9 +70,9 @@ def prior_samples(
     n, batch_size = checks.positive_integer("n", n), checks.positive_integer("batch_size", batch_size)
     seed = checks.seed("seed", seed)
     vae = require_prior(model)
-    target = move(model, device)
+    check_unconditional(vae, "prior_samples")
     blocks = []
-    with evaluating(model):
+    with evaluating_on(model, device) as target:
         for block in range(-(-n // NOISE_BLOCK)):
             with seeded_rng(target, stream_seed(seed, f"samples {block}")):
                 blocks.append(vae.prior().sample((NOISE_BLOCK,)))

@@ -16,10 +16,10 @@ def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Te
     """Decoded points on the line between the codes of two images `(C, H, W)`, ends included: `(steps, C, H, W)`."""
     steps = checks.positive_integer("steps", steps)
     check_model(model, "encode", "decode")
-    images = [checks.tensor(name, one) for name, one in (("start", start), ("end", end))]
-    for name, one in zip(("start", "end"), images, strict=True):
-        if one.dim() != 3 or not one.is_floating_point() or one.shape != images[0].shape:
-            raise checks.fail(name, one, "an image of floats in [0, 1], of shape (C, H, W), the same for both")
+    images = [checks.tensor(name, image) for name, image in (("start", start), ("end", end))]
+    for name, image in zip(("start", "end"), images, strict=True):
+        if image.dim() != 3 or not image.is_floating_point() or image.shape != images[0].shape:
+            raise checks.fail(name, image, "an image of floats in [0, 1], of shape (C, H, W), the same for both")
     with evaluating(model):
         try:
             ends = location(model.encode(torch.stack(images).to(device_of(model), dtype_of(model)))).cpu()

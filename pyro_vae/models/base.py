@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.device import choose_device
+from pyro_vae._utils.device import choose_device, resident
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
+from pyro_vae.data.batches import AsFloats, gather, to_unit
 from pyro_vae.data.images import is_binary
 from pyro_vae.likelihoods import ContinuousBernoulli
+from pyro_vae.models.densities import Densities
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model
@@ -130,17 +132,52 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
     {}
     """
     rows = dict(images.covariates) | ({} if images.labels is None else {"labels": images.labels})
-    arguments = {}
-    for name, parameter in inspect.signature(getattr(model, "model", lambda: None)).parameters.items():
-        if name in ("x", "beta", "size") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if name in rows:
-            arguments[name] = rows[name].to(dtype_of(model)) if rows[name].is_floating_point() else rows[name]
-        elif parameter.default is parameter.empty:
+    for name in required_arguments(model):
+        if name not in rows:
             expected = f"{name}, which {type(model).__name__}.model takes: Images(pixels, "
             expected += "labels)" if name == "labels" else f"covariates={{{name!r}: ...}})"
             raise checks.fail("images", f"images without {name}", f"images with {expected}")
-    return arguments
+    chosen = {parameter.name: rows[parameter.name] for parameter in _own_parameters(model) if parameter.name in rows}
+    dtype = dtype_of(model)
+    return {name: values.to(dtype) if values.is_floating_point() else values for name, values in chosen.items()}
+
+
+def required_arguments(model: nn.Module) -> list[str]:
+    """What `model.model` cannot do without, beside `x`, `beta` and `size`."""
+    return [parameter.name for parameter in _own_parameters(model) if parameter.default is parameter.empty]
+
+
+def _own_parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Those of `model.model` beside `x`, `beta` and `size`."""
+    program = getattr(model, "model", None)
+    parameters = inspect.signature(program).parameters.values() if callable(program) else ()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each for each in parameters if each.name not in ("x", "beta", "size") and each.kind not in variadic]
+
+
+def conditioned_batches(
+    model: Model,
+    images: Images,
+    batch_size: int,
+    device: torch.device,
+    *,
+    as_floats: AsFloats = to_unit,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Densities]]:
+    """Batches in order, from the image `start` on: floats `(B, C, H, W)`, and the densities given their arguments."""
+    arguments = batch_arguments(model, images)
+    pixels = resident(images.pixels[start:], device)
+    for index in torch.arange(len(pixels), device=pixels.device).split(batch_size):
+        x = gather(pixels, index, device, as_floats=as_floats, dtype=dtype_of(model))
+        rows = {name: values[start:][index.to(values.device)].to(device) for name, values in arguments.items()}
+        yield x, Densities(model, rows)
+
+
+def check_unconditional(model: nn.Module, function: str) -> None:
+    """`model` needs nothing beside the pixels, as a function that simulates its images must have it."""
+    if names := required_arguments(model):
+        expected = f"one without, as {function} draws images and has nothing to condition them on"
+        raise checks.fail("model", f"{type(model).__name__}, whose model takes {', '.join(names)}", expected)
 
 
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
@@ -165,12 +202,30 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def evaluating_on(model: nn.Module, device: str | torch.device, gradients: bool = False) -> Iterator[torch.device]:
+    """As :func:`evaluating`, on `device`, which may be "auto"; outside, the model is where it was.
+
+    Yields:
+        The device.
+    """
+    before = device_of(model)
+    try:
+        target = move(model, device)
+        with evaluating(model, gradients):
+            yield target
+    finally:
+        if device_of(model) != before:
+            model.to(before)
+
+
 def check_fits(model: Model, images: Images) -> None:
     """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
-    x = first_of(model, images)[:1]
+    device = device_of(model)
+    (x, densities), *_ = conditioned_batches(model, images.take(slice(0, 1)), 1, device)
     try:
-        with evaluating(model), preserved_rng([x.device]):
-            shape = tuple(model.reconstruct(x).shape[1:])
+        with evaluating(model), preserved_rng([device]):
+            shape = tuple(densities.reconstruct(x).shape[1:])
     except ValueError:  # weights that are not finite: a matter of numbers, not of shapes
         return
     except RuntimeError as error:
@@ -205,7 +260,7 @@ def check_dequantize(model: nn.Module, dequantize: object, binarization: str) ->
     return True
 
 
-def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> None:
+def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool, stacklevel: int = 3) -> None:
     """Says so where a continuous Bernoulli meets pixels that are exactly 0 or 1, where its density has no bound."""
     if not isinstance(getattr(model, "likelihood", None), ContinuousBernoulli) or dequantize:
         return
@@ -213,16 +268,16 @@ def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool) -> Non
         warnings.warn(
             "pixels that are exactly 0 or 1 under a continuous Bernoulli: its density grows there without bound, so "
             "that ELBO and NLL can rise without end; use --dequantize, or --likelihood discretized-logistic",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
-def warn_if_not_binary(model: nn.Module, images: Images | Tensor, binarization: str) -> None:
+def warn_if_not_binary(model: nn.Module, images: Images | Tensor, binarization: str, stacklevel: int = 3) -> None:
     """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
     pixels = images if isinstance(images, Tensor) else images.pixels
     if data_range_of(model) == "binary" and binarization != "dynamic" and not is_binary(pixels):
         warnings.warn(
             "grey pixels under a Bernoulli likelihood: the loss is a cross-entropy, not a log-likelihood of the data; "
             "binarize the images, or use a discretized likelihood",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

@@ -13,7 +13,7 @@ from pyro_vae.spec import HOW_LONG_AND_HOW, Spec
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
 
 
-def bound(model: nn.Module, caller: str, **arguments: Any) -> dict[str, Any]:
+def bound(model: nn.Module, caller: str, *, stacklevel: int = 3, **arguments: Any) -> dict[str, Any]:
     """`arguments`, where each None is replaced by what the model's spec says.
 
     A model without a spec, one composed by hand, has the defaults of :class:`~pyro_vae.Spec`. An argument that is not
@@ -23,6 +23,7 @@ def bound(model: nn.Module, caller: str, **arguments: Any) -> dict[str, Any]:
     Args:
         model: whose `spec`, if any, is asked.
         caller: the function that the warning names.
+        stacklevel: of the warning; 3 is where `caller` is called.
         arguments: fields of `Spec` by name.
 
     >>> from pyro_vae import Spec, build
@@ -37,5 +38,5 @@ def bound(model: nn.Module, caller: str, **arguments: Any) -> dict[str, Any]:
         values[name] = said if value is None else value
         is_said = said != _DEFAULTS[name] and name not in HOW_LONG_AND_HOW
         if is_said and value is not None and value != said:
-            warnings.warn(f"{caller}: {name} {value!r} instead of {said!r}, the model's spec", stacklevel=3)
+            warnings.warn(f"{caller}: {name} {value!r} instead of {said!r}, the model's spec", stacklevel=stacklevel)
     return values

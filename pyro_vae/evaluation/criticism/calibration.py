@@ -15,7 +15,7 @@ from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import VAE, require_prior
-from pyro_vae.models.base import check_finite_weights, evaluating, move
+from pyro_vae.models.base import check_finite_weights, check_unconditional, evaluating_on
 
 LOG_JOINT = "log p(x, z)"
 
@@ -109,8 +109,8 @@ def simulation_based_calibration(
     https://arxiv.org/abs/1804.06788
 
     >>> from pyro_vae import Spec, build
-    >>> found = simulation_based_calibration(build(Spec(latent_dim=2)), 200)
-    >>> found.names, found.ranks.shape
+    >>> calibration = simulation_based_calibration(build(Spec(latent_dim=2)), 200)
+    >>> calibration.names, calibration.ranks.shape
     (('z_1', 'z_2', 'log p(x, z)'), torch.Size([200, 3]))
     """
     vae = require_prior(model)
@@ -123,10 +123,10 @@ def simulation_based_calibration(
         raise checks.fail("draws", draws, f"one less than a multiple of bins, {bins}, which are at least 2")
     if n < 5 * bins:
         raise checks.fail("n", n, f"at least {5 * bins}, 5 for each of {bins} bins")
-    target = move(vae, device)
+    check_unconditional(vae, "simulation_based_calibration")
     check_finite_weights(vae)
     blocks: list[Tensor] = []
-    with evaluating(vae):
+    with evaluating_on(vae, device) as target:
         starts = range(0, n, NOISE_BLOCK)
         for start in track(starts, len(starts), "batch", "calibration", visible=progress):
             with seeded_rng(target, stream_seed(seed, f"calibration {start // NOISE_BLOCK}")):
@@ -144,7 +144,7 @@ def _ranks(model: VAE, truth: Tensor, x: Tensor, draws: int, at_once: int) -> Te
     """Of each coordinate and of log p(x, z), `(N, d + 1)`, on the CPU."""
     z = model.encode(x).sample((draws,))
     chunks = z.split(max(1, at_once // len(x)))
-    drawn = torch.cat([z, torch.cat([_log_joint(model, one, x) for one in chunks])], -1)
+    drawn = torch.cat([z, torch.cat([_log_joint(model, chunk, x) for chunk in chunks])], -1)
     at_truth = torch.cat([truth, _log_joint(model, truth, x)], -1)
     if not bool(drawn.isfinite().all() & at_truth.isfinite().all()):
         raise checks.fail("model", "codes or densities that are not finite", "weights with which they are")

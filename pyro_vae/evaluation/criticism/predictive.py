@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
-from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.data.batches import batches, to_unit
-from pyro_vae.data.dequantization import dequantized_once
-from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.data import Images
+from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import VAE, require_prior
-from pyro_vae.models.base import (
-    check_dequantize,
-    check_finite_weights,
-    check_fits,
-    check_set,
-    dtype_of,
-    evaluating,
-    first_of,
-    move,
-    warn_if_not_binary,
-)
+from pyro_vae.models.base import check_set, warn_if_not_binary
 
 Statistic = Callable[[Tensor], Tensor]
 KINDS = ("posterior", "prior")
@@ -114,8 +101,8 @@ def predictive_check(
     *,
     kind: str = "posterior",
     replicates: int = 200,
-    binarization: str = "none",
-    dequantize: bool = False,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -138,8 +125,9 @@ def predictive_check(
             :func:`mean_intensity`, :func:`pixels_on` and :func:`total_variation`.
         kind: `posterior` or `prior`.
         replicates: R, replicated data sets.
-        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        dequantize: as in training; one draw of the noise for each image.
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; one draw of the noise for each image.
         decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
             noise.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
@@ -156,8 +144,8 @@ def predictive_check(
 
     >>> from pyro_vae import Spec, build, load_data
     >>> some = load_data("digits").test.take(slice(0, 20))
-    >>> found = predictive_check(build(Spec(latent_dim=2)), some, binarization="threshold")
-    >>> found.statistics["total variation"].p_mean > 0.99  # an untrained decoder makes noise
+    >>> result = predictive_check(build(Spec(latent_dim=2)), some, binarization="threshold")
+    >>> result.statistics["total variation"].p_mean > 0.99  # an untrained decoder makes noise
     True
     """
     vae = require_prior(model)
@@ -166,38 +154,51 @@ def predictive_check(
     replicates = checks.positive_integer("replicates", replicates)
     at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed = checks.seed("seed", seed)
-    of = _check_statistics(STATISTICS if statistics is None else statistics)
-    target = move(vae, device)
-    dequantize = check_dequantize(vae, dequantize, binarization)
-    fixed = binarize(images, fixed_binarization(binarization))
-    check_finite_weights(vae)
-    check_fits(vae, fixed)
-    check_programs(vae, first_of(vae, fixed))
-    warn_if_not_binary(vae, fixed, "none")
-    as_floats = dequantized_once if dequantize else to_unit
-    pixels, n = resident(fixed.pixels, target), len(fixed)
+    functions = _check_statistics(STATISTICS if statistics is None else statistics)
+    with evaluation_of(
+        vae,
+        images,
+        "predictive_check",
+        binarization=binarization,
+        dequantize=dequantize,
+        device=device,
+        finite_weights=True,
+        likelihood=False,
+    ) as evaluation:
+        warn_if_not_binary(vae, evaluation.images, "none")
+        replicated = _replicated(evaluation, functions, kind, replicates, at_once, seed, progress)
+    checked = {name: values.check(kind == "posterior") for name, values in replicated.items()}
+    return PredictiveCheck(kind, len(images), replicates, checked)
 
-    def blocks() -> Iterator[Tensor]:
-        return batches(pixels, NOISE_BLOCK, target, as_floats=as_floats, dtype=dtype_of(vae))
 
-    with evaluating(vae), Progress(n, "image", f"{kind} predictive check", visible=progress) as bar:
-        parts = [_values(of, x) for x in blocks()]
-        observed = {name: torch.cat([part[name] for part in parts]) for name in of}
-        gathered = {name: _Replicated(values, replicates) for name, values in observed.items()}
-        for index, x in enumerate(blocks()):
-            with seeded_rng(target, stream_seed(seed, f"predictive {kind} {index}")):
-                draws = torch.Size([replicates] if kind == "posterior" else [replicates, len(x)])
-                z = (vae.encode(x) if kind == "posterior" else vae.prior()).sample(draws)
+def _replicated(
+    evaluation: Evaluation,
+    functions: Mapping[str, Statistic],
+    kind: str,
+    replicates: int,
+    at_once: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, _Replicated]:
+    """Each statistic of the images and of their replicates, by name."""
+    with Progress(len(evaluation.images), "image", f"{kind} predictive check", visible=progress) as bar:
+        parts = [_values(functions, x) for x, _ in evaluation.batches(NOISE_BLOCK)]
+        observed = {name: torch.cat([part[name] for part in parts]) for name in functions}
+        replicated = {name: _Replicated(values, replicates) for name, values in observed.items()}
+        for index, (x, densities) in enumerate(evaluation.batches(NOISE_BLOCK)):
+            with seeded_rng(evaluation.device, stream_seed(seed, f"predictive {kind} {index}")):
+                if kind == "posterior":
+                    z = densities.encode(x).sample((replicates,))
+                else:
+                    z = densities.prior_sample(replicates, len(x))
                 for chunk in z.split(max(1, at_once // len(x))):
-                    made = vae.decode(chunk).sample()
-                    for name, values in _values(of, made.flatten(0, 1)).items():
-                        gathered[name].add(values.unflatten(0, chunk.shape[:2]))
-            for one in gathered.values():
-                one.next_block(len(x))
+                    drawn = densities.decode(chunk).sample()
+                    for name, values in _values(functions, drawn.flatten(0, 1)).items():
+                        replicated[name].add(values.unflatten(0, chunk.shape[:2]))
+            for statistic in replicated.values():
+                statistic.next_block(len(x))
             bar.update(len(x))
-    return PredictiveCheck(
-        kind, n, replicates, {name: one.check(kind == "posterior") for name, one in gathered.items()}
-    )
+    return replicated
 
 
 class _Replicated:
@@ -257,22 +258,22 @@ def _mcse(p: float, replicates: int) -> float:
     return math.sqrt(p * (1 - p) / replicates)
 
 
-def _check_statistics(given: Mapping[str, Statistic]) -> Mapping[str, Statistic]:
-    functions = given.items() if isinstance(given, Mapping) else ()
+def _check_statistics(statistics: Mapping[str, Statistic]) -> Mapping[str, Statistic]:
+    functions = statistics.items() if isinstance(statistics, Mapping) else ()
     if not functions or not all(isinstance(name, str) and callable(function) for name, function in functions):
-        raise checks.fail("statistics", given, "functions of images (N, C, H, W) to (N,) by name, at least one")
-    return given
+        raise checks.fail("statistics", statistics, "functions of images (N, C, H, W) to (N,) by name, at least one")
+    return statistics
 
 
 def _values(statistics: Mapping[str, Statistic], x: Tensor) -> dict[str, Tensor]:
     """Each of the images `(N, C, H, W)`, float64 on the CPU, `(N,)`."""
-    found = {}
+    columns = {}
     for name, function in statistics.items():
         value = function(x)
         if not isinstance(value, Tensor) or value.shape != (len(x),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise checks.fail("statistics", f"{name} with {shape} of {len(x)} images", f"one number each, ({len(x)},)")
-        found[name] = value.detach().cpu().double()
-        if not bool(found[name].isfinite().all()):
+        columns[name] = value.detach().cpu().double()
+        if not bool(columns[name].isfinite().all()):
             raise checks.fail("statistics", f"{name} with NaN or infinity", "a finite number for each image")
-    return found
+    return columns

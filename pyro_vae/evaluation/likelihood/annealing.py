@@ -15,8 +15,9 @@ from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation.likelihood.importance import effective_sample_size, log_mean_weight, log_mean_weight_mcse
 from pyro_vae.evaluation.programs import check_programs
-from pyro_vae.models import VAE, Model, require_prior
-from pyro_vae.models.base import check_images, dtype_of, evaluating, move, warn_if_not_binary
+from pyro_vae.models import Model, require_prior
+from pyro_vae.models.base import check_images, check_unconditional, dtype_of, evaluating_on, warn_if_not_binary
+from pyro_vae.models.densities import Densities
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,31 +92,32 @@ def annealed_log_likelihood(
 
     >>> from pyro_vae import Spec, build, load_data
     >>> x = load_data("digits").test.take(slice(0, 3)).as_float().round()
-    >>> found = annealed_log_likelihood(build(Spec(latent_dim=2)), x, temperatures=20, chains=4)
-    >>> found.log_likelihood.shape
+    >>> annealed = annealed_log_likelihood(build(Spec(latent_dim=2)), x, temperatures=20, chains=4)
+    >>> annealed.log_likelihood.shape
     torch.Size([3])
     """
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
     vae = require_prior(model)
-    target = move(model, device)
-    x = check_images(x).to(target, dtype_of(model))
-    check_programs(vae, x[:2])
-    warn_if_not_binary(vae, x, "none")
-    return anneal_images(
-        vae,
-        x,
-        temperatures=temperatures,
-        chains=chains,
-        leapfrog_steps=leapfrog_steps,
-        step_size=step_size,
-        target=target,
-        seed=seed,
-        progress=progress,
-    )
+    check_unconditional(vae, "annealed_log_likelihood")
+    with evaluating_on(vae, device, gradients=True) as target:
+        x = check_images(x).to(target, dtype_of(model))
+        check_programs(vae, x[:2])
+        warn_if_not_binary(vae, x, "none")
+        return anneal_images(
+            Densities(vae),
+            x,
+            temperatures=temperatures,
+            chains=chains,
+            leapfrog_steps=leapfrog_steps,
+            step_size=step_size,
+            target=target,
+            seed=seed,
+            progress=progress,
+        )
 
 
 def anneal_images(
-    vae: VAE,
+    densities: Densities,
     x: Tensor,
     *,
     temperatures: int = 1000,
@@ -128,9 +130,9 @@ def anneal_images(
 ) -> Annealed:
     """:func:`annealed_log_likelihood` of input that was checked, with the model and x on `target`."""
     schedule = _schedule(temperatures)
-    with seeded_rng(target, seed), evaluating(vae, gradients=True):
-        z = vae.prior().sample((chains, len(x)))
-        log_weights, acceptance = _anneal(vae, x, z, schedule, leapfrog_steps, step_size, progress)
+    with seeded_rng(target, seed), torch.inference_mode(False):
+        z = densities.prior_sample(chains, len(x))
+        log_weights, acceptance = _anneal(densities, x, z, schedule, leapfrog_steps, step_size, progress)
     if not bool(log_weights.isfinite().all()):
         raise checks.fail(
             "model", "weights that are not finite", "a model whose densities are finite at its prior's samples"
@@ -169,17 +171,17 @@ def bidirectional_monte_carlo(
     n = checks.positive_integer("n", n)
     _check(temperatures, chains, leapfrog_steps, step_size, seed)
     vae = require_prior(model)
-    target = move(model, device)
-    schedule = _schedule(temperatures)
-    with seeded_rng(target, seed), evaluating(vae, gradients=True):
+    check_unconditional(vae, "bidirectional_monte_carlo")
+    densities, schedule = Densities(vae), _schedule(temperatures)
+    with evaluating_on(vae, device, gradients=True) as target, seeded_rng(target, seed):
         with torch.no_grad():
             exact = vae.prior().sample((n,))
             x = vae.decode(exact).sample()
         check_programs(vae, x[:2])
         start = vae.prior().sample((chains, n))
-        forward, _ = _anneal(vae, x, start, schedule, leapfrog_steps, step_size, progress)
+        forward, _ = _anneal(densities, x, start, schedule, leapfrog_steps, step_size, progress)
         start = exact.expand(chains, *exact.shape)
-        backward, _ = _anneal(vae, x, start, schedule.flip(0), leapfrog_steps, step_size, progress)
+        backward, _ = _anneal(densities, x, start, schedule.flip(0), leapfrog_steps, step_size, progress)
     lower = forward.logsumexp(0) - math.log(chains)
     upper = math.log(chains) - backward.logsumexp(0)
     gap = upper - lower
@@ -194,26 +196,26 @@ def _schedule(temperatures: int) -> Tensor:
 
 
 def _anneal(
-    model: VAE, x: Tensor, z: Tensor, schedule: Tensor, leapfrog_steps: int, step_size: float, progress: bool
+    densities: Densities, x: Tensor, z: Tensor, schedule: Tensor, leapfrog_steps: int, step_size: float, progress: bool
 ) -> tuple[Tensor, float]:
     """log w `(chains, N)` along the schedule, in whichever direction it runs, and the mean acceptance."""
     log_weights = torch.zeros(z.shape[:-1], dtype=torch.float64)
     accepted = []
-    to_support = _to_support(model)
+    to_support = _to_support(densities)
     u = to_support.inv(z)
     pairs = itertools.pairwise(schedule)
     for before, after in track(pairs, len(schedule) - 1, "step", "AIS", visible=progress):
         with torch.no_grad():
-            log_weights += float(after - before) * model.decode(to_support(u)).log_prob(x).cpu().double()
-        u, rate = _hmc(model, to_support, x, u, float(after), leapfrog_steps, step_size)
+            log_weights += float(after - before) * densities.decode(to_support(u)).log_prob(x).cpu().double()
+        u, rate = _hmc(densities, to_support, x, u, float(after), leapfrog_steps, step_size)
         accepted.append(rate)
         step_size *= 1.02 if rate > 0.65 else 0.98
     return log_weights, sum(accepted) / len(accepted)
 
 
-def _to_support(model: VAE) -> Transform:
+def _to_support(densities: Densities) -> Transform:
     """z = f(u) from unconstrained u to the prior's support; the identity where the prior has no bounds."""
-    prior = model.prior()
+    prior = densities.prior()
     try:
         return biject_to(prior.support)
     except NotImplementedError as error:
@@ -223,15 +225,15 @@ def _to_support(model: VAE) -> Transform:
 
 
 def _hmc(
-    model: VAE, to_support: Transform, x: Tensor, u: Tensor, beta: float, steps: int, step_size: float
+    densities: Densities, to_support: Transform, x: Tensor, u: Tensor, beta: float, steps: int, step_size: float
 ) -> tuple[Tensor, float]:
     """One Hamiltonian move of u that leaves p(z) p(x|z)^beta invariant, and the share of chains that took it."""
 
     def potential(position: Tensor) -> tuple[Tensor, Tensor]:
         position = position.detach().requires_grad_()
         z = to_support(position)
-        log_prior = model.prior().log_prob(z) + to_support.log_abs_det_jacobian(position, z)
-        energy = -(log_prior + beta * model.decode(z).log_prob(x))
+        log_prior = densities.prior().log_prob(z) + to_support.log_abs_det_jacobian(position, z)
+        energy = -(log_prior + beta * densities.decode(z).log_prob(x))
         (gradient,) = torch.autograd.grad(energy.sum(), position)
         return energy.detach(), gradient
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +17,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from pyro_vae._utils import checks, files
-from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
 from pyro_vae._utils.rng import seeded_rng, stream_seed
-from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.data.batches import batches, to_unit
-from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.data import Images
 from pyro_vae.evaluation.likelihood.annealing import Annealed, anneal_images
 from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension, why_not_a_probability
 from pyro_vae.evaluation.likelihood.importance import (
@@ -44,21 +40,11 @@ from pyro_vae.evaluation.likelihood.nll import (
     nll_of,
     reasons_for_doubt,
 )
-from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.samples.features import fingerprint
-from pyro_vae.models import VAE, Model, require_prior
-from pyro_vae.models.base import (
-    check_dequantize,
-    check_fits,
-    check_set,
-    data_range_of,
-    dtype_of,
-    evaluating,
-    first_of,
-    move,
-    warn_if_not_binary,
-    warn_if_unbounded,
-)
+from pyro_vae.models import Model, require_prior
+from pyro_vae.models.base import data_range_of
+from pyro_vae.models.densities import Densities
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +96,8 @@ def evidence(
     images: Images,
     *,
     k: int = 5000,
-    binarization: str = "none",
-    dequantize: bool = False,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
     decoded_at_once: int = 2000,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -124,17 +110,18 @@ def evidence(
 
     Args:
         model: a `VAE`.
-        images: the images to judge on.
+        images: the images to evaluate on.
         k: samples per image.
-        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        dequantize: as in training; the noise of each image is drawn once, the same for all models
-            (:func:`pyro_vae.data.dequantize`).
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
+            same for all models (:func:`pyro_vae.data.dequantize`).
         decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
             noise.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the samples. The global generators are as before afterwards.
-        partial: a file in which what is done is kept as it comes, every 50 images. The same call after an interruption
-            goes on from there, to the same result. It stays until you remove it.
+        partial: a file to which what is done is saved every 50 images. The same call after an interruption resumes
+            from it, to the same result. It stays until you remove it.
         anneal: so many of the distrusted images (Pareto k above the threshold; all, where k < 25), drawn at random, are
             estimated by annealed importance sampling, too, as by :func:`~pyro_vae.evaluation.annealed_log_likelihood`
             with its defaults: 16 chains, each of 11 passes of the decoder and their gradients per temperature.
@@ -155,67 +142,59 @@ def evidence(
     anneal = checks.non_negative_integer("anneal", anneal)
     checks.positive_integer("anneal_temperatures", anneal_temperatures)
     vae = require_prior(model)
-    check_set("images", images)
-    target = move(model, device)
-    dequantize = check_dequantize(model, dequantize, binarization)
-    fixed = binarize(images, fixed_binarization(binarization))
-    as_floats = dequantized_once if dequantize else to_unit
-    check_fits(model, fixed)
-    check_programs(model, first_of(model, fixed))
-    warn_if_not_binary(model, fixed, "none")
-    warn_if_unbounded(model, fixed, dequantize)
-    block = min(len(fixed), 50, decoded_at_once)
-    # 3: which columns there are.
-    settings = f"3 {fingerprint(model)} {fixed.fingerprint} {k} {seed} {decoded_at_once} {dequantize}"
-    done = {} if partial is None else _read_partial(partial, settings)
-    parts = [done] if done else []
-    start = len(done["by_k"]) if done else 0
-    # Noise of its own for each block of images, wherever an interruption fell.
-    seeds = torch.randint(2**62, (-(-len(fixed) // block),), generator=torch.Generator().manual_seed(seed)).tolist()
-    bar = Progress(len(fixed), "image", f"log p(x), K = {k}", initial=start, visible=progress)
-    with evaluating(model), bar:
-        rest: Iterable[Tensor] = ()
-        if start < len(fixed):
-            rest = batches(
-                resident(fixed.pixels[start:], target), block, target, as_floats=as_floats, dtype=dtype_of(model)
-            )
-        for x, block_seed in zip(rest, seeds[start // block :], strict=True):
-            # Validation is off: numbers that are lost show in the weights.
-            with seeded_rng(target, block_seed), pyro.validation_enabled(False):
-                drawn = weighted_draws(vae, x, k, decoded_at_once)
-            parts.append(_estimates(drawn))
-            if partial is not None:
-                parts = [_together(parts)]
-                files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
-            bar.update(len(x))
-    columns = _together(parts)
+    with evaluation_of(
+        vae, images, "evidence", binarization=binarization, dequantize=dequantize, device=device
+    ) as evaluation:
+        return evidence_of(
+            evaluation,
+            k=k,
+            decoded_at_once=decoded_at_once,
+            seed=seed,
+            partial=partial,
+            anneal=anneal,
+            anneal_temperatures=anneal_temperatures,
+            progress=progress,
+        )
+
+
+def evidence_of(
+    evaluation: Evaluation,
+    *,
+    k: int,
+    seed: int,
+    decoded_at_once: int = 2000,
+    partial: str | os.PathLike[str] | None = None,
+    anneal: int = 0,
+    anneal_temperatures: int = 1000,
+    progress: bool = False,
+) -> Evidence:
+    """:func:`evidence` of input that was checked."""
+    columns = _weights_of(evaluation, k, decoded_at_once, seed, partial, progress)
     by_k = columns.pop("by_k")
     log_likelihood, mcse = by_k[:, 0].contiguous(), columns.pop("mcse", None)
     effective_samples = columns.pop("effective_sample_size")
     pareto = ParetoSmoothed(**columns, threshold=threshold_at(k)) if columns else None
-    trusted = pareto.trusted if pareto is not None else torch.zeros(len(fixed), dtype=torch.bool)
-    index = _some_of(~trusted, anneal, seed)
+    distrusted = ~pareto.trusted if pareto is not None else torch.ones(len(by_k), dtype=torch.bool)
+    index = _some_of(distrusted, anneal, seed)
     check = None
     if len(index):
-        x = as_floats(fixed.pixels[index], dtype_of(model)).to(target)
-        annealed = _anneal(vae, x, decoded_at_once, anneal_temperatures, target, seed, progress)
+        annealed = _anneal(evaluation.take(index), decoded_at_once, anneal_temperatures, seed, progress)
         check = annealed_check(index, log_likelihood, mcse, annealed)
     whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
-    reason = why_not_a_probability(data_range_of(model), fixed, dequantize)
-    levels, dimensions = 256 if dequantize else 1, math.prod(fixed.shape)
+    reason = why_not_a_probability(data_range_of(evaluation.model), evaluation.images, evaluation.dequantize)
+    levels, dimensions = 256 if evaluation.dequantize else 1, math.prod(evaluation.images.shape)
     bits = None if reason else bits_per_dimension(-log_likelihood, dimensions, levels)
+    bits_se = None if bits is None or whole.nll_se is None else whole.nll_se / (dimensions * math.log(2))
     return Evidence(
-        n=len(fixed),
+        n=whole.n,
         k=k,
-        likelihood=type(model.likelihood).__name__,
-        binarization=fixed_binarization(binarization),
+        likelihood=type(evaluation.model.likelihood).__name__,
+        binarization=evaluation.binarization,
         nll_nats=whole.nll_nats,
         nll_se=whole.nll_se,
         nll_mcse=whole.nll_mcse,
         bits_per_dimension=None if bits is None else bits.mean().item(),
-        bits_per_dimension_se=None
-        if bits is None or whole.nll_se is None
-        else whole.nll_se / (dimensions * math.log(2)),
+        bits_per_dimension_se=bits_se,
         not_a_probability=reason,
         log_likelihood=log_likelihood,
         bits=bits,
@@ -223,34 +202,74 @@ def evidence(
         effective_samples=effective_samples,
         nll_by_k=curve,
         pareto=pareto,
-        trusted=nll_of(log_likelihood, mcse, trusted) if bool(trusted.any()) else None,
+        trusted=None if bool(distrusted.all()) else nll_of(log_likelihood, mcse, ~distrusted),
         annealed=check,
         warnings=tuple(reasons_for_doubt(whole, curve, pareto, check)),
     )
 
 
-def evidence_metrics(found: Evidence) -> dict[str, Any]:
+def _weights_of(
+    evaluation: Evaluation,
+    k: int,
+    decoded_at_once: int,
+    seed: int,
+    partial: str | os.PathLike[str] | None,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """What the weights of each image say, `(n, ...)` by name; from `partial` on, where an interrupted call left it."""
+    n = len(evaluation.images)
+    block = min(n, 50, decoded_at_once)
+    # 3: which columns there are.
+    about = (
+        fingerprint(evaluation.model),
+        evaluation.images.fingerprint,
+        k,
+        seed,
+        decoded_at_once,
+        evaluation.dequantize,
+    )
+    settings = " ".join(map(str, (3, *about)))
+    done = {} if partial is None else _read_partial(partial, settings)
+    parts = [done] if done else []
+    start = len(done["by_k"]) if done else 0
+    # Noise of its own for each block of images, wherever an interruption fell.
+    seeds = torch.randint(2**62, (-(-n // block),), generator=torch.Generator().manual_seed(seed)).tolist()
+    rest = evaluation.batches(block, start) if start < n else ()
+    with Progress(n, "image", f"log p(x), K = {k}", initial=start, visible=progress) as bar:
+        for (x, densities), block_seed in zip(rest, seeds[start // block :], strict=True):
+            # Validation is off: non-finite values show in the weights.
+            with seeded_rng(evaluation.device, block_seed), pyro.validation_enabled(False):
+                drawn = weighted_draws(densities, x, k, decoded_at_once)
+            parts.append(_estimates(drawn))
+            if partial is not None:
+                parts = [_together(parts)]
+                files.write(partial, to_safetensors(parts[0], {"settings": _digest(settings)}))
+            bar.update(len(x))
+    return _together(parts)
+
+
+def evidence_metrics(result: Evidence) -> dict[str, Any]:
     """What :class:`~pyro_vae.evaluation.Metrics` has of it, by name."""
     values: dict[str, Any] = {
-        "nll_nats": found.nll_nats,
-        "nll_se": found.nll_se,
-        "nll_mcse": found.nll_mcse,
-        "nll_effective_samples": found.effective_samples.median().item(),
-        "bits_per_dimension": found.bits_per_dimension,
-        "bits_per_dimension_se": found.bits_per_dimension_se,
+        "nll_nats": result.nll_nats,
+        "nll_se": result.nll_se,
+        "nll_mcse": result.nll_mcse,
+        "nll_effective_samples": result.effective_samples.median().item(),
+        "bits_per_dimension": result.bits_per_dimension,
+        "bits_per_dimension_se": result.bits_per_dimension_se,
         "nll_by_k": [
-            {name: value for name, value in asdict(point).items() if value is not None} for point in found.nll_by_k
+            {name: value for name, value in asdict(point).items() if value is not None} for point in result.nll_by_k
         ],
-        "nll_warnings": list(found.warnings) or None,
+        "nll_warnings": list(result.warnings) or None,
     }
-    if found.pareto is not None:
-        values["pareto_k"] = found.pareto.shares()
-        values["nll_trusted_share"] = found.pareto.trusted.double().mean().item()
-        values["nll_diagnostics"] = {"pareto_smoothed_nats": -found.pareto.log_likelihood.mean().item()}
-    if found.trusted is not None:
-        values |= {"nll_trusted_nats": found.trusted.nll_nats, "nll_trusted_se": found.trusted.nll_se}
-    if found.annealed is not None:
-        values |= _annealing_metrics(found.annealed)
+    if result.pareto is not None:
+        values["pareto_k"] = result.pareto.shares()
+        values["nll_trusted_share"] = result.pareto.trusted.double().mean().item()
+        values["nll_diagnostics"] = {"pareto_smoothed_nats": -result.pareto.log_likelihood.mean().item()}
+    if result.trusted is not None:
+        values |= {"nll_trusted_nats": result.trusted.nll_nats, "nll_trusted_se": result.trusted.nll_se}
+    if result.annealed is not None:
+        values |= _annealing_metrics(result.annealed)
     return values
 
 
@@ -275,33 +294,34 @@ def _annealing_metrics(check: AnnealedCheck) -> dict[str, Any]:
 
 
 def _some_of(mask: Tensor, count: int, seed: int) -> Tensor:
-    """At most `count` of the places where `mask` holds, at random, in order."""
+    """At most `count` of the indices where `mask` holds, at random, in order."""
     index = mask.nonzero()[:, 0]
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
     return index[order[:count]].sort().values
 
 
-def _anneal(
-    model: VAE, x: Tensor, decoded_at_once: int, temperatures: int, target: torch.device, seed: int, progress: bool
-) -> Annealed:
+def _anneal(evaluation: Evaluation, decoded_at_once: int, temperatures: int, seed: int, progress: bool) -> Annealed:
     """A few images at a time, each with seeds of its own."""
-    parts = [
-        anneal_images(
-            model,
-            part,
-            temperatures=temperatures,
-            target=target,
-            seed=stream_seed(seed, f"annealing {place}"),
-            progress=progress,
-        )
-        for place, part in enumerate(x.split(max(1, decoded_at_once // 16)))
-    ]
-    columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Annealed)}
+    parts = []
+    with torch.inference_mode(False):  # gradients are taken of log p(x|z)
+        for number, (x, densities) in enumerate(evaluation.batches(max(1, decoded_at_once // 16))):
+            part_seed = stream_seed(seed, f"annealing {number}")
+            parts.append(
+                anneal_images(
+                    densities,
+                    x,
+                    temperatures=temperatures,
+                    target=evaluation.device,
+                    seed=part_seed,
+                    progress=progress,
+                )
+            )
+    columns = {column.name: [getattr(part, column.name) for part in parts] for column in fields(Annealed)}
     joined: dict[str, Any] = {
         name: torch.cat(column) for name, column in columns.items() if isinstance(column[0], Tensor)
     }
     weighted = sum(part.acceptance * len(part.log_likelihood) for part in parts)
-    return replace(parts[0], **joined, acceptance=weighted / len(x))
+    return replace(parts[0], **joined, acceptance=weighted / len(evaluation.images))
 
 
 class WeightedDraws(NamedTuple):
@@ -313,20 +333,20 @@ class WeightedDraws(NamedTuple):
 
 
 def weighted_draws(
-    model: VAE, x: Tensor, k: int, decoded_at_once: int, q: TorchDistribution | None = None
+    densities: Densities, x: Tensor, k: int, decoded_at_once: int, q: TorchDistribution | None = None
 ) -> WeightedDraws:
     """k draws from q(z|x) of each image, and log p(x|z) + log p(z) - log q(z|x), on the CPU.
 
     At most `decoded_at_once` codes are decoded together. By default q is what the encoder says.
     """
-    q, p = model.encode(x) if q is None else q, model.prior()
+    q, p = densities.encode(x) if q is None else q, densities.prior()
     chunk = max(1, decoded_at_once // len(x))
     codes, rows, largest = [], [], torch.zeros(len(x), dtype=torch.float64)
     for start in range(0, k, chunk):
         z = q.rsample((min(chunk, k - start),))
         codes.append(z)
         # Rounded to float32 term by term: their sum is small beside each.
-        terms = torch.stack([model.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)]).cpu().double()
+        terms = torch.stack([densities.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)]).cpu().double()
         rows.append(terms.sum(0))
         largest = torch.maximum(largest, terms.abs().sum(0).amax(0))
     # Each term is itself a rounded sum over pixels or dimensions. With exact posteriors, whose weights are all equal,
@@ -337,16 +357,16 @@ def weighted_draws(
 def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
     """Of each image what `evidence` returns, and the fields of `ParetoSmoothed` where there are samples enough."""
     log_weights, resolution = drawn.log_weights, drawn.resolution_nats
-    found = {
+    columns = {
         "by_k": torch.stack(list(log_mean_weight_by_k(log_weights).values()), dim=1),
         "effective_sample_size": effective_sample_size(log_weights),
     }
     if len(log_weights) > 1:
-        found["mcse"] = log_mean_weight_mcse(log_weights)
+        columns["mcse"] = log_mean_weight_mcse(log_weights)
     if len(log_weights) >= LEAST:
         smoothed = pareto_smooth(log_weights, resolution)
-        found |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
-    return found
+        columns |= {name: value for name, value in vars(smoothed).items() if isinstance(value, Tensor)}
+    return columns
 
 
 def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

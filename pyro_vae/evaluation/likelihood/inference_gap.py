@@ -11,30 +11,16 @@ import torch
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.device import resident
 from pyro_vae._utils.progress import Progress
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
-from pyro_vae.data import Images, binarize, fixed_binarization
-from pyro_vae.data.batches import batches, to_unit
-from pyro_vae.data.dequantization import dequantized_once
+from pyro_vae.data import Images
 from pyro_vae.evaluation.bounds import standard_error
 from pyro_vae.evaluation.likelihood.evidence import WeightedDraws, weighted_draws
 from pyro_vae.evaluation.likelihood.importance import LEAST, log_mean_weight, log_mean_weight_mcse, pareto_smooth
-from pyro_vae.evaluation.programs import check_programs
+from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import VAE, require_prior
-from pyro_vae.models.base import (
-    check_dequantize,
-    check_finite_weights,
-    check_fits,
-    check_model,
-    check_set,
-    dtype_of,
-    evaluating,
-    first_of,
-    move,
-    warn_if_not_binary,
-    warn_if_unbounded,
-)
+from pyro_vae.models.base import batch_arguments, check_model, check_set
+from pyro_vae.models.densities import Densities, named
 from pyro_vae.path_gradient import along_the_path, takes_path_gradient
 
 RATES = (1.0, 0.25, 0.0625)  # of Adam, in units of `lr`: the next where a round at the last one brought nothing
@@ -79,8 +65,8 @@ def inference_gap(
     images: Images,
     *,
     log_evidence: Tensor | None = None,
-    binarization: str = "none",
-    dequantize: bool = False,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
     k: int = 1000,
     samples: int = 500,
     particles: int = 8,
@@ -111,8 +97,9 @@ def inference_gap(
         log_evidence: log p(x) of each image where it is known, nats, `(n,)`, or annealed
             (:func:`~pyro_vae.evaluation.annealed_log_likelihood`); by default it is importance-sampled, with the
             optimised q as the proposal, which is too small where that q is much narrower than the posterior.
-        binarization: as in training; `dynamic` is `static` here: each image is drawn once, the same for all models.
-        dequantize: as in training; one draw of the noise for each image.
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; one draw of the noise for each image.
         k: importance samples per image.
         samples: draws per image by which an ELBO is estimated.
         particles: draws per image and step of the ascent.
@@ -150,39 +137,55 @@ def inference_gap(
     lr, tolerance = checks.positive("lr", lr), checks.positive("tolerance_nats", tolerance_nats)
     seed = checks.seed("seed", seed)
     exact = None if log_evidence is None else _check_evidence(log_evidence, len(images))
-    target = move(vae, device)
-    dequantize = check_dequantize(vae, dequantize, binarization)
-    fixed = binarize(images, fixed_binarization(binarization))
-    check_finite_weights(vae)
-    check_fits(vae, fixed)
-    check_programs(vae, first_of(vae, fixed))
-    warn_if_not_binary(vae, fixed, "none")
-    warn_if_unbounded(vae, fixed, dequantize)
+    with evaluation_of(
+        vae,
+        images,
+        "inference_gap",
+        binarization=binarization,
+        dequantize=dequantize,
+        device=device,
+        gradients=True,
+        finite_weights=True,
+    ) as evaluation:
+        if named(vae.encode, batch_arguments(vae, images)):
+            raise checks.fail("model", type(vae).__name__, "one whose `encode` takes the pixels alone")
+        columns = _gaps(evaluation, seed, lr, tolerance, at_once, counts, exact is None, progress)
+    return _summary(columns, exact, tolerance, rounds)
 
-    block = max(1, min(NOISE_BLOCK, at_once // particles))
-    as_floats = dequantized_once if dequantize else to_unit
-    chunks = batches(resident(fixed.pixels, target), block, target, as_floats=as_floats, dtype=dtype_of(vae))
+
+def _gaps(
+    evaluation: Evaluation,
+    seed: int,
+    lr: float,
+    tolerance: float,
+    at_once: int,
+    counts: Mapping[str, int],
+    with_evidence: bool,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """The parts of the gaps of each image, `(n,)`."""
+    block = max(1, min(NOISE_BLOCK, at_once // counts["particles"]))
     columns: dict[str, list[Tensor]] = {}
-    bar = Progress(len(fixed), "image", "inference gap", visible=progress)
+    bar = Progress(len(evaluation.images), "image", "inference gap", visible=progress)
     # Without Pyro's checks of each step: the weights are finite.
-    with evaluating(vae, gradients=True), torch.no_grad(), pyro.validation_enabled(False), bar:
-        for index, x in enumerate(chunks):
+    with torch.no_grad(), pyro.validation_enabled(False), bar:
+        for index, (x, densities) in enumerate(evaluation.batches(block)):
 
             def stream(name: str, index: int = index) -> int:
                 return stream_seed(seed, f"inference gap {name} {index}")
 
-            with seeded_rng(target, stream("ascent")):
-                start = vae.encoder(x)
-                best, brought = _ascend(vae, x, start, stream("choice"), lr, tolerance, at_once, counts)
-            found = _values(vae, x, start, best, exact is None, at_once, counts, stream) | {"last_round": brought}
-            for name, value in found.items():
+            with seeded_rng(evaluation.device, stream("ascent")):
+                start = densities.model.encoder(x)
+                best, gain = _ascend(densities, x, start, stream("choice"), lr, tolerance, at_once, counts)
+            values = _values(densities, x, start, best, with_evidence, at_once, counts, stream)
+            for name, value in (values | {"last_round": gain}).items():
                 columns.setdefault(name, []).append(value)
             bar.update(len(x))
-    return _summary({name: torch.cat(values) for name, values in columns.items()}, exact, tolerance, rounds)
+    return {name: torch.cat(values) for name, values in columns.items()}
 
 
 def _ascend(
-    model: VAE,
+    densities: Densities,
     x: Tensor,
     start: Tensor,
     choice_seed: int,
@@ -195,42 +198,43 @@ def _ascend(
 
     def elbo(parameters: Tensor) -> Tensor:
         with seeded_rng(x.device, choice_seed):  # the same draws each time, so that differences are of q alone
-            return weighted_draws(model, x, counts["samples"], at_once, model.posterior(parameters)).log_weights.mean(0)
+            q = densities.model.posterior(parameters)
+            return weighted_draws(densities, x, counts["samples"], at_once, q).log_weights.mean(0)
 
     parameters = start.clone().requires_grad_()
     adam = torch.optim.Adam([parameters], lr=lr)
-    best, best_elbo, rate, brought = start.clone(), elbo(start), 0, 0.0
+    best, best_elbo, rate, gain = start.clone(), elbo(start), 0, 0.0
     for _ in range(counts["rounds"]):
         for _ in range(counts["steps"]):
-            parameters.grad = _ascent(model, x, parameters, counts["particles"])
+            parameters.grad = _ascent(densities, x, parameters, counts["particles"])
             adam.step()
         reached = elbo(parameters)
         better = reached > best_elbo  # false where it is NaN
-        brought = float((reached - best_elbo).clamp(min=0).nan_to_num().mean())
+        gain = float((reached - best_elbo).clamp(min=0).nan_to_num().mean())
         best[better], best_elbo[better] = parameters.detach()[better], reached[better]
-        if brought <= tolerance:
+        if gain <= tolerance:
             rate += 1
             if rate == len(RATES):
                 break
             adam.param_groups[0]["lr"] = lr * RATES[rate]
-    return best, torch.full((len(x),), brought, dtype=torch.float64)
+    return best, torch.full((len(x),), gain, dtype=torch.float64)
 
 
-def _ascent(model: VAE, x: Tensor, parameters: Tensor, particles: int) -> Tensor:
+def _ascent(densities: Densities, x: Tensor, parameters: Tensor, particles: int) -> Tensor:
     """Minus the gradient of the ELBO of each image by its own parameters of q; nothing else gets one."""
     with torch.enable_grad():
-        q = model.posterior(parameters)
+        q = densities.model.posterior(parameters)
         z = q.rsample((particles,))
         log_q = q.log_prob(z)
         if takes_path_gradient(q):  # without the noise of the score, so that it vanishes at an exact posterior
             log_q = along_the_path(q, z, log_q)
-        log_weight = model.decode(z).log_prob(x) + model.prior().log_prob(z) - log_q
+        log_weight = densities.decode(z).log_prob(x) + densities.prior().log_prob(z) - log_q
         (gradient,) = torch.autograd.grad(-log_weight.mean(0).sum(), parameters)
     return gradient
 
 
 def _values(
-    model: VAE,
+    densities: Densities,
     x: Tensor,
     start: Tensor,
     best: Tensor,
@@ -243,11 +247,11 @@ def _values(
 
     def drawn(parameters: Tensor, name: str, draws: int) -> WeightedDraws:
         with seeded_rng(x.device, stream(name)):
-            return weighted_draws(model, x, draws, at_once, model.posterior(parameters))
+            return weighted_draws(densities, x, draws, at_once, densities.model.posterior(parameters))
 
     # By common random numbers, so that the noise of their difference is small.
     encoder, optimal = (drawn(parameters, "elbo", counts["samples"]).log_weights for parameters in (start, best))
-    found = {
+    values = {
         "elbo_nats": encoder.mean(0),
         "elbo_optimal_nats": optimal.mean(0),
         "elbo_optimal_error": optimal.var(0) / len(optimal),
@@ -255,13 +259,13 @@ def _values(
     }
     if with_evidence:
         evidence = drawn(best, "evidence", counts["k"])
-        found["log_evidence_nats"] = log_mean_weight(evidence.log_weights)
+        values["log_evidence_nats"] = log_mean_weight(evidence.log_weights)
         if counts["k"] > 1:
-            found["evidence_error"] = log_mean_weight_mcse(evidence.log_weights).square()
+            values["evidence_error"] = log_mean_weight_mcse(evidence.log_weights).square()
         if counts["k"] >= LEAST:
             smoothed = pareto_smooth(evidence.log_weights, evidence.resolution_nats)
-            found["pareto_k"], found["trusted"] = smoothed.pareto_k, smoothed.trusted.double()
-    return found
+            values["pareto_k"], values["trusted"] = smoothed.pareto_k, smoothed.trusted.double()
+    return values
 
 
 def _summary(columns: dict[str, Tensor], exact: Tensor | None, tolerance: float, rounds: int) -> InferenceGap:
@@ -297,8 +301,8 @@ def _summary(columns: dict[str, Tensor], exact: Tensor | None, tolerance: float,
     )
 
 
-def _check_evidence(given: Tensor, n: int) -> Tensor:
-    values = checks.tensor("log_evidence", given).cpu().double()
+def _check_evidence(log_evidence: Tensor, n: int) -> Tensor:
+    values = checks.tensor("log_evidence", log_evidence).cpu().double()
     if values.shape != (n,) or not bool(values.isfinite().all()):
-        raise checks.fail("log_evidence", given, f"log p(x) of each image, finite, of shape ({n},)")
+        raise checks.fail("log_evidence", log_evidence, f"log p(x) of each image, finite, of shape ({n},)")
     return values

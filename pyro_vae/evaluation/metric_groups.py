@@ -1,0 +1,310 @@
+"""`evaluate`: all metrics of a trained model, with their provenance, in one frozen result."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import __version__
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import stream_seed
+from pyro_vae.data import Images
+from pyro_vae.data.noise import image_keys
+from pyro_vae.evaluation.bounds import bounds_of
+from pyro_vae.evaluation.comparison import PerImage
+from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
+from pyro_vae.evaluation.likelihood.evidence import evidence_metrics, evidence_of
+from pyro_vae.evaluation.loop import Evaluation, evaluation_of
+from pyro_vae.evaluation.metrics import Metrics
+from pyro_vae.evaluation.samples.features import Extractor, extract
+from pyro_vae.evaluation.samples.scores import real_features, score_real_images, score_samples, unseen_images
+from pyro_vae.latent import codes, posterior_means, prior_samples
+from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models.base import check_model, check_set, data_range_of, dtype_of
+from pyro_vae.spec import GROUPS
+
+
+def evaluate(
+    model: Model,
+    images: Images,
+    *,
+    metrics: Sequence[str] | None = None,
+    binarization: str | None = None,
+    dequantize: bool | None = None,
+    samples: int = 1,
+    k: int = 5000,
+    evidence_images: int | None = None,
+    anneal: int = 0,
+    partial: str | os.PathLike[str] | None = None,
+    extractor: Extractor | None = None,
+    num_generated: int | None = None,
+    splits: int = 10,
+    train: Images | None = None,
+    batch_size: int = 500,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Metrics:
+    """Evaluates a model on images it was not trained on; nothing is trained.
+
+    Args:
+        model: a `VAE` or `Autoencoder`.
+        images: test images; also the reference of the scores of samples, as they are, before any binarization.
+        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units), `evidence` (NLL, Pareto k) and
+            `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
+            bounds and codes, and samples where there is an extractor. An autoencoder has neither evidence nor samples:
+            they are left out.
+        binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
+            drawn once, the same for all models.
+        dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
+            same for all models (:func:`pyro_vae.data.dequantize`).
+        samples: posterior samples per image, for the Monte Carlo parts of the bounds.
+        k: importance samples per image, for the evidence.
+        evidence_images: take so many of the images, at random, for the evidence, which is the most expensive.
+        anneal: so many of the images whose Pareto k is above the threshold, drawn at random, are estimated by annealed
+            importance sampling as well.
+        partial: a file from which the evidence resumes after an interruption.
+        extractor: whose features the samples are scored by; see :mod:`pyro_vae.evaluation.samples.features`.
+        num_generated: images to draw for the scores; by default as many as `images`.
+        splits: of the inception score.
+        train: real training images, of which as many as are generated are scored in the samples' place; only those
+            that the extractor was not trained on, which may be fewer (`num_real` in the provenance).
+        batch_size: images at a time.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
+        seed: of all noise. The global generators are as before afterwards.
+        progress: progress bars where standard error is a terminal; else a line every half minute.
+
+    Raises:
+        InputError: a wrong argument; or a model whose programs do not say what its `encode`, `prior` and `decode` say,
+            of which all metrics are (a second latent variable, say, or a factor); an extractor that sees no difference
+            between the images.
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> metrics = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
+    >>> sorted(metrics.to_dict())[:4]
+    ['active_units', 'active_units_se', 'elbo_nats', 'elbo_se']
+    """
+    check_model(model, "encode", "decode", "reconstruct")
+    check_set("images", images)
+    if train is not None:
+        check_set("train", train)
+    k, samples = checks.positive_integer("k", k), checks.positive_integer("samples", samples)
+    splits, batch_size = checks.positive_integer("splits", splits), checks.positive_integer("batch_size", batch_size)
+    seed, anneal = checks.seed("seed", seed), checks.non_negative_integer("anneal", anneal)
+    if evidence_images is not None:
+        evidence_images = checks.positive_integer("evidence_images", evidence_images)
+    chosen = _groups(model, metrics, extractor)
+    count = _sample_count(num_generated, len(images), splits, extractor) if "samples" in chosen else 0
+    groups: dict[str, _Group] = {}
+    with evaluation_of(
+        model,
+        images,
+        "evaluate",
+        binarization=binarization,
+        dequantize=dequantize,
+        device=device,
+        likelihood=bool({"bounds", "evidence"} & set(chosen)),
+    ) as evaluation:
+        noise = {"samples": samples, "batch_size": batch_size, "seed": seed, "progress": progress}
+        if "bounds" in chosen:
+            groups["bounds"] = _bounds_group(evaluation, images, noise)
+        if "codes" in chosen and len(images) > 1:
+            groups["codes"] = _codes_group(evaluation, batch_size, seed)
+        if "evidence" in chosen:
+            few = images if evidence_images is None else images.draw(evidence_images)
+            settings = {"k": k, "anneal": anneal, "partial": partial}
+            groups["evidence"] = _evidence_group(evaluation.draw(evidence_images), few, settings, noise)
+        if "samples" in chosen and extractor is not None:
+            groups["samples"] = _samples_group(
+                evaluation, images, train, extractor, count=count, splits=splits, batch_size=batch_size, seed=seed
+            )
+        source = _source(evaluation, images, seed)
+    return _joined(groups, source)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Metrics of one group, what their provenance has beside that of all, and the values of single images."""
+
+    values: dict[str, Any]
+    about: dict[str, Any]
+    per_image: dict[str, PerImage] = field(default_factory=dict)
+
+
+def _joined(groups: Mapping[str, _Group], source: dict[str, Any]) -> Metrics:
+    values: dict[str, Any] = {}
+    per_image: dict[str, PerImage] = {}
+    provenance: dict[str, dict[str, Any]] = {}
+    for name, group in groups.items():
+        infinite = [key for key, value in group.values.items() if isinstance(value, float) and not math.isfinite(value)]
+        finite = {key: value for key, value in group.values.items() if value is not None and key not in infinite}
+        about = source | {"group": name} | group.about
+        if infinite:  # of a posterior without width, for instance, as beta = 0 gives: its KL is infinite
+            about |= {"not_finite": infinite}
+        values |= finite
+        provenance |= dict.fromkeys(finite, about)
+        per_image |= group.per_image
+    return Metrics(**values, provenance=provenance, per_image=per_image)
+
+
+def _groups(model: Model, metrics: Sequence[str] | None, extractor: Extractor | None) -> list[str]:
+    """The groups to compute, checked; an autoencoder has neither evidence nor samples."""
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable | None):
+        raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
+    if extractor is not None and not callable(extractor):
+        raise checks.fail("extractor", extractor, "a feature extractor, as in pyro_vae.evaluation.samples.features")
+    by_default = ["bounds", "codes", *(["samples"] if extractor is not None else [])]
+    chosen = [checks.one_of("metrics", group, GROUPS) for group in (by_default if metrics is None else metrics)]
+    if "samples" in chosen and extractor is None:
+        raise checks.fail("extractor", None, "a feature extractor, by which samples are scored")
+    if isinstance(model, Autoencoder):
+        if not {"bounds", "codes"} & set(chosen):
+            raise checks.fail(
+                "metrics", ",".join(chosen), "bounds or codes: an autoencoder has neither evidence nor samples"
+            )
+        return [group for group in chosen if group not in ("evidence", "samples")]
+    return chosen
+
+
+def _sample_count(num_generated: int | None, num_images: int, splits: int, extractor: Extractor | None) -> int:
+    """How many images to draw, checked."""
+    count = num_images if num_generated is None else checks.positive_integer("num_generated", num_generated)
+    if count < max(splits, 10):
+        raise checks.fail("num_generated", count, f"at least {max(splits, 10)}")
+    if not hasattr(extractor, "name"):
+        raise checks.fail("extractor", extractor, "a feature extractor, which has a name")
+    return count
+
+
+def _source(evaluation: Evaluation, images: Images, seed: int) -> dict[str, Any]:
+    """The provenance that all metrics share."""
+    versions = {"pyro_vae": __version__} | {name: version(name) for name in _PACKAGES}
+    return {
+        "images": images.name,
+        "images_sha256": images.fingerprint,
+        "n": len(images),
+        "seed": seed,
+        "dtype": str(dtype_of(evaluation.model)).removeprefix("torch."),
+        "device": evaluation.device.type,
+        "versions": versions | {"python": platform.python_version()},
+    }
+
+
+def _comparable(evaluation: Evaluation) -> dict[str, Any]:
+    """What two models must share for their log-likelihoods to be of the same quantity."""
+    return {
+        "likelihood": type(getattr(evaluation.model, "likelihood", None)).__name__,
+        "binarization": evaluation.binarization,
+    } | _noised(evaluation)
+
+
+def _noised(evaluation: Evaluation) -> dict[str, Any]:
+    return {"dequantized": "x = (level + u) / 256, one draw of u for each image"} if evaluation.dequantize else {}
+
+
+def _likelihood(evaluation: Evaluation) -> dict[str, Any]:
+    """The likelihood and the binarization that the numbers are of, which is not always that of training."""
+    return _comparable(evaluation) | {"trained_with": evaluation.trained_with}
+
+
+def _bounds_group(evaluation: Evaluation, images: Images, noise: dict[str, Any]) -> _Group:
+    measured = bounds_of(evaluation, **noise)
+    return _Group(
+        {name: value for name, value in vars(measured).items() if name in _NAMES},
+        _likelihood(evaluation) | {"samples": measured.samples, "kl_is_exact": measured.kl_is_exact},
+        {"bounds": _per_image(images, measured.per_image, _comparable(evaluation) | _quantity(evaluation.model))},
+    )
+
+
+def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
+    units = _active_units(evaluation, batch_size, seed)
+    about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
+    return _Group(
+        {"active_units": units.count, "active_units_se": units.count_se}, about | {"threshold": units.threshold}
+    )
+
+
+def _active_units(evaluation: Evaluation, batch_size: int, seed: int) -> ActiveUnits:
+    model, device = evaluation.model, evaluation.device
+    x, densities = next(evaluation.batches(1))
+    if not isinstance(densities.encode(x), torch.distributions.TransformedDistribution):  # the mean is known
+        return active_units(codes(model, evaluation.images, batch_size=batch_size, device=device))
+    seeds = seed, stream_seed(seed, "other codes")
+    means, others = (posterior_means(model, evaluation.images, device=device, seed=stream) for stream in seeds)
+    return active_units(means, others=others)
+
+
+def _evidence_group(evaluation: Evaluation, images: Images, settings: dict[str, Any], noise: dict[str, Any]) -> _Group:
+    k = settings["k"]
+    estimate = evidence_of(evaluation, **settings, seed=noise["seed"], progress=noise["progress"])
+    measured = bounds_of(evaluation, **noise)
+    values = evidence_metrics(estimate) | {
+        "elbo_of_evidence_images_nats": measured.elbo_nats,
+        "elbo_of_evidence_images_se": measured.elbo_se,
+    }
+    comparable = _comparable(evaluation) | _quantity(evaluation.model) | {"k": k}
+    per_image = {"evidence": _per_image(images, {"nll_nats": -estimate.log_likelihood}, comparable)}
+    if estimate.bits is not None:  # which compare whatever the likelihoods are
+        shared = {"binarization": evaluation.binarization, "k": k}
+        per_image["bits"] = _per_image(images, {"bits_per_dimension": estimate.bits}, shared)
+    about = _likelihood(evaluation) | {"k": k, "n": len(images), "images_sha256": images.fingerprint}
+    about |= {"anneal": settings["anneal"]}
+    if estimate.not_a_probability is not None:
+        about["bits_per_dimension_absent"] = estimate.not_a_probability
+    if evaluation.dequantize:
+        about["bits_per_dimension_offset"] = "+ log2 256 = 8, as x is in units of 256 levels: an upper bound"
+    return _Group(values, about, per_image)
+
+
+def _samples_group(
+    evaluation: Evaluation,
+    images: Images,
+    train: Images | None,
+    extractor: Extractor,
+    *,
+    count: int,
+    splits: int,
+    batch_size: int,
+    seed: int,
+) -> _Group:
+    drawn = prior_samples(evaluation.model, count, batch_size=batch_size, device=evaluation.device, seed=seed)
+    # 256 grey levels, as the real images have.
+    pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
+    real = real_features(extractor, images, evaluation.device)
+    values = score_samples(extract(extractor, pixels, device=evaluation.device), real, splits, seed)
+    about = {"extractor": extractor.name, "num_generated": count, "splits": splits, "neighbours": 5}
+    if train is not None:
+        others = unseen_images(extractor, train, count)
+        about["num_real"] = 0 if others is None else len(others)
+        if others is not None and len(others) >= max(splits, 10):
+            values["real_scores"] = score_real_images(extractor, others, images, splits, seed, evaluation.device)
+            about["real_sha256"] = others.fingerprint
+    about |= {"kernel_subsets": 100, "extractor_accuracy": getattr(extractor, "accuracy", None)}
+    return _Group(values | {"extractor": extractor.name}, about)
+
+
+def _per_image(images: Images, values: Mapping[str, Tensor], settings: dict[str, Any]) -> PerImage:
+    """The columns that are finite, beside the keys of the images."""
+    finite = {name: column for name, column in values.items() if column.isfinite().all()}
+    return PerImage(image_keys(images.pixels), finite, settings)
+
+
+def _quantity(model: Model) -> dict[str, Any]:
+    """What log p(x|z) is the log of: a probability of 256 levels, or else that of a likelihood and its constants."""
+    if data_range_of(model) == "256 levels":
+        return {"likelihood": "a probability of 256 levels"}
+    likelihood = getattr(model, "likelihood", None)  # constants are what is not trained, such as a fixed variance
+    constants = {} if likelihood is None else {name: value.tolist() for name, value in likelihood.named_buffers()}
+    return {"likelihood_constants": constants}
+
+
+_PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy", "scipy", "scikit-learn")
+_NAMES = {metric.name for metric in fields(Metrics)} - {"provenance", "per_image"}

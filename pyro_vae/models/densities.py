@@ -1,0 +1,63 @@
+"""p(z), p(x|z) and q(z|x) of the images of a batch, with the labels and covariates that a model conditions on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vae.posteriors import location
+
+
+@dataclass(frozen=True)
+class Densities:
+    """The `prior`, `encode` and `decode` of a model, given the arguments of one batch.
+
+    Args:
+        model: a `VAE`, an `Autoencoder`, or another module with these methods.
+        arguments: labels and covariates of the batch, `(N, ...)`, by name; each method gets those that it names. The
+            densities broadcast over leading dimensions of z, `(..., N, d)`.
+    """
+
+    model: Any
+    arguments: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def prior(self) -> dist.TorchDistribution:
+        """p(z): batch shape `()`, or `(N,)` where it depends on the image's arguments; event shape `(d,)`."""
+        return self._call(self.model.prior)
+
+    def encode(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x): batch shape `(N,)`, event shape `(d,)`."""
+        return self._call(self.model.encode, x)
+
+    def decode(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x|z) for codes `(..., N, d)`: batch shape `(..., N)`, event shape `(C, H, W)`."""
+        return self._call(self.model.decode, z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z) at the location of q(z|x), `(N, C, H, W)`."""
+        return self.decode(location(self.encode(x))).mean if self.arguments else self.model.reconstruct(x)
+
+    def prior_sample(self, draws: int, n: int) -> Tensor:
+        """z from the prior, `(draws, n, d)`, for a batch of n images."""
+        p = self.prior()
+        return p.sample((draws,) if p.batch_shape else (draws, n))
+
+    def rows(self, index: slice) -> Densities:
+        """Those of some of the images of the batch."""
+        return Densities(self.model, {name: values[index] for name, values in self.arguments.items()})
+
+    def _call(self, method: Any, *positional: Tensor) -> Any:
+        if not self.arguments:
+            return method(*positional)
+        return method(*positional, **{name: self.arguments[name] for name in named(method, self.arguments)})
+
+
+def named(method: Any, arguments: Mapping[str, Tensor]) -> list[str]:
+    """Those of `arguments` that a method names; a module is asked by its `forward`."""
+    parameters = inspect.signature(method.forward if isinstance(method, nn.Module) else method).parameters
+    return [name for name in arguments if name in parameters]
