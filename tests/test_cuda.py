@@ -165,7 +165,7 @@ def test_pixels_that_stay_on_the_host_train_the_same(few, device, compile, monke
     """Of whole-set batches, whose order does not matter, and without noise."""
     spec = dataclasses.replace(SPEC, model="autoencoder")
     _, expected = trained(spec, few, device, batch_size=len(few), epochs=5)
-    monkeypatch.setattr("pyro_vae.training.fit.resident", lambda pixels, device: pixels.cpu())
+    monkeypatch.setattr("pyro_vae.training.passes.resident", lambda pixels, device: pixels.cpu())
     _, history = trained(spec, few, device, compile, batch_size=len(few), epochs=5)
     assert history.column("train_loss_nats") == pytest.approx(expected.column("train_loss_nats"), rel=1e-3)
 

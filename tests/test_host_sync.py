@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import Spec, build, fit
-from pyro_vae.training import fit as fit_module
+from pyro_vae.training import passes
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -32,7 +32,7 @@ def synchronization(mode):
 @pytest.fixture
 def waits_are_errors(monkeypatch):
     """From the third epoch on; gives the epochs that were begun."""
-    original, epochs = fit_module.shuffled, []
+    original, epochs = passes.shuffled, []
 
     def shuffled(*arguments):
         epochs.append(len(epochs) + 1)
@@ -46,7 +46,7 @@ def waits_are_errors(monkeypatch):
             finally:
                 synchronization("default")
 
-    monkeypatch.setattr(fit_module, "shuffled", shuffled)
+    monkeypatch.setattr("pyro_vae.training.passes.shuffled", shuffled)
     return epochs
 
 
@@ -71,7 +71,7 @@ def test_no_step_waits_for_the_device(digits, waits_are_errors, device, compile,
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 def test_a_wait_is_seen(waits_are_errors, device):
     for _ in range(2):
-        assert len(list(fit_module.shuffled(torch.arange(4, device=device), 2))) == 2
+        assert len(list(passes.shuffled(torch.arange(4, device=device), 2))) == 2
     with pytest.raises(RuntimeError, match="read back|synchronizing"):
-        for places in fit_module.shuffled(torch.arange(4, device=device), 2):
+        for places in passes.shuffled(torch.arange(4, device=device), 2):
             places[0].item()

@@ -201,6 +201,7 @@ def test_a_support_that_moves_is_refused(tiny):
     with pytest.raises(InputError, match="objective: given 'path-gradient', expected .* the support of a uniform"):
         Spec(posterior="uniform", objective="path-gradient")
     model = build(Spec(latent_dim=2, posterior="uniform", prior="uniform"))
+    model.spec = None  # which would refuse it before
     with pytest.raises(InputError, match="expected elbo for a ClosedUniform, whose support moves with its parameters"):
         fit(model, tiny, epochs=1, objective="path-gradient", binarization="threshold", **QUIET)
     fixed = dist.Uniform(torch.zeros(2), torch.ones(2))

@@ -21,7 +21,7 @@ from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
 from pyro_vae.models.weights import load
 from pyro_vae.svi import CompiledSVI
-from pyro_vae.training import fit as fit_module
+from pyro_vae.training import passes
 from pyro_vae.training.distributed import Peers, own_device, peers
 
 ROOT = Path(__file__).parents[1]
@@ -102,16 +102,16 @@ def train_several(folder: Path) -> None:
 
 def drawn() -> torch.Tensor:
     """What dynamic binarization makes, in this process, of an image that both have."""
-    seen, original = [], fit_module.gather
+    seen, original = [], passes.gather
 
     def gather(*args, **kwargs):
         seen.append(original(*args, **kwargs))
         return seen[-1]
 
-    fit_module.gather = gather
+    passes.gather = gather
     twice = images(2).take(torch.tensor([0, 0]))
     fit(build(VAE), twice, epochs=2, binarization="dynamic", batch_size=2, **QUIET)
-    fit_module.gather = original
+    passes.gather = original
     return torch.cat(seen)
 
 

@@ -418,7 +418,7 @@ def test_auto_captures_where_the_steps_earn_it_back(tiny, monkeypatch, options, 
     def chosen(*_, compile, **__):
         raise RuntimeError(compile)
 
-    monkeypatch.setattr("pyro_vae.training.fit.CompiledSVI", chosen)
+    monkeypatch.setattr("pyro_vae.training.passes.CompiledSVI", chosen)
     spec = dataclasses.replace(SPEC, **options)
     how = QUIET | {"batch_size": len(tiny), "precision": spec.precision, "binarization": "threshold"}
     with pytest.raises(RuntimeError, match=f"^{expected}$"):
@@ -429,7 +429,7 @@ def test_auto_resumes_with_the_backend_of_its_checkpoint(tiny, tmp_path, monkeyp
     """Another may be worth it now, but its rounding would be another."""
     options = QUIET | {"checkpoint": tmp_path, "binarization": "threshold"}
     fit(build(SPEC), tiny, epochs=1, **options)
-    monkeypatch.setattr("pyro_vae.training.fit.WORTH_CAPTURING", -1000)
+    monkeypatch.setattr("pyro_vae.training.backend.WORTH_CAPTURING", -1000)
     fit(build(SPEC), tiny, epochs=2, resume=True, **options)
     assert read_checkpoint(tmp_path)["backend"] == "off"
 

@@ -26,10 +26,10 @@ from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at
 from pyro_vae.spec import HOW_LONG_AND_HOW, WEIGHTS, Spec
+from pyro_vae.training.backend import WORTH_COMPILING, backend_on
 from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint
 from pyro_vae.training.distributed import peers
 from pyro_vae.training.ensemble_step import Members
-from pyro_vae.training.fit import WORTH_COMPILING, backend_on
 from pyro_vae.training.history import Epoch, History, epoch_of
 
 

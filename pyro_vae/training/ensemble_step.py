@@ -60,13 +60,13 @@ class Members:
         """All that a resume needs."""
         tensors = {"params": self.params, "moments": self.moments, "counts": self.counts}
         own = [one.get_state() for one in self.generators]
-        return tensors | {"seeded_rng": own, "generators": generator_states(self.device)}
+        return tensors | {"own_generators": own, "generators": generator_states(self.device)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from such a state."""
         for kept, stored in zip(self._kept(), self._kept(state), strict=True):
             kept.copy_(stored)
-        for generator, one in zip(self.generators, state["seeded_rng"], strict=True):
+        for generator, one in zip(self.generators, state["own_generators"], strict=True):
             generator.set_state(one)
         set_generator_states(self.device, state["generators"])
 

@@ -1,0 +1,62 @@
+"""Which backend of the compiled step `auto` stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import nn
+
+from pyro_vae._utils.rng import seeded_rng
+from pyro_vae.models.base import evaluating
+from pyro_vae.svi.capture import Operations
+
+# Steps from which on the seconds of the captures are earned back, with one more for each operation of the programs, and
+# those of the compiler on a CPU. benchmarks/README.md has the measurements.
+WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000
+
+
+def register(
+    model: nn.Module, programs: Sequence[Callable[..., Any]], device: torch.device, arguments: Sequence[Any]
+) -> int:
+    """Lets Pyro meet the parameters before the first step, which is then like all others, after a resume as well.
+
+    Args:
+        model: is in evaluation mode meanwhile.
+        programs: the model's `model` and `guide`.
+        device: where the model is.
+        arguments: of both programs, for one image.
+
+    Returns:
+        How many tensor operations the programs are made of.
+    """
+    with (
+        evaluating(model, gradients=True),
+        seeded_rng(device, 0),
+        torch.no_grad(),
+        pyro.validation_enabled(False),
+        Operations() as operations,
+    ):
+        for program in reversed(programs):
+            program(*arguments)
+    return operations.count
+
+
+def backend_on(device: torch.device, stored: str) -> str:
+    """The backend of a checkpoint, where it is resumed: CUDA graphs are of CUDA alone."""
+    return "capture" if stored == "cudagraph" and device.type != "cuda" else stored
+
+
+def automatic_backend(steps: int, operations: int, device: torch.device, precision: str) -> str:
+    """The backend that `auto` takes; by a count and not by a clock, so that a training can be repeated.
+
+    >>> [automatic_backend(steps, 34, torch.device("cpu"), "fp32") for steps in (1_000, 1_034, 15_000)]
+    ['off', 'capture', 'inductor']
+    """
+    if steps < WORTH_CAPTURING + operations and precision == "fp32":
+        return "off"
+    if device.type == "cuda":
+        return "cudagraph"
+    return "inductor" if steps >= WORTH_COMPILING and device.type == "cpu" else "capture"

@@ -1,0 +1,62 @@
+"""Numbers that are not finite, and memory that runs out, told with the epoch and step where it happened."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pyro_vae._utils.checks import InputError
+from pyro_vae.svi import CompiledSVI, NotFiniteError
+
+
+@contextmanager
+def located(svi: CompiledSVI, location: Callable[[int], str]) -> Iterator[None]:
+    """Errors of the numbers or of memory, inside, name their place.
+
+    Args:
+        svi: whose steps are counted.
+        location: the epoch and step of a step by its number.
+
+    Raises:
+        FloatingPointError: a loss is not finite, or a distribution refused a value.
+        torch.OutOfMemoryError: the device has no room.
+    """
+    try:
+        try:
+            yield
+        except ValueError:  # the validation of distributions meets a NaN, perhaps one of an earlier step
+            svi.check_finite()
+            raise
+    except NotFiniteError as error:
+        raise FloatingPointError(f"the loss is {error.loss} at {location(error.step)}; try a smaller lr") from error
+    except ValueError as error:
+        if isinstance(error, InputError) or not re.search("satisfy the constraint|within the support", str(error)):
+            raise
+        reason = str(error).splitlines()[0][:160]
+        place = location(svi.num_steps)
+        raise FloatingPointError(f"not a number, or out of range, at {place}; try a smaller lr ({reason})") from error
+    except RuntimeError as error:
+        if not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+            raise
+        reason = " ".join(str(error).split()).split(". ")[0][:160]
+        place = location(svi.num_steps)
+        hint = "try a smaller batch_size, or fewer particles"
+        raise torch.OutOfMemoryError(f"out of memory at {place}; {hint} ({reason})") from error
+
+
+def check_finite_loss(loss: float, location: str) -> None:
+    """The loss of a pass without steps is a finite number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss} at {location}; try a smaller lr")
+
+
+def check_finite_weights(model: nn.Module, epoch: int) -> None:
+    """The last step of an epoch has no loss after it that would tell."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise FloatingPointError(f"{name} is not finite after the last step of epoch {epoch}; try a smaller lr")

@@ -1,0 +1,120 @@
+"""How a training goes: what `fit` was told, checked, and what a checkpoint must agree with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_vae._utils import checks
+from pyro_vae.data import Images
+from pyro_vae.models.base import check_dequantize
+from pyro_vae.objectives import JITTED, TRACED, resolved
+from pyro_vae.objectives import objective as objective_by_name
+from pyro_vae.spec import BINARIZATIONS, HOW_LONG_AND_HOW, PRECISIONS, Spec
+from pyro_vae.svi.backends import BACKENDS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What :func:`~pyro_vae.fit` is told of a training, or takes from the model's spec; checked.
+
+    >>> from pyro_vae.models.binding import bound
+    >>> Settings(**bound(torch.nn.Linear(1, 1), "fit", **{name: None for name in SETTINGS})).batch_size
+    128
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    beta: float
+    beta_warmup: int
+    objective: str | ELBO
+    particles: int
+    binarization: str
+    dequantize: bool
+    compile: str
+    precision: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            self._set(name, checks.positive_integer(name, getattr(self, name)))
+        self._set("lr", checks.positive("lr", self.lr))
+        self._set("beta", checks.non_negative("beta", self.beta))
+        self._set("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
+        self._set("seed", checks.seed("seed", self.seed))
+        self._set("dequantize", checks.boolean("dequantize", self.dequantize))
+        allowed = {"compile": ("auto", *BACKENDS), "precision": PRECISIONS, "binarization": BINARIZATIONS}
+        for name, names in allowed.items():
+            self._set(name, checks.one_of(name, getattr(self, name), names))
+        if self.precision == "bf16" and self.compile == "off":
+            expected = "fp32 where compile is off: only a captured step has bfloat16 products"
+            raise checks.fail("precision", self.precision, expected)
+
+    def _set(self, name: str, value: Any) -> None:
+        """As a plain value of Python's."""
+        object.__setattr__(self, name, value)
+
+    def check_model(self, model: nn.Module) -> None:
+        """The model has what these settings need: parameters, and a density where grey levels are dequantized."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise checks.fail("model", f"{type(model).__name__} without parameters to train", "a model with some")
+        check_dequantize(model, self.dequantize, self.binarization)
+
+    def resolved_objective(self, model: nn.Module, images: Images) -> str | ELBO:
+        """The objective, with what `auto` stands for in its place."""
+        objective = resolved(self.objective, model, images) if isinstance(self.objective, str) else self.objective
+        self.elbo(objective)  # which may refuse it
+        return objective
+
+    def elbo(self, objective: str | ELBO) -> ELBO:
+        """The objective of this name, or the object as it is."""
+        elbo = objective_by_name(objective, self.particles) if isinstance(objective, str) else objective
+        if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
+            names = ", ".join(kind.__name__ for kind in TRACED)
+            raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
+        return elbo
+
+    def to_dict(
+        self, model: nn.Module, objective: str | ELBO, train: Images, held_out: Images | None
+    ) -> dict[str, Any]:
+        """What a training must have in common with the checkpoint from which it resumes, as plain values."""
+        return {name: getattr(self, name) for name in SETTINGS if name not in HOW_LONG_AND_HOW} | {
+            "model": _description(model),
+            "objective": objective if isinstance(objective, str) else _attributes(objective),
+            "particles": self.elbo(objective).num_particles,
+            "images": train.fingerprint,
+            "validation": None if held_out is None else held_out.fingerprint,
+        }
+
+
+SETTINGS = tuple(field.name for field in fields(Settings))
+
+
+def settings_as_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a checkpoint that an earlier version wrote: those that it did not know have their defaults."""
+    description = stored["model"]
+    if isinstance(description, dict):
+        known = {name: value for name, value in description.items() if name not in SETTINGS}
+        stored = stored | {"model": _of_model(Spec.from_dict(known))}
+    return {"dequantize": False} | stored
+
+
+def _description(model: nn.Module) -> dict[str, Any] | str:
+    """What a checkpoint must have in common with the model, beside the shapes of its weights."""
+    spec = getattr(model, "spec", None)
+    return repr(model) if spec is None else _of_model(spec)
+
+
+def _of_model(spec: Spec) -> dict[str, Any]:
+    """The fields that make the model; those of its training are settings of their own."""
+    left_out = {*HOW_LONG_AND_HOW, *SETTINGS}
+    return {name: value for name, value in spec.to_dict().items() if name not in left_out}
+
+
+def _attributes(elbo: ELBO) -> str:
+    plain = {name: value for name, value in vars(elbo).items() if isinstance(value, int | float | str | None)}
+    return f"{type(elbo).__name__} {sorted(plain.items())}"

@@ -1,0 +1,81 @@
+"""The state of a training: what its checkpoints hold, and what resumes from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_vae._utils import checks
+from pyro_vae._utils.rng import generator_states, set_generator_states
+from pyro_vae.spec import OBJECTIVES
+from pyro_vae.training.backend import backend_on
+from pyro_vae.training.checkpoint import same_settings
+from pyro_vae.training.history import Epoch
+from pyro_vae.training.settings import Settings, settings_as_now
+
+
+@dataclass
+class State:
+    """What changes while a model is trained, and the settings under which alone it goes on.
+
+    Args:
+        model: on the device.
+        optimizer: of its parameters.
+        device: whose generators are used.
+        settings: of the training.
+        described: the settings, the model and the images, as plain values.
+        objective: its name, or the object.
+        backend: of the compiled step; `auto` until it is chosen.
+        epochs: so far.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    settings: Settings
+    described: dict[str, Any]
+    objective: str | ELBO
+    backend: str
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, as a checkpoint holds them."""
+        return {
+            "settings": self.described,
+            "backend": self.backend,
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": generator_states(self.device),
+        }
+
+    def resume(self, stored: dict[str, Any]) -> None:
+        """Takes over what :meth:`to_dict` gave; the default generators stand where they stood then.
+
+        Where the objective or the backend is `auto`, it is the stored one: with another backend rounding would be
+        another.
+
+        Raises:
+            InputError: it is of other settings, of another model, or of more epochs.
+        """
+        before = settings_as_now(stored["settings"])
+        if self.settings.objective == "auto" and before["objective"] in OBJECTIVES:
+            self.objective = self.described["objective"] = before["objective"]
+        same_settings(before, self.described)
+        self.epochs = [Epoch(**epoch) for epoch in stored["epochs"]]
+        if len(self.epochs) > self.settings.epochs:
+            expected = f"at least {len(self.epochs)}, which the checkpoint has already"
+            raise checks.fail("epochs", self.settings.epochs, expected)
+        if self.backend == "auto":
+            self.backend = backend_on(self.device, stored.get("backend", "off"))
+        try:
+            self.model.load_state_dict(stored["model"])
+        except RuntimeError as error:
+            raise checks.fail("checkpoint", "the state of another model", f"that of this model ({error})") from error
+        self.optimizer.load_state_dict(stored["optimizer"])
+        set_generator_states(self.device, stored["generators"])
