@@ -150,6 +150,26 @@ def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, 
     assert weights[0] == weights[1]
 
 
+def test_an_import_that_an_interrupt_breaks_is_an_interrupt(tmp_path, capsys, monkeypatch):
+    """numpy, interrupted while it is imported, raises a RecursionError."""
+
+    def broken(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError from None
+
+    monkeypatch.setattr("pyro_vae.experiments.run.run", broken)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main([*TRAIN, "--out", str(tmp_path / "run")]) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+    error = capsys.readouterr().err
+    assert error == (
+        "pyro-vae: stopped; finished epochs are saved; `pyro-vae train --resume --out RUN` resumes the training\n"
+    )
+
+
 def test_a_nan_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert main([*TRAIN, "--epochs", "2", "--lr", "1e30", "--out", str(tmp_path / "run"), "--quiet"]) == 1
     assert "epoch 1, step" in capsys.readouterr().err.splitlines()[-1]
@@ -216,7 +236,7 @@ def test_a_study_that_is_stopped_says_how_to_go_on(tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Processes, "wait", stopped)
         assert main(command) == 1
-    assert capsys.readouterr().err == "pyro-vae: stopped; what was done is kept, and the same command goes on with it\n"
+    assert capsys.readouterr().err == "pyro-vae: stopped; finished work is saved; the same command resumes it\n"
     assert main(command) == 0
 
 

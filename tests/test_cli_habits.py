@@ -299,7 +299,7 @@ def test_a_training_that_is_stopped_says_what_to_do(tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(evaluation, "evaluate", stopped)
     assert main(["evaluate", str(run), "--device", "cpu"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].endswith("the same command goes on with it")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("the same command resumes it")
 
 
 def test_quiet_says_nothing(tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae import Spec, build, evaluate
 from pyro_vae._utils.checks import InputError
-from pyro_vae.cli.app import app
+from pyro_vae.cli.app import main
 from pyro_vae.evaluation import Metrics, PerImage, compare
 from pyro_vae.experiments import run
 
@@ -160,7 +160,7 @@ def runs(tmp_path_factory):
     for name, dimensions in (("small", "2"), ("large", "4")):
         for seed in ("0", "1"):
             out = folder / name / f"seed-{seed}"
-            assert app.main(["train", "--latent-dim", dimensions, "--seed", seed, *SMALL, "--out", str(out)]) == 0
+            assert main(["train", "--latent-dim", dimensions, "--seed", seed, *SMALL, "--out", str(out)]) == 0
     return folder
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_file_is_bad_input(tmp_path, content):
 def test_command(runs, capsys, tmp_path):
     folders = [str(runs / name) for name in ("small/seed-0", "small/seed-1", "large/seed-0")]
     out = tmp_path / "found.json"
-    assert app.main(["compare", *folders, "--out", str(out)]) == 0
+    assert main(["compare", *folders, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "ELBO: difference from" in printed
     assert "359 common images" in " ".join(printed.split())
@@ -207,7 +207,7 @@ def test_command(runs, capsys, tmp_path):
 
 def test_command_with_seeds_and_csv(runs, tmp_path):
     out = tmp_path / "found.csv"
-    assert app.main(["compare", str(runs / "small"), str(runs / "large"), "--metric", "mse", "--out", str(out)]) == 0
+    assert main(["compare", str(runs / "small"), str(runs / "large"), "--metric", "mse", "--out", str(out)]) == 0
     (row,) = csv.DictReader(out.read_text().splitlines())
     assert (row["metric"], row["error_of"]) == ("mse_per_pixel", "images, paired, and seeds")
     assert (row["seeds_first"], row["seeds_second"]) == ("2", "2")
@@ -216,10 +216,24 @@ def test_command_with_seeds_and_csv(runs, tmp_path):
 
 
 def test_where_one_model_has_one_seed_the_error_is_said_to_be_of_these_trainings(runs, capsys):
-    assert app.main(["compare", str(runs / "small" / "seed-0"), str(runs / "large")]) == 0
+    assert main(["compare", str(runs / "small" / "seed-0"), str(runs / "large")]) == 0
     assert "another seed may differ more" in " ".join(capsys.readouterr().out.split())
-    assert app.main(["compare", str(runs / "small"), str(runs / "large")]) == 0
+    assert main(["compare", str(runs / "small"), str(runs / "large")]) == 0
     assert "another seed may differ more" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_autoencoder_is_compared_by_its_squared_error(runs, tmp_path, capsys):
+    """By default: it has no ELBO, with which a VAE is compared."""
+    squared = PerImage(torch.arange(3), {"mse_per_pixel": torch.tensor([1.0, 2.0, 3.0])}, SETTINGS)
+    spec = (runs / "small" / "seed-0" / "spec.json").read_text()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec.json").write_text(spec.replace('"vae"', '"autoencoder"'))
+        run.add_metrics(tmp_path / name, Metrics(per_image={"bounds": squared}))
+    assert main(["compare", str(tmp_path / "first"), str(tmp_path / "second")]) == 0
+    assert "MSE" in capsys.readouterr().out
+    assert main(["compare", str(runs / "small"), str(runs / "large")]) == 0
+    assert "ELBO" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -255,7 +269,7 @@ def test_bad_input_is_one_line_and_exit_2(runs, capsys, arguments, message, monk
     nll = PerImage(table.images, {"nll_nats": torch.ones(len(table.images))})
     run.add_metrics(runs / "evidence-only", Metrics(per_image={"evidence": nll}))
     capsys.readouterr()
-    assert app.main(["compare", *arguments]) == 2
+    assert main(["compare", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error), error

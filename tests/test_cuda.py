@@ -11,7 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae import Spec, build, evaluate, fit, fit_many, load, save
-from pyro_vae.cli.app import app
+from pyro_vae.cli.app import main
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import in_domain_classifier
 from pyro_vae.posteriors import DiagonalNormal
@@ -231,10 +231,10 @@ def test_samples_are_scored(digits, device):
 def test_a_run_folder_goes_from_one_device_to_the_other(device, tmp_path, capsys):
     run = str(tmp_path / "run")
     short = ["--epochs", "2", "--latent-dim", "2", "--hidden", "16", "--binarization", "threshold", "--quiet"]
-    assert app.main(["train", "--dataset", "digits", *short, "--device", str(device), "--out", run]) == 0
-    assert app.main(["evaluate", run, "--metrics", "bounds,codes", "--device", "cpu"]) == 0
-    assert app.main(["evaluate", run, "--metrics", "bounds", "--device", str(device)]) == 0
-    assert app.main(["train", "--resume", "--epochs", "3", "--quiet", "--device", "cpu", "--out", run]) == 0
+    assert main(["train", "--dataset", "digits", *short, "--device", str(device), "--out", run]) == 0
+    assert main(["evaluate", run, "--metrics", "bounds,codes", "--device", "cpu"]) == 0
+    assert main(["evaluate", run, "--metrics", "bounds", "--device", str(device)]) == 0
+    assert main(["train", "--resume", "--epochs", "3", "--quiet", "--device", "cpu", "--out", run]) == 0
 
 
 def test_a_posterior_samples_where_its_parameters_are(device):

@@ -256,7 +256,7 @@ def test_bad_input_that_one_process_sees_stops_all(tmp_path):
     ("how", "message"),
     [
         ("nan", "at epoch 2, step 4; try a smaller lr"),
-        ("signal", "stopped; what was done is kept"),
+        ("signal", "stopped; finished epochs are saved"),
         ("exit", "another process stopped"),
     ],
 )

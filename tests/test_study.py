@@ -31,6 +31,10 @@ def study(*entries, **more):
     return Study("tiny", "A tiny study", tuple(entries) or (Entry("two", SPEC),), **more)
 
 
+def stored_metrics(folder, model):
+    return json.loads((folder / "runs" / model / "seed-0" / "metrics.json").read_text())
+
+
 def table(folder):
     return (folder / "results.csv").read_bytes()
 
@@ -446,3 +450,38 @@ def test_a_study_in_a_log_tells_which_model_and_which_epoch(tmp_path, capfd):
     starts += [start.replace("two", "three").replace("1 of 2 runs", "2 of 2 runs") for start in starts]
     assert len(lines) == 6
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+
+
+def test_the_evidence_is_a_group_of_a_study_too(tmp_path):
+    """Where a model has a prior; and a call without it leaves it, in the table as well."""
+    grid = study(
+        Entry("two", replace(SPEC, epochs=1)), Entry("autoencoder", replace(SPEC, epochs=1, model="autoencoder"))
+    )
+    folder = tmp_path / "study"
+    run_study(grid, folder, metrics=("bounds", "evidence"), k=20, evidence_images=30, **QUIET)
+    two = stored_metrics(folder, "two")
+    assert two["provenance"]["nll_nats"]["k"] == 20
+    assert "active_units" not in two
+    assert "nll_nats" not in stored_metrics(folder, "autoencoder")
+    assert [entry["status"] for entry in read_study(folder)["entries"]] == ["done", "done"]
+    assert not list(folder.rglob("*.partial.*"))
+    header = (folder / "results.csv").read_text().splitlines()[0]
+    assert "nll_nats" in header.split(",")
+    run_study(grid, folder, **QUIET)
+    assert stored_metrics(folder, "two")["nll_nats"] == two["nll_nats"]
+    assert "active_units" in stored_metrics(folder, "two")
+    assert "nll_nats" in (folder / "results.csv").read_text().splitlines()[0].split(",")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metrics": ["evidense"]}, "metrics: given 'evidense', .*did you mean 'evidence'"),
+        ({"metrics": ["evidence"], "k": 0}, "k: given 0, expected a whole number of at least 1"),
+        ({"evidence_images": 5}, "metrics: given 'bounds,codes,samples', expected evidence among them"),
+    ],
+)
+def test_metrics_that_cannot_be_asked_for(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run_study(study(), tmp_path / "study", **arguments, **QUIET)
+    assert not (tmp_path / "study").exists()

@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Variational autoencoders as Pyro programs: train, judge and show them.",
+    help="Variational autoencoders as Pyro programs: train, evaluate and show them.",
 )
 for command in (demo, train, evaluate, sample, study, report, compare):
     app.command()(command)
@@ -55,55 +55,55 @@ def _main(
 
 
 _STOPPED = {
-    "train": "what was done is kept, and a training goes on with `pyro-vae train --resume --out RUN`",
-    "study": "what was done is kept, and the same command goes on with it",
-    "evaluate": "what was done is kept, and the same command goes on with it",
-    "demo": "what was done is kept, and the same command goes on with it",
+    "train": "finished epochs are saved; `pyro-vae train --resume --out RUN` resumes the training",
+    "study": "finished work is saved; the same command resumes it",
+    "evaluate": "finished work is saved; the same command resumes it",
+    "demo": "finished work is saved; the same command resumes it",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
-    main_thread = threading.current_thread() is threading.main_thread()  # signals are its alone
-    before = signal.signal(signal.SIGTERM, _terminated) if main_thread else None
-    try:
-        with warnings.catch_warnings(), _without_plotting_backend():
-            warnings.simplefilter(
-                "default", UserWarning
-            )  # notes are neither errors nor lost, whatever PYTHONWARNINGS says
-            warnings.showwarning = _show_once(set())
-            return _run(sys.argv[1:] if arguments is None else arguments)
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
+    with _stopping_signals() as received, warnings.catch_warnings(), _without_plotting_backend():
+        warnings.simplefilter("default", UserWarning)  # notes are neither errors nor lost, whatever PYTHONWARNINGS says
+        warnings.showwarning = _show_once(set())
+        return _run(sys.argv[1:] if arguments is None else arguments, received)
 
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], received: list[int]) -> int:
     try:
         code = app(arguments, standalone_mode=False) or 0
-    except (InputError, TyperException) as error:
-        text = error.format_message() if isinstance(error, TyperException) else str(error)
-        return _report(text, 2) if text else 2  # without text: the help was asked for by no arguments
-    except BrokenPipeError:  # the help, read by `head`
-        silence()
-        return 1
-    except OSError as error:
-        reason = f"{error.filename or 'file'}: {error.strerror or error}"
-        return _report(f"{reason}; expected a place that can be read and written, with room", 2)
-    except (FloatingPointError, distributed.PeerStoppedError) as error:
-        return _report(str(error), 1)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _report(" ".join(str(error).split()) or "out of memory", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except Exception as error:
+        if not received:
+            return _exit_code(error)
+        code = _INTERRUPTED  # torch's import, when it is interrupted, raises whatever it likes
     if code != _INTERRUPTED:
         return code
     return _report("; ".join(["stopped", *(text for name, text in _STOPPED.items() if name in arguments[:1])]), 1)
+
+
+def _exit_code(error: Exception) -> int:
+    """Reports what a user can do something about; a mistake of ours is raised, with its traceback."""
+    match error:
+        case InputError() | TyperException():
+            text = error.format_message() if isinstance(error, TyperException) else str(error)
+            return _report(text, 2) if text else 2  # without text: the help was asked for by no arguments
+        case BrokenPipeError():  # the help, read by `head`
+            silence()
+            return 1
+        case OSError():
+            reason = f"{error.filename or 'file'}: {error.strerror or error}"
+            return _report(f"{reason}; expected a place that can be read and written, with room", 2)
+        case FloatingPointError() | distributed.PeerStoppedError():
+            return _report(str(error), 1)
+        case RuntimeError() | MemoryError() if _is_out_of_memory(error):
+            return _report(" ".join(str(error).split()) or "out of memory", 1)
+    raise error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -119,8 +119,27 @@ def _report(text: str, code: int) -> int:
     return code
 
 
-def _terminated(*_: Any) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _stopping_signals() -> Iterator[list[int]]:
+    """SIGTERM stops a command as Ctrl-C does; yields the list of those that came. A SIGINT that is ignored stays so."""
+    received: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are its alone
+        yield received
+        return
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -134,10 +153,10 @@ def _without_plotting_backend() -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
 
 
-def _show_once(shown: set[str]) -> Callable[..., None]:
+def _show_once(said: set[str]) -> Callable[..., None]:
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in shown and distributed.peers().rank == 0:
+        if str(message) not in said and distributed.peers().rank == 0:
             say(f"pyro-vae: note: {message}")
-        shown.add(str(message))
+        said.add(str(message))
 
     return note

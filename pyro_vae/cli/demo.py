@@ -27,7 +27,7 @@ SPEC = Spec(
 def demo(
     out: Annotated[Path, typer.Option(help="folder to make", parser=path, metavar="PATH")] = Path("demo"),
 ) -> None:
-    """Train a VAE on the embedded 8x8 digits, judge it, and draw it; under a minute on two cores."""
+    """Train a VAE on the embedded 8x8 digits, evaluate it, and draw figures; under a minute on two cores."""
     from pyro_vae.evaluation import evaluate
     from pyro_vae.evaluation.samples import extractors
     from pyro_vae.experiments.figures.of_run import save_run_figures

@@ -12,8 +12,21 @@ import typer
 from pyro_vae._utils.checks import InputError, fail, one_of
 from pyro_vae._utils.console import show_table
 from pyro_vae._utils.progress import say
-from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, path, whole_number
-from pyro_vae.spec import GROUPS, Spec
+from pyro_vae.cli.options import (
+    DataRoot,
+    Dataset,
+    Device,
+    EvidenceImages,
+    ImportanceSamples,
+    MetricGroups,
+    Quiet,
+    Run,
+    Seed,
+    metric_groups,
+    path,
+    whole_number,
+)
+from pyro_vae.spec import Spec
 
 if TYPE_CHECKING:
     from pyro_vae.data import Splits
@@ -21,25 +34,10 @@ if TYPE_CHECKING:
 
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision", "none")
 
-MetricGroups = Annotated[
-    str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
-]
-ImportanceSamples = Annotated[
-    int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")
-]
-EvidenceImages = Annotated[
-    int | None,
-    typer.Option(
-        help="take so many test images, at random, for the evidence; all by default",
-        parser=whole_number,
-        metavar="INTEGER",
-        show_default=False,
-    ),
-]
 AnnealedImages = Annotated[
     int,
     typer.Option(
-        help="so many of the images whose Pareto k is too high, at random, by annealed importance sampling, too",
+        help="also annealed importance sampling of this many of the images whose Pareto k is too high, drawn at random",
         parser=whole_number,
         metavar="INTEGER",
     ),
@@ -83,7 +81,7 @@ def evaluate(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a trained model on the test images; each group of results is added to metrics.json as it comes."""
+    """Evaluate a trained model on the test images; each group of metrics is added to metrics.json when it is done."""
     groups = _checked_groups(metrics, extractor, k, evidence_images, anneal, n)
 
     from pyro_vae.evaluation import evaluate as evaluate_model
@@ -135,9 +133,7 @@ def _checked_groups(
     metrics: str, extractor: str, k: int, evidence_images: int | None, anneal: int, n: int | None
 ) -> list[str]:
     """The groups of `--metrics` that can be asked for together with these options."""
-    groups = [name.strip() for name in metrics.split(",") if name.strip()]
-    for name in groups or [metrics]:
-        one_of("--metrics", name, GROUPS)
+    groups = metric_groups(metrics)
     one_of("--extractor", extractor, EXTRACTORS)
     if k < 1:
         raise fail("--k", k, "a whole number of at least 1")
@@ -171,13 +167,13 @@ def show_metrics(results: Sequence[Metrics], title: str) -> None:
     """Prints all results as one table."""
     rows = [row for metrics in results for row in metrics.rows()]
     extractors = [metrics.extractor for metrics in results if metrics.extractor is not None]
-    show_table(rows, title, f"samples are judged by {extractors[0]}" if extractors else "")
+    show_table(rows, title, f"samples are scored with {extractors[0]}" if extractors else "")
 
 
 def try_each(names: Sequence[str], action: Callable[[str], None]) -> None:
-    """Calls `action` with each name, and then says in a line each which of them could not be done, and why.
+    """Calls `action` with each name; then says which of them could not be done, and why, one line each.
 
-    It is an error only where nothing could be done. A mistake of ours in one of them is raised after all the others.
+    It is an error only where none could be done. A mistake of ours in one of them is raised after all the others.
     """
     left_out: list[Exception] = []
     mistakes: list[Exception] = []

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_vae._utils import checks
-from pyro_vae.spec import SPEC_FIELDS
+from pyro_vae.spec import GROUPS, SPEC_FIELDS
 
 
 def whole_number(text: str) -> int:
@@ -57,6 +57,31 @@ Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), 
 Seed = Annotated[int, typer.Option(help="seed of all noise", parser=seed, metavar="INTEGER")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
 Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
+
+
+MetricGroups = Annotated[
+    str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
+]
+ImportanceSamples = Annotated[
+    int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")
+]
+EvidenceImages = Annotated[
+    int | None,
+    typer.Option(
+        help="estimate the evidence on this many test images, drawn at random; all by default",
+        parser=whole_number,
+        metavar="INTEGER",
+        show_default=False,
+    ),
+]
+
+
+def metric_groups(text: str) -> list[str]:
+    """The names of groups of metrics in a text with commas."""
+    groups = [name.strip() for name in text.split(",") if name.strip()]
+    for name in groups or [text]:
+        checks.one_of("--metrics", name, GROUPS)
+    return groups
 
 
 def spec_options(command: Callable[..., None]) -> Callable[..., None]:

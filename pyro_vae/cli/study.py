@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,17 @@ import typer
 from pyro_vae._utils.checks import fail
 from pyro_vae._utils.console import show
 from pyro_vae._utils.progress import say
-from pyro_vae.cli.options import DataRoot, Device, Quiet, path, whole_number
+from pyro_vae.cli.options import (
+    DataRoot,
+    Device,
+    EvidenceImages,
+    ImportanceSamples,
+    MetricGroups,
+    Quiet,
+    metric_groups,
+    path,
+    whole_number,
+)
 from pyro_vae.spec import check_dataset
 
 StudyName = Annotated[
@@ -20,17 +31,24 @@ StudyName = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="study folder to make, or to go on with", show_default=False, parser=path, metavar="PATH"),
+    typer.Option(help="study folder to make or to resume", show_default=False, parser=path, metavar="PATH"),
 ]
-Epochs = Annotated[int | None, typer.Option(help="instead of the study's", parser=whole_number, metavar="INTEGER")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(help="epochs of each model, instead of the study's", parser=whole_number, metavar="INTEGER"),
+]
 Seeds = Annotated[
-    int, typer.Option(help="trainings of each model: mean and sd", parser=whole_number, metavar="INTEGER")
+    int,
+    typer.Option(
+        help="train each model with this many seeds; the table has mean and sd", parser=whole_number, metavar="INTEGER"
+    ),
 ]
 Jobs = Annotated[int, typer.Option(help="models trained at the same time", parser=whole_number, metavar="INTEGER")]
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="of each; by default the cores divided among the jobs. The same number gives the same bits",
+        help="CPU threads of each model; by default the cores divided among the jobs. The same number gives the same "
+        "results to the last bit",
         parser=whole_number,
         metavar="INTEGER",
         show_default=False,
@@ -41,7 +59,7 @@ Ray = Annotated[
     typer.Option(help="run on the Ray cluster at this address, or `local`; --out is then on shared storage"),
 ]
 RayRetries = Annotated[
-    int, typer.Option(help="new starts of a model whose Ray worker was lost", parser=whole_number, metavar="INTEGER")
+    int, typer.Option(help="restarts of a model whose Ray worker was lost", parser=whole_number, metavar="INTEGER")
 ]
 
 
@@ -53,8 +71,13 @@ def study(
     ] = False,
     epochs: Epochs = None,
     seeds: Seeds = 1,
+    metrics: MetricGroups = "bounds,codes,samples",
+    k: ImportanceSamples = 5000,
+    evidence_images: EvidenceImages = None,
     only: Annotated[list[str] | None, typer.Option(help="train this model only; may be repeated")] = None,
-    dataset: Annotated[str | None, typer.Option(help="instead of the study's", show_default=False)] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="data set of each model, instead of the study's", show_default=False)
+    ] = None,
     jobs: Jobs = 1,
     threads: Threads = None,
     ray: Ray = None,
@@ -64,7 +87,7 @@ def study(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train and judge all models of a study; called again, it goes on where it was stopped."""
+    """Train and evaluate all models of a study; the same command resumes one that was stopped."""
     from pyro_vae.experiments.study import NAMES, named
 
     if list_studies:
@@ -74,6 +97,7 @@ def study(
         raise fail("study", None, f"one of {', '.join(NAMES)}, FILE.py or FILE.toml; --list tells what they are")
     dataset = dataset and os.path.expanduser(dataset)
     grid = named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
+    groups = metric_groups(metrics)
     if out is None:
         raise fail("--out", None, "a folder for the study")
     for entry in grid.entries:
@@ -81,13 +105,24 @@ def study(
 
     from pyro_vae.experiments.runner import run_study
 
-    changes = {"epochs": epochs, "seeds": seeds if seeds > 1 else None, "dataset": dataset}
-    options = [f"--{option}={value}" for option, value in changes.items() if value is not None]
-    options += [f"--only={model}" for model in only or ()]
+    command = _command(
+        name,
+        out,
+        only or (),
+        epochs=epochs,
+        seeds=seeds if seeds > 1 else None,
+        dataset=dataset,
+        metrics=metrics if groups != ["bounds", "codes", "samples"] else None,
+        k=k if k != 5000 else None,
+        evidence_images=evidence_images,
+    )
     stored = run_study(
         grid,
         out,
         seeds=seeds,
+        metrics=groups,
+        k=k,
+        evidence_images=evidence_images,
         only=only or (),
         data_root=data_root,
         device=device,
@@ -96,7 +131,7 @@ def study(
         ray=ray,
         ray_gpus=ray_gpus,
         ray_retries=ray_retries,
-        command=shlex.join(["pyro-vae", "study", name, "--out", str(out), *options]),
+        command=command,
         progress=not quiet,
     )
     if not quiet:
@@ -106,6 +141,13 @@ def study(
             say(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}")
     if any(entry["status"] == "failed" for entry in stored["entries"]):
         raise typer.Exit(1)
+
+
+def _command(name: str, out: Path, only: Sequence[str], **changes: str | int | None) -> str:
+    """The command that makes the study, for its report: what is not the default, and does not depend on the machine."""
+    options = [f"--{option.replace('_', '-')}={value}" for option, value in changes.items() if value is not None]
+    options += [f"--only={model}" for model in only]
+    return shlex.join(["pyro-vae", "study", name, "--out", str(out), *options])
 
 
 def _list_studies() -> None:

@@ -25,7 +25,8 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="go on with the run in --out; its spec need not be repeated. Images that were moved: --dataset PATH",
+            help="resume the run in --out from its last checkpoint; its spec need not be repeated. "
+            "Images that were moved: --dataset PATH",
         ),
     ] = False,
     data_root: DataRoot = None,

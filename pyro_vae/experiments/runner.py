@@ -27,6 +27,7 @@ from pyro_vae.experiments.study_folder import (
     write_results,
 )
 from pyro_vae.experiments.workers import Processes, RayTasks, Workers
+from pyro_vae.spec import GROUPS
 from pyro_vae.training.checkpoint import read_checkpoint
 from pyro_vae.training.history import Epoch, epoch_line
 
@@ -36,6 +37,9 @@ def run_study(
     out: str | os.PathLike[str],
     *,
     seeds: int = 1,
+    metrics: Sequence[str] = ("bounds", "codes", "samples"),
+    k: int = 5000,
+    evidence_images: int | None = None,
     only: Sequence[str] = (),
     data_root: str | os.PathLike[str] | None = None,
     device: str = "auto",
@@ -58,6 +62,10 @@ def run_study(
         out: folder of the study; that of an earlier call is resumed.
         seeds: train each of the models so many times, with its spec's seed and those after it. The table has these,
             and what an earlier call has trained.
+        metrics: groups as of :func:`~pyro_vae.evaluate`; those that a model or its data don't allow are left out. What
+            an earlier call has evaluated stays.
+        k: importance samples per image, for the group `evidence`.
+        evidence_images: estimate the evidence on this many test images, drawn at random; by default on all.
         only: names of the models to train now; by default all.
         data_root: folder of the data sets.
         device: of training and evaluation.
@@ -78,16 +86,15 @@ def run_study(
         InputError: a wrong argument, data that are not here, or a folder that holds something else, such as models
             that were trained before the data changed.
     """
-    _check_numbers(seeds, jobs, threads, ray_gpus, ray_retries)
     for name in only:
         checks.one_of("only", name, (entry.name for entry in study.entries))
+    _check_numbers(seeds, jobs, threads, ray_gpus, ray_retries)
+    _check_metrics(metrics, k, evidence_images)
     out = checks.path("out", out).absolute()
     check_study_folder(out, study)
     images, skipped = _load(study, data_root, progress)
     chosen = [entry.name for entry in study.entries if not only or entry.name in only]
-    runs = study_runs(study, out, dict.fromkeys(chosen, seeds), images)
-    for run in _all(runs):
-        run_folder.check_data(run.folder, images[run.spec.dataset])
+    runs = study_runs(study, out, dict.fromkeys(chosen, seeds), images, metrics)
     state = StudyState(study, out, commands_of(out, command), device, runs, skipped)
     with locked(out):
         chosen_runs = _all({model: runs[model] for model in chosen if model in runs})
@@ -95,7 +102,8 @@ def run_study(
         write_results(state)
         if waiting:
             workers = _workers(min(jobs, len(waiting)) if ray is None else jobs, threads, ray, ray_gpus, ray_retries)
-            tasks = _tasks(waiting, study.snapshots, images, data_root, device, progress)
+            options = {"data_root": data_root, "device": device, "k": k, "evidence_images": evidence_images}
+            tasks = _tasks(waiting, study.snapshots, images, options, progress)
             _work(state, workers, tasks, chosen_runs, progress)
         draw_figures(study.pictures, out / "figures", runs, images)
         return write_results(state)
@@ -108,6 +116,8 @@ def train_and_evaluate(
     *,
     data_root: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    k: int = 5000,
+    evidence_images: int | None = None,
 ) -> None:
     """Trains one model into its folder, or resumes it, and evaluates it by each group of metrics that it lacks."""
     with warnings.catch_warnings():
@@ -126,6 +136,7 @@ def train_and_evaluate(
                 snapshots=snapshots,
                 progress=False,
             )
+        partial_evidence = run.folder / "evidence.partial.safetensors"
         errors: list[Exception] = []
         for group in run.missing_groups:
             try:
@@ -135,6 +146,9 @@ def train_and_evaluate(
                     metrics=[group],
                     binarization=run.spec.binarization,
                     dequantize=run.spec.dequantize,
+                    k=k,
+                    evidence_images=evidence_images,
+                    partial=partial_evidence,
                     extractor=extractor,
                     train=images.train,
                     device=device,
@@ -142,6 +156,8 @@ def train_and_evaluate(
                 run_folder.add_metrics(run.folder, metrics)
             except (checks.InputError, FloatingPointError) as error:  # the other groups don't ask for this one
                 errors.append(type(error)(f"{group}: {error}"))
+        if "evidence" not in run.missing_groups:
+            partial_evidence.unlink(missing_ok=True)
         if errors:
             raise errors[0]
 
@@ -151,6 +167,18 @@ def _check_numbers(seeds: int, jobs: int, threads: int | None, ray_gpus: float, 
         checks.positive_integer(name, value)
     checks.non_negative("ray_gpus", ray_gpus)
     checks.non_negative_integer("ray_retries", ray_retries)
+
+
+def _check_metrics(metrics: Sequence[str], k: int, evidence_images: int | None) -> None:
+    for group in metrics:
+        checks.one_of("metrics", group, GROUPS)
+    checks.positive_integer("k", k)
+    if evidence_images is not None:
+        checks.positive_integer("evidence_images", evidence_images)
+        if "evidence" not in metrics:
+            raise checks.fail(
+                "metrics", ",".join(metrics), "evidence among them, of which evidence_images is an option"
+            )
 
 
 def _all(runs: Mapping[str, Sequence[StudyRun]]) -> list[StudyRun]:
@@ -184,24 +212,17 @@ def _tasks(
     runs: Sequence[StudyRun],
     snapshots: Sequence[int],
     images: Mapping[str, Splits],
-    data_root: str | os.PathLike[str] | None,
-    device: str,
+    options: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, partial[None]]:
-    """What is to be done of each run; the classifiers that score samples are trained here, once for all workers."""
+    """A call of :func:`train_and_evaluate` for each run; the classifiers are trained here, once for all workers."""
     scored = dict.fromkeys(run.spec.dataset for run in runs if "samples" in run.missing_groups)
     extractors = {
-        name: classifier.in_domain_classifier(images[name], device=device, progress=progress).cpu() for name in scored
+        name: classifier.in_domain_classifier(images[name], device=options["device"], progress=progress).cpu()
+        for name in scored
     }
     return {
-        run.name: partial(
-            train_and_evaluate,
-            run,
-            snapshots,
-            extractors.get(run.spec.dataset),
-            data_root=data_root,
-            device=device,
-        )
+        run.name: partial(train_and_evaluate, run, snapshots, extractors.get(run.spec.dataset), **options)
         for run in runs
     }
 

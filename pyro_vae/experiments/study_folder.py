@@ -18,11 +18,13 @@ from pyro_vae.data import Splits
 from pyro_vae.evaluation import Metrics
 from pyro_vae.evaluation.samples import classifier
 from pyro_vae.experiments import tables
-from pyro_vae.experiments.run import read_metrics, read_per_image, with_objective
+from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.training.checkpoint import read_epoch
 from pyro_vae.training.history import History
+
+OF_THE_EVIDENCE = ("nll_nats", "bits_per_dimension")
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,18 @@ def commands_of(out: Path, command: str) -> str:
 
 
 def study_runs(
-    study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str, Splits]
+    study: Study, out: Path, seeds: Mapping[str, int], images: Mapping[str, Splits], metrics: Sequence[str]
 ) -> dict[str, list[StudyRun]]:
-    """The runs of each model whose images are here, by seed: those asked for, and what the folder has beyond them."""
+    """The runs of each model whose images are here, by seed: those asked for, and what the folder has beyond them.
+
+    Raises:
+        InputError: one of them was trained on other images.
+    """
     runs: dict[str, list[StudyRun]] = {}
     for entry in study.entries:
         if entry.spec.dataset not in images:
             continue
-        groups = metric_groups(images[entry.spec.dataset], entry.spec)
+        groups = _possible_groups(metrics, images[entry.spec.dataset], entry.spec)
         train = images[entry.spec.dataset].train
         runs[entry.name] = []
         # All seeds are trained as those that are here already.
@@ -153,14 +159,18 @@ def study_runs(
             run = StudyRun(entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups)
             if len(runs[entry.name]) >= seeds.get(entry.name, 1) and not run.done:
                 break
+            check_data(run.folder, images[entry.spec.dataset])
             runs[entry.name].append(run)
     return runs
 
 
-def metric_groups(images: Splits, spec: Spec) -> tuple[str, ...]:
-    """The groups of metrics that the model and its data allow."""
-    groups = ("bounds", "codes") if len(images.test) > 1 else ("bounds",)
-    if spec.model == "autoencoder":
+def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tuple[str, ...]:
+    """Those of the groups of metrics that the model and its data allow."""
+    without = {"samples", "evidence"} if spec.model == "autoencoder" else set()
+    if len(images.test) < 2:
+        without.add("codes")
+    groups = tuple(group for group in metrics if group not in without)
+    if "samples" not in groups:
         return groups
     try:
         classifier.check_classifiable(images)
@@ -168,8 +178,8 @@ def metric_groups(images: Splits, spec: Spec) -> tuple[str, ...]:
             raise checks.fail("test images", len(images.test), "at least 10 for scores of samples")
     except checks.InputError as error:
         warnings.warn(f"scores of samples are left out for {images.test.name}: {error}", stacklevel=2)
-        return groups
-    return (*groups, "samples")
+        return tuple(group for group in groups if group != "samples")
+    return groups
 
 
 def write_results(state: StudyState) -> dict[str, Any]:
@@ -180,10 +190,11 @@ def write_results(state: StudyState) -> dict[str, Any]:
         for model, runs in state.runs.items()
     }
     scores = scores_of(evaluated)
+    columns = _columns(study, scores)
     specs = {model: runs[0].spec for model, runs in state.runs.items() if runs}
-    differences = tables.differences(specs, study.columns, scores)
+    differences = tables.differences(specs, columns, scores)
     table = [
-        tables.row(entry, specs.get(entry.name, entry.spec), study.columns, scores.numbers.get(entry.name, []))
+        tables.row(entry, specs.get(entry.name, entry.spec), columns, scores.numbers.get(entry.name, []))
         for entry in study.entries
     ]
     seconds = {model: sum(run.seconds for run in runs) for model, runs in state.runs.items()}
@@ -193,7 +204,7 @@ def write_results(state: StudyState) -> dict[str, Any]:
         "title": study.title,
         "document": study.document,
         "command": state.command,
-        "columns": list(study.columns),
+        "columns": list(columns),
         "notes": list(study.notes),
         "entries": [_stored_entry(state, entry, len(evaluated.get(entry.name, []))) for entry in study.entries],
         "figures": [
@@ -206,11 +217,18 @@ def write_results(state: StudyState) -> dict[str, Any]:
         "claims": tables.verdicts(study.claims, scores),
         "differences": [difference.to_dict() for difference in differences],
     }
-    files.write(out / "results.csv", tables.to_csv(study.columns, table))
-    text = tables.to_markdown(study.columns, table) + tables.differences_to_markdown(differences)
+    files.write(out / "results.csv", tables.to_csv(columns, table))
+    text = tables.to_markdown(columns, table) + tables.differences_to_markdown(differences)
     files.write(out / "results.md", text)
     files.write_json(out / "study.json", stored)
     return stored
+
+
+def _columns(study: Study, scores: tables.Scores) -> tuple[str, ...]:
+    """The metrics of the table: those of the study, and those of the evidence where a run has them."""
+    stored = {name for of_model in scores.numbers.values() for numbers in of_model for name in numbers}
+    more = [name for name in OF_THE_EVIDENCE if name in stored and name not in study.columns]
+    return (*study.columns, *more)
 
 
 def _stored_entry(state: StudyState, entry: Entry, num_evaluated: int) -> dict[str, Any]:
