@@ -6,15 +6,20 @@ BIN := $(ENV)/bin
 # Written once this checkout is installed in that environment.
 READY := $(ENV)/.pyro_vae-$(firstword $(shell echo '$(CURDIR)' | cksum))
 
-.PHONY: demo test lint format bench gpu docs links clean
+.PHONY: demo test test-all lint format bench gpu docs links wheel clean
 
 demo: $(READY)
 	rm -rf demo
 	$(BIN)/pyro-vae demo --out demo
 
 # Each worker has one thread (conftest.py) and whole modules, whose tests share what they have trained.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+	$(PYTEST) -m 'not slow'
+
+test-all: $(READY)
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff format --check
@@ -50,6 +55,14 @@ links: $(READY).docs
 $(READY).docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
+
+# Builds the wheel, and tries it alone in an empty environment.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/wheel && bin/pyro-vae demo --out demo && bin/pyro-vae report demo
 
 clean:
 	rm -rf .venv demo build docs/_build docs/api/generated docs/examples dist .pytest_cache .mypy_cache .ruff_cache

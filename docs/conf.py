@@ -4,10 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
-import warnings
 from pathlib import Path
-
-import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -45,7 +42,6 @@ exclude_patterns = ["_build", "_templates", "results/**", "inventories"]
 templates_path = ["_templates"]
 root_doc = "index"
 nitpicky = False
-suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
 # --- text ---
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -87,15 +83,16 @@ mathjax3_config = {
     "options": {"enableMenu": False},
 }
 
-# --- examples ---
-warnings.filterwarnings("ignore", message="grey pixels")
+# --- examples: run anew where they or the package have changed; what they printed and drew stays in docs/examples ---
+gallery.forget_if_changed(HERE / "examples", Path(pyro_vae.__file__).parent)
 sphinx_gallery_conf = {
+    "parallel": gallery.in_processes(HERE / "_ext"),
     "examples_dirs": "../examples",
     "gallery_dirs": "examples",
     "filename_pattern": r"plot_",
-    "image_scrapers": (gallery.figures,),
-    "reset_modules": (gallery.reset,),
-    "within_subsection_order": gallery.Order,
+    "image_scrapers": ("gallery.figures",),
+    "reset_modules": ("gallery.reset",),
+    "within_subsection_order": "gallery.Order",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
@@ -107,7 +104,6 @@ sphinx_gallery_conf = {
     "nested_sections": False,
     "write_computation_times": False,
 }
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
 
 
 def setup(app):

@@ -76,6 +76,7 @@ def test_starter_earns_nothing(number):
     assert graded(number, starter) == (0, "not done yet\nnot done yet\nnot done yet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "source", "lost", "diagnosis"), WRONG)
 def test_wrong_answers_lose_points_and_are_told_why(number, source, lost, diagnosis):
     earned, verdicts = graded(number, solution(number) + SHORT + source)
@@ -109,6 +110,7 @@ def handed_in(tmp_path, number, source, seconds=10.0):
     return [points for points, *_ in found], [verdict for *_, verdict in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statements", "points", "diagnoses"),
     [

@@ -30,6 +30,7 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_CODE = [page for page in PAGES if any(kind == "python" for kind, _ in FENCE.findall(TEXTS[page]))]
+LONG = ("theory", "corrections")  # pages that train until the numbers of their text come out
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NUMBER = re.compile(r"-?\d+\.\d+")
 
@@ -53,7 +54,11 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")  # pages show what warns
-@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.parent.name in LONG)) for page in WITH_CODE],
+    ids=name,
+)
 def test_page_runs(page, tmp_path, monkeypatch, capsys):
     """The blocks of a page, in their order, as one program."""
     matplotlib.use("Agg")

@@ -22,6 +22,7 @@ def two_epochs(*arguments, epochs, **options):
     return fit(*arguments, epochs=min(epochs, 2), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the libraries that an example shows
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_makes_figures(path, capsys, monkeypatch):
@@ -35,6 +36,7 @@ def test_example_makes_figures(path, capsys, monkeypatch):
     matplotlib.pyplot.close("all")
 
 
+@pytest.mark.slow  # tests/test_docs.py runs them as one program
 @pytest.mark.parametrize("block", BLOCKS)
 def test_readme_block(block, capsys):
     torch.manual_seed(0)

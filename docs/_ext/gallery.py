@@ -1,5 +1,8 @@
-"""What sphinx-gallery needs to know of our examples: their figures, their order, and a clean start for each."""
+"""What sphinx-gallery needs to know of our examples: their figures, order, clean start, and when to run anew."""
 
+import hashlib
+import os
+import warnings
 from pathlib import Path
 
 import pyro
@@ -28,8 +31,35 @@ class Order:
         return (FIRST.index(stem), "") if stem in FIRST else (len(FIRST), stem)
 
 
+def in_processes(extensions):
+    """How many examples run at once: one on each core, with one thread, which is all that networks this small use."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process begins
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(extensions), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    return os.cpu_count()
+
+
+def forget_if_changed(examples, package):
+    """sphinx-gallery runs an example that has changed; with another package all of them have to run."""
+    sources = sorted(
+        path for path in package.rglob("*") if path.suffix in (".py", ".cpp", ".h", ".html")
+    )
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sources:
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    record = examples / "package.sha256"
+    if not record.is_file() or record.read_text() != digest.hexdigest():
+        for path in examples.glob("*.py.md5"):
+            path.unlink()
+    examples.mkdir(exist_ok=True)
+    record.write_text(digest.hexdigest())
+
+
 def reset(gallery_conf, name):
     """Before each example."""
+    warnings.filterwarnings("ignore", message="grey pixels")
+    torch.set_num_threads(1)
     pyro.clear_param_store()
     torch.manual_seed(0)
 
