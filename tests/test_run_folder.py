@@ -47,7 +47,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(CompiledSVI, "step_tensor", killed)
         run(SPEC, tmp_path / "killed", **QUIET)
-    with pytest.raises(InputError, match=r"a finished run, with weights\.safetensors; `train --resume` goes on"):
+    with pytest.raises(InputError, match=r"a finished run, with weights\.safetensors; `train --resume` resumes this one"):
         open_model(tmp_path / "killed")
     model, history, _ = run(SPEC, tmp_path / "killed", resume=True, **QUIET)
     assert len(history.epochs) == 2
@@ -127,7 +127,7 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path):
     folder = tmp_path / "run"
     run(SPEC, folder, **QUIET)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(InputError, match=r"this one holds a run of the same spec \(--resume goes on with it\)"):
+    with pytest.raises(InputError, match=r"this one holds a run of the same spec \(--resume resumes it\)"):
         run(SPEC, folder, **QUIET)
     with pytest.raises(InputError, match=r"this one holds a run with beta = 1.0, not 2.0"):
         run(replace(SPEC, beta=2.0), folder, **QUIET)
@@ -230,13 +230,13 @@ def test_what_an_older_run_does_not_tell_is_said(own, digits, tmp_path):
     recorded = json.loads((folder / "environment.json").read_text())
     del recorded["test_images"], recorded["num_test_images"], recorded["num_images"]
     (folder / "environment.json").write_text(json.dumps(recorded))
-    assert "it tells of its training images only" in check_data(folder, images)
+    assert "it records its training images only" in check_data(folder, images)
     with pytest.raises(InputError, match=r"expected the \? training images"):
         check_data(folder, digits)
     (folder / "environment.json").write_text("{}")
-    assert "can't be checked: it does not tell" in check_data(folder, digits)
+    assert "can't be checked: it does not say" in check_data(folder, digits)
     (folder / "environment.json").unlink()
-    assert "can't be checked: it does not tell" in check_data(folder, digits)
+    assert "can't be checked: it does not say" in check_data(folder, digits)
 
 
 def test_a_run_of_an_earlier_version_is_not_told_that_its_data_changed(own, grey):
@@ -280,8 +280,8 @@ def changed_spec(folder, **fields):
         ("truncated", {}, "checkpoint: given .*expected an undamaged file"),
         ("lr", {"lr": 0.5}, "lr: given 0.5, expected 0.001, with which the weights"),
         ("latent_dim", {"latent_dim": 3}, "latent_dim: given 3, expected 2, with which the weights"),
-        ("lost", {}, "out: given .*expected a run with a checkpoint to go on from"),
-        ("lost", {"epochs": 2}, "out: given .*expected a run with a checkpoint to go on from"),
+        ("lost", {}, "out: given .*expected a run with a checkpoint to resume from"),
+        ("lost", {"epochs": 2}, "out: given .*expected a run with a checkpoint to resume from"),
     ],
 )
 def test_a_refused_resume_changes_nothing(tmp_path, monkeypatch, damage, fields, message):

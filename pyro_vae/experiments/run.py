@@ -45,7 +45,7 @@ def run(
     An objective `auto` is that of the run in the folder, or else what it stands for, and is recorded as that. The
     folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end; a run that is refused leaves it as it was. An existing run of the same spec is
-    gone on with by `resume`, which may also raise the number of epochs, or name another place of the same images. The
+    resumed by `resume`, which may also raise the number of epochs, or name another place of the same images. The
     weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
     Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
 
@@ -155,28 +155,29 @@ def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
     some that were trained on.
 
     Returns:
-        What can't be checked, because the run does not tell; else an empty text.
+        What can't be checked, because the run does not record it; else an empty text.
 
     Raises:
         InputError: they are others.
     """
     if read_spec(folder) is None:
         return ""
-    recorded, found = (
-        files.read_json_if_any(checks.path("folder", folder) / "environment.json", "environment"),
-        _description(images),
-    )
+    recorded = files.read_json_if_any(checks.path("folder", folder) / "environment.json", "environment")
+    here = _description(images)
     if "images" not in recorded:
-        return f"whether these are the images that {folder} was trained on can't be checked: it does not tell"
-    if "seeds" in recorded and recorded["images"] != found["images"]:  # by `fit_many`, which is given any images
+        return f"whether these are the images that {folder} was trained on can't be checked: it does not say"
+    if "seeds" in recorded and recorded["images"] != here["images"]:  # by `fit_many`, which is given any images
         return (
             f"{folder} was trained on other images than {images.train.name}'s: see that none of these test images are"
         )
-    if any(recorded.get(name, value) != value for name, value in found.items()):
-        given = f"{images.train.name} with {_counts(found)}"
-        raise checks.fail("dataset", given, f"the {_counts(recorded)} of {folder}: {_why_others(recorded)}")
+    if any(recorded.get(name, value) != value for name, value in here.items()):
+        raise checks.fail(
+            "dataset",
+            f"{images.train.name} with {_counts(here)}",
+            f"the {_counts(recorded)} of {folder}: {_why_others(recorded)}",
+        )
     if "test_images" not in recorded:
-        return f"whether the test images are those of {folder} can't be checked: it tells of its training images only"
+        return f"whether the test images are those of {folder} can't be checked: it records its training images only"
     return ""
 
 
@@ -195,7 +196,7 @@ def _why_others(recorded: dict[str, Any]) -> str:
 
 
 def _description(images: Splits) -> dict[str, Any]:
-    """What `environment.json` tells of a data set."""
+    """What `environment.json` records of a data set."""
     return {
         "num_images": len(images.train),
         "num_test_images": len(images.test),
@@ -217,11 +218,11 @@ def _counts(description: dict[str, Any]) -> str:
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What `metrics.json` of a run folder holds; nothing where there is none."""
     path = checks.path("folder", folder) / "metrics.json"
-    found = files.read_json_if_any(path, "metrics")
-    sources = found.get("provenance", {})
-    if not isinstance(sources, dict) or not all(isinstance(one, dict) for one in sources.values()):
+    stored = files.read_json_if_any(path, "metrics")
+    sources = stored.get("provenance", {})
+    if not isinstance(sources, dict) or not all(isinstance(source, dict) for source in sources.values()):
         raise checks.fail("metrics", str(path), "`provenance` as an object of objects, one for each number")
-    return found
+    return stored
 
 
 def read_per_image(folder: str | os.PathLike[str]) -> dict[str, PerImage]:
@@ -238,19 +239,21 @@ def read_per_image(folder: str | os.PathLike[str]) -> dict[str, PerImage]:
             columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise checks.fail("per-image values", str(path), f"a file as `evaluate` writes it ({error})") from error
-    found = {}
+    per_image = {}
     for group, settings in about.items():
-        values = {name.split("/")[-1]: one for name, one in columns.items() if name.startswith(f"{group}/values/")}
-        found[group] = PerImage(columns[f"{group}/images"], values, settings)
-    return found
+        values = {
+            name.split("/")[-1]: column for name, column in columns.items() if name.startswith(f"{group}/values/")
+        }
+        per_image[group] = PerImage(columns[f"{group}/images"], values, settings)
+    return per_image
 
 
-def _write_per_image(folder: Path, found: Mapping[str, PerImage]) -> None:
+def _write_per_image(folder: Path, per_image: Mapping[str, PerImage]) -> None:
     tensors = {}
-    for group, one in found.items():
-        tensors[f"{group}/images"] = one.images
-        tensors |= {f"{group}/values/{name}": column for name, column in one.values.items()}
-    about = {group: json.dumps(one.settings) for group, one in found.items()}
+    for group, table in per_image.items():
+        tensors[f"{group}/images"] = table.images
+        tensors |= {f"{group}/values/{name}": column for name, column in table.values.items()}
+    about = {group: json.dumps(table.settings) for group, table in per_image.items()}
     files.write(folder / PER_IMAGE, to_safetensors(tensors, about))
 
 
@@ -259,16 +262,16 @@ def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
 
     The values of single images go into `per_image.safetensors` beside it.
     """
-    stored, found = read_metrics(folder), metrics.to_dict()
+    stored, new = read_metrics(folder), metrics.to_dict()
     sources = stored.pop("provenance", {})
-    groups = {one.get("group") for one in found["provenance"].values()}
-    for name in [name for name, one in sources.items() if one.get("group") in groups]:
+    groups = {source.get("group") for source in new["provenance"].values()}
+    for name in [name for name, source in sources.items() if source.get("group") in groups]:
         stored.pop(name, None)  # of an earlier evaluation, with other settings
         del sources[name]
     if metrics.per_image:
         _write_per_image(checks.path("folder", folder), read_per_image(folder) | dict(metrics.per_image))
     return files.write_json(
-        checks.path("folder", folder) / "metrics.json", stored | found | {"provenance": sources | found["provenance"]}
+        checks.path("folder", folder) / "metrics.json", stored | new | {"provenance": sources | new["provenance"]}
     )
 
 
@@ -278,7 +281,7 @@ def _finished(folder: str | os.PathLike[str]) -> Spec:
     if spec is None:
         raise checks.fail("run", str(folder), "a folder that `pyro-vae train` made, with a spec.json")
     if not (checks.path("folder", folder) / WEIGHTS).is_file():
-        raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` goes on with this one")
+        raise checks.fail("run", str(folder), f"a finished run, with {WEIGHTS}; `train --resume` resumes this one")
     check_weights(folder)
     return spec
 
@@ -294,7 +297,7 @@ def _with_shape(spec: Spec, images: Splits) -> Spec:
 def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
-    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):  # noticed now, not when all is ready
         raise checks.fail("out", str(folder), f"a place that can be read and written, as {nearest} is not")
     stored = read_spec(folder)
@@ -303,7 +306,7 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
             raise checks.fail("out", str(folder), "a new or empty folder, or one of a run")
         return
     free = {"epochs": 1, "compile": "auto"} | ({"dataset": spec.dataset} if resume else {})  # see `check_data`
-    before, now = (replace(one, **free).to_dict() for one in (stored, spec))  # type: ignore[arg-type]
+    before, now = (replace(either, **free).to_dict() for either in (stored, spec))  # type: ignore[arg-type]
     for name in before:
         if before[name] != now[name]:
             raise checks.fail(
@@ -315,10 +318,10 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
         raise checks.fail("epochs", spec.epochs, f"at least {stored.epochs}, as the run in {folder} has")
     if not resume:
         raise checks.fail(
-            "out", str(folder), "a new folder: this one holds a run of the same spec (--resume goes on with it)"
+            "out", str(folder), "a new folder: this one holds a run of the same spec (--resume resumes it)"
         )
     check_weights(folder)
     if (folder / WEIGHTS).is_file() and read_epoch(folder / "checkpoint") == 0:
         raise checks.fail(
-            "out", str(folder), f"a run with a checkpoint to go on from: this one has {WEIGHTS} alone, which stay"
+            "out", str(folder), f"a run with a checkpoint to resume from: this one has {WEIGHTS} alone, which stay"
         )

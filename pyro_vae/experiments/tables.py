@@ -1,4 +1,4 @@
-"""What a study found: one row per model, and whether the document's claims hold. Numbers in, text out."""
+"""The results of a study: one row per model, and whether the document's claims hold. Numbers in, text out."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ BY_ANOTHER_NETWORK = ("frechet", "inception_score_mean", "inception_score_std")
 Numbers = Mapping[str, float]
 
 
-def losses(found: Numbers, spec: Spec) -> dict[str, float]:
-    """Two sums that documents print, from the parts that are known.
+def losses(numbers: Numbers, spec: Spec) -> dict[str, float]:
+    """Two sums that documents print, where their parts are known.
 
     - `loss_nats`: reconstruction + beta KL, both at the values of `metrics.json`.
     - `squared_error_loss`: the summed squared error of the decoded posterior mean + beta KL.
@@ -34,25 +34,25 @@ def losses(found: Numbers, spec: Spec) -> dict[str, float]:
     >>> losses({"mse_per_pixel": 0.25, "kl_per_sample": 2.0}, Spec(image_shape=(1, 8, 8), beta=0.5))
     {'squared_error_loss': 17.0}
     """
-    kl = found.get("kl_per_sample")
+    kl = numbers.get("kl_per_sample")
     weighted = 0.0 if spec.model == "autoencoder" or spec.beta == 0 else None if kl is None else spec.beta * kl
     sums = {}
-    if weighted is not None and "reconstruction_nats" in found:
-        sums["loss_nats"] = found["reconstruction_nats"] + weighted
-    if weighted is not None and "mse_per_pixel" in found and spec.image_shape is not None:
-        sums["squared_error_loss"] = math.prod(spec.image_shape) * found["mse_per_pixel"] + weighted
+    if weighted is not None and "reconstruction_nats" in numbers:
+        sums["loss_nats"] = numbers["reconstruction_nats"] + weighted
+    if weighted is not None and "mse_per_pixel" in numbers and spec.image_shape is not None:
+        sums["squared_error_loss"] = math.prod(spec.image_shape) * numbers["mse_per_pixel"] + weighted
     return sums
 
 
-def row(entry: Entry, spec: Spec, columns: Sequence[str], found: Sequence[Numbers]) -> dict[str, Any]:
+def row(entry: Entry, spec: Spec, columns: Sequence[str], seeds: Sequence[Numbers]) -> dict[str, Any]:
     """Of each metric the mean over seeds, its standard deviation, what is published, and the difference.
 
     The standard deviation is that of single runs (divided by K - 1), and there is none of one run.
     """
     published = losses(entry.published, spec) | dict(entry.published)
-    values: dict[str, Any] = {"model": entry.name, "seeds": len(found)}
+    values: dict[str, Any] = {"model": entry.name, "seeds": len(seeds)}
     for name in columns:
-        measured = [one[name] for one in found if name in one]
+        measured = [numbers[name] for numbers in seeds if name in numbers]
         if measured:
             values[name] = statistics.fmean(measured)
         if len(measured) > 1:
@@ -65,9 +65,9 @@ def row(entry: Entry, spec: Spec, columns: Sequence[str], found: Sequence[Number
 
 
 def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One line a model; beside each metric what belongs to it, where any model has it."""
+    """One line per model; beside each metric what belongs to it, where any model has it."""
     wanted = [f"{name}{suffix}" for name in columns for suffix in ("", "_sd", "_published", "_difference")]
-    fields = ["model", "seeds", *(name for name in wanted if any(name in one for one in table))]
+    fields = ["model", "seeds", *(name for name in wanted if any(name in values for values in table))]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fields, lineterminator="\n")
     writer.writeheader()
@@ -77,9 +77,9 @@ def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
 
 def to_markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
     """One line per model: mean (sd over seeds) (published)."""
-    shown = [name for name in columns if any(name in one or f"{name}_published" in one for one in table)]
-    lines = [["model", *shown], ["---", *["---:"] * len(shown)]]
-    lines += [[one["model"], *(_cell(one, name) for name in shown)] for one in table]
+    present = [name for name in columns if any(name in row or f"{name}_published" in row for row in table)]
+    lines = [["model", *present], ["---", *["---:"] * len(present)]]
+    lines += [[row["model"], *(_cell(row, name) for name in present)] for row in table]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -100,7 +100,7 @@ class Scores:
     per_image: Mapping[str, Sequence[Metrics]] = field(default_factory=dict)
 
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
-        """Model and metric `second` minus `first`, with the best error that is known; None where none is.
+        """Model and metric `second` minus `first`, with the best standard error that is known; None where none is.
 
         By images, paired, and by seeds where there are several; else by seeds alone; else, of single runs, by the
         standard errors of the two means over images, as if the images were others: too large, where they are the same.
@@ -109,13 +109,16 @@ class Scores:
         if metric == other and a != b and self.per_image.get(a) and self.per_image.get(b):
             with suppress(checks.InputError):  # a run without values of single images, or of another quantity
                 return compare({a: self.per_image[a], b: self.per_image[b]}, metric)[0]
-        columns = [[one[name] for one in self.numbers.get(model, ()) if name in one] for model, name in (first, second)]
+        columns = [
+            [numbers[name] for numbers in self.numbers.get(model, ()) if name in numbers]
+            for model, name in (first, second)
+        ]
         if not all(columns):
             return None
-        if found := seeds_difference(metric, (a, columns[0]), (b, columns[1])):
-            return found
+        if by_seeds := seeds_difference(metric, (a, columns[0]), (b, columns[1])):
+            return by_seeds
         error = METRICS[metric].error if metric in METRICS else ""
-        errors = [[one[error] for one in self.numbers[model] if error in one] for model in (a, b)]
+        errors = [[numbers[error] for numbers in self.numbers[model] if error in numbers] for model in (a, b)]
         if metric != other or not error.endswith("_se") or not all(errors):
             return None
         difference = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
@@ -127,44 +130,44 @@ class Scores:
 
 def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scores) -> list[Difference]:
     """Of each metric that tells which model is better: each model against the first that it can be compared with."""
-    found = []
+    results = []
     for metric in columns:
         known = METRICS.get(metric)
         if known is None or not known.better:
             continue
         references: dict[str, str] = {}
         for name, spec in models.items():
-            if not any(metric in one for one in scores.numbers.get(name, ())):
+            if not any(metric in numbers for numbers in scores.numbers.get(name, ())):
                 continue
             reference = references.setdefault(known.group(vars(spec)), name)
-            if reference != name and (one := scores.difference((reference, metric), (name, metric))):
-                found.append(one)
-    return found
+            if reference != name and (difference := scores.difference((reference, metric), (name, metric))):
+                results.append(difference)
+    return results
 
 
-def differences_to_markdown(found: Sequence[Difference]) -> str:
+def differences_to_markdown(results: Sequence[Difference]) -> str:
     """One line for each two models; nothing where no error is known."""
-    if not found:
+    if not results:
         return ""
-    metrics = list(dict.fromkeys(one.metric for one in found))
-    cells = {(one.second, one.first, one.metric): one for one in found}
+    metrics = list(dict.fromkeys(result.metric for result in results))
+    cells = {(result.second, result.first, result.metric): result for result in results}
     lines = [["model", "minus", *metrics], ["---", "---", *["---:"] * len(metrics)]]
-    for second, first in dict.fromkeys((one.second, one.first) for one in found):
+    for second, first in dict.fromkeys((result.second, result.first) for result in results):
         lines.append([second, first, *(_difference(cells.get((second, first, name))) for name in metrics)])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"\nDifferences ± standard error; in brackets those within noise (2 errors, more of few seeds).\n\n{table}"
 
 
-def _difference(one: Difference | None) -> str:
-    if one is None:
+def _difference(result: Difference | None) -> str:
+    if result is None:
         return ""
-    text = f"{one.difference:+.3g} ± {one.se:.2g}"
-    return text if one.beyond_noise else f"({text})"
+    text = f"{result.difference:+.3g} ± {result.se:.2g}"
+    return text if result.beyond_noise else f"({text})"
 
 
 def verdicts(claims: Sequence[Claim], scores: Scores) -> list[dict[str, Any]]:
     """Those of the claims whose models are done."""
-    return [one for claim in claims if (one := verdict(claim, scores)) is not None]
+    return [decided for claim in claims if (decided := verdict(claim, scores)) is not None]
 
 
 def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
@@ -175,7 +178,9 @@ def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
     """
     metrics = [claim.metric] * len(claim.rising) if isinstance(claim.metric, str) else claim.metric
     models = list(zip(claim.rising, metrics, strict=True))
-    columns = [[one[metric] for one in scores.numbers.get(name, []) if metric in one] for name, metric in models]
+    columns = [
+        [numbers[metric] for numbers in scores.numbers.get(name, []) if metric in numbers] for name, metric in models
+    ]
     if not all(columns):
         return None
     steps = [scores.difference(before, after) for before, after in itertools.pairwise(models)]
@@ -188,33 +193,33 @@ def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
         "sds": [statistics.stdev(column) if len(column) > 1 else None for column in columns],
         "verdict": _verdict(steps),
         "reason": _reason(steps, min(map(len, columns))),
-        "steps": [None if one is None else one.to_dict() for one in steps],
+        "steps": [None if step is None else step.to_dict() for step in steps],
         "seeds": len(seeds),
         "seeds_holding": sum(map(_rises, seeds)),
     }
 
 
 def _verdict(steps: Sequence[Difference | None]) -> str:
-    known = [one for one in steps if one is not None]
-    if any(one.beyond_noise and one.difference < 0 for one in known):
+    known = [step for step in steps if step is not None]
+    if any(step.beyond_noise and step.difference < 0 for step in known):
         return "does not hold"
-    return "holds" if len(known) == len(steps) and all(one.beyond_noise for one in known) else "not decided"
+    return "holds" if len(known) == len(steps) and all(step.beyond_noise for step in known) else "not decided"
 
 
 def _reason(steps: Sequence[Difference | None], fewest: int) -> str:
     """What the verdict rests on, in words; `fewest` is the smallest number of seeds."""
-    if all(one is None for one in steps):
+    if all(step is None for step in steps):
         if fewest > 1:
             return "not decided: the seeds of each model agree, and no other error is known"
         return "not decided by one seed of a model: no error of a single run is known"
     texts = []
-    for one in steps:
-        if one is None:
+    for step in steps:
+        if step is None:
             texts.append("no error known")
         else:
-            noise = "beyond noise" if one.beyond_noise else "within noise"
-            texts.append(f"{one.difference:+.3g} \N{PLUS-MINUS SIGN} {one.se:.2g} ({noise}; {one.error_of})")
-    seeds = min(min(one.seeds) for one in steps if one is not None)
+            noise = "beyond noise" if step.beyond_noise else "within noise"
+            texts.append(f"{step.difference:+.3g} \N{PLUS-MINUS SIGN} {step.se:.2g} ({noise}; {step.error_of})")
+    seeds = min(min(step.seeds) for step in steps if step is not None)
     return "differences " + ", ".join(texts) + ("; one seed each: of these trainings only" if seeds == 1 else "")
 
 

@@ -74,7 +74,7 @@ class Processes:
         while self.waiting and len(self.running) < self.jobs:
             self._start(*self.waiting.pop(0))
         sentinels = {process.sentinel: name for name, (process, _) in self.running.items()}
-        return [self._finish(sentinels[one]) for one in wait(list(sentinels), timeout_seconds)]  # type: ignore[index]
+        return [self._finish(sentinels[sentinel]) for sentinel in wait(list(sentinels), timeout_seconds)]  # type: ignore[index]
 
     def _start(self, name: str, task: Task) -> None:
         receiver, sender = self.context.Pipe(duplex=False)
@@ -136,12 +136,12 @@ class RayTasks:
     def wait(self, timeout_seconds: float) -> list[Done]:
         """What ended within the time."""
         ended, _ = self.ray.wait(list(self.running), timeout=timeout_seconds)
-        return [self._finish(one) for one in ended]
+        return [self._finish(task) for task in ended]
 
-    def _finish(self, one: Any) -> Done:
-        name = self.running.pop(one)
+    def _finish(self, task: Any) -> Done:
+        name = self.running.pop(task)
         try:
-            return Done(name, self.ray.get(one))
+            return Done(name, self.ray.get(task))
         except self.ray.exceptions.RayError as error:
             return Done(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
@@ -154,8 +154,8 @@ class RayTasks:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for one in self.running:
-            self.ray.cancel(one, force=True)
+        for task in self.running:
+            self.ray.cancel(task, force=True)
         self.running.clear()
         self.ray.shutdown()
 
