@@ -1,6 +1,7 @@
 """Pyro's optimizers keep their state, whoever steps: `CompiledSVI` beside `pyro.infer.SVI`."""
 
 import copy
+import functools
 
 import pyro
 import pyro.distributions as dist
@@ -394,3 +395,52 @@ def test_the_optimizers_of_a_wrapper_are_one_kernel():
     svi.step(X)
     adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
     assert [len(one.params) for one in adam._groups] == [2]
+
+
+class OfOnesOwn(torch.optim.Adam):
+    """With torch's own step."""
+
+
+class StepsTwice(torch.optim.Adam):
+    def step(self, closure=None):
+        super().step()
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("compile", ["capture", "inductor"])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, OfOnesOwn, StepsTwice])
+def test_a_scheduler_of_torchs_leaves_the_step_to_the_kernel(kind, compile):
+    """It wraps `step` to see that it was called; a step of another class is run as it is."""
+    after = []
+    for of_steps in ("off", compile):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = CompiledSVI(model, guide, lambda groups: kind(groups, lr=0.05, fused=True), compile=of_steps)
+        svi.step(X)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(svi.optimizer.optimizer, 0.9)
+        for _ in range(6):
+            svi.step(X)
+            scheduler.step()
+        after.append(values())
+    assert_same(after[1], after[0])
+    adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
+    assert (adam is None) == (kind is StepsTwice)
+
+
+def test_a_step_that_somebody_else_has_wrapped_is_run_as_it_is():
+    pyro.clear_param_store()
+    svi = CompiledSVI(model, guide, torch.optim.Adam, compile="capture")
+    svi.step(X)
+    optimizer, calls = svi.optimizer.optimizer, []
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    original = optimizer.step
+
+    @functools.wraps(original)
+    def counted(*args):
+        calls.append(1)
+        return original(*args)
+
+    optimizer.step = counted
+    for _ in range(3):
+        svi.step(X)
+    assert len(calls) == 3

@@ -107,7 +107,7 @@ class SharedOptimizer(PyroOptim):
         optimizer = self.optimizer
         if last is not None and last.optimizer is optimizer and last.is_current():
             return last
-        if optimizer is None or self._clipped or type(optimizer) not in _FUSED:
+        if optimizer is None or self._clipped or not isinstance(optimizer, _FUSED):
             return None
         alike = len({(param.device, param.dtype) for param in params}) == 1  # which the kernel requires
         return FusedAdam(optimizer, params) if alike and nothing_but_the_kernel(optimizer) else None

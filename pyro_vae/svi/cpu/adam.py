@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 from pyro_vae.svi.cpu import kernels, products
 from pyro_vae.svi.cpu.recording import Used, span
 
+_STEPS = [inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW)]
 PART = 8192  # elements of a parameter that a thread updates at a time
 
 
@@ -22,6 +24,7 @@ class FusedAdam:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # which torch's schedulers want to see
         self.optimizer, self._state, self._params = optimizer, optimizer.state, tuple(params)
         self._states = [_adam_state(optimizer.state[param], param) for param in params]
         index_of = {param: index for index, param in enumerate(params)}
@@ -213,8 +216,16 @@ def _match(tensors: Sequence[Tensor]) -> bool:
 
 
 def nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step` only calls the kernel: there are no hooks, no wrapped `step`, and no other options."""
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
+    """Whether `step` is that of Adam or AdamW and only calls the kernel: there are no hooks and no other options.
+
+    torch's schedulers replace `step` by one that only records that it was called.
+    """
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return False
+    if inspect.unwrap(type(optimizer).step) not in _STEPS:
+        return False
+    step = vars(optimizer).get("step")
+    if step is not None and not (hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step):
         return False
     return all(
         group["fused"] and not (group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor))
