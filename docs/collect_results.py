@@ -23,37 +23,41 @@ def parts(folder):
     """The files to copy, relative to a study folder."""
     study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     unfinished = [
-        one["name"] for one in study["entries"] if one["status"] not in ("done", "skipped")
+        entry["name"]
+        for entry in study["entries"]
+        if entry["status"] not in ("done", "skipped")
     ]
     if unfinished:
         sys.exit(f"{folder}: not finished: {', '.join(unfinished)}")
-    wanted = [Path(name) for name in (*OF_A_STUDY, *(one["file"] for one in study["figures"]))]
+    wanted = [
+        Path(name) for name in (*OF_A_STUDY, *(figure["file"] for figure in study["figures"]))
+    ]
     for entry in study["entries"]:
         wanted += [Path(run) / name for run in entry["runs"] for name in OF_A_RUN]
-    for one in wanted:
-        if not (folder / one).is_file():
-            sys.exit(f"{folder / one}: given no file, expected one of a finished study")
-        if one.suffix != ".png":
+    for name in wanted:
+        if not (folder / name).is_file():
+            sys.exit(f"{folder / name}: given no file, expected one of a finished study")
+        if name.suffix != ".png":
             for number, line in enumerate(
-                (folder / one).read_text(encoding="utf-8").splitlines(), 1
+                (folder / name).read_text(encoding="utf-8").splitlines(), 1
             ):
-                if found := ABSOLUTE.search(line):
+                if path := ABSOLUTE.search(line):
                     sys.exit(
-                        f"{folder / one}, line {number}: given the path {found[0]}, expected none of a machine"
+                        f"{folder / name}, line {number}: given the path {path[0]}, expected none of a machine"
                     )
     return study["name"], wanted
 
 
 def collect(folders, results=RESULTS):
     """Copies the studies, each in place of what was there of it."""
-    found = [(folder, *parts(folder)) for folder in map(Path, folders)]
-    for folder, name, wanted in found:
+    studies = [(folder, *parts(folder)) for folder in map(Path, folders)]
+    for folder, name, wanted in studies:
         shutil.rmtree(results / name, ignore_errors=True)
-        for one in wanted:
-            (results / name / one).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / one, results / name / one)
+        for file in wanted:
+            (results / name / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, results / name / file)
         print(
-            f"{results / name}: {len(wanted)} files, {sum((folder / one).stat().st_size for one in wanted):,} bytes"
+            f"{results / name}: {len(wanted)} files, {sum((folder / file).stat().st_size for file in wanted):,} bytes"
         )
     total = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
     if total > MAX_BYTES:
@@ -88,7 +92,7 @@ def decide(results=RESULTS):
         specs = {name: several[0].spec for name, several in runs.items()}
         differences = tables.differences(specs, stored["columns"], scores)
         stored["claims"] = tables.verdicts(definition.claims, scores)
-        stored["differences"] = [one.to_dict() for one in differences]
+        stored["differences"] = [difference.to_dict() for difference in differences]
         path.write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         page = path.with_name("results.md")
         table = page.read_text(encoding="utf-8").split("\nDifferences")[0]

@@ -47,7 +47,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(CompiledSVI, "step_tensor", killed)
         run(SPEC, tmp_path / "killed", **QUIET)
-    with pytest.raises(InputError, match=r"a finished run, with weights\.safetensors; `train --resume` resumes this one"):
+    with pytest.raises(InputError, match=r"a finished run, with weights\.safetensors; `train --resume` resumes"):
         open_model(tmp_path / "killed")
     model, history, _ = run(SPEC, tmp_path / "killed", resume=True, **QUIET)
     assert len(history.epochs) == 2

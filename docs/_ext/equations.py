@@ -53,16 +53,16 @@ class Equations(SphinxDirective):
 def _fill(app, doctree, docname):
     for place in list(doctree.findall(equation_list)):
         items = nodes.bullet_list(classes=["equation-list"])
-        for number, one in sorted(
+        for number, equation in sorted(
             _known(app.env).items(), key=lambda item: [int(part) for part in item[0].split(".")]
         ):
             uri = (
-                app.builder.get_relative_uri(docname, one["page"])
+                app.builder.get_relative_uri(docname, equation["page"])
                 + f"#eq-{number.replace('.', '-')}"
             )
             link = nodes.reference("", f"({number})", internal=True, refuri=uri)
             items += nodes.list_item(
-                "", nodes.paragraph("", "", link, nodes.Text(f" {one['text']}"))
+                "", nodes.paragraph("", "", link, nodes.Text(f" {equation['text']}"))
             )
         place.replace_self(items)
 
@@ -73,14 +73,20 @@ def _known(env):
 
 def _forget(app, env, docname):
     env.equations_by_number = {
-        number: one for number, one in _known(env).items() if one["page"] != docname
+        number: equation
+        for number, equation in _known(env).items()
+        if equation["page"] != docname
     }
 
 
 def _merge(app, env, docnames, other):
     env.equations_by_number = {
         **_known(env),
-        **{n: one for n, one in _known(other).items() if one["page"] in docnames},
+        **{
+            number: equation
+            for number, equation in _known(other).items()
+            if equation["page"] in docnames
+        },
     }
 
 

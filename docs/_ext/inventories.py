@@ -11,7 +11,7 @@ from pathlib import Path
 def mapping(source: Path, target: Path) -> dict[str, tuple[str, str]]:
     """What `intersphinx_mapping` takes, from all files in `source`."""
     target.mkdir(parents=True, exist_ok=True)
-    found = {}
+    inventories = {}
     for path in sorted(source.glob("*.txt")):
         address, *lines = path.read_text(encoding="utf-8").split("\n")
         rows = [line.split() for line in lines if line.strip()]
@@ -20,5 +20,5 @@ def mapping(source: Path, target: Path) -> dict[str, tuple[str, str]]:
         file = target / f"{path.stem}.inv"
         head += "# The remainder of this file is compressed using zlib.\n"
         file.write_bytes(head.encode() + zlib.compress(body.encode()))
-        found[path.stem] = (address.strip(), str(file))
-    return found
+        inventories[path.stem] = (address.strip(), str(file))
+    return inventories

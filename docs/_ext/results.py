@@ -66,10 +66,10 @@ class Metrics(SphinxDirective):
         from pyro_vae.evaluation import Metrics
 
         lines = ["| name in `metrics.json` | in tables | meaning |", "|---|---|---|"]
-        for one in dataclasses.fields(Metrics):
-            if "label" in one.metadata:
-                meaning = one.metadata["meaning"].replace("|", "\\|")
-                lines.append(f"| `{one.name}` | {one.metadata['label']} | {meaning} |")
+        for field in dataclasses.fields(Metrics):
+            if "label" in field.metadata:
+                meaning = field.metadata["meaning"].replace("|", "\\|")
+                lines.append(f"| `{field.name}` | {field.metadata['label']} | {meaning} |")
         return _table(self, lines)
 
 
@@ -79,10 +79,10 @@ class Environment(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        found = _read(self, self.arguments[0])["environment"]
+        environment = _read(self, self.arguments[0])["environment"]
         text = ", ".join(
             f"{name} {value}"
-            for name, value in found.items()
+            for name, value in environment.items()
             if name in ("torch", "pyro", "cores", "device")
         )
         return [nodes.paragraph("", f"Measured with {text}.")]

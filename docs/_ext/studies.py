@@ -40,7 +40,7 @@ class OfAStudy(SphinxDirective):
     def run(self):
         name = self.arguments[0]
         study, rows = read(self.env, name)
-        return self.absent(name) if study is None else self.shown(study, rows)
+        return self.absent(name) if study is None else self.rendered(study, rows)
 
     def absent(self, name):
         return []
@@ -53,7 +53,7 @@ class Table(OfAStudy):
         text = f"Not yet run on the whole data set. The command is pyro-vae study {name} --out DIR."
         return [nodes.warning("", nodes.paragraph("", text))]
 
-    def shown(self, study, rows):
+    def rendered(self, study, rows):
         columns = [
             name
             for name in study["columns"]
@@ -61,7 +61,9 @@ class Table(OfAStudy):
         ]
         known = {name: METRICS.get(name, Metric(name, name)) for name in columns}
         skipped = {
-            one["name"]: one["error"] for one in study["entries"] if one["status"] == "skipped"
+            entry["name"]: entry["error"]
+            for entry in study["entries"]
+            if entry["status"] == "skipped"
         }
         body = [
             [[model], *(_cell(row, name, known[name].digits) for name in columns)]
@@ -81,10 +83,10 @@ class Table(OfAStudy):
         meanings = [
             nodes.definition_list_item(
                 "",
-                nodes.term("", one.label),
-                nodes.definition("", nodes.paragraph("", f"{one.meaning} ({name})")),
+                nodes.term("", metric.label),
+                nodes.definition("", nodes.paragraph("", f"{metric.meaning} ({name})")),
             )
-            for name, one in known.items()
+            for name, metric in known.items()
         ]
         notes = [
             *study["notes"],
@@ -93,7 +95,9 @@ class Table(OfAStudy):
         return [
             nodes.paragraph("", f"After {study['document']}."),
             nodes.paragraph("", text),
-            _table([["model"], *([one.label] for one in known.values())], body, numbers=True),
+            _table(
+                [["model"], *([metric.label] for metric in known.values())], body, numbers=True
+            ),
             nodes.raw("", "<details><summary>What the columns are</summary>", format="html"),
             nodes.definition_list("", *meanings),
             nodes.raw("", "</details>", format="html"),
@@ -106,7 +110,7 @@ class Table(OfAStudy):
 class Claims(OfAStudy):
     """The claims of the document, and what the numbers say of each."""
 
-    def shown(self, study, rows):
+    def rendered(self, study, rows):
         body = []
         for claim in study["claims"]:
             verdict = [claim["verdict"]]
@@ -119,30 +123,30 @@ class Claims(OfAStudy):
 class Figures(OfAStudy):
     """Every figure, as large as the page allows, with a link to all of it."""
 
-    def shown(self, study, rows):
+    def rendered(self, study, rows):
         from PIL import Image
 
-        found = []
-        for one in study["figures"]:
-            path = RESULTS / study["name"] / one["file"]
+        figures = []
+        for stored in study["figures"]:
+            path = RESULTS / study["name"] / stored["file"]
             self.env.note_dependency(str(path))
             with Image.open(path) as image:
                 width = image.width
-            uri = f"/results/{study['name']}/{one['file']}"
+            uri = f"/results/{study['name']}/{stored['file']}"
             picture = nodes.image(
-                "", uri=uri, alt=one["alt"] or one["title"], width=f"{width}px"
+                "", uri=uri, alt=stored["alt"] or stored["title"], width=f"{width}px"
             )
             caption = nodes.caption(
-                "", "", nodes.strong("", f"{one['title']}. "), nodes.Text(one["caption"])
+                "", "", nodes.strong("", f"{stored['title']}. "), nodes.Text(stored["caption"])
             )
-            found.append(nodes.figure("", picture, caption, classes=["of-a-study"]))
-        return found
+            figures.append(nodes.figure("", picture, caption, classes=["of-a-study"]))
+        return figures
 
 
 class Run(OfAStudy):
     """Commands, versions, machine, and the seconds of each model."""
 
-    def shown(self, study, rows):
+    def rendered(self, study, rows):
         versions = ", ".join(
             f"{name.replace('_', ' ')} {study['environment'][name]}"
             for name in VERSIONS
@@ -150,12 +154,12 @@ class Run(OfAStudy):
         )
         body = [
             [
-                [one["name"]],
-                [str(len(one["seeds"]))],
-                [f"{study['seconds']['training'][one['name']]:.0f}"],
+                [entry["name"]],
+                [str(len(entry["seeds"]))],
+                [f"{study['seconds']['training'][entry['name']]:.0f}"],
             ]
-            for one in study["entries"]
-            if one["name"] in study["seconds"]["training"]
+            for entry in study["entries"]
+            if entry["name"] in study["seconds"]["training"]
         ]
         return [
             nodes.literal_block("", study["command"], language="console"),
@@ -186,15 +190,17 @@ class Measured(SphinxRole):
 def _evidence(claim):
     """The means that decide: one metric of several models, or several metrics of one."""
     metrics = claim["metric"].split(" < ")
-    known = [METRICS.get(one, Metric(one.replace("_", " "), "", digits=4)) for one in metrics]
+    known = [
+        METRICS.get(name, Metric(name.replace("_", " "), "", digits=4)) for name in metrics
+    ]
     if len(known) == 1:
         known *= len(claim["rising"])
     values = [
-        _number(mean, one.digits)
-        + (f" (sd {_number(sd, one.digits)})" if sd is not None else "")
-        for one, mean, sd in zip(known, claim["means"], claim["sds"], strict=True)
+        _number(mean, metric.digits)
+        + (f" (sd {_number(sd, metric.digits)})" if sd is not None else "")
+        for metric, mean, sd in zip(known, claim["means"], claim["sds"], strict=True)
     ]
-    names = claim["rising"] if len(metrics) == 1 else [one.label for one in known]
+    names = claim["rising"] if len(metrics) == 1 else [metric.label for metric in known]
     subject = known[0].label if len(metrics) == 1 else ", ".join(dict.fromkeys(claim["rising"]))
     means = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
     return [f"{subject}: {means}", claim["reason"]]
