@@ -38,8 +38,8 @@ def compare(
     metric: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(_SHORT)}, or a metric of single images by its name in metrics.json  "
-            "[default: elbo; mse where a model has no ELBO]",
+            help=f"{', '.join(_SHORT)}, or a metric of single images by its name in metrics.json "
+            "(default: elbo; mse where a model has no ELBO)",
             show_default=False,
         ),
     ] = None,
