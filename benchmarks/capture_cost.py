@@ -22,9 +22,9 @@ MODELS = {
     "MLP": {},
     "convolutional": {"network": "conv"},
     "4 planar layers": {"posterior": "planar"},
-    "8 planar layers": {"posterior": "planar", "flow_layers": 8},
-    "32 planar layers": {"posterior": "planar", "flow_layers": 32},
-    "8 planar layers, amortized": {"posterior": "conditional-planar", "flow_layers": 8},
+    "8 planar layers": {"posterior": {"kind": "planar", "layers": 8}},
+    "32 planar layers": {"posterior": {"kind": "planar", "layers": 32}},
+    "8 planar layers, amortized": {"posterior": {"kind": "conditional-planar", "layers": 8}},
     "MLP, importance-weighted, k = 10": {"objective": "iwae", "particles": 10},
 }
 

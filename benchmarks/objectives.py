@@ -36,7 +36,7 @@ CLOSED, SAMPLED = ("elbo", "mean-field", "path-gradient"), ("elbo", "path-gradie
 MODELS = {
     "mlp": (Spec(latent_dim=20, hidden=(400,), **MNIST), CLOSED),
     "conv": (Spec(network="conv", latent_dim=16, hidden=(256,), **MNIST), CLOSED),
-    "conv-he": (Spec(network="conv", latent_dim=16, hidden=(256,), initialization="he", **MNIST), CLOSED),
+    "conv-he": (Spec(network={"kind": "conv", "initialization": "he"}, latent_dim=16, hidden=(256,), **MNIST), CLOSED),
     "conv-warm-up": (Spec(network="conv", latent_dim=16, hidden=(256,), beta_warmup=5, **MNIST), ("path-gradient",)),
     "conv-narrow": (Spec(network="conv", latent_dim=16, hidden=(256,), **MNIST), ("path-gradient",)),
     "planar": (Spec(latent_dim=20, hidden=(400,), posterior="planar", **MNIST), SAMPLED),

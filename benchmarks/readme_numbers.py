@@ -31,8 +31,8 @@ SPECS = {
     "mnist-binary": Spec(dataset="mnist", latent_dim=16, hidden=(256,), binarization="dynamic", **CONV),
     "fashion-beta1": Spec(**FASHION),
     "fashion-beta0.25": Spec(beta=0.25, **FASHION),
-    "fashion-flow4": Spec(posterior="planar", flow_layers=4, **FASHION),
-    "fashion-flow8": Spec(posterior="planar", flow_layers=8, **FASHION),
+    "fashion-flow4": Spec(posterior={"kind": "planar", "layers": 4}, **FASHION),
+    "fashion-flow8": Spec(posterior={"kind": "planar", "layers": 8}, **FASHION),
 }
 
 

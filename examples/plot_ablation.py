@@ -18,8 +18,7 @@ train, test = load_data(arguments.dataset, arguments.data_root)
 digits = arguments.dataset == "digits"
 fields = {
     "dataset": arguments.dataset,
-    "network": "conv",
-    "channels": (16,) if digits else (32, 64),
+    "network": {"kind": "conv", "channels": (16,) if digits else (32, 64)},
     "hidden": (128,),
 }
 training, validation = train.split(0.1)

@@ -21,7 +21,7 @@ ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1  # two of its plots changed
 # %%
 # A small VAE with a 2-d latent space, on binary digits.
 train, test = load_data("digits")
-vae = build(Spec(latent_dim=2, activation="relu"))
+vae = build(Spec(latent_dim=2, network={"kind": "mlp", "activation": "relu"}))
 fit(vae, train, epochs=40, batch_size=64, lr=2e-3, binarization="threshold")
 
 # %%

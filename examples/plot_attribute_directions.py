@@ -22,9 +22,8 @@ vae = build(
     Spec(
         dataset=arguments.dataset,
         latent_dim=8,
-        likelihood="gaussian-learned",
-        variance=0.05,
-        activation="relu",
+        likelihood={"kind": "gaussian-learned", "variance": 0.05},
+        network={"kind": "mlp", "activation": "relu"},
     )
 )
 fit(vae, train, epochs=60 if arguments.dataset == "digits" else 20, batch_size=64, lr=2e-3)

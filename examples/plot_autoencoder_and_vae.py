@@ -22,7 +22,11 @@ train, test = load_data(arguments.dataset, arguments.data_root)
 
 def trained(model):
     spec = Spec(
-        dataset=arguments.dataset, model=model, latent_dim=2, hidden=(200,), activation="relu"
+        dataset=arguments.dataset,
+        model=model,
+        latent_dim=2,
+        hidden=(200,),
+        network={"kind": "mlp", "activation": "relu"},
     )
     net = build(spec)
     fit(

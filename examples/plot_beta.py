@@ -24,7 +24,12 @@ betas = (0.0, 0.25, 1.0, 2.0) if arguments.dataset == "digits" else (0.0, 1.0, 5
 models, histories = {}, {}
 for beta in betas:
     models[beta] = build(
-        Spec(dataset=arguments.dataset, latent_dim=2, hidden=(200,), activation="relu")
+        Spec(
+            dataset=arguments.dataset,
+            latent_dim=2,
+            hidden=(200,),
+            network={"kind": "mlp", "activation": "relu"},
+        )
     )
     histories[beta] = fit(
         models[beta], train, epochs=20, batch_size=64, lr=3e-3, beta=beta, binarization="threshold"

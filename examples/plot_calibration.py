@@ -19,7 +19,14 @@ parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, _ = load_data(arguments.dataset, arguments.data_root)
 
-vae = build(Spec(dataset=arguments.dataset, latent_dim=2, hidden=(100,), activation="relu"))
+vae = build(
+    Spec(
+        dataset=arguments.dataset,
+        latent_dim=2,
+        hidden=(100,),
+        network={"kind": "mlp", "activation": "relu"},
+    )
+)
 fit(vae, train, epochs=30, batch_size=64, lr=2e-3, binarization="threshold", progress=False)
 calibration = simulation_based_calibration(vae, 2000)
 for interval in calibration.coverage:

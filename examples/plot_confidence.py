@@ -29,9 +29,8 @@ for beta in betas:
     spec = Spec(
         dataset=arguments.dataset,
         latent_dim=4,
-        likelihood="gaussian",
-        variance=0.05,
-        activation="relu",
+        likelihood={"kind": "gaussian", "variance": 0.05},
+        network={"kind": "mlp", "activation": "relu"},
     )
     vae = build(spec)
     fit(vae, train, epochs=25, batch_size=64, lr=2e-3, beta=beta)

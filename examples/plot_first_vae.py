@@ -30,7 +30,7 @@ vae = VAE(
     encoder=networks.mlp_encoder(train.shape, posterior.num_parameters, hidden=(200,)),
     decoder=networks.mlp_decoder(8, train.shape, hidden=(200,)),
     prior=priors.StandardNormal(8),
-    likelihood=likelihoods.Gaussian(variance=0.05, learned=True),
+    likelihood=likelihoods.LearnedGaussian(0.05),
     posterior=posterior,
 )
 

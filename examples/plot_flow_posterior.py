@@ -38,13 +38,20 @@ def with_prior_at_start(vae):
 # %%
 specs = {
     "diagonal normal": {"posterior": "normal"},
-    "planar, 4 layers": {"posterior": "planar", "flow_layers": 4},
-    "planar, 8 layers": {"posterior": "planar", "flow_layers": 8},
-    "amortized planar, 4": {"posterior": "conditional-planar", "flow_layers": 4},
+    "planar, 4 layers": {"posterior": {"kind": "planar", "layers": 4}},
+    "planar, 8 layers": {"posterior": {"kind": "planar", "layers": 8}},
+    "amortized planar, 4": {"posterior": {"kind": "conditional-planar", "layers": 4}},
 }
 right, wrong, elbo = {}, {}, {}
 for name, fields in specs.items():
-    vae = build(Spec(dataset=arguments.dataset, latent_dim=8, activation="relu", **fields))
+    vae = build(
+        Spec(
+            dataset=arguments.dataset,
+            latent_dim=8,
+            network={"kind": "mlp", "activation": "relu"},
+            **fields,
+        )
+    )
     fit(vae, train, epochs=25, batch_size=64, lr=2e-3, binarization="threshold")
     metrics = evaluate(vae, test, binarization="threshold", samples=5)
     right[name], wrong[name], elbo[name] = (

@@ -24,11 +24,18 @@ originals = test.as_float()[:10]
 sheets = {"original": originals}
 for c in (0.5, 0.1, 0.02, 0.004, None):
     fields = (
-        {"likelihood": "gaussian", "variance": c}
+        {"likelihood": {"kind": "gaussian", "variance": c}}
         if c
-        else {"likelihood": "gaussian-learned", "variance": 0.05}
+        else {"likelihood": {"kind": "gaussian-learned", "variance": 0.05}}
     )
-    vae = build(Spec(dataset=arguments.dataset, latent_dim=8, activation="relu", **fields))
+    vae = build(
+        Spec(
+            dataset=arguments.dataset,
+            latent_dim=8,
+            network={"kind": "mlp", "activation": "relu"},
+            **fields,
+        )
+    )
     fit(vae, train, epochs=40, batch_size=64, lr=2e-3)
     metrics, learned = evaluate(vae, test), vae.likelihood.log_variance.exp().item()
     name = f"c = {c}" if c else f"learned: {learned:.4f}"

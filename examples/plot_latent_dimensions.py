@@ -24,7 +24,7 @@ originals = (test.as_float()[one_of_each] >= 0.5).float()
 # %%
 sheets = {"original": originals}
 for d in (2, 5, 10, 50):
-    vae = build(Spec(dataset=arguments.dataset, latent_dim=d, hidden=(200,), activation="tanh"))
+    vae = build(Spec(dataset=arguments.dataset, latent_dim=d, hidden=(200,)))
     fit(
         vae,
         train,

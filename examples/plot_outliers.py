@@ -20,7 +20,9 @@ parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-
 parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
-vae = build(Spec(dataset=arguments.dataset, latent_dim=8, activation="relu"))
+vae = build(
+    Spec(dataset=arguments.dataset, latent_dim=8, network={"kind": "mlp", "activation": "relu"})
+)
 fit(
     vae,
     train,

@@ -18,7 +18,14 @@ parser.add_argument("--dataset", default="digits", help="digits, mnist, fashion-
 parser.add_argument("--data-root", help="folder of the data set")
 arguments, _ = parser.parse_known_args()
 train, test = load_data(arguments.dataset, arguments.data_root)
-vae = build(Spec(dataset=arguments.dataset, latent_dim=2, hidden=(200,), activation="relu"))
+vae = build(
+    Spec(
+        dataset=arguments.dataset,
+        latent_dim=2,
+        hidden=(200,),
+        network={"kind": "mlp", "activation": "relu"},
+    )
+)
 fit(
     vae,
     train,

@@ -26,9 +26,8 @@ for beta in (0.25, 0.5, 1.0, 2.0, 4.0):
     spec = Spec(
         dataset=arguments.dataset,
         latent_dim=8,
-        likelihood="gaussian",
-        variance=0.05,
-        activation="relu",
+        likelihood={"kind": "gaussian", "variance": 0.05},
+        network={"kind": "mlp", "activation": "relu"},
     )
     vae = build(spec)
     fit(vae, train, epochs=40, batch_size=64, lr=2e-3, beta=beta)

@@ -43,6 +43,7 @@ class Bernoulli(nn.Module):
     -2.7725...
     """
 
+    kind = "bernoulli"
     data_range: DataRange = "binary"
     parameters_per_pixel = 1
 
@@ -67,6 +68,7 @@ class ContinuousBernoulli(nn.Module):
     True
     """
 
+    kind = "continuous-bernoulli"
     data_range: DataRange = "unit interval"
     parameters_per_pixel = 1
 
@@ -82,13 +84,10 @@ class Gaussian(nn.Module):
               \qquad f(z) = \mathrm{sigmoid}(\text{parameters})
 
     With the default c = 1/2 the loss is the summed squared error (plus a constant), so that beta-VAEs of the squared
-    error are this likelihood. `learned=True` makes log c a parameter; its maximum-likelihood value is the mean squared
-    error.
+    error are this likelihood.
 
     Args:
-        variance: c, or where c starts when it is learned.
-        learned: whether c is trained.
-        linear: f(z) is `parameters` as they are, with no sigmoid: linear networks then make a linear model, as PCA is.
+        variance: c.
 
     Source: Rybkin et al., "Simple and effective VAE training with calibrated decoders", 2021,
     https://arxiv.org/abs/2006.13202
@@ -97,24 +96,65 @@ class Gaussian(nn.Module):
     -0.57236...
     """
 
+    kind = "gaussian"
     data_range: DataRange = "unit interval"
     parameters_per_pixel = 1
     log_variance: Tensor
 
-    def __init__(self, variance: float = 0.5, learned: bool = False, linear: bool = False) -> None:
+    def __init__(self, variance: float = 0.5) -> None:
         super().__init__()
-        self.linear = linear
-        checks.positive("variance", variance)
-        log_variance = torch.tensor(math.log(variance))
-        if learned:
-            self.log_variance = nn.Parameter(log_variance)
-        else:
-            self.register_buffer("log_variance", log_variance)
+        self.register_buffer("log_variance", torch.tensor(math.log(checks.positive("variance", variance))))
 
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
-        """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the mean, or its logits."""
-        scale = (self.log_variance / 2).exp()
-        return dist.Normal(parameters if self.linear else parameters.sigmoid(), scale).to_event(3)  # (eq. 8.4)
+        """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the logits of the mean."""
+        return dist.Normal(parameters.sigmoid(), (self.log_variance / 2).exp()).to_event(3)  # (eq. 8.4)
+
+
+class LearnedGaussian(Gaussian):
+    r"""A :class:`Gaussian` whose log c is a parameter; its maximum-likelihood value is the mean squared error.
+
+    .. math:: \log p(x|z) = -\frac{1}{2c} \lVert x - f(z) \rVert^2 - \frac{D}{2} \log(2 \pi c),
+              \qquad f(z) = \mathrm{sigmoid}(\text{parameters})
+
+    Args:
+        variance: where c starts.
+
+    Source: Rybkin et al., "Simple and effective VAE training with calibrated decoders", 2021,
+    https://arxiv.org/abs/2006.13202
+
+    >>> [name for name, _ in LearnedGaussian(0.05).named_parameters()]
+    ['log_variance']
+    """
+
+    kind = "gaussian-learned"
+
+    def __init__(self, variance: float = 0.5) -> None:
+        super().__init__(variance)
+        start = self.log_variance
+        del self.log_variance  # the buffer
+        self.log_variance = nn.Parameter(start)
+
+
+class LinearGaussian(Gaussian):
+    r"""A :class:`Gaussian` with no sigmoid: linear networks then make a linear model, as PCA is.
+
+    .. math:: \log p(x|z) = -\frac{1}{2c} \lVert x - \text{parameters} \rVert^2 - \frac{D}{2} \log(2 \pi c)
+
+    Args:
+        variance: c.
+
+    Source: Tipping and Bishop, "Probabilistic principal component analysis", 1999,
+    https://doi.org/10.1111/1467-9868.00196
+
+    >>> LinearGaussian()(torch.full((1, 1, 1), -3.0)).mean.item()
+    -3.0
+    """
+
+    kind = "gaussian-linear"
+
+    def forward(self, parameters: Tensor) -> dist.TorchDistribution:
+        """p(x|z), batch shape `(...)`, event shape `(C, H, W)`; `parameters` are the mean."""
+        return dist.Normal(parameters, (self.log_variance / 2).exp()).to_event(3)  # (eq. 8.4)
 
 
 class DiscretizedLogistic(nn.Module):
@@ -145,6 +185,7 @@ class DiscretizedLogistic(nn.Module):
     1.0
     """
 
+    kind = "discretized-logistic"
     data_range: DataRange = "256 levels"
 
     def __init__(self, components: int = 1, scale: float = 0.1) -> None:
@@ -186,6 +227,7 @@ class DiscretizedGaussian(nn.Module):
     1.0
     """
 
+    kind = "discretized-gaussian"
     data_range: DataRange = "256 levels"
     parameters_per_pixel = 1
 

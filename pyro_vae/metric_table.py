@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_vae.parts import Part
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -35,13 +37,13 @@ class Metric:
         Discretized likelihoods are all probabilities of the same 256 levels, and so one group.
         """
         fields = {name: spec.get(name) for name in self.alike}
-        if str(fields.get("likelihood")).startswith("discretized-"):
-            fields |= {"likelihood": "256 levels", "variance": None}
+        if "likelihood" in fields and str(Part.of(fields["likelihood"] or "").kind).startswith("discretized-"):
+            fields["likelihood"] = "256 levels"
         return repr(fields)
 
 
 _DATA = ("dataset", "image_shape", "binarization")
-_DENSITY = (*_DATA, "dequantize", "likelihood", "variance")
+_DENSITY = (*_DATA, "dequantize", "likelihood")
 _LOSS = (*_DENSITY, "model", "beta")
 
 METRICS = {

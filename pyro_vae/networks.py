@@ -1,7 +1,7 @@
 """MLP and convolutional bodies: tensor -> parameters. They know no probability.
 
 Encoders map images `(N, C, H, W)` to `(N, num_outputs)`; decoders map codes `(N, latent_dim)` to `(N, C, H, W)`. All
-are plain `nn.Sequential`, so any other module with these shapes can stand in their place.
+are plain `nn.Sequential`, so any other module with these shapes can stand in their place. A network is a pair of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,87 @@ from torch import nn
 from pyro_vae._utils import checks
 
 Activation = Callable[[], nn.Module]
+
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+class MLP:
+    """Dense layers: :func:`mlp_encoder` and its mirror, :func:`mlp_decoder`.
+
+    Args:
+        image_shape: `(C, H, W)` that the encoder takes.
+        num_outputs: numbers that it puts out for each image.
+        latent_dim: dimension of the codes that the decoder takes.
+        decoded_shape: `(P C, H, W)` that it puts out.
+        hidden: units of the encoder's layers; the decoder has them in the opposite order.
+        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu` or `softplus`.
+        initialization: how the weights start: `torch`, or `he` (see :func:`initialize_he`), which keeps the size of
+            signals, as deep networks need.
+
+    >>> MLP((1, 8, 8), 4, 2, (1, 8, 8)).decoder(torch.zeros(5, 2)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    kind = "mlp"
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_outputs: int,
+        latent_dim: int,
+        decoded_shape: Sequence[int],
+        hidden: Sequence[int] = (400,),
+        activation: str = "tanh",
+        initialization: str = "torch",
+    ) -> None:
+        layer = _activation(activation)
+        self.encoder = mlp_encoder(image_shape, num_outputs, hidden, layer)
+        self.decoder = mlp_decoder(latent_dim, decoded_shape, hidden[::-1], layer)
+        _initialize(initialization, self.encoder, self.decoder)
+
+
+class Conv:
+    """Convolutions of stride 2, then dense layers: :func:`conv_encoder` and its mirror, :func:`conv_decoder`.
+
+    Args:
+        image_shape: `(C, H, W)` that the encoder takes.
+        num_outputs: numbers that it puts out for each image.
+        latent_dim: dimension of the codes that the decoder takes.
+        decoded_shape: `(P C, H, W)` that it puts out.
+        hidden: units of the encoder's dense layers; the decoder has them in the opposite order.
+        channels: of the convolutions, each of which halves height and width.
+        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu` or `softplus`.
+        initialization: how the weights start: `torch`, or `he` (see :func:`initialize_he`), which keeps the size of
+            signals, as deep networks need.
+
+    >>> Conv((1, 28, 28), 4, 2, (1, 28, 28)).encoder(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 4])
+    """
+
+    kind = "conv"
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_outputs: int,
+        latent_dim: int,
+        decoded_shape: Sequence[int],
+        hidden: Sequence[int] = (256,),
+        channels: Sequence[int] = (32, 64),
+        activation: str = "relu",
+        initialization: str = "torch",
+    ) -> None:
+        layer, channels = _activation(activation), checks.sizes("channels", channels)
+        self.encoder = conv_encoder(image_shape, num_outputs, channels, hidden, layer)
+        self.decoder = conv_decoder(latent_dim, decoded_shape, channels, hidden[::-1], layer)
+        _initialize(initialization, self.encoder, self.decoder)
 
 
 def mlp_encoder(
@@ -125,6 +206,16 @@ def initialize_he(body: nn.Sequential) -> None:
         nn.init.normal_(layer.weight, std=math.sqrt(gain / inputs))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def _activation(name: str) -> Activation:
+    return _ACTIVATIONS[checks.one_of("activation", name, _ACTIVATIONS)]
+
+
+def _initialize(name: str, *bodies: nn.Sequential) -> None:
+    if checks.one_of("initialization", name, ("torch", "he")) == "he":
+        for body in bodies:
+            initialize_he(body)
 
 
 def _dense(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from typing import Any, NamedTuple
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.infer import (
     ELBO,
     JitTrace_ELBO,
@@ -18,61 +22,100 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, build
 from pyro_vae.models.base import device_of, evaluating, first_of
-from pyro_vae.path_gradient import DReGIWAE, PathGradientELBO, is_delta, takes_path_gradient
-from pyro_vae.spec import OBJECTIVES, WITH_ONE_PARTICLE, automatic_objective
+from pyro_vae.parts import AnyPart, Part, checked, construct, resolve
+from pyro_vae.path_gradient import is_delta, only_latent, support_moves, takes_path_gradient
+from pyro_vae.spec import Spec
 
 # Pyro's objectives that estimate from traces, and the ones that compile those away.
 TRACED = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO, TraceEnum_ELBO)
 JITTED = (JitTrace_ELBO, JitTraceMeanField_ELBO, JitTraceGraph_ELBO, JitTraceEnum_ELBO)
 
 
-def objective(name: str, particles: int = 1) -> ELBO:
-    r"""An objective by name; what `auto` stands for tells :func:`resolved`.
+class Auto:
+    """The objective of least noise in its gradient; it is settled before the first step, see :func:`resolved`.
 
-    - `elbo`: `Trace_ELBO`, with the KL term as a sample average of log q(z|x) - log p(z); for every posterior.
-    - `mean-field`: `TraceMeanField_ELBO`, with the KL term in closed form; less noise, for posteriors that have one.
-    - `path-gradient`: :class:`~pyro_vae.path_gradient.PathGradientELBO`, the value of `elbo`, and its gradient without
-      the score of q; for every posterior whose support stays where it is.
-    - `iwae`: `RenyiELBO` at alpha = 0, the importance-weighted bound with k = `particles`,
-      :math:`\mathbb E \log \frac1k \sum_i p(x, z_i) / q(z_i|x)`, with z drawn from q.
-    - `iwae-dreg`: :class:`~pyro_vae.path_gradient.DReGIWAE`, the value of `iwae`, and a gradient of the encoder with
-      less noise; for the posteriors that `path-gradient` takes.
+    That is `path-gradient` where the posterior takes it, else `mean-field` where the KL term has a closed form, else
+    `elbo`. The measurement behind it is in the documentation, under "Two gradients of an expectation".
+    """
 
-    Source of `iwae`: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
+    kind = "auto"
+
+
+class SampledELBO(Trace_ELBO):
+    r"""The ELBO with its KL term as an average over samples, for every posterior: Pyro's `Trace_ELBO`.
+
+    .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x|z) + \log p(z) - \log q(z|x)]
+
+    Source: Kingma and Welling, 2014, equation 2, https://arxiv.org/abs/1312.6114
+    """
+
+    kind = "elbo"
+    capturable = True  # by `CompiledSVI`
+
+
+class MeanFieldELBO(TraceMeanField_ELBO):
+    r"""The ELBO with its KL term in closed form, for posteriors that have one: Pyro's `TraceMeanField_ELBO`.
+
+    .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+    Source: Kingma and Welling, 2014, equation 3, https://arxiv.org/abs/1312.6114
+    """
+
+    kind = "mean-field"
+    capturable = True
+
+
+class IWAE(RenyiELBO):
+    r"""The importance-weighted bound of k particles: Pyro's `RenyiELBO` at alpha = 0.
+
+    .. math:: \mathcal L_k(x) = \mathbb E_{z_1 \dots z_k \sim q(z|x)} \log \frac1k \sum_i \frac{p(x, z_i)}{q(z_i|x)}
+
+    Source: Burda et al., "Importance weighted autoencoders", 2016, https://arxiv.org/abs/1509.00519
+    """
+
+    kind = "iwae"
+    with_one_particle = "elbo"
+    capturable = True
+
+    def __init__(self, num_particles: int = 2, max_plate_nesting: float = math.inf, **options: Any) -> None:
+        super().__init__(alpha=0, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **options)
+
+
+def objective(name: AnyPart, particles: int = 1) -> ELBO:
+    """An objective by its kind, such as `iwae` (`pyro-vae parts objective` lists them all), or `module:Class`.
 
     >>> objective("iwae", particles=5).num_particles
     5
     """
-    checks.one_of("objective", name, OBJECTIVES[1:])
+    part = checked("objective", name)
+    if part.kind == Auto.kind:
+        raise checks.fail("objective", part.kind, "another one: `resolved` tells what it stands for")
     particles = checks.positive_integer("particles", particles)
+    instead = getattr(resolve("objective", part), "with_one_particle", None)
+    if particles == 1 and instead:
+        raise checks.fail("particles", 1, f"at least 2 for {part.kind}; with 1 it is the {instead}")
     # Both plates, of particles and of images, in one batch; and "data" is the only plate inside.
     options = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
-    if particles == 1 and name in WITH_ONE_PARTICLE:
-        raise checks.fail("particles", 1, f"at least 2 for {name}; with 1 it is the {WITH_ONE_PARTICLE[name]}")
-    if name == "iwae":
-        return RenyiELBO(alpha=0, **options)
-    kinds = {
-        "elbo": Trace_ELBO,
-        "mean-field": TraceMeanField_ELBO,
-        "path-gradient": PathGradientELBO,
-        "iwae-dreg": DReGIWAE,
-    }
-    return kinds[name](**options)
+    return construct("objective", part, **options)
 
 
-def resolved(name: str, model: Any, images: Images) -> str:
-    """`name`, or what `auto` stands for with this model: see :func:`~pyro_vae.spec.automatic_objective`.
+def resolved(name: AnyPart, model: Any, images: Images) -> Part:
+    """`name` as a Part, or what `auto` stands for with this model: see :class:`Auto`.
 
     The posterior of the first image tells. Other programs than those of a `VAE`, and what can't be asked, are trained
     with `elbo`, which is right for any.
+
+    Raises:
+        InputError: the model can't be trained with this objective.
 
     >>> from pyro_vae import Spec, build
     >>> image = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
@@ -80,18 +123,63 @@ def resolved(name: str, model: Any, images: Images) -> str:
     >>> resolved("auto", normal, image), resolved("auto", uniform, image)
     ('path-gradient', 'mean-field')
     """
-    name = checks.one_of("objective", name, OBJECTIVES)
-    if name != "auto":
-        return name
-    if any(getattr(getattr(model, one), "__func__", None) is not getattr(VAE, one) for one in ("model", "guide")):
-        return "elbo"
+    part = checked("objective", name)
+    if part.kind == "iwae-dreg":
+        _check_only_latent(model, images)
+    if not _has_programs_of_vae(model):
+        return Part("elbo") if part.kind == Auto.kind else part
     try:
         # With gradients, as it is told by them whether a support moves with the parameters.
         with preserved_rng([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
             q, p = model.encode(first_of(model, images)[:1]), model.prior()
-            return automatic_objective(takes_path_gradient=takes_path_gradient(q), has_closed_kl=_has_closed_kl(q, p))
+            moves, takes_path, has_closed_kl = support_moves(q), takes_path_gradient(q), _has_closed_kl(q, p)
     except Exception:  # a user's own parts, which may do anything; what is wrong with them, training itself says
-        return "elbo"
+        return Part("elbo") if part.kind == Auto.kind else part
+    if part.kind == Auto.kind:
+        return Part("path-gradient" if takes_path else "mean-field" if has_closed_kl else "elbo")
+    if part.kind == "mean-field" and not has_closed_kl:
+        names = f"a {_name(model.posterior)} posterior has no analytic KL to a {_name(model.prior)} prior"
+        raise checks.fail("objective", part.kind, f"elbo or iwae: {names}")
+    if part.kind in ("path-gradient", "iwae-dreg") and moves:
+        instead = "iwae" if part.kind == "iwae-dreg" else "mean-field or elbo"
+        support = f"the support of a {_name(model.posterior)} posterior moves with it"
+        raise checks.fail("objective", part.kind, f"{instead}: {support}")
+    return part
+
+
+def with_objective(spec: Spec, images: Images) -> Spec:
+    """`spec`, its objective `auto` replaced by what it stands for with the model of this spec, which is built for it.
+
+    Raises:
+        InputError: the model can't be built, or not be trained with this objective.
+
+    >>> from pyro_vae import Spec
+    >>> with_objective(Spec(), Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))).objective
+    'path-gradient'
+    """
+    objective(Part("elbo") if spec.objective == Auto.kind else spec.objective, spec.particles)
+    return dataclasses.replace(spec, objective=resolved(spec.objective, build(spec), images))
+
+
+def _has_programs_of_vae(model: Any) -> bool:
+    programs = [(getattr(model, name), getattr(VAE, name)) for name in ("model", "guide")]
+    return all(getattr(program, "__func__", None) is of_vae for program, of_vae in programs)
+
+
+def _check_only_latent(model: Any, images: Images) -> None:
+    """The guide has one latent site; a guide that can't be run like this is left to the training."""
+    x = first_of(model, images)[:1]
+    store = pyro.get_param_store()
+    try:
+        with preserved_rng([x.device]), evaluating(model), store.scope(), pyro.validation_enabled(False):
+            trace = poutine.trace(model.guide).get_trace(x)
+    except Exception:
+        return
+    only_latent(prune_subsample_sites(trace))
+
+
+def _name(part: Any) -> str:
+    return getattr(part, "kind", type(part).__name__)
 
 
 def _has_closed_kl(q: Any, p: Any) -> bool:

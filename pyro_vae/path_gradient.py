@@ -54,6 +54,7 @@ class PathGradientELBO(Trace_ELBO):
     (0.0, 0.0)
     """
 
+    kind = "path-gradient"
     capturable = True  # by `CompiledSVI`
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
@@ -100,6 +101,8 @@ class DReGIWAE(RenyiELBO):
     0.0
     """
 
+    kind = "iwae-dreg"
+    with_one_particle = "path-gradient"
     capturable = True  # by `CompiledSVI`
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf, **options: Any) -> None:
@@ -109,7 +112,7 @@ class DReGIWAE(RenyiELBO):
         """The loss, as of `RenyiELBO`; adds its gradient to that of each parameter."""
         log_weights, surrogates, latents = [], [], []
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            latent = _only_latent(guide_trace)
+            latent = only_latent(guide_trace)
             sites = [site for site in model_trace.nodes.values() if site["type"] == "sample"]
             dims = get_dependent_plate_dims(sites)
             log_p = sum(_summed(site["log_prob"], dims) for site in sites)
@@ -129,7 +132,7 @@ class DReGIWAE(RenyiELBO):
         return -torch_item((log_weight.logsumexp(0) - math.log(self.num_particles)).sum())
 
 
-def _only_latent(guide_trace: Any) -> Any:
+def only_latent(guide_trace: Any) -> Any:
     """The guide's only latent site, which must be reparameterized."""
     sites = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
     if len(sites) != 1 or not _has_score(sites[0]["fn"]):
@@ -169,7 +172,7 @@ def is_delta(q: Any) -> bool:
 
 def along_the_path(q: Any, z: Tensor, log_q: Tensor, objective: str = "path-gradient", instead: str = "elbo") -> Tensor:
     """log q(z), differentiable only through z; else an error that names `instead` in place of `objective`."""
-    if _support_moves(q):
+    if support_moves(q):
         kind = type(getattr(q, "base_dist", q)).__name__
         raise checks.fail("objective", objective, f"{instead} for a {kind}, whose support moves with its parameters")
     return log_q.detach() + sum_rightmost(slope(q, z) * (z - z.detach()), q.event_dim)
@@ -219,7 +222,7 @@ def takes_path_gradient(q: Any) -> bool:
     >>> takes_path_gradient(torch.distributions.Uniform(loc, loc + 1))
     False
     """
-    if not _has_score(q) or _support_moves(q):
+    if not _has_score(q) or support_moves(q):
         return False
     while isinstance(q, Independent):
         q = q.base_dist
@@ -253,7 +256,7 @@ def _slope_after(layer: Any, before: Tensor, gradient: Tensor) -> Tensor:
     return v - (transposed - v) / log_det.detach().exp().unsqueeze(-1)
 
 
-def _support_moves(q: Any) -> bool:
+def support_moves(q: Any) -> bool:
     support = q.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint

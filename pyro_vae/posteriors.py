@@ -34,6 +34,8 @@ class DiagonalNormal(nn.Module):
     torch.Size([5, 3])
     """
 
+    kind = "normal"
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         checks.positive_integer("latent_dim", latent_dim)
@@ -58,6 +60,8 @@ class Laplace(nn.Module):
     >>> Laplace(3)(torch.zeros(5, 6)).mean.shape
     torch.Size([5, 3])
     """
+
+    kind = "laplace"
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -87,6 +91,8 @@ class Uniform(nn.Module):
     >>> Uniform(3)(torch.zeros(5, 6)).mean.shape
     torch.Size([5, 3])
     """
+
+    kind = "uniform"
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -123,6 +129,8 @@ class Planar(nn.Module):
     torch.Size([5, 3])
     """
 
+    kind = "planar"
+
     def __init__(self, latent_dim: int, layers: int = 4) -> None:
         super().__init__()
         checks.positive_integer("layers", layers)
@@ -156,6 +164,8 @@ class ConditionalPlanar(nn.Module):
     torch.Size([5, 3])
     """
 
+    kind = "conditional-planar"
+
     def __init__(self, latent_dim: int, layers: int = 4) -> None:
         super().__init__()
         checks.positive_integer("layers", layers)
@@ -177,10 +187,6 @@ class ConditionalPlanar(nn.Module):
         weights = rest.unflatten(-1, (self.num_layers, 2 * d + 1)) + self.offset
         layers = [self.layer.condition(one) for one in weights.unbind(-2)]
         return dist.TransformedDistribution(self.base(base), layers)
-
-
-MeanField = DiagonalNormal | Laplace | Uniform
-Flow = Planar | ConditionalPlanar
 
 
 def _split_planar(weights: Tensor) -> tuple[Tensor, ...]:

@@ -23,6 +23,7 @@ class StandardNormal(nn.Module):
     -2.75681...
     """
 
+    kind = "standard-normal"
     loc: Tensor
     scale: Tensor
 
@@ -50,6 +51,7 @@ class Laplace(nn.Module):
     -2.0794...
     """
 
+    kind = "laplace"
     loc: Tensor
     scale: Tensor
 
@@ -88,6 +90,7 @@ class Uniform(nn.Module):
     -2.0794...
     """
 
+    kind = "uniform"
     low: Tensor
     high: Tensor
 

@@ -5,55 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pyro_vae._utils import checks
+from pyro_vae.parts import SHELVES, AnyPart, Part, checked, to_texts, with_option
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 BINARIZATIONS = ("none", "static", "dynamic", "threshold")
-MODELS = ("vae", "autoencoder", "vae-prior-at-start")
-NETWORKS = ("mlp", "conv")
-ACTIVATIONS = ("tanh", "relu", "elu", "silu", "softplus")
-DENSITIES = ("continuous-bernoulli", "gaussian", "gaussian-learned", "gaussian-linear")  # likelihoods that are such
-LIKELIHOODS = (
-    "bernoulli",
-    "continuous-bernoulli",
-    "gaussian",
-    "gaussian-learned",
-    "gaussian-linear",
-    "discretized-logistic",
-    "discretized-gaussian",
-)
-PRIORS = ("standard-normal", "laplace", "uniform")
-POSTERIORS = ("normal", "planar", "conditional-planar", "laplace", "uniform")
-FLOWS = ("planar", "conditional-planar")
-CLOSED_FORM_KL = (  # posterior, prior
-    ("normal", "standard-normal"),
-    ("normal", "laplace"),
-    ("laplace", "standard-normal"),
-    ("laplace", "laplace"),
-    ("uniform", "standard-normal"),
-    ("uniform", "uniform"),
-)
-INITIALIZATIONS = ("torch", "he")
-OBJECTIVES = ("auto", "elbo", "mean-field", "path-gradient", "iwae", "iwae-dreg")
-WITH_ONE_PARTICLE = {"iwae": "elbo", "iwae-dreg": "path-gradient"}  # what these objectives are then
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
-_NAMES = {
-    "binarization": BINARIZATIONS,
-    "model": MODELS,
-    "network": NETWORKS,
-    "activation": ACTIVATIONS,
-    "initialization": INITIALIZATIONS,
-    "likelihood": LIKELIHOODS,
-    "prior": PRIORS,
-    "posterior": POSTERIORS,
-    "objective": OBJECTIVES,
-    "compile": COMPILERS,
-    "precision": PRECISIONS,
-}
+_NAMES = {"binarization": BINARIZATIONS, "compile": COMPILERS, "precision": PRECISIONS}
 HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")  # with others a training may go on
 WEIGHTS = "weights.safetensors"  # of a run folder
 GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
@@ -71,6 +34,10 @@ class Spec:
     and what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
     `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option of the same name with dashes.
 
+    A part (`model`, `network`, `likelihood`, `prior`, `posterior`, `objective`) is named by its kind, or by an object
+    of its kind and options, and kept as a :class:`~pyro_vae.parts.Part`; `module:Class` names a class of your own. An
+    option's value is checked by the part's own class, when :func:`~pyro_vae.build` makes the model.
+
     >>> spec = Spec(dataset="mnist", latent_dim=2)
     >>> Spec.from_json(spec.to_json()) == spec
     True
@@ -85,25 +52,16 @@ class Spec:
         False, "add uniform noise to grey pixels, so that a density of them bounds the probability of their levels"
     )
     validation_fraction: float = _field(0.1, "share of the training images held out, from 0 to below 1")
-    model: str = _field("vae", ", ".join(MODELS))
-    network: str = _field("mlp", ", ".join(NETWORKS))
+    model: AnyPart = _field("vae", "graphical model")
+    network: AnyPart = _field("mlp", "encoder and decoder")
     hidden: tuple[int, ...] = _field((400,), "units of the dense hidden layers, e.g. 400,200")
-    channels: tuple[int, ...] = _field((32, 64), "channels of the stride-2 layers of a conv network")
-    activation: str | None = _field(None, f"{', '.join(ACTIVATIONS)}; default: tanh for mlp, relu for conv")
-    initialization: str = _field(
-        "torch",
-        f"{', '.join(INITIALIZATIONS)}: how the weights start; with he signals keep their size, which deep nets need",
-    )
     latent_dim: int = _field(20, "dimension of z")
-    likelihood: str = _field("bernoulli", ", ".join(LIKELIHOODS))
-    components: int = _field(1, "components of a discretized-logistic likelihood, a mixture where there are several")
-    variance: float = _field(0.5, "variance c of a gaussian likelihood (where it is learned: its start)")
-    prior: str = _field("standard-normal", ", ".join(PRIORS))
-    posterior: str = _field("normal", ", ".join(POSTERIORS))
-    flow_layers: int = _field(4, "planar layers of a flow posterior")
+    likelihood: AnyPart = _field("bernoulli", "p(x|z)")
+    prior: AnyPart = _field("standard-normal", "p(z)")
+    posterior: AnyPart = _field("normal", "q(z|x)")
     beta: float = _field(1.0, "weight of the KL term; 0 drops it")
     beta_warmup: int = _field(0, "epochs over which beta rises linearly from 0")
-    objective: str = _field("auto", f"{', '.join(OBJECTIVES)}; auto is path-gradient where the posterior takes it")
+    objective: AnyPart = _field("auto", "what is maximised; auto is path-gradient where the posterior takes it")
     particles: int = _field(1, "posterior samples per image and step (the k of iwae and iwae-dreg)")
     epochs: int = _field(25, "passes over the training images")
     batch_size: int = _field(128, "images per step")
@@ -113,19 +71,20 @@ class Spec:
     precision: str = _field("fp32", f"of the matrix products of training: {', '.join(PRECISIONS)}")
 
     def __post_init__(self) -> None:
-        for name in ("image_shape", "hidden", "channels"):
+        for name in ("image_shape", "hidden"):
             if getattr(self, name) is not None:
-                self._keep(name, _sizes(name, getattr(self, name), length=3 if name == "image_shape" else None))
+                length = 3 if name == "image_shape" else None
+                self._keep(name, checks.sizes(name, getattr(self, name), length))
         if not isinstance(self.dataset, str | os.PathLike) or not os.fspath(self.dataset):
             raise checks.fail("dataset", self.dataset, "a name or a path")
         self._keep("dataset", str(self.dataset))
         for name, names in _NAMES.items():
-            if name != "activation" or self.activation is not None:
-                self._keep(name, checks.one_of(name, getattr(self, name), names))
-        for name in ("latent_dim", "components", "flow_layers", "particles", "epochs", "batch_size"):
+            self._keep(name, checks.one_of(name, getattr(self, name), names))
+        for name in PARTS:
+            self._keep(name, checked(name, getattr(self, name)))
+        for name in ("latent_dim", "particles", "epochs", "batch_size"):
             self._keep(name, checks.positive_integer(name, getattr(self, name)))
-        for name in ("variance", "lr"):
-            self._keep(name, checks.positive(name, getattr(self, name)))
+        self._keep("lr", checks.positive("lr", self.lr))
         for name in ("validation_fraction", "beta"):
             self._keep(name, checks.non_negative(name, getattr(self, name)))
         self._keep("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
@@ -133,64 +92,21 @@ class Spec:
         if self.validation_fraction >= 1:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
         self._keep("dequantize", checks.boolean("dequantize", self.dequantize))
-        if self.dequantize and self.likelihood not in DENSITIES:
-            raise checks.fail("dequantize", True, f"False for {self.likelihood}; it is for {', '.join(DENSITIES)}")
         if self.dequantize and self.binarization != "none":
             raise checks.fail(
                 "dequantize", True, f"False with binarization {self.binarization}: levels are noised, or drawn"
             )
-        if self.components > 1 and self.likelihood != "discretized-logistic":
-            raise checks.fail("components", self.components, f"1 for the likelihood {self.likelihood}")
-        if self.particles == 1 and self.objective in WITH_ONE_PARTICLE:
-            instead = WITH_ONE_PARTICLE[self.objective]
-            raise checks.fail("particles", 1, f"at least 2 for {self.objective}; with 1 it is the {instead}")
-        if self.objective == "iwae-dreg" and self.model != "vae":
-            raise checks.fail(
-                "objective", self.objective, f"iwae for the model {self.model}, which has not one latent site alone"
-            )
         if self.precision == "bf16" and self.compile == "off":
             raise checks.fail("precision", self.precision, "fp32 where compile is off")
-        if self.model == "autoencoder":
-            return
-        if self.model == "vae-prior-at-start" and self.posterior not in FLOWS:
-            raise checks.fail("posterior", self.posterior, f"a flow, {' or '.join(FLOWS)}, for this model")
-        if self.prior == "uniform" and self.posterior != "uniform":
-            raise checks.fail(
-                "posterior", self.posterior, "uniform: the KL of any other to a uniform prior is infinite"
-            )
-        if self.objective in ("path-gradient", "iwae-dreg") and self.posterior == "uniform":
-            instead = "iwae" if self.objective == "iwae-dreg" else "mean-field or elbo"
-            raise checks.fail("objective", self.objective, f"{instead}: the support of a uniform moves with it")
-        if self.objective == "mean-field" and (self.posterior, self.prior) not in CLOSED_FORM_KL:
-            raise checks.fail(
-                "objective",
-                self.objective,
-                f"elbo or iwae: a {self.posterior} posterior has no analytic KL to a {self.prior} prior",
-            )
 
     def _keep(self, name: str, value: Any) -> None:
         """As a plain value of Python's: NumPy's numbers and arrays, lists and paths are taken as well."""
         object.__setattr__(self, name, value)
 
-    def with_objective(self) -> Spec:
-        """The same, with what `auto` stands for in its place: see :func:`automatic_objective`.
-
-        >>> Spec().with_objective().objective
-        'path-gradient'
-        """
-        if self.objective != "auto":
-            return self
-        is_vae = self.model == "vae"
-        name = automatic_objective(
-            takes_path_gradient=is_vae and self.posterior != "uniform",
-            has_closed_kl=is_vae and (self.posterior, self.prior) in CLOSED_FORM_KL,
-        )
-        return dataclasses.replace(self, objective=name)
-
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, tuples as lists, ready for JSON."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        """The fields by name, tuples as lists and parts as JSON has them."""
+        values = {name: getattr(self, name) for name in SPEC_FIELDS}
+        return {name: _to_plain(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
@@ -215,24 +131,53 @@ class Spec:
         return cls.from_dict(values)
 
     @staticmethod
-    def parse(texts: dict[str, str]) -> dict[str, Any]:
-        """Fields given as text, as on a command line, converted to their types: `{"hidden": "400,200"}`."""
-        return {name: _from_text(name, text) for name, text in texts.items()}
+    def parse(texts: dict[str, str], base: Spec | None = None) -> dict[str, Any]:
+        """Fields given as text, as on a command line, converted to their types: `{"hidden": "400,200"}`.
+
+        A dot leads to an option of a part, `{"posterior.layers": "8"}`: of the part in `texts`, or else in `base`.
+
+        >>> Spec.parse({"latent_dim": "2", "posterior": "planar", "posterior.layers": "8"})
+        {'latent_dim': 2, 'posterior': {'kind': 'planar', 'layers': 8}}
+        """
+        values = {name: _from_text(name, text) for name, text in texts.items() if "." not in name}
+        for name, text in texts.items():
+            part, _, option = name.partition(".")
+            if option:
+                checks.one_of(f"--{name}", part, PARTS)
+                default = SPEC_FIELDS[part].default if base is None else getattr(base, part)
+                values[part] = with_option(part, values.get(part, default), option, text)
+        return values
 
 
-def automatic_objective(*, takes_path_gradient: bool, has_closed_kl: bool) -> str:
-    """What the objective `auto` stands for: the one of least noise in its gradient.
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.plain()
+    return list(value) if isinstance(value, tuple) else value
 
-    That is `path-gradient` where the posterior takes it, else `mean-field` where the KL term has a closed form, else
-    `elbo`. The measurement behind it is in the documentation, under "Two gradients of an expectation".
+
+def to_options(values: Mapping[str, Any]) -> list[str]:
+    """The command line of a spec, here by field as in JSON; what has its default is left out.
+
+    >>> to_options({"hidden": [64, 32], "posterior": {"kind": "planar", "layers": 8}, "beta": 1.0})
+    ['--hidden=64,32', '--posterior=planar', '--posterior.layers=8']
     """
-    if takes_path_gradient:
-        return "path-gradient"
-    return "mean-field" if has_closed_kl else "elbo"
+    options = []
+    for name, value in values.items():
+        default = SPEC_FIELDS[name].default if name in SPEC_FIELDS else None
+        if value is None or value == (list(default) if isinstance(default, tuple) else default):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name in PARTS:
+            options += [f"--{option}={text}" for option, text in to_texts(name, value).items()]
+        elif isinstance(value, bool):
+            options.append(flag if value else f"--no-{name.replace('_', '-')}")
+        else:
+            options.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return options
 
 
 def read_spec(folder: str | os.PathLike[str]) -> Spec | None:
-    """The spec of a run folder; None where there is no run."""
+    """The spec of a run folder; None where there is no run. Code that it names is not imported."""
     path = checks.path("folder", folder) / "spec.json"
     if not path.is_file():
         return None
@@ -289,7 +234,8 @@ def check_still_there(spec: Spec) -> None:
         raise checks.fail("dataset", spec.dataset, expected) from error
 
 
-SPEC_FIELDS = {one.name: one for one in dataclasses.fields(Spec)}
+SPEC_FIELDS = {field.name: field for field in dataclasses.fields(Spec)}
+PARTS = tuple(name for name in SHELVES if name in SPEC_FIELDS)
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -309,10 +255,3 @@ def _from_text(name: str, text: str) -> Any:
         wanted = {"int": "a whole number", "float": "a number"}.get(kind, "whole numbers with commas between them")
         raise checks.fail(name, text, wanted) from error
     return text
-
-
-def _sizes(name: str, given: Any, length: int | None) -> tuple[int, ...]:
-    sizes = given.tolist() if hasattr(given, "tolist") else given  # an array
-    if not isinstance(sizes, tuple | list) or (length is not None and len(sizes) != length):
-        raise checks.fail(name, given, f"{length or 'a list of'} whole numbers")
-    return tuple(checks.positive_integer(name, size) for size in sizes)

@@ -82,7 +82,7 @@ def test_too_narrow_is_a_u_too_wide_a_hill_and_a_bias_a_slope():
     ids=str,
 )
 def test_any_posterior_that_can_be_drawn_from(options):
-    model = build(Spec(latent_dim=2, hidden=(16,), flow_layers=2, **options)).train()
+    model = build(Spec(latent_dim=2, hidden=(16,), **options)).train()
     before = torch.get_rng_state()
     found = simulation_based_calibration(model, 130, bins=10, **CPU)
     assert torch.equal(torch.get_rng_state(), before)

@@ -96,7 +96,11 @@ def test_other_images_and_other_models_are_refused(tiny, tmp_path):
     fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
     with pytest.raises(InputError, match="images: given"):
         fit(build(Spec(latent_dim=2)), tiny.take(slice(0, 6)), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
-    for change in ({"latent_dim": 3}, {"likelihood": "continuous-bernoulli"}, {"activation": "relu"}):
+    for change in (
+        {"latent_dim": 3},
+        {"likelihood": "continuous-bernoulli"},
+        {"network": {"kind": "mlp", "activation": "relu"}},
+    ):
         with pytest.raises(InputError, match="model: given .* as in the checkpoint"):
             other = build(Spec(**{"latent_dim": 2} | change))
             fit(other, tiny, epochs=2, checkpoint=tmp_path, resume=True, **QUIET)

@@ -275,7 +275,7 @@ def test_an_autoencoder_has_all_pictures_but_samples(tmp_path, capsys):
         (["train", "--out", "OUT", "--batch-size", "x"], "batch_size: given 'x', expected a whole number"),
         (["train", "--out", "OUT", "--beta", "-1"], "beta: given -1.0"),
         (
-            ["train", "--out", "OUT", "--network", "conv", "--channels", "8,8,8,8"],
+            ["train", "--out", "OUT", "--network", "conv", "--network.channels", "8,8,8,8"],
             "image_shape: given .1, 8, 8., expected at least 16x16",
         ),
         (["train", "--out", "OUT", "--device", "tpu"], "device: given 'tpu'"),

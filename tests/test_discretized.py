@@ -120,9 +120,11 @@ def test_a_mixture_is_the_weighted_sum_of_its_components():
     assert bool(p.base_dist.support.check(p.sample()).all())
 
 
+NETWORKS = {"mlp": "mlp", "conv": {"kind": "conv", "channels": (8,)}}
+MIXTURE = {"kind": "discretized-logistic", "components": 3}
 LIKELIHOODS = [
     {"likelihood": "discretized-logistic"},
-    {"likelihood": "discretized-logistic", "components": 3},
+    {"likelihood": MIXTURE},
     {"likelihood": "discretized-gaussian"},
 ]
 
@@ -131,7 +133,7 @@ LIKELIHOODS = [
 @pytest.mark.parametrize("fields", LIKELIHOODS)
 def test_it_trains_and_its_numbers_are_in_order(digits, tmp_path, fields, network):
     """E log p(x|z) - KL <= log p(x) <= 0, and bits per dimension are those of a probability."""
-    spec = Spec(latent_dim=2, hidden=(32,), channels=(8,), network=network, **fields)
+    spec = Spec(latent_dim=2, hidden=(32,), network=NETWORKS[network], **fields)
     model = build(spec)
     images = digits.train.take(slice(0, 300))
     history = fit(model, images, epochs=8, batch_size=50, lr=3e-3, progress=False, **CPU)
@@ -188,10 +190,13 @@ def test_a_captured_step_is_the_eager_one(tiny, fields, compile):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Spec(likelihood="discretized-logistic", components=0), "components: given 0"),
-        (lambda: Spec(likelihood="discretized-logistic", components=2.5), "components: given 2.5"),
-        (lambda: Spec(components=2), "components: given 2, expected 1 for the likelihood bernoulli"),
-        (lambda: Spec(likelihood="discretized-gaussian", components=2), "components: given 2, expected 1"),
+        (lambda: build(Spec(likelihood={**MIXTURE, "components": 0})), "likelihood.components: given 0"),
+        (lambda: build(Spec(likelihood={**MIXTURE, "components": 2.5})), "likelihood.components: given 2.5"),
+        (lambda: Spec(likelihood={**MIXTURE, "kind": "bernoulli"}), "likelihood.components: .*: bernoulli has none"),
+        (
+            lambda: Spec(likelihood={**MIXTURE, "kind": "discretized-gaussian"}),
+            "likelihood.components: given 3, expected an option of discretized-gaussian: scale",
+        ),
         (lambda: Spec(likelihood="discretised-logistic"), "did you mean 'discretized-logistic'"),
         (lambda: likelihoods.DiscretizedLogistic(components=0), "components: given 0"),
         (lambda: likelihoods.DiscretizedLogistic(scale=0.0), "scale: given 0.0"),

@@ -105,7 +105,7 @@ def test_of_the_exact_posterior_both_are_zero():
     ids=str,
 )
 def test_of_every_posterior_and_nothing_is_changed(tiny, options):
-    model = build(Spec(latent_dim=2, hidden=(16,), flow_layers=2, **options)).train()
+    model = build(Spec(latent_dim=2, hidden=(16,), **options)).train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     before = torch.get_rng_state()
     quick = {"samples": 200, "steps": 50, "k": 200, "binarization": "threshold", "tolerance_nats": 0.05}

@@ -32,7 +32,7 @@ def test_bernoulli_and_its_gradient_at_every_logit(logit):
 
 
 def test_a_linear_gaussian_has_its_parameters_as_the_mean():
-    p = likelihoods.Gaussian(0.3, linear=True)(LOGITS)
+    p = likelihoods.LinearGaussian(0.3)(LOGITS)
     assert torch.equal(p.mean, LOGITS)
     torch.testing.assert_close(p.variance, torch.full_like(LOGITS, 0.3))
 
@@ -181,7 +181,7 @@ def test_gaussian_with_variance_one_half_is_the_summed_squared_error():
 
 
 def test_the_learned_variance_ends_at_the_mean_squared_error():
-    likelihood = likelihoods.Gaussian(learned=True)
+    likelihood = likelihoods.LearnedGaussian()
     x = torch.rand(50, 1, 2, 2)
     logits = torch.zeros(50, 1, 2, 2)
     optimizer = torch.optim.LBFGS(likelihood.parameters(), line_search_fn="strong_wolfe")

@@ -49,10 +49,10 @@ def few(digits):
     "options",
     [
         {"validation_fraction": 0.3},
-        {"posterior": "planar", "flow_layers": 1, "likelihood": "continuous-bernoulli", "binarization": "none"},
-        {"posterior": "conditional-planar", "flow_layers": 1, "likelihood": "gaussian", "binarization": "none"},
+        {"posterior": {"kind": "planar", "layers": 1}, "likelihood": "continuous-bernoulli", "binarization": "none"},
+        {"posterior": {"kind": "conditional-planar", "layers": 1}, "likelihood": "gaussian", "binarization": "none"},
         {"likelihood": "gaussian-learned", "binarization": "none", "objective": "mean-field"},
-        {"likelihood": "discretized-logistic", "components": 2, "binarization": "none"},
+        {"likelihood": {"kind": "discretized-logistic", "components": 2}, "binarization": "none"},
         {"likelihood": "discretized-gaussian", "binarization": "none"},
         {"objective": "iwae", "particles": 3},
         {"particles": 2, "binarization": "static"},
@@ -76,7 +76,7 @@ def test_each_member_equals_its_run_alone(few, options):
 
 def test_convolutions_too(few):
     """Adam divides by the root of a gradient's square, so that rounding near zero shows: hence the tolerance."""
-    spec = dataclasses.replace(SPEC, network="conv", channels=(4, 8), validation_fraction=0.0)
+    spec = dataclasses.replace(SPEC, network={"kind": "conv", "channels": (4, 8)}, validation_fraction=0.0)
     for seed, run in zip(SEEDS, fit_many(spec, few, seeds=SEEDS, **QUIET), strict=True):
         equal(run, alone(spec, few, seed), rtol=1e-3, atol=1e-4)
 
@@ -139,7 +139,7 @@ def test_run_folders_and_resume(few, tmp_path):
     runs = fit_many(spec, few, seeds=SEEDS, out=tmp_path / "runs", resume=True, **QUIET)
     for seed, (model, history), (expected, losses) in zip(SEEDS, runs, whole, strict=True):
         opened, stored, _ = open_run(tmp_path / "runs" / f"seed-{seed}")
-        assert stored == dataclasses.replace(spec, seed=seed, image_shape=(1, 8, 8)).with_objective()
+        assert stored == dataclasses.replace(spec, seed=seed, image_shape=(1, 8, 8), objective="path-gradient")
         for name, value in expected.state_dict().items():
             assert torch.equal(model.state_dict()[name], value)
             assert torch.equal(opened.state_dict()[name], value)

@@ -15,8 +15,9 @@ from torch import nn
 from pyro_vae import VAE, Autoencoder, Spec, build, likelihoods, load, posteriors, priors, save
 from pyro_vae._utils.checks import InputError
 from pyro_vae.models.base import check_fits
-from pyro_vae.spec import LIKELIHOODS, NETWORKS, POSTERIORS
+from pyro_vae.parts import kinds
 
+NETWORKS = ("mlp", {"kind": "conv", "channels": (4, 8)})
 SPECS = [
     Spec(
         model=model,
@@ -25,12 +26,13 @@ SPECS = [
         posterior=posterior,
         latent_dim=3,
         hidden=(16,),
-        channels=(4, 8),
     )
-    for model, network, likelihood, posterior in itertools.product(("vae",), NETWORKS, LIKELIHOODS, POSTERIORS)
+    for model, network, likelihood, posterior in itertools.product(
+        ("vae",), NETWORKS, kinds("likelihood"), kinds("posterior")
+    )
 ] + [
-    Spec(model="autoencoder", network=network, likelihood=likelihood, latent_dim=3, hidden=(16,), channels=(4, 8))
-    for network, likelihood in itertools.product(NETWORKS, LIKELIHOODS)
+    Spec(model="autoencoder", network=network, likelihood=likelihood, latent_dim=3, hidden=(16,))
+    for network, likelihood in itertools.product(NETWORKS, kinds("likelihood"))
 ]
 SPECS += [
     Spec(prior="laplace", posterior="laplace", latent_dim=3, hidden=(16,)),

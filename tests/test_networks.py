@@ -48,12 +48,14 @@ def test_images_too_small_for_the_convolutions(make):
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_signals_keep_their_size_from_layer_to_layer(network, activation):
     """From the start of He et al.; so the first pictures depend on z."""
-    fields = {"dataset": "mnist", "network": network, "hidden": (256, 256), "channels": (32, 64), "latent_dim": 16}
+    fields = {"dataset": "mnist", "hidden": (256, 256), "latent_dim": 16}
     torch.manual_seed(0)
     z = torch.randn(64, 16)
     spread = {}
     for start in ("torch", "he"):
-        decoder = build(Spec(initialization=start, activation=activation, **fields)).decoder
+        decoder = build(
+            Spec(network={"kind": network, "initialization": start, "activation": activation}, **fields)
+        ).decoder
         spread[start] = decoder(z).std(0).mean().item()
     assert 0.3 < spread["he"] < 2
     assert spread["he"] > 2 * spread["torch"]
@@ -69,7 +71,7 @@ def test_he_starts_at_zero_biases_by_the_seed_and_is_asked_for():
     layers = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.Flatten())
     networks.initialize_he(layers)
     assert not layers[2].bias.any()
-    models = [build(Spec(initialization="he", seed=seed)) for seed in (0, 0, 1)]
+    models = [build(Spec(network={"kind": "mlp", "initialization": "he"}, seed=seed)) for seed in (0, 0, 1)]
     first, again, other = (torch.cat([one.flatten() for one in model.parameters()]) for model in models)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -27,10 +27,10 @@ from torch.distributions import constraints, kl_divergence
 from pyro_vae import VAE, Images, Spec, build, fit, fit_many
 from pyro_vae._utils.checks import InputError
 from pyro_vae.experiments.run import run
-from pyro_vae.objectives import Terms, objective, resolved
-from pyro_vae.path_gradient import PathGradientELBO, slope
+from pyro_vae.objectives import Terms, objective, resolved, with_objective
+from pyro_vae.parts import kinds
+from pyro_vae.path_gradient import PathGradientELBO, along_the_path, slope
 from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.spec import MODELS, POSTERIORS, PRIORS
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 
@@ -38,6 +38,10 @@ QUIET = {"progress": False, "device": "cpu"}
 W, NOISE, X = 1.5, 0.8, torch.tensor([0.7, -1.2, 2.0])
 PRECISION = 1 + W**2 / NOISE**2  # of the posterior of z, whose mean is W x / NOISE^2 / PRECISION
 POSTERIOR = {"slope": W / NOISE**2 / PRECISION, "offset": 0.0, "scale": PRECISION**-0.5}
+
+
+def flows(layers):
+    return [{"kind": kind, "layers": layers} for kind in ("planar", "conditional-planar")]
 
 
 def linear_gaussian(guide):
@@ -118,7 +122,7 @@ def test_its_loss_is_that_of_the_elbo_and_so_is_the_gradient_of_the_decoder(tiny
 @pytest.mark.parametrize("posterior", ["planar", "conditional-planar"])
 def test_the_slope_of_a_flow_is_that_of_its_density(posterior):
     """By the chain rule with the whole Jacobian: slope = J^-T (slope of log q_0 - log|det J|, as functions of z_0)."""
-    model = build(Spec(latent_dim=3, hidden=(8,), posterior=posterior, flow_layers=3)).double()
+    model = build(Spec(latent_dim=3, hidden=(8,), posterior={"kind": posterior, "layers": 3})).double()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.posterior.parameters():
@@ -146,11 +150,11 @@ def jacobians(function, at):
     return torch.autograd.functional.jacobian(function, at)
 
 
-@pytest.mark.parametrize("posterior", ["normal", "planar", "conditional-planar"])
+@pytest.mark.parametrize("posterior", ["normal", *flows(2)], ids=str)
 def test_the_mean_of_the_encoders_path_gradient_is_that_of_the_elbo(tiny, posterior):
     x, means = tiny.as_float().round()[:2], []
     for name in ("elbo", "path-gradient"):
-        model = build(Spec(latent_dim=2, hidden=(4,), posterior=posterior, flow_layers=2))
+        model = build(Spec(latent_dim=2, hidden=(4,), posterior=posterior))
         torch.manual_seed(0)
         objective(name, particles=50_000).loss_and_grads(model.model, model.guide, x)
         parameters = [*model.encoder.parameters(), *model.posterior.parameters()]
@@ -159,12 +163,12 @@ def test_the_mean_of_the_encoders_path_gradient_is_that_of_the_elbo(tiny, poster
     assert not torch.equal(*means)
 
 
-@pytest.mark.parametrize("posterior", ["normal", "planar", "conditional-planar"])
+@pytest.mark.parametrize("posterior", ["normal", *flows(1)], ids=str)
 def test_its_captured_step_is_the_eager_one(tiny, posterior):
     """Warnings, which would tell of a step that is not captured, are errors."""
     weights = {}
     for backend in ("off", "capture"):
-        model = build(Spec(latent_dim=2, hidden=(16,), posterior=posterior, flow_layers=1))
+        model = build(Spec(latent_dim=2, hidden=(16,), posterior=posterior))
         fit(
             model,
             tiny,
@@ -199,10 +203,12 @@ def test_many_seeds_take_it(tiny):
 
 def test_a_support_that_moves_is_refused(tiny):
     with pytest.raises(InputError, match="objective: given 'path-gradient', expected .* the support of a uniform"):
-        Spec(posterior="uniform", objective="path-gradient")
+        with_objective(Spec(posterior="uniform", objective="path-gradient"), ONE_IMAGE)
     model = build(Spec(latent_dim=2, posterior="uniform", prior="uniform"))
-    model.spec = None  # which would refuse it before
+    q = model.encode(tiny.as_float())
     with pytest.raises(InputError, match="expected elbo for a ClosedUniform, whose support moves with its parameters"):
+        along_the_path(q, q.rsample(), torch.zeros(()))
+    with pytest.raises(InputError, match="the support of a uniform posterior moves with it"):
         fit(model, tiny, epochs=1, objective="path-gradient", binarization="threshold", **QUIET)
     fixed = dist.Uniform(torch.zeros(2), torch.ones(2))
     assert slope(fixed, torch.full((2,), 0.5)).tolist() == [0, 0]
@@ -328,21 +334,46 @@ def test_a_density_without_a_derivative_is_refused():
 ONE_IMAGE = Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 
 
+CLOSED_FORM_KL = (  # posterior, prior
+    ("normal", "standard-normal"),
+    ("normal", "laplace"),
+    ("laplace", "standard-normal"),
+    ("laplace", "laplace"),
+    ("uniform", "standard-normal"),
+    ("uniform", "uniform"),
+)
+
+
 def specs():
-    for model, posterior, prior in itertools.product(MODELS, POSTERIORS, PRIORS):
+    for names in itertools.product(kinds("model"), kinds("posterior"), kinds("prior")):
+        spec = Spec(**dict(zip(("model", "posterior", "prior"), names, strict=True)), latent_dim=2, hidden=(4,))
         try:
-            yield Spec(model=model, posterior=posterior, prior=prior, latent_dim=2, hidden=(4,))
+            build(spec)
         except InputError:  # a prior that does not go with it
             continue
+        yield spec
 
 
-def test_a_spec_and_its_model_agree_on_what_auto_is():
-    """So `CLOSED_FORM_KL` is what torch knows, and all of these can be trained."""
+def test_what_auto_is_and_what_can_be_trained_is_asked_of_the_parts():
+    settled = set()
     for spec in specs():
-        settled = spec.with_objective()
-        assert settled.objective == resolved("auto", build(spec), ONE_IMAGE), spec
-        assert settled.with_objective() == settled
-    assert {spec.with_objective().objective for spec in specs()} == {"path-gradient", "mean-field", "elbo"}
+        closed = spec.model == "vae" and (spec.posterior, spec.prior) in CLOSED_FORM_KL
+        moves = spec.model == "vae" and spec.posterior == "uniform"
+        expected = (
+            "elbo" if spec.model != "vae" else "path-gradient" if not moves else "mean-field" if closed else "elbo"
+        )
+        auto = with_objective(spec, ONE_IMAGE)
+        assert auto == dataclasses.replace(spec, objective=expected)
+        assert with_objective(auto, ONE_IMAGE) == auto
+        settled.add(auto.objective.kind)
+        for name, allowed in (("mean-field", closed or spec.model != "vae"), ("path-gradient", not moves)):
+            wanted = dataclasses.replace(spec, objective=name)
+            if allowed:
+                assert with_objective(wanted, ONE_IMAGE) == wanted
+            else:
+                with pytest.raises(InputError, match=f"objective: given '{name}', expected"):
+                    with_objective(wanted, ONE_IMAGE)
+    assert settled == {"path-gradient", "mean-field", "elbo"}
 
 
 @pytest.mark.parametrize(("posterior", "prior"), [("normal", "laplace"), ("laplace", "standard-normal")])
@@ -495,7 +526,7 @@ def test_checkpoints_of_before_auto_go_on_under_their_own_objective(tiny, tmp_pa
     fit(model, tiny, epochs=1, objective="elbo", checkpoint=tmp_path, **options)
     state = read_checkpoint(tmp_path)
     old = state["settings"]["model"] | {"objective": "elbo"}
-    del old["flow_layers"]
+    del old["dequantize"]
     write_checkpoint(tmp_path, 1, state | {"settings": state["settings"] | {"model": old}})
     history = fit(build(Spec(latent_dim=2)), tiny, epochs=2, checkpoint=tmp_path, resume=True, **options)
     assert history.column("train_loss_nats") == expected.column("train_loss_nats")

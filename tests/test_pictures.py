@@ -513,7 +513,7 @@ def test_sharpness():
 
 
 def test_likelihood_variances_are_in_order_with_error_and_sharpness(test_images):
-    runs = {f"{c:g}": untrained(likelihood="gaussian", variance=c) for c in (0.5, 0.1)}
+    runs = {f"{c:g}": untrained(likelihood={"kind": "gaussian", "variance": c}) for c in (0.5, 0.1)}
     figure = figures.likelihood_variances(runs, test_images)
     error, ratio = (axes.lines[0] for axes in figure.axes[1:])
     assert error.get_xdata().tolist() == pytest.approx([0.1, 0.5])

@@ -30,7 +30,7 @@ def linear(shift=0.0):
         decoder[0].bias.fill_(0.5)
         encoder[1].weight.copy_(torch.cat([GAIN, torch.zeros(2, 4)]))
         encoder[1].bias.copy_(torch.cat([-GAIN @ torch.full((4,), 0.5) + shift, VARIANCE.log()]))
-    parts = likelihoods.Gaussian(C, linear=True), posteriors.DiagonalNormal(2)
+    parts = likelihoods.LinearGaussian(C), posteriors.DiagonalNormal(2)
     return VAE(encoder, decoder, priors.StandardNormal(2), *parts)
 
 

@@ -405,7 +405,13 @@ def test_a_run_that_is_not_finished(tmp_path):
 def test_the_training_command_trains_the_same_spec():
     from pyro_vae.experiments.report.page import _train_command
 
-    spec = Spec(dataset="mnist", hidden=(8, 4), beta=0.5, activation="elu", seed=3)
+    spec = Spec(
+        dataset="mnist",
+        hidden=(8, 4),
+        beta=0.5,
+        network={"kind": "conv", "channels": (4,), "activation": "elu"},
+        seed=3,
+    )
     words = [word.removeprefix("--").split("=") for word in _train_command(spec.to_dict()).split() if "=" in word]
     assert Spec(**Spec.parse({name.replace("-", "_"): text for name, text in words})) == spec
 

@@ -152,7 +152,7 @@ def test_squared_errors_of_binarized_and_of_grey_pixels_are_of_different_data(me
 def test_probabilities_of_256_levels_are_one_group():
     shape = (1, 8, 8)
     models = {
-        "logistic": Spec(image_shape=shape, likelihood="discretized-logistic", components=3),
+        "logistic": Spec(image_shape=shape, likelihood={"kind": "discretized-logistic", "components": 3}),
         "gaussian": Spec(image_shape=shape, likelihood="discretized-gaussian"),
         "density": Spec(image_shape=shape, likelihood="gaussian-learned", dequantize=True),
     }

@@ -22,7 +22,7 @@ def test_a_run_folder_holds_everything_about_the_run(tmp_path):
     model, history, images = run(SPEC, folder, **QUIET)
     names = {path.name for path in folder.iterdir()}
     assert names == {"spec.json", "environment.json", "checkpoint", "history.csv", "weights.safetensors"}
-    assert read_spec(folder) == replace(SPEC, image_shape=(1, 8, 8)).with_objective() == model.spec
+    assert read_spec(folder) == replace(SPEC, image_shape=(1, 8, 8), objective="path-gradient") == model.spec
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["images"] == images.train.fingerprint
     assert {"torch", "pyro", "python", "device", "cores"} <= set(environment)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyro_vae._utils.checks import InputError
+from pyro_vae.parts import Part
 from pyro_vae.spec import SPEC_FIELDS, Spec
 
 
@@ -15,13 +16,10 @@ def test_json_round_trip_keeps_every_field():
         dataset="mnist",
         image_shape=(1, 28, 28),
         binarization="dynamic",
-        network="conv",
+        network={"kind": "conv", "channels": (8,), "activation": "elu"},
         hidden=(256, 64),
-        channels=(8,),
-        activation="elu",
         latent_dim=3,
-        likelihood="gaussian",
-        variance=0.1,
+        likelihood={"kind": "gaussian", "variance": 0.1},
         posterior="planar",
         beta=2,
         seed=7,
@@ -53,32 +51,20 @@ def test_every_field_has_help():
         ({"validation_fraction": -0.1}, "validation_fraction: given -0.1"),
         (
             {"model": "vea"},
-            "model: given 'vea', expected one of vae, autoencoder, vae-prior-at-start .did you mean 'vae'",
+            "model: given 'vea', expected one of autoencoder, vae, vae-prior-at-start .did you mean 'vae'",
         ),
         ({"network": "cnv"}, "network: given 'cnv'"),
         ({"hidden": (400, 0)}, "hidden: given 0, expected a whole number of at least 1"),
         ({"hidden": 400}, "hidden: given 400"),
-        ({"channels": (1.5,)}, "channels: given 1.5"),
-        ({"activation": "than"}, "activation: given 'than', .*did you mean 'tanh'"),
         ({"latent_dim": 0}, "latent_dim: given 0, expected a whole number of at least 1"),
         ({"latent_dim": True}, "latent_dim: given True"),
         ({"likelihood": "normal"}, "likelihood: given 'normal'"),
-        ({"variance": 0}, "variance: given 0, expected a finite number above 0"),
         ({"prior": "normal"}, "prior: given 'normal'"),
         ({"posterior": "flow"}, "posterior: given 'flow'"),
-        ({"flow_layers": 0}, "flow_layers: given 0"),
         ({"beta": -1}, "beta: given -1, expected a finite number of at least 0"),
         ({"beta": float("nan")}, "beta: given nan"),
         ({"beta_warmup": -1}, "beta_warmup: given -1"),
         ({"objective": "elb"}, "objective: given 'elb', .*did you mean 'elbo'"),
-        ({"objective": "mean-field", "posterior": "planar"}, "a planar posterior has no analytic KL"),
-        (
-            {"objective": "mean-field", "posterior": "uniform", "prior": "laplace"},
-            "a uniform posterior has no analytic KL",
-        ),
-        ({"prior": "uniform"}, "posterior: given 'normal', expected uniform"),
-        ({"model": "vae-prior-at-start"}, "posterior: given 'normal', expected a flow"),
-        ({"objective": "iwae"}, "particles: given 1, expected at least 2"),
         ({"particles": 0}, "particles: given 0"),
         ({"epochs": 0}, "epochs: given 0"),
         ({"epochs": 2.0}, "epochs: given 2.0"),
@@ -102,9 +88,9 @@ def test_what_numpy_has_is_kept_as_plain_values():
         "binarization": np.str_("dynamic"),
         "validation_fraction": np.float32(0.5),
         "hidden": np.array([16, 8], dtype=np.int32),
-        "channels": [np.int64(4), np.uint8(8)],
+        "network": {"kind": np.str_("conv"), "channels": [np.int64(4), np.uint8(8)]},
         "latent_dim": np.int64(2),
-        "variance": np.int64(1),
+        "likelihood": {"kind": "gaussian", "variance": np.int64(1)},
         "beta": np.float64(0.25),
         "seed": np.uint16(3),
     }
@@ -114,9 +100,9 @@ def test_what_numpy_has_is_kept_as_plain_values():
         binarization="dynamic",
         validation_fraction=0.5,
         hidden=(16, 8),
-        channels=(4, 8),
+        network={"kind": "conv", "channels": (4, 8)},
         latent_dim=2,
-        variance=1.0,
+        likelihood={"kind": "gaussian", "variance": 1},
         beta=0.25,
         seed=3,
     )
@@ -124,8 +110,9 @@ def test_what_numpy_has_is_kept_as_plain_values():
         assert spec == expected
         assert spec.to_json() == expected.to_json()
         assert Spec.from_json(spec.to_json()) == expected
-        assert {type(value) for value in vars(spec).values()} <= {bool, int, float, str, tuple, type(None)}
-        assert {type(size) for size in (*spec.image_shape, *spec.hidden, *spec.channels)} == {int}
+        assert {type(value) for value in vars(spec).values()} <= {bool, int, float, str, tuple, type(None), Part}
+        assert {type(size) for size in (*spec.image_shape, *spec.hidden, *spec.network.options["channels"])} == {int}
+        assert [type(spec.network.kind), type(spec.likelihood.options["variance"])] == [str, int]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def test_a_study_folder_holds_runs_tables_and_figures(whole):
     assert all(one["images"] == 359 for one in stored["differences"] if one["metric"] == "elbo_nats")
     assert stored["command"] == "pyro-vae study tiny"
     assert stored["seconds"]["total"] == pytest.approx(sum(stored["seconds"]["training"].values()))
-    assert read_spec(whole / "runs" / "two" / "seed-0") == replace(SPEC, image_shape=(1, 8, 8)).with_objective()
+    assert read_spec(whole / "runs" / "two" / "seed-0") == replace(
+        SPEC, image_shape=(1, 8, 8), objective="path-gradient"
+    )
     assert {path.name for path in (whole / "runs" / "two" / "seed-0" / "snapshots").iterdir()} == {
         "epoch-00001.safetensors",
         "epoch-00002.safetensors",

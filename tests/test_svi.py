@@ -524,7 +524,7 @@ def test_bfloat16_stays_close_and_keeps_its_parameters_in_float32():
     def losses(precision):
         pyro.clear_param_store()
         torch.manual_seed(0)
-        vae = build(dataclasses.replace(SPEC, network="conv", channels=(4,), hidden=(16,)))
+        vae = build(dataclasses.replace(SPEC, network={"kind": "conv", "channels": (4,)}, hidden=(16,)))
         svi = CompiledSVI(vae.model, vae.guide, torch.optim.Adam, precision=precision)
         found = [svi.step(pictures(8)) for _ in range(60)]
         assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}

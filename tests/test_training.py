@@ -407,8 +407,8 @@ def test_column_names_are_checked():
         ({}, 1100, "capture"),
         ({}, 15_000, "inductor"),
         ({"posterior": "planar"}, 1300, "capture"),
-        ({"posterior": "planar", "flow_layers": 32}, 1300, "off"),  # its captures take longer than they would save
-        ({"posterior": "planar", "flow_layers": 32}, 4000, "capture"),
+        ({"posterior": {"kind": "planar", "layers": 32}}, 1300, "off"),  # its captures take longer than they would save
+        ({"posterior": {"kind": "planar", "layers": 32}}, 4000, "capture"),
         ({"precision": "bf16"}, 1, "capture"),
     ],
 )

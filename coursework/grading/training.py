@@ -13,7 +13,7 @@ def binary(images):
 
 
 def trained(arguments, latent_dim=4):
-    vae = build(Spec(dataset="digits", latent_dim=latent_dim, activation="relu"))
+    vae = build(Spec(dataset="digits", latent_dim=latent_dim, network={"kind": "mlp", "activation": "relu"}))
     fit(
         vae,
         load_data("digits").train,

@@ -83,6 +83,14 @@ def positive_integer(argument: str, value: object) -> int:
     return _integer(argument, value, 1, "a whole number of at least 1")
 
 
+def sizes(argument: str, value: Any, length: int | None = None) -> tuple[int, ...]:
+    """`value`, a list, tuple or array, as `length` whole numbers of at least 1, or as any number of them."""
+    numbers = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(numbers, tuple | list) or (length is not None and len(numbers) != length):
+        raise fail(argument, value, f"{length or 'a list of'} whole numbers")
+    return tuple(positive_integer(argument, number) for number in numbers)
+
+
 def non_negative_integer(argument: str, value: object) -> int:
     """`value` as a whole number of at least 0."""
     return _integer(argument, value, 0, "a whole number of at least 0")

@@ -22,6 +22,8 @@ from pyro_vae.cli import data
 from pyro_vae.cli.compare import compare
 from pyro_vae.cli.demo import demo
 from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.options import CommandWithParts
+from pyro_vae.cli.parts import parts
 from pyro_vae.cli.report import report
 from pyro_vae.cli.sample import sample
 from pyro_vae.cli.study import study
@@ -34,7 +36,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Variational autoencoders as Pyro programs: train, evaluate and show them.",
 )
-for command in (demo, train, evaluate, sample, study, report, compare):
+app.command()(demo)
+app.command(cls=CommandWithParts)(train)
+for command in (evaluate, sample, study, report, compare, parts):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

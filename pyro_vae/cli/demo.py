@@ -16,8 +16,8 @@ from pyro_vae.spec import GROUPS, Spec
 SPEC = Spec(
     dataset="digits",
     latent_dim=8,
+    network={"kind": "mlp", "activation": "relu"},
     likelihood="gaussian-learned",
-    activation="relu",
     epochs=120,
     batch_size=64,
     lr=2e-3,

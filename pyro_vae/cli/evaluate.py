@@ -22,6 +22,7 @@ from pyro_vae.cli.options import (
     Quiet,
     Run,
     Seed,
+    Trust,
     metric_groups,
     path,
     whole_number,
@@ -79,6 +80,7 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     seed: Seed = 0,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a trained model on the test images; each group of metrics is added to metrics.json when it is done."""
@@ -88,7 +90,7 @@ def evaluate(
     from pyro_vae.evaluation.samples import extractors
     from pyro_vae.experiments.run import add_metrics, check_data, open_run, read_metrics
 
-    model, spec, images = open_run(run, data_root, dataset, progress=not quiet)
+    model, spec, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
     if note := check_data(run, images):
         say(f"pyro-vae: note: {note}")
     read_metrics(run)  # a damaged file is noticed before the work, not after it

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from pyro_vae._utils import checks
-from pyro_vae.spec import GROUPS, SPEC_FIELDS
+from pyro_vae.parts import kinds
+from pyro_vae.spec import GROUPS, PARTS, SPEC_FIELDS
 
 
 def whole_number(text: str) -> int:
@@ -40,6 +42,7 @@ def path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))
 
 
+DOTTED = "pyro_vae.dotted"  # where a context has the options of parts
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -56,6 +59,7 @@ Dataset = Annotated[
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
 Seed = Annotated[int, typer.Option(help="seed of all noise", parser=seed, metavar="INTEGER")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
+Trust = Annotated[bool, typer.Option("--trust", help="import the code of its own that the run names, module:Class")]
 Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
 
 
@@ -88,19 +92,42 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those the user named, as text."""
     own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
 
-    def with_options(**values: Any) -> None:
+    def with_options(context: typer.Context, **values: Any) -> None:
         given = {name: values.pop(name) for name in SPEC_FIELDS}
-        command({name: _text(value) for name, value in given.items() if value is not None}, **values)
+        texts = {name: _text(value) for name, value in given.items() if value is not None}
+        command(texts | context.meta.get(DOTTED, {}), **values)
 
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
         for name in SPEC_FIELDS
     ]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + options
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {one.name: one.annotation for one in parameters}
     with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
     return with_options
+
+
+class CommandWithParts(TyperCommand):
+    """A command with options of parts, `--posterior.layers 8`, beside those that it declares."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes the options with a dot in their name, as they are called differently for each kind."""
+        rest, dotted = list[str](), dict[str, str]()
+        words = iter(args)
+        for word in words:
+            name, equals, text = word.removeprefix("--").partition("=")
+            if not word.startswith("--") or "." not in name:
+                rest.append(word)
+                continue
+            if not equals:
+                text = next(words, "")
+            if not text or (not equals and text.startswith("--")):
+                raise checks.fail(f"--{name}", None, f"a value, as in --{name} VALUE")
+            dotted[name] = text
+        ctx.meta[DOTTED] = dotted
+        return super().parse_args(ctx, rest)
 
 
 def _annotation(name: str) -> Any:
@@ -117,7 +144,10 @@ def _text(value: str | bool) -> str:
 def _help(name: str) -> str:
     default = SPEC_FIELDS[name].default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return SPEC_FIELDS[name].metadata["help"] + ("" if default in (None, False) else f" (default: {shown})")
+    text = SPEC_FIELDS[name].metadata["help"]
+    if name in PARTS:
+        text += f": {', '.join(kinds(name))}, or module:Class"
+    return text + ("" if default in (None, False) else f" (default: {shown})")
 
 
 def _metavar(name: str) -> str:

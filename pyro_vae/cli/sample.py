@@ -9,7 +9,7 @@ import typer
 
 from pyro_vae._utils.checks import fail
 from pyro_vae._utils.console import show
-from pyro_vae.cli.options import Run, Seed, path, whole_number
+from pyro_vae.cli.options import Run, Seed, Trust, path, whole_number
 
 
 def sample(
@@ -17,6 +17,7 @@ def sample(
     n: Annotated[int, typer.Option(help="images to draw", parser=whole_number, metavar="INTEGER")] = 64,
     out: Annotated[Path, typer.Option(help="picture file to write", parser=path, metavar="PATH")] = Path("samples.png"),
     seed: Seed = 0,
+    trust: Trust = False,
 ) -> None:
     """Draw samples of a trained model into one picture."""
     if n < 1:
@@ -25,6 +26,6 @@ def sample(
     from pyro_vae import latent, plots
     from pyro_vae.experiments.run import open_model
 
-    model = open_model(run)
+    model = open_model(run, trust=trust)
     plots.save_figure(plots.image_grid(latent.prior_samples(model, n, seed=seed), f"Samples of {run.name}"), out)
     show(f"{n} samples: {out}")

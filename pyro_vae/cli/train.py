@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyro_vae._utils.checks import fail
 from pyro_vae.cli.evaluate import show_metrics, try_each
-from pyro_vae.cli.options import DataRoot, Device, Quiet, path, spec_options
+from pyro_vae.cli.options import DataRoot, Device, Quiet, Trust, path, spec_options
+from pyro_vae.parts import check_trusted
 from pyro_vae.spec import Spec, check_dataset, check_still_there, read_spec
 from pyro_vae.training import distributed
 
@@ -29,19 +30,22 @@ def train(
             "Images that were moved: --dataset PATH",
         ),
     ] = False,
+    trust: Trust = False,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train one model into a run folder; the options below define it. torchrun makes several processes one training."""
-    values = Spec.parse(given)
+    """Train one model into a run folder; the options below define it. torchrun makes several processes one training.
+
+    Options of a part have a dot: --posterior planar --posterior.layers 8. `pyro-vae parts` lists them.
+    """
     if not resume:
-        check_dataset(Spec(**values).dataset)  # checked before torch is imported
+        check_dataset(Spec(**Spec.parse(given)).dataset)  # checked before torch is imported
     with distributed.joined(device) as here:
         if resume:
-            spec = Spec.from_dict(here.from_first(lambda: _resumed_spec(out, values).to_dict()))
+            spec = Spec.from_dict(here.from_first(lambda: _resumed_spec(out, given, trust).to_dict()))
         else:
-            spec = Spec(**values)
+            spec = Spec(**Spec.parse(given))
         check_dataset(spec.dataset)
 
         from pyro_vae.evaluation import evaluate
@@ -75,10 +79,12 @@ def train(
         show_metrics(results, f"{out}, test images")
 
 
-def _resumed_spec(out: Path, values: dict[str, Any]) -> Spec:
+def _resumed_spec(out: Path, given: dict[str, str], trust: bool) -> Spec:
     stored = read_spec(out)
     if stored is None:
         raise fail("--out", str(out), "a run folder to resume, with a spec.json")
-    if "dataset" not in values:
+    if "dataset" not in given:
         check_still_there(stored)
-    return Spec.from_dict(stored.to_dict() | values)
+    if not trust:  # what the user names is the user's own word
+        check_trusted({name: value for name, value in stored.to_dict().items() if name not in given}, out)
+    return Spec.from_dict(stored.to_dict() | Spec.parse(given, stored))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyro.distributions as dist
@@ -191,7 +192,8 @@ def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tu
         kl, exact = kl_per_image(q, p, z)
         parts = {"mse_per_pixel_sampled": squared_error, "reconstruction_nats": -log_likelihood, "kl_per_sample": kl}
         if isinstance(q, torch.distributions.TransformedDistribution):
-            parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
+            with suppress(NotImplementedError):  # a prior to which the base has no closed KL
+                parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
         total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
     return values | total, exact
 

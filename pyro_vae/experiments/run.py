@@ -13,14 +13,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from pyro_vae import objectives
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.environment import environment
-from pyro_vae.data import Splits, load_data
+from pyro_vae.data import Images, Splits, load_data
 from pyro_vae.data.images import train_validation_split
 from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.evaluation import Metrics, PerImage
 from pyro_vae.models import Model, build
 from pyro_vae.models.weights import load, save
+from pyro_vae.parts import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
 from pyro_vae.training.checkpoint import read_epoch
 from pyro_vae.training.distributed import joined
@@ -55,7 +57,7 @@ def run(
     """
     folder = checks.path("out", folder)
     images = load_data(spec.dataset, data_root, progress=progress)
-    spec = with_objective(_with_shape(spec, images), folder)
+    spec = with_objective(_with_shape(spec, images), folder, images.train)
     with joined(device) as here:
         if here.rank == 0:
             _check_folder(folder, spec, resume)
@@ -105,10 +107,14 @@ def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
     files.write_json(folder / "environment.json", surroundings)
 
 
-def with_objective(spec: Spec, folder: str | os.PathLike[str]) -> Spec:
-    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by what it stands for."""
+def with_objective(spec: Spec, folder: str | os.PathLike[str], train: Images) -> Spec:
+    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by what it stands for.
+
+    Raises:
+        InputError: the parts of `spec` do not go together.
+    """
     stored = read_spec(folder) if spec.objective == "auto" else None
-    return spec.with_objective() if stored is None else replace(spec, objective=stored.objective).with_objective()
+    return objectives.with_objective(spec if stored is None else replace(spec, objective=stored.objective), train)
 
 
 def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
@@ -116,10 +122,10 @@ def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
     return checks.path("folder", folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
 
 
-def open_model(folder: str | os.PathLike[str]) -> Model:
-    """The trained model of a run folder."""
+def open_model(folder: str | os.PathLike[str], *, trust: bool = False) -> Model:
+    """The trained model of a run folder; code that its spec names is imported where `trust` says so."""
     _finished(folder)
-    return load(folder).eval()
+    return load(folder, trust=trust).eval()
 
 
 def open_run(
@@ -128,6 +134,7 @@ def open_run(
     dataset: str | None = None,
     *,
     progress: bool = True,
+    trust: bool = False,
 ) -> tuple[Model, Spec, Splits]:
     """The trained model of a run folder, its spec, and its data set.
 
@@ -136,16 +143,19 @@ def open_run(
         data_root: folder of the named data sets.
         dataset: the path of the same images, where they were moved.
         progress: a bar or lines while pictures are decoded.
+        trust: whether the spec may name code to import, `module:Class` in the place of a kind.
 
     Raises:
         InputError: the run is not finished, or the images are not those that it was trained on.
     """
     spec = _finished(folder)
+    if not trust:
+        check_trusted(spec.to_dict(), folder)
     if dataset is None:
         check_still_there(spec)
     images = load_data(spec.dataset if dataset is None else dataset, data_root, progress=progress)
     check_data(folder, images)
-    return load(folder).eval(), spec, images
+    return load(folder, trust=trust).eval(), spec, images
 
 
 def check_data(folder: str | os.PathLike[str], images: Splits) -> str:

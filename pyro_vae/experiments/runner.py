@@ -27,6 +27,7 @@ from pyro_vae.experiments.study_folder import (
     write_results,
 )
 from pyro_vae.experiments.workers import Processes, RayTasks, Workers
+from pyro_vae.parts import importable
 from pyro_vae.spec import GROUPS
 from pyro_vae.training.checkpoint import read_checkpoint
 from pyro_vae.training.history import Epoch, epoch_line
@@ -103,6 +104,7 @@ def run_study(
         if waiting:
             workers = _workers(min(jobs, len(waiting)) if ray is None else jobs, threads, ray, ray_gpus, ray_retries)
             options = {"data_root": data_root, "device": device, "k": k, "evidence_images": evidence_images}
+            options["modules"] = study.folder
             tasks = _tasks(waiting, study.snapshots, images, options, progress)
             _work(state, workers, tasks, chosen_runs, progress)
         draw_figures(study.pictures, out / "figures", runs, images)
@@ -118,14 +120,18 @@ def train_and_evaluate(
     device: str = "auto",
     k: int = 5000,
     evidence_images: int | None = None,
+    modules: str | None = None,
 ) -> None:
-    """Trains one model into its folder, or resumes it, and evaluates it by each group of metrics that it lacks."""
-    with warnings.catch_warnings():
+    """Trains one model into its folder, or resumes it, and evaluates it by each group of metrics that it lacks.
+
+    `modules` is a folder of modules that the parts of the model may name.
+    """
+    with warnings.catch_warnings(), importable(modules):
         warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
         warnings.filterwarnings("ignore", re.escape(f"{run.spec.dataset}: "))  # said when the study loaded it
         warnings.filterwarnings("ignore", "nothing is kept in the cache")  # as said when the classifier was trained
         if run.trained:  # perhaps without a checkpoint, which evaluation does not need
-            model, _, images = run_folder.open_run(run.folder, data_root, progress=False)
+            model, _, images = run_folder.open_run(run.folder, data_root, progress=False, trust=True)
         else:
             model, _, images = run_folder.run(
                 run.spec,

@@ -12,6 +12,8 @@ A study of your own is a Python file with a list or a dictionary of Specs named 
     [models.ten]
     latent_dim = 10
     published = {elbo_nats = -20.0}
+    [models.flow]
+    posterior = {kind = "planar", layers = 8}
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Any
 
 from pyro_vae._utils import checks
 from pyro_vae.metric_table import METRICS
-from pyro_vae.spec import Spec
+from pyro_vae.spec import PARTS, Spec
 
 NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
 COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
@@ -48,16 +50,23 @@ class Entry:
         spec: what is trained; its seed is the first of the study's seeds.
         published: the document's numbers, by metric.
         optional: left out, and said so, where its data set is not here.
+        factory: `module:function`, which returns a model of your own, with `model` and `guide`; it may take the `spec`,
+            and what else :data:`pyro_vae.parts.SUPPLIED` has for a model. It is the same as this name in `spec.model`.
     """
 
     name: str
     spec: Spec
     published: Mapping[str, float] = field(default_factory=dict)
     optional: bool = False
+    factory: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.spec, Spec):
             raise checks.fail("spec", self.spec, f"a Spec for the model {self.name}")
+        if self.factory:
+            if not isinstance(self.factory, str) or ":" not in self.factory:
+                raise checks.fail("factory", self.factory, f"module:function, for the model {self.name}")
+            object.__setattr__(self, "spec", replace(self.spec, model=self.factory))
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.=+-]+", self.name) or self.name.startswith("."):
             raise checks.fail("model", self.name, "a name of letters, digits and . _ - + =, as it names a folder")
         if len(self.name.encode()) > LONGEST_NAME:
@@ -127,6 +136,7 @@ class Study:
         snapshots: epochs after which weights are kept, for pictures over epochs.
         cost: measured time and where.
         notes: what a reader of the table must know.
+        folder: where modules that parts name are, beside those of `sys.path` and of the current folder.
     """
 
     name: str
@@ -139,6 +149,7 @@ class Study:
     snapshots: tuple[int, ...] = ()
     cost: str = "not yet measured"
     notes: tuple[str, ...] = ()
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         for field_name in ("name", "title", "document", "cost"):
@@ -185,7 +196,8 @@ def named(name: str) -> Study:
         raise checks.unknown_name("study", name, (*NAMES, "FILE.py", "FILE.toml"))
     if not path.is_file():
         raise checks.fail("study", name, "an existing .py or .toml file")
-    return _from_python(path) if path.suffix == ".py" else _from_toml(path)
+    study = _from_python(path) if path.suffix == ".py" else _from_toml(path)
+    return study if study.folder else replace(study, folder=str(path.resolve().parent))
 
 
 def _from_python(path: Path) -> Study:
@@ -220,7 +232,7 @@ def _folder_on_path(path: Path) -> Iterator[None]:
 
 def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
     """Names made of the fields in which the specs differ: `latent_dim=2-beta=4.0`."""
-    fields = [one.to_dict() for one in specs]
+    fields = [spec.to_dict() | {name: str(getattr(spec, name)) for name in PARTS} for spec in specs]
     differing = [name for name in fields[0] if any(one[name] != fields[0][name] for one in fields)] if fields else []
     names = [re.sub(r"[^\w.=+-]+", "_", "-".join(f"{name}={one[name]}" for name in differing)) for one in fields]
     if len(set(names)) < len(specs):
@@ -243,13 +255,14 @@ def _from_toml(path: Path) -> Study:
         published = fields.pop("published", {})
         if not isinstance(published, dict):
             raise checks.fail(f"published of {name}", published, "a table of numbers")
+        factory = fields.pop("factory", "")
         for metric in published:
             checks.one_of(f"published of {name}", metric, METRICS)
         try:
             spec = Spec.from_dict(common | fields)
         except checks.InputError as error:
             raise checks.InputError(f"models.{name}: {error}") from error
-        entries.append(Entry(name, spec, published))
+        entries.append(Entry(name, spec, published, factory=factory))
     more = {name: found[name] for name in ("document",) if name in found}
     if "columns" in found:
         if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):

@@ -20,6 +20,8 @@ from pyro_vae.evaluation.samples import classifier
 from pyro_vae.experiments import tables
 from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
+from pyro_vae.models import build
+from pyro_vae.parts import importable
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.training.checkpoint import read_epoch
 from pyro_vae.training.history import History
@@ -149,13 +151,18 @@ def study_runs(
     for entry in study.entries:
         if entry.spec.dataset not in images:
             continue
-        groups = _possible_groups(metrics, images[entry.spec.dataset], entry.spec)
         train = images[entry.spec.dataset].train
         runs[entry.name] = []
         # All seeds are trained as those that are here already.
-        common = with_objective(entry.spec, out / "runs" / entry.name / f"seed-{entry.spec.seed}")
+        first = out / "runs" / entry.name / f"seed-{entry.spec.seed}"
+        try:
+            with importable(study.folder):
+                common = with_objective(replace(entry.spec, image_shape=train.shape), first, train)
+                groups = _possible_groups(metrics, images[entry.spec.dataset], common)
+        except checks.InputError as error:
+            raise checks.InputError(f"model {entry.name}: {error}") from error
         for seed in itertools.count(entry.spec.seed):
-            spec = replace(common, seed=seed, image_shape=train.shape)
+            spec = replace(common, seed=seed)
             run = StudyRun(entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups)
             if len(runs[entry.name]) >= seeds.get(entry.name, 1) and not run.done:
                 break
@@ -166,7 +173,7 @@ def study_runs(
 
 def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tuple[str, ...]:
     """Those of the groups of metrics that the model and its data allow."""
-    without = {"samples", "evidence"} if spec.model == "autoencoder" else set()
+    without = {"samples", "evidence"} if not hasattr(build(spec), "prior") else set()
     if len(images.test) < 2:
         without.add("codes")
     groups = tuple(group for group in metrics if group not in without)

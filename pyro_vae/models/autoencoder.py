@@ -31,6 +31,7 @@ class Autoencoder(PyroPair):
     torch.Size([3, 1, 8, 8])
     """
 
+    kind = "autoencoder"
     spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module) -> None:

@@ -54,6 +54,7 @@ class VAE(PyroPair):
     (torch.Size([4, 3, 2]), torch.Size([4, 3, 1, 8, 8]))
     """
 
+    kind = "vae"
     spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 
     def __init__(

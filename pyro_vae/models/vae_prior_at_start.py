@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pyro
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from pyro_vae._utils import checks
 from pyro_vae.models.vae import VAE, weighted
 
 
@@ -24,6 +26,17 @@ class PriorAtStart(VAE):
     >>> build(Spec(model="vae-prior-at-start", posterior="planar", latent_dim=2)).sample(3).shape
     torch.Size([3, 1, 8, 8])
     """
+
+    kind = "vae-prior-at-start"
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module
+    ) -> None:
+        super().__init__(encoder, decoder, prior, likelihood, posterior)
+        q = posterior(torch.zeros(1, int(posterior.num_parameters)))  # type: ignore[arg-type]
+        if not hasattr(q, "transforms"):
+            name = getattr(posterior, "kind", type(posterior).__name__)
+            raise checks.fail("posterior", name, "a flow, as planar or conditional-planar, for this model")
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x) as in a VAE, and a term that puts log p(z_0) in the place of log p(z_L)."""

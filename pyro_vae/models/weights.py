@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae._utils import checks, files
 from pyro_vae.models import Model, build
+from pyro_vae.parts import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec
 
 
@@ -52,16 +53,18 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return files.write(checks.path("path", path), to_safetensors(state, metadata))
 
 
-def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
+def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: bool = False) -> Model:
     """Reads what :func:`save` wrote, from the file or from a run folder; nothing in it is executed.
 
     Args:
         path: the file, or a folder that holds `weights.safetensors`.
         model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the
             model was composed by hand.
+        trust: whether the `Spec` in the file may name code to import, `module:Class` in the place of a kind.
 
     Raises:
-        InputError: a missing or damaged file, or weights that do not fit the model, which is then as it was.
+        InputError: a missing or damaged file, code that is not trusted, or weights that do not fit the model, which is
+            then as it was.
     """
     path = checks.path("path", path)
     path = path / WEIGHTS if path.is_dir() else path
@@ -79,7 +82,10 @@ def load(path: str | os.PathLike[str], model: Model | None = None) -> Model:
     if model is None:
         if "spec" not in metadata:
             raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
-        model = build(Spec.from_json(metadata["spec"]))
+        spec = Spec.from_json(metadata["spec"])
+        if not trust:
+            check_trusted(spec.to_dict(), path)
+        model = build(spec)
     # load_state_dict copies what fits before it refuses the rest.
     before = {name: value.clone() for name, value in _tensors(model)}
     try:

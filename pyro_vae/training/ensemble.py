@@ -24,7 +24,7 @@ from pyro_vae.data.images import train_validation_split
 from pyro_vae.models import Model, build
 from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
 from pyro_vae.models.weights import save
-from pyro_vae.objectives import Losses, beta_at
+from pyro_vae.objectives import Losses, beta_at, with_objective
 from pyro_vae.spec import HOW_LONG_AND_HOW, WEIGHTS, Spec
 from pyro_vae.training.backend import WORTH_COMPILING, backend_on
 from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint
@@ -93,7 +93,7 @@ def fit_many(
     stored = read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
     if stored is not None and spec.objective == "auto":
         specs = [dataclasses.replace(one, objective=stored["settings"]["objective"]) for one in specs]
-    specs = [one.with_objective() for one in specs]
+    specs = [with_objective(one, images) for one in specs]
     spec = specs[0]
     model = build(spec)
     check_fits(model, images)

@@ -22,6 +22,7 @@ from pyro_vae.models import Model
 from pyro_vae.models.base import check_fits, check_model, check_set, move, warn_if_not_binary
 from pyro_vae.models.binding import bound
 from pyro_vae.models.weights import save
+from pyro_vae.parts import AnyPart
 from pyro_vae.spec import Spec
 from pyro_vae.training import distributed
 from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
@@ -42,7 +43,7 @@ def fit(
     lr: float | None = None,
     beta: float | None = None,
     beta_warmup: int | None = None,
-    objective: str | ELBO | None = None,
+    objective: AnyPart | ELBO | None = None,
     particles: int | None = None,
     validation: Images | None = None,
     binarization: str | None = None,
@@ -85,7 +86,7 @@ def fit(
         objective: `elbo`, `mean-field`, `path-gradient`, `iwae` or `iwae-dreg` (see
             :func:`pyro_vae.objectives.objective`), or one of Pyro's `Trace..._ELBO` or `RenyiELBO` objects. `auto` is
             `path-gradient` where the posterior takes it, else `mean-field` or `elbo` (see
-            :func:`pyro_vae.spec.automatic_objective`); on resuming, what the checkpoint was trained with.
+            :class:`pyro_vae.objectives.Auto`); on resuming, what the checkpoint was trained with.
         particles: posterior samples per image and step, for an objective given by name.
         validation: images on which the loss is estimated after each epoch.
         binarization: `none`, `static`, `threshold`, or `dynamic` (redrawn in each batch).

@@ -13,6 +13,7 @@ from pyro_vae.data import Images
 from pyro_vae.models.base import check_dequantize
 from pyro_vae.objectives import JITTED, TRACED, resolved
 from pyro_vae.objectives import objective as objective_by_name
+from pyro_vae.parts import AnyPart, Part
 from pyro_vae.spec import BINARIZATIONS, HOW_LONG_AND_HOW, PRECISIONS, Spec
 from pyro_vae.svi.backends import BACKENDS
 
@@ -31,7 +32,7 @@ class Settings:
     lr: float
     beta: float
     beta_warmup: int
-    objective: str | ELBO
+    objective: AnyPart | ELBO
     particles: int
     binarization: str
     dequantize: bool
@@ -64,27 +65,28 @@ class Settings:
             raise checks.fail("model", f"{type(model).__name__} without parameters to train", "a model with some")
         check_dequantize(model, self.dequantize, self.binarization)
 
-    def resolved_objective(self, model: nn.Module, images: Images) -> str | ELBO:
+    def resolved_objective(self, model: nn.Module, images: Images) -> Part | ELBO:
         """The objective, with what `auto` stands for in its place."""
-        objective = resolved(self.objective, model, images) if isinstance(self.objective, str) else self.objective
+        told = self.objective
+        objective = told if isinstance(told, ELBO) else resolved(told, model, images)
         self.elbo(objective)  # which may refuse it
         return objective
 
-    def elbo(self, objective: str | ELBO) -> ELBO:
+    def elbo(self, objective: Part | ELBO) -> ELBO:
         """The objective of this name, or the object as it is."""
-        elbo = objective_by_name(objective, self.particles) if isinstance(objective, str) else objective
+        elbo = objective if isinstance(objective, ELBO) else objective_by_name(objective, self.particles)
         if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
             names = ", ".join(kind.__name__ for kind in TRACED)
             raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
         return elbo
 
     def to_dict(
-        self, model: nn.Module, objective: str | ELBO, train: Images, held_out: Images | None
+        self, model: nn.Module, objective: Part | ELBO, train: Images, held_out: Images | None
     ) -> dict[str, Any]:
         """What a training must have in common with the checkpoint from which it resumes, as plain values."""
         return {name: getattr(self, name) for name in SETTINGS if name not in HOW_LONG_AND_HOW} | {
             "model": _description(model),
-            "objective": objective if isinstance(objective, str) else _attributes(objective),
+            "objective": _attributes(objective) if isinstance(objective, ELBO) else objective.plain(),
             "particles": self.elbo(objective).num_particles,
             "images": train.fingerprint,
             "validation": None if held_out is None else held_out.fingerprint,

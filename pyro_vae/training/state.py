@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import generator_states, set_generator_states
-from pyro_vae.spec import OBJECTIVES
+from pyro_vae.parts import Part, kinds
 from pyro_vae.training.backend import backend_on
 from pyro_vae.training.checkpoint import same_settings
 from pyro_vae.training.history import Epoch
@@ -39,7 +39,7 @@ class State:
     device: torch.device
     settings: Settings
     described: dict[str, Any]
-    objective: str | ELBO
+    objective: Part | ELBO
     backend: str
     epochs: list[Epoch] = field(default_factory=list)
 
@@ -64,8 +64,8 @@ class State:
             InputError: it is of other settings, of another model, or of more epochs.
         """
         before = settings_as_now(stored["settings"])
-        if self.settings.objective == "auto" and before["objective"] in OBJECTIVES:
-            self.objective = self.described["objective"] = before["objective"]
+        if self.settings.objective == "auto" and before["objective"] in kinds("objective"):
+            self.objective, self.described["objective"] = Part(before["objective"]), before["objective"]
         same_settings(before, self.described)
         self.epochs = [Epoch(**epoch) for epoch in stored["epochs"]]
         if len(self.epochs) > self.settings.epochs:

@@ -64,12 +64,15 @@ class Fitted:
 Runs = Mapping[str, Fitted]
 
 
-def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Fitted:
-    """The run in a folder: its weights, `history.csv`, and snapshots such as `snapshots/epoch-00005.safetensors`."""
+def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu", *, trust: bool = False) -> Fitted:
+    """The run in a folder: its weights, `history.csv`, and snapshots such as `snapshots/epoch-00005.safetensors`.
+
+    Code that its spec names is imported only if `trust` is True.
+    """
     folder = checks.path("folder", folder)
     matches = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
     snapshots = {int(name[1]): path for path, name in matches.items() if name}
-    model = load(folder).to(device).eval()
+    model = load(folder, trust=trust).to(device).eval()
     return Fitted(model, History.from_csv(folder / "history.csv"), dict(sorted(snapshots.items())))
 
 

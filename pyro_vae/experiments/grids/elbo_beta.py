@@ -10,9 +10,8 @@ from pyro_vae.spec import Spec
 
 COMMON = Spec(
     dataset="mnist",
-    network="mlp",
+    network={"kind": "mlp", "activation": "relu"},
     hidden=(400, 100),
-    activation="relu",
     latent_dim=2,
     epochs=20,
     validation_fraction=0.0,

@@ -9,7 +9,6 @@ COMMON = Spec(
     dataset="mnist",
     network="mlp",
     hidden=(500,),
-    activation="tanh",
     likelihood="bernoulli",
     epochs=25,
     validation_fraction=0.0,

@@ -5,18 +5,18 @@ from dataclasses import replace
 from pyro_vae.experiments.study import COLUMNS, SCORES, Claim, Entry, Picture, Study
 from pyro_vae.spec import Spec
 
-MNIST = Spec(dataset="mnist", hidden=(400,), activation="relu", epochs=20, validation_fraction=0.0, objective="elbo")
+RELU = {"kind": "mlp", "activation": "relu"}
+MNIST = Spec(dataset="mnist", hidden=(400,), network=RELU, epochs=20, validation_fraction=0.0, objective="elbo")
 GAUSSIAN = replace(MNIST, likelihood="gaussian", latent_dim=10)
+OF_VARIANCE = {c: replace(GAUSSIAN, likelihood={"kind": "gaussian", "variance": c}) for c in (0.005, 0.02, 0.1, 2.0)}
 # `linear`: the mean of the likelihood is the decoder's output itself, with no sigmoid after it.
 LINEAR = replace(MNIST, model="autoencoder", likelihood="gaussian-linear", hidden=(), epochs=60)
 CIFAR = Spec(
     dataset="cifar10",
     objective="elbo",
-    network="conv",
-    channels=(32, 64, 128),
+    network={"kind": "conv", "channels": (32, 64, 128)},
     hidden=(256,),
-    likelihood="gaussian",
-    variance=0.02,
+    likelihood={"kind": "gaussian", "variance": 0.02},
     latent_dim=64,
     epochs=10,
     validation_fraction=0.0,
@@ -32,10 +32,10 @@ STUDY = Study(
         Entry("linear_z6", replace(LINEAR, latent_dim=6)),
         Entry("autoencoder", replace(GAUSSIAN, model="autoencoder")),
         Entry("vae", GAUSSIAN),
-        Entry("c0.005", replace(GAUSSIAN, variance=0.005)),
-        Entry("c0.02", replace(GAUSSIAN, variance=0.02)),
-        Entry("c0.1", replace(GAUSSIAN, variance=0.1)),
-        Entry("c2", replace(GAUSSIAN, variance=2.0)),
+        Entry("c0.005", OF_VARIANCE[0.005]),
+        Entry("c0.02", OF_VARIANCE[0.02]),
+        Entry("c0.1", OF_VARIANCE[0.1]),
+        Entry("c2", OF_VARIANCE[2.0]),
         Entry("manifold", replace(MNIST, latent_dim=2)),
         Entry("cifar10_autoencoder", replace(CIFAR, model="autoencoder"), optional=True),
         Entry("cifar10_vae", CIFAR, optional=True),

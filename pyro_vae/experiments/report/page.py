@@ -20,7 +20,7 @@ from pyro_vae.experiments.report.read import FIELDS_OF_A_DIFFERENCE, check_objec
 from pyro_vae.experiments.report.study_table import setting_differences, study_table
 from pyro_vae.experiments.report.texts import duration, is_number, number
 from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, binarization_note
-from pyro_vae.spec import SPEC_FIELDS, WEIGHTS, check_weights
+from pyro_vae.spec import WEIGHTS, check_weights, to_options
 
 MAX_BYTES = 10_000_000  # of the page
 
@@ -266,11 +266,5 @@ def _quoted(name: str) -> str:
 
 def _train_command(spec: Mapping[str, Any], out: str = "RUN") -> str:
     """The command that trains this spec; fields that have their default are left out."""
-    options = []
-    for name, value in spec.items():
-        default = SPEC_FIELDS[name].default if name in SPEC_FIELDS else None
-        default = list(default) if isinstance(default, tuple) else default
-        if name != "image_shape" and value is not None and value != default:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            options.append(f"--{name.replace('_', '-')}={text}")
+    options = to_options({name: value for name, value in spec.items() if name != "image_shape"})
     return shlex.join(["pyro-vae", "train", *options, "--out", out])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pyro_vae.parts import Part
+
 
 def is_number(value: object) -> bool:
     """A finite number; truth values are none."""
@@ -23,6 +25,8 @@ def text_of(value: Any) -> str:
     """A setting of a spec."""
     if value is None:
         return "default"
+    if isinstance(value, dict):  # a part with options
+        return str(Part.of(value))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -1,0 +1,359 @@
+"""The parts of a run: kinds by name, their options, and a user's own `module:Class`. Imports no torch.
+
+A kind is a class in a file of its part that has `kind = "planar"` in its body. Its options are the arguments of its
+`__init__`, less those that the program that puts the parts together supplies. Both are read from the source text, so
+that a :class:`~pyro_vae.Spec` is checked, and all kinds are listed, without torch. A default is part of what a kind
+means: an option that has it is left out of a :class:`Part`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyro_vae._utils import checks
+
+SHELVES = {  # files of each part
+    "model": ("models/*.py",),
+    "network": ("networks.py",),
+    "likelihood": ("likelihoods.py",),
+    "prior": ("priors.py",),
+    "posterior": ("posteriors.py",),
+    "objective": ("objectives.py", "path_gradient.py"),
+    "optimizer": ("training/optimizers.py",),
+    "schedule": ("training/schedules.py",),
+}
+SUPPLIED = {  # arguments that are no options
+    "model": ("spec", "image_shape", "latent_dim", "encoder", "decoder", "prior", "likelihood", "posterior"),
+    "network": ("image_shape", "num_outputs", "latent_dim", "decoded_shape", "hidden"),
+    "likelihood": ("image_shape",),
+    "prior": ("latent_dim", "image_shape", "encoder", "decoder", "posterior"),
+    "posterior": ("latent_dim",),
+    "objective": ("num_particles", "vectorize_particles", "max_plate_nesting"),
+    "optimizer": ("params", "lr"),
+    "schedule": ("optimizer", "epochs", "steps_per_epoch"),
+}
+_OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Part:
+    """A kind with those of its options that are not at their defaults; equal to what it may be written as.
+
+    >>> Part("planar", {"layers": 8}) == {"kind": "planar", "layers": 8}, Part("normal") == "normal"
+    (True, True)
+    >>> print(Part("planar", {"layers": 8}))
+    planar(layers=8)
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: AnyPart) -> Part:
+        """`value` as a Part, whatever way it is written.
+
+        >>> Part.of("normal").kind
+        'normal'
+        """
+        if isinstance(value, Part):
+            return value
+        if isinstance(value, Mapping):
+            options = dict(value)
+            return cls(options.pop("kind", None), options)  # `checked` refuses None
+        return cls(value)
+
+    @property
+    def own(self) -> bool:
+        """Whether the kind is a user's own `module:Class`."""
+        return isinstance(self.kind, str) and ":" in self.kind
+
+    def plain(self) -> Any:
+        """As JSON and TOML have it: the kind alone, or an object where there are options."""
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
+        return {"kind": self.kind, **options} if options else self.kind
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str | Mapping | Part):
+            return NotImplemented
+        other = Part.of(other)
+        return self.kind == other.kind and self.plain() == other.plain()
+
+    def __hash__(self) -> int:
+        return hash(self.kind)
+
+    def __repr__(self) -> str:
+        return repr(self.plain())
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={_text(value)}" for name, value in self.options.items())
+        return f"{self.kind}({options})" if options else self.kind
+
+
+AnyPart = str | Mapping[str, Any] | Part
+
+
+class Option(NamedTuple):
+    """A keyword argument of a kind; `default` is an expression of Python's, empty where there is none."""
+
+    type: str
+    default: str
+
+
+class Kind(NamedTuple):
+    """What the source text says of a kind."""
+
+    module: str
+    class_name: str
+    doc: str
+    options: dict[str, Option]
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def kinds(part: str) -> dict[str, Kind]:
+    """The kinds of a part that the package has, by name.
+
+    >>> list(kinds("posterior"))[:2], kinds("posterior")["planar"].options
+    (['normal', 'laplace'], {'layers': Option(type='int', default='4')})
+    """
+    kinds: dict[str, Kind] = {}
+    package = Path(__file__).parent
+    patterns = SHELVES[checks.one_of("part", part, SHELVES)]
+    for file in (file for pattern in patterns for file in sorted(package.glob(pattern))):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        module = ".".join(("pyro_vae", *file.relative_to(package).with_suffix("").parts)).removesuffix(".__init__")
+        for node in classes.values():
+            for line in node.body:
+                match line:
+                    case ast.Assign([ast.Name("kind")], ast.Constant(str(name))):
+                        doc = ast.get_docstring(node) or ""
+                        options = _options(node, classes, SUPPLIED[part])
+                        kinds[name] = Kind(module, node.name, doc, options)
+    return kinds
+
+
+def _options(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], supplied: tuple[str, ...]) -> dict[str, Option]:
+    """The arguments of a class's own `__init__`, or else of the class in the same file that it is derived from."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            arguments = [*item.args.args[1:], *item.args.kwonlyargs]
+            defaults = [*item.args.defaults, *item.args.kw_defaults]
+            texts = ["" if one is None else ast.unparse(one) for one in defaults]
+            texts = [""] * (len(arguments) - len(texts)) + texts
+            return {
+                argument.arg: Option(ast.unparse(argument.annotation) if argument.annotation else "", text)
+                for argument, text in zip(arguments, texts, strict=True)
+                if argument.arg not in supplied
+            }
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            return _options(classes[base.id], classes, supplied)
+    return {}
+
+
+def checked(part: str, value: AnyPart) -> Part:
+    """`value` as the Part that it names; of a user's own kind nothing is imported, and so no option is checked.
+
+    Raises:
+        InputError: an unknown kind or option; the message has the nearest name.
+
+    >>> checked("posterior", {"kind": "planar", "layers": 4})
+    'planar'
+    """
+    chosen = Part.of(value)
+    if not isinstance(chosen.kind, str) or (chosen.own and not _OWN.fullmatch(chosen.kind)):
+        raise checks.fail(part, value, f"one of {', '.join(kinds(part))}, or module:Class of your own")
+    options = {name: _plain(f"{part}.{name}", option) for name, option in chosen.options.items()}
+    if chosen.own:
+        return Part(chosen.kind, options)
+    if chosen.kind not in kinds(part):
+        nearest = get_close_matches(chosen.kind, kinds(part), n=1)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        raise checks.fail(part, chosen.kind, f"one of {', '.join(kinds(part))}{hint}, or module:Class of your own")
+    known = kinds(part)[chosen.kind].options
+    for name, option in options.items():
+        if name not in known:
+            raise _unknown_option(part, chosen.kind, name, option, list(known))
+    return Part(str(chosen.kind), {name: option for name, option in options.items() if not _same(option, known[name])})
+
+
+def _unknown_option(part: str, kind: str, name: str, value: Any, known: list[str]) -> checks.InputError:
+    nearest = get_close_matches(name, known, n=1)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    takes = f"an option of {kind}: {', '.join(known)}{hint}" if known else f"no such option: {kind} has none"
+    return checks.fail(f"{part}.{name}", value, takes)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """As JSON can hold it; NumPy's numbers and arrays are taken as well, and a list becomes a tuple."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return tuple(_plain(name, item) for item in value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise checks.fail(name, value, "a number, a text, or a list of them")
+    return value
+
+
+def _same(value: Any, option: Option) -> bool:
+    try:
+        default = ast.literal_eval(option.default)
+    except (ValueError, SyntaxError):
+        return False
+    return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def with_option(part: str, value: AnyPart, name: str, text: str) -> Part:
+    """A part with one more option, as it stands on a command line: a number, `true`, `false`, numbers with commas.
+
+    >>> with_option("network", "conv", "channels", "16,32")
+    {'kind': 'conv', 'channels': [16, 32]}
+    """
+    chosen = Part.of(value)
+    known = {} if chosen.own or chosen.kind not in kinds(part) else kinds(part)[chosen.kind].options
+    option = _from_text(text)
+    if "Sequence" in known.get(name, Option("", "")).type and not isinstance(option, tuple):
+        option = (option,)
+    return Part(chosen.kind, {**chosen.options, name: option})
+
+
+def _from_text(text: str) -> Any:
+    if "," in text:
+        return tuple(_from_text(item.strip()) for item in text.split(",") if item.strip())
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_text, value)) + ("," if len(value) == 1 else "")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def to_texts(part: str, value: AnyPart) -> dict[str, str]:
+    """The options of a command line that name this part.
+
+    >>> to_texts("posterior", {"kind": "planar", "layers": 8})
+    {'posterior': 'planar', 'posterior.layers': '8'}
+    """
+    chosen = Part.of(value)
+    return {part: chosen.kind} | {f"{part}.{name}": _text(option) for name, option in chosen.options.items()}
+
+
+# --- what stands behind them -----------------------------------------------------------------------------------------
+
+
+def check_trusted(values: Mapping[str, Any], source: object) -> None:
+    """No part in `values`, the fields of a Spec that was read from `source`, is code from outside of the package."""
+    for part in SHELVES:
+        if part in values and Part.of(values[part]).own:
+            expected = f"parts of pyro_vae alone: {source} names code to import; if you trust it, --trust (trust=True)"
+            raise checks.fail(part, Part.of(values[part]).kind, expected)
+
+
+def resolve(part: str, value: AnyPart) -> Any:
+    """The class of a part; the module of a user's own is imported, from `sys.path` or the current folder.
+
+    Raises:
+        InputError: there is no such module, it can't be imported, or it has no such class.
+
+    >>> resolve("posterior", "planar").__name__
+    'Planar'
+    """
+    kind = checked(part, value).kind
+    if ":" not in kind:
+        known = kinds(part)[kind]
+        return getattr(importlib.import_module(known.module), known.class_name)
+    module_name, _, path = kind.partition(":")
+    try:
+        with importable(os.getcwd()):
+            found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise checks.fail(part, kind, f"a module that can be imported ({error})") from error
+        raise checks.fail(part, kind, f"a module on sys.path or in the current folder, {os.getcwd()}") from error
+    except checks.InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise checks.fail(part, kind, f"a module that runs ({type(error).__name__}: {error})") from error
+    for name in path.split("."):
+        if not callable(getattr(found, name, None)):
+            names = [other for other in vars(found) if callable(getattr(found, other)) and not other.startswith("_")]
+            nearest = get_close_matches(name, names, n=1)
+            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise checks.fail(part, kind, f"a class or function of {module_name}{hint}")
+        found = getattr(found, name)
+    return found
+
+
+@contextmanager
+def importable(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Modules in `folder` can be imported inside, after all others of the same names."""
+    before = list(sys.path)
+    if folder is not None:
+        sys.path.append(os.fspath(folder))
+        importlib.invalidate_caches()  # a module may have been written just now
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def arguments(part: str, value: AnyPart) -> Mapping[str, inspect.Parameter]:
+    """The arguments of the class or function of a part, by name."""
+    return inspect.signature(resolve(part, value)).parameters
+
+
+def construct(part: str, value: AnyPart, /, **supplied: Any) -> Any:
+    """The part itself, from its options and from those of `supplied` that its class asks for.
+
+    Raises:
+        InputError: an unknown option, an option that is missing, or what the class itself refuses.
+
+    >>> construct("posterior", {"kind": "planar", "layers": 8}, latent_dim=2).num_parameters
+    4
+    """
+    chosen = checked(part, value)
+    parameters = arguments(part, chosen)
+    options = [
+        name
+        for name, one in parameters.items()
+        if name not in SUPPLIED[part] and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for name, option in chosen.options.items():
+        if name not in options and not (takes_any and name not in SUPPLIED[part]):
+            raise _unknown_option(part, chosen.kind, name, option, options)
+    given = {name: one for name, one in supplied.items() if name in parameters} | dict(chosen.options)
+    for name, one in parameters.items():
+        if name not in given and one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+            raise checks.fail(f"{part}.{name}", None, f"a value, for which {chosen.kind} has no default")
+    try:
+        return resolve(part, chosen)(**given)
+    except checks.InputError as error:
+        if str(error).split(":")[0] in chosen.options:
+            raise checks.InputError(f"{part}.{error}") from error
+        raise
