@@ -35,7 +35,7 @@ def test_two_splits_share_the_draws_of_their_common_images(digits):
     first, second = (digits.train.split(0.2, seed)[0] for seed in (0, 1))
     keys = [image_keys(part.pixels).tolist() for part in (first, second)]
     pixels = [binarize(part, "static").pixels for part in (first, second)]
-    drawn = [dict(zip(*one, strict=True)) for one in zip(keys, pixels, strict=True)]
+    drawn = [dict(zip(*pairs, strict=True)) for pairs in zip(keys, pixels, strict=True)]
     common = set(drawn[0]) & set(drawn[1])
     assert len(common) > 800
     assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in common)

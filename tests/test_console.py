@@ -23,9 +23,9 @@ def output(encoding):
 
 def test_no_name_is_markup(capsys):
     show_table(ROWS, "e[/b] a$b <i>", "by [link=x]c[/link]")
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for text in ("e[/b] a$b <i>", "MSE [b]per[/b] pixel", "of [red]x :smile:", "[/]", "by [link=x]c[/link]"):
-        assert text in shown
+        assert text in printed
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
@@ -34,10 +34,10 @@ def test_any_encoding_will_do(monkeypatch, encoding):
     monkeypatch.setattr(sys, "stdout", stream)
     show_table(ROWS, "日本 \udcff", "é")
     show("± ” é 日本 \udcff")
-    shown = stream.buffer.getvalue().decode(encoding)
-    assert "0.1 +- 0.2" in shown if encoding == "ascii" else "0.1 ± 0.2" in shown
-    assert ("日本" in shown) == (encoding == "utf-8")
-    assert "\\udcff" in shown
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert "0.1 +- 0.2" in printed if encoding == "ascii" else "0.1 ± 0.2" in printed
+    assert ("日本" in printed) == (encoding == "utf-8")
+    assert "\\udcff" in printed
 
 
 def test_only_what_does_not_fit_is_spelled(monkeypatch):

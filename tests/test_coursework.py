@@ -39,8 +39,8 @@ def solution(number):
 
 
 def graded(number, source):
-    found = list(grade.verdicts(number, InThisProcess(source)))
-    return sum(points for points, *_ in found), "\n".join(verdict for *_, verdict in found)
+    verdicts = list(grade.verdicts(number, InThisProcess(source)))
+    return sum(points for points, *_ in verdicts), "\n".join(verdict for *_, verdict in verdicts)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def handed_in(tmp_path, number, source, seconds=10.0):
     path = tmp_path / f"exercise_{number}.py"
     path.write_bytes(source if isinstance(source, bytes) else source.encode())
     with Submission(path, seconds) as answer:
-        found = list(grade.verdicts(number, answer))
-    return [points for points, *_ in found], [verdict for *_, verdict in found]
+        verdicts = list(grade.verdicts(number, answer))
+    return [points for points, *_ in verdicts], [verdict for *_, verdict in verdicts]
 
 
 @pytest.mark.slow
@@ -190,10 +190,10 @@ def test_the_command_gives_the_table_and_exits_with_0(tmp_path, monkeypatch, cap
     (tmp_path / "exercise_1.py").write_text("def closed_form(loc, scale): return -")
     monkeypatch.setattr("sys.argv", ["grade.py", "1", "6"])
     assert not grade.main()
-    shown = capsys.readouterr().out
-    assert shown.count("syntax error in line 1") == 3
-    assert shown.count("there is no file exercise_6.py") == 3
-    assert shown.splitlines()[-1] == "0 of 20 points"
+    printed = capsys.readouterr().out
+    assert printed.count("syntax error in line 1") == 3
+    assert printed.count("there is no file exercise_6.py") == 3
+    assert printed.splitlines()[-1] == "0 of 20 points"
     monkeypatch.setattr("sys.argv", ["grade.py", "7"])
     with pytest.raises(SystemExit, match="2"):
         grade.main()

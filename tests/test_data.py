@@ -278,8 +278,8 @@ def test_bad_images_are_named(make, message):
 def test_split_is_a_partition_fixed_by_the_seed(tiny):
     first, second = tiny.split(0.25, seed=3)
     assert (len(first), len(second)) == (9, 3)
-    again = tiny.split(0.25, seed=3)
-    assert (first.fingerprint, second.fingerprint) == tuple(part.fingerprint for part in again)
+    repeated = tiny.split(0.25, seed=3)
+    assert (first.fingerprint, second.fingerprint) == tuple(part.fingerprint for part in repeated)
     assert first.fingerprint != tiny.split(0.25, seed=4)[0].fingerprint
     assert torch.equal(
         torch.cat([first.pixels, second.pixels]).flatten(1).sum(1).sort().values,
@@ -328,6 +328,6 @@ def test_a_set_too_large_for_the_device_streams_from_the_host(tiny):
     device = torch.device("meta")  # stands for an accelerator, of any size
     assert resident(tiny.pixels, device, free_bytes=2 * tiny.pixels.nbytes).device.type == "meta"
     with pytest.warns(UserWarning, match="stay on the host and stream to meta"):
-        kept = resident(tiny.pixels, device, free_bytes=2 * tiny.pixels.nbytes - 2)
-    assert kept.device.type == "cpu"
-    assert all(part.device.type == "meta" for part in batches(kept, 5, device, shuffle=True))
+        pixels = resident(tiny.pixels, device, free_bytes=2 * tiny.pixels.nbytes - 2)
+    assert pixels.device.type == "cpu"
+    assert all(part.device.type == "meta" for part in batches(pixels, 5, device, shuffle=True))

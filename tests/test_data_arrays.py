@@ -24,9 +24,9 @@ def load(path, **arrays):
 
 def whole(splits):
     """All pixels in the order of the tenth that is held out, which is that of `Images.split`."""
-    kept, held_out = Images(torch.arange(20, dtype=torch.uint8).reshape(20, 1, 1, 1)).split(0.1)
-    places = torch.cat([kept.pixels, held_out.pixels]).flatten().long()
-    return torch.cat([part.pixels for part in splits])[places.argsort()]
+    train, test = Images(torch.arange(20, dtype=torch.uint8).reshape(20, 1, 1, 1)).split(0.1)
+    indices = torch.cat([train.pixels, test.pixels]).flatten().long()
+    return torch.cat([part.pixels for part in splits])[indices.argsort()]
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ ABT = ("a", "b", "train")
 )
 def test_layouts(tmp_path, specs, expected, note, recwarn):
     make(tmp_path, *specs.split(", "))
-    found = load_data(tmp_path)
-    assert described(found) == expected
+    splits = load_data(tmp_path)
+    assert described(splits) == expected
     assert len(recwarn) == (note is not None)
     assert note is None or re.search(note, str(recwarn[0].message))
 
@@ -255,7 +255,7 @@ def test_pictures_of_16_bits(tmp_path, suffix, bits, note, recwarn):
         Image.fromarray(levels).save(tmp_path / f"{name}.{suffix}")
     for _ in range(2):
         assert load_data(tmp_path).train.pixels[0, 0].tolist() == [[0, 3], [117, 255]]
-    assert {note in str(one.message) for one in recwarn} == ({True} if note else set())
+    assert {note in str(warning.message) for warning in recwarn} == ({True} if note else set())
 
 
 def test_masks_of_0_and_1_are_black_and_white(tmp_path):
@@ -317,9 +317,9 @@ def test_pictures_are_decoded_once(tmp_path, own_cache, decoded):
     second = load_data(tmp_path / "mine")
     assert len(decoded) == 20
     assert described(second) == (18, 2, AB, AB)
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.pixels, other.pixels)
-        assert one.fingerprint == other.fingerprint == other.take(slice(None)).fingerprint
+    for fresh, cached in zip(first, second, strict=True):
+        assert torch.equal(fresh.pixels, cached.pixels)
+        assert fresh.fingerprint == cached.fingerprint == cached.take(slice(None)).fingerprint
     save(tmp_path / "mine" / "a" / "3.png", 101)
     changed = load_data(tmp_path / "mine")
     assert len(decoded) == 40

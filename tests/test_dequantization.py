@@ -69,11 +69,11 @@ def test_the_noise_of_evaluation_is_that_of_the_image_wherever_it_stands():
 
 
 def test_uniform_noise_under_the_uniform_density_is_eight_bits_per_dimension():
-    found = evaluate(ignoring_z(0.0), levels(), metrics=["bounds", "evidence"], k=30, dequantize=True, **CPU)
-    assert found.nll_nats == pytest.approx(0, abs=1e-5)
-    assert found.elbo_nats == pytest.approx(0, abs=1e-5)
-    assert found.bits_per_dimension == pytest.approx(8, abs=1e-6)
-    source = found.provenance["nll_nats"]
+    metrics = evaluate(ignoring_z(0.0), levels(), metrics=["bounds", "evidence"], k=30, dequantize=True, **CPU)
+    assert metrics.nll_nats == pytest.approx(0, abs=1e-5)
+    assert metrics.elbo_nats == pytest.approx(0, abs=1e-5)
+    assert metrics.bits_per_dimension == pytest.approx(8, abs=1e-6)
+    source = metrics.provenance["nll_nats"]
     assert "(level + u) / 256" in source["dequantized"]
     assert "log2 256 = 8" in source["bits_per_dimension_offset"]
     assert "bits_per_dimension_absent" not in source
@@ -82,13 +82,15 @@ def test_uniform_noise_under_the_uniform_density_is_eight_bits_per_dimension():
 def test_the_number_is_a_lower_bound_on_the_probability_of_the_levels():
     """Of one level, E log p((k + u) / 256) - log 256 <= log of the mass between its edges, by Jensen's inequality."""
     images, model = levels(400), ignoring_z(6.0)
-    found = evidence(model, images, k=5, dequantize=True, **CPU)
+    estimate = evidence(model, images, k=5, dequantize=True, **CPU)
     edges = ContinuousBernoulli()(torch.full((1, 1, 1), 6.0)).base_dist.cdf(torch.arange(257) / 256).flatten()
     exact = edges.diff().log()[images.pixels.long()].mean().item() / -math.log(2)
-    assert exact < found.bits_per_dimension < exact + 0.01
+    assert exact < estimate.bits_per_dimension < exact + 0.01
     x = dequantize(images)
-    assert found.nll_nats == pytest.approx(-model.decode(torch.zeros(2)).log_prob(x).mean().item(), abs=1e-4)
-    assert bounds(model, images, dequantize=True, **CPU).reconstruction_nats == pytest.approx(found.nll_nats, abs=1e-4)
+    assert estimate.nll_nats == pytest.approx(-model.decode(torch.zeros(2)).log_prob(x).mean().item(), abs=1e-4)
+    assert bounds(model, images, dequantize=True, **CPU).reconstruction_nats == pytest.approx(
+        estimate.nll_nats, abs=1e-4
+    )
 
 
 def test_what_arviz_sees_is_what_the_likelihood_saw():
@@ -99,9 +101,9 @@ def test_what_arviz_sees_is_what_the_likelihood_saw():
 
 
 def test_codes_are_of_the_levels_themselves():
-    found = evaluate(ignoring_z(2.0), levels(), dequantize=True, **CPU)
-    assert "dequantized" in found.provenance["elbo_nats"]
-    assert "dequantized" not in found.provenance["active_units"]
+    metrics = evaluate(ignoring_z(2.0), levels(), dequantize=True, **CPU)
+    assert "dequantized" in metrics.provenance["elbo_nats"]
+    assert "dequantized" not in metrics.provenance["active_units"]
 
 
 @pytest.mark.parametrize("likelihood", DENSITIES)
@@ -110,10 +112,10 @@ def test_every_density_trains_on_noised_pixels(digits, likelihood):
     model = build(Spec(latent_dim=2, hidden=(32,), likelihood=likelihood, dequantize=True))
     history = fit(model, images, epochs=5, batch_size=50, lr=3e-3, dequantize=True, progress=False, **CPU)
     assert history.column("train_loss_nats")[-1] < history.column("train_loss_nats")[0]
-    found = evaluate(model, images.take(slice(0, 80)), metrics=["bounds", "evidence"], k=200, dequantize=True, **CPU)
-    assert found.nll_nats < -found.elbo_nats + 3 * found.elbo_se
-    assert found.bits_per_dimension == pytest.approx(found.nll_nats / 64 / math.log(2) + 8)
-    assert found.bits_per_dimension > 0
+    metrics = evaluate(model, images.take(slice(0, 80)), metrics=["bounds", "evidence"], k=200, dequantize=True, **CPU)
+    assert metrics.nll_nats < -metrics.elbo_nats + 3 * metrics.elbo_se
+    assert metrics.bits_per_dimension == pytest.approx(metrics.nll_nats / 64 / math.log(2) + 8)
+    assert metrics.bits_per_dimension > 0
 
 
 def test_the_noise_of_training_is_drawn_anew_and_the_same_in_every_backend(tiny):
@@ -126,7 +128,7 @@ def test_the_noise_of_training_is_drawn_anew_and_the_same_in_every_backend(tiny)
         losses.append(history.column("train_loss_nats"))
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     model = build(Spec(latent_dim=2, hidden=(8,), likelihood="gaussian"))
-    model.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    model.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].clone()))
     fit(model, tiny.take(slice(0, 1)), epochs=2, dequantize=True, compile="off", progress=False, **CPU)
     batches = [x for x in seen if x.shape[0] == 1][-2:]
     assert not torch.equal(*batches)

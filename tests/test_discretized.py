@@ -48,16 +48,16 @@ def single(kind, mean, scale, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_masses_are_exact_far_into_the_tails_and_sum_to_one(kind, dtype, mean, scale):
     p = single(kind, mean, scale, dtype)
-    found = p.log_prob(LEVELS.to(dtype))
-    assert bool((found <= 1e-6).all())
+    log_masses = p.log_prob(LEVELS.to(dtype))
+    assert bool((log_masses <= 1e-6).all())
     # Edges are as exact as mean / scale can be in this type.
     edge = 4 * torch.finfo(dtype).eps * max(1, abs(mean - 0.5) + 1) / scale
     for level in (0, 1, 2, 100, 101, 127, 128, 200, 254, 255):
         exact = exact_log_mass(kind, p.loc.item(), p.scale.item(), level)
         slope = 1 / scale if kind is LogisticLevels else max(1, abs(level / 255 - mean) / scale) / scale
         error = edge * scale * slope + (1e-5 if dtype == torch.float32 else 1e-9)
-        assert found[level].item() == pytest.approx(exact, rel=1e-5 if dtype == torch.float32 else 1e-9, abs=error)
-    assert found.double().exp().sum().item() == pytest.approx(1, abs=2e-5 if dtype == torch.float32 else 1e-9)
+        assert log_masses[level].item() == pytest.approx(exact, rel=1e-5 if dtype == torch.float32 else 1e-9, abs=error)
+    assert log_masses.double().exp().sum().item() == pytest.approx(1, abs=2e-5 if dtype == torch.float32 else 1e-9)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -67,10 +67,10 @@ def test_gradients_are_those_of_float64_and_finite(kind, scale):
         mean, log_scale = (torch.full((256,), v, dtype=dtype, requires_grad=True) for v in (0.3, math.log(scale)))
         return torch.autograd.grad(kind(mean, log_scale.exp()).log_prob(LEVELS.to(dtype)).sum(), (mean, log_scale))
 
-    for found, exact in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
-        assert bool(found.isfinite().all())
+    for actual, exact in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        assert bool(actual.isfinite().all())
         torch.testing.assert_close(
-            found.double(), exact, rtol=2e-3, atol=2e-3 * max(1.0, exact.abs().max().item() / 100)
+            actual.double(), exact, rtol=2e-3, atol=2e-3 * max(1.0, exact.abs().max().item() / 100)
         )
 
 
@@ -139,13 +139,13 @@ def test_it_trains_and_its_numbers_are_in_order(digits, tmp_path, fields, networ
     history = fit(model, images, epochs=8, batch_size=50, lr=3e-3, progress=False, **CPU)
     losses = history.column("train_loss_nats")
     assert losses[-1] < losses[0]
-    found = evaluate(model, images.take(slice(0, 100)), metrics=["bounds", "evidence"], k=200, **CPU)
-    assert 0 < found.nll_nats < -found.elbo_nats + 3 * found.elbo_se
-    assert found.bits_per_dimension == pytest.approx(found.nll_nats / 64 / math.log(2))
+    metrics = evaluate(model, images.take(slice(0, 100)), metrics=["bounds", "evidence"], k=200, **CPU)
+    assert 0 < metrics.nll_nats < -metrics.elbo_nats + 3 * metrics.elbo_se
+    assert metrics.bits_per_dimension == pytest.approx(metrics.nll_nats / 64 / math.log(2))
     save(model, tmp_path / "weights.safetensors")
-    again = load(tmp_path / "weights.safetensors")
+    loaded = load(tmp_path / "weights.safetensors")
     x = images.as_float()[:5]
-    torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x))
+    torch.testing.assert_close(loaded.reconstruct(x), model.reconstruct(x))
     assert model.sample(3).shape == (3, 1, 8, 8)
     assert bool(((model.reconstruct(x) >= 0) & (model.reconstruct(x) <= 1)).all())
 
@@ -169,9 +169,9 @@ def test_where_the_decoder_ignores_z_the_nll_is_that_of_the_masses(fields):
         p = model.decode(torch.zeros(2))
         table = torch.stack([p.base_dist.log_prob((LEVELS[k]).expand(1, 2, 2)) for k in range(256)])
     exact = table.gather(0, images.pixels.long()).sum((1, 2, 3))
-    found = evidence(model, images, k=3000, **CPU)
-    torch.testing.assert_close(found.log_likelihood.float(), exact, rtol=0, atol=0.1)
-    assert found.nll_nats == pytest.approx(-exact.mean().item(), abs=0.02)
+    estimate = evidence(model, images, k=3000, **CPU)
+    torch.testing.assert_close(estimate.log_likelihood.float(), exact, rtol=0, atol=0.1)
+    assert estimate.nll_nats == pytest.approx(-exact.mean().item(), abs=0.02)
     assert table.exp().sum(0).flatten().tolist() == pytest.approx([1.0] * 4, abs=1e-4)
 
 

@@ -78,9 +78,9 @@ def exact(values, k, beta):
 @pytest.mark.parametrize("k", [2, 3])
 def test_its_mean_is_the_gradient_of_the_bound(k, beta):
     expected, of_parameters = exact(OFF, k, beta)
-    loss, found = gradient(estimator(DReGIWAE, k), OFF, 400_000, beta=beta)
+    loss, mean = gradient(estimator(DReGIWAE, k), OFF, 400_000, beta=beta)
     assert loss == pytest.approx(expected, rel=0.01)
-    torch.testing.assert_close(found, of_parameters, rtol=0.02, atol=0.005)
+    torch.testing.assert_close(mean, of_parameters, rtol=0.02, atol=0.005)
 
 
 @pytest.mark.parametrize("vectorized", [True, False])
@@ -98,9 +98,9 @@ def test_value_and_gradient_of_the_model_are_those_of_iwae(vectorized):
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 def test_with_one_particle_it_is_the_path_gradient(beta):
-    one, other = (gradient(estimator(kind, 1), OFF, 20, beta=beta) for kind in (DReGIWAE, PathGradientELBO))
-    assert one[0] == pytest.approx(other[0])
-    torch.testing.assert_close(one[1], other[1])
+    doubly, path = (gradient(estimator(kind, 1), OFF, 20, beta=beta) for kind in (DReGIWAE, PathGradientELBO))
+    assert doubly[0] == pytest.approx(path[0])
+    torch.testing.assert_close(doubly[1], path[1])
 
 
 def test_at_the_posterior_the_guides_gradient_has_no_noise():
@@ -140,7 +140,7 @@ def test_of_a_vae_it_is_unbiased_whatever_the_posterior(tiny, posterior):
         objective(name, particles=3).loss_and_grads(model.model, model.guide, x)
         parts = {"encoder": [*model.encoder.parameters(), *model.posterior.parameters()]}
         parts["decoder"] = [*model.decoder.parameters()]
-        means.append({part: torch.cat([one.grad.flatten() for one in own]) for part, own in parts.items()})
+        means.append({part: torch.cat([param.grad.flatten() for param in own]) for part, own in parts.items()})
     plain, doubly = means
     torch.testing.assert_close(doubly["decoder"], plain["decoder"], rtol=1e-3, atol=1e-3 * plain["decoder"].norm())
     assert (doubly["encoder"] - plain["encoder"]).norm() < 0.05 * plain["encoder"].norm()
@@ -156,7 +156,7 @@ def test_its_compiled_step_is_the_eager_one(tiny, posterior, compile):
         model = build(Spec(latent_dim=2, hidden=(16,), posterior=posterior))
         options = {"epochs": 2, "batch_size": 6, "objective": "iwae-dreg", "particles": 3, "beta": 1.5}
         fit(model, tiny, binarization="threshold", compile=backend, **options, **QUIET)
-        weights[backend] = torch.cat([one.flatten() for one in model.parameters()])
+        weights[backend] = torch.cat([param.flatten() for param in model.parameters()])
     torch.testing.assert_close(weights["off"], weights[compile], rtol=1e-4, atol=1e-5)
 
 

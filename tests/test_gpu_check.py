@@ -21,7 +21,7 @@ def gpu():
 
 def test_it_names_each_package_that_the_library_requires(gpu):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {re.match(r"[\w-]+", one)[0] for one in project["dependencies"]}
+    required = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
     assert required <= {*gpu.REQUIRED.values()}
     page = (ROOT / "docs" / "howto" / "gpu.md").read_text(encoding="utf-8")
     assert [name for name in gpu.REQUIRED.values() if name != "torch" and name not in page] == []

@@ -62,9 +62,9 @@ def test_no_step_waits_for_the_device(digits, waits_are_errors, device, compile,
     losses each 200 steps. Those of this test come in the first two epochs, and after the last step of each epoch.
     """
     images = digits.train.take(slice(0, 12 * 32 + 5))
-    given = {"binarization": "threshold"} | options
+    settings = {"binarization": "threshold"} | options
     model = build(Spec(latent_dim=2, hidden=(16,)))
-    fit(model, images, epochs=4, batch_size=32, device=device, compile=compile, progress=False, **given)
+    fit(model, images, epochs=4, batch_size=32, device=device, compile=compile, progress=False, **settings)
     assert waits_are_errors == [1, 2, 3, 4]
 
 
@@ -73,5 +73,5 @@ def test_a_wait_is_seen(waits_are_errors, device):
     for _ in range(2):
         assert len(list(passes.shuffled(torch.arange(4, device=device), 2))) == 2
     with pytest.raises(RuntimeError, match="read back|synchronizing"):
-        for places in passes.shuffled(torch.arange(4, device=device), 2):
-            places[0].item()
+        for indices in passes.shuffled(torch.arange(4, device=device), 2):
+            indices[0].item()

@@ -53,14 +53,14 @@ def linear_gaussian(guide):
             pyro.sample("x", dist.Normal(W * z, NOISE), obs=X)
 
     def programmed():
-        given = {
+        params = {
             name: pyro.param(name, torch.tensor(value), constraint=dist.constraints.positive)
             if name == "scale"
             else pyro.param(name, torch.tensor(value))
             for name, value in guide.items()
         }
         with pyro.plate("data", len(X)):
-            pyro.sample("z", dist.Normal(given["slope"] * X + given["offset"], given["scale"]))
+            pyro.sample("z", dist.Normal(params["slope"] * X + params["offset"], params["scale"]))
 
     return model, programmed
 
@@ -83,8 +83,8 @@ def test_the_mean_of_the_path_gradient_is_the_gradient_of_the_elbo():
     (squares / (2 * NOISE**2) + kl_divergence(q, dist.Normal(0.0, 1.0))).sum().backward()
     expected = {name: value.grad.item() for name, value in free.items()}
     expected["scale"] *= guide["scale"]  # of its logarithm, which is trained
-    _, found = gradients(PathGradientELBO, guide, 200_000)
-    assert found == pytest.approx(expected, rel=0.02, abs=0.05)
+    _, mean = gradients(PathGradientELBO, guide, 200_000)
+    assert mean == pytest.approx(expected, rel=0.02, abs=0.05)
 
 
 def test_at_the_posterior_the_path_gradient_has_no_noise():
@@ -114,7 +114,7 @@ def test_its_loss_is_that_of_the_elbo_and_so_is_the_gradient_of_the_decoder(tiny
         model = build(Spec(latent_dim=3, hidden=(8,), **options))
         torch.manual_seed(0)
         losses.append(objective(name, particles=3).loss_and_grads(model.model, model.guide, x, beta))
-        decoders.append(torch.cat([one.grad.flatten() for one in model.decoder.parameters()]))
+        decoders.append(torch.cat([param.grad.flatten() for param in model.decoder.parameters()]))
     assert losses[0] == losses[1]
     torch.testing.assert_close(*decoders)
 
@@ -137,13 +137,16 @@ def test_the_slope_of_a_flow_is_that_of_its_density(posterior):
             log_q, start = log_q - layer.log_abs_det_jacobian(start, after), after
         return start[0], log_q[0]
 
-    found = slope(q, z)[0]
+    actual = slope(q, z)[0]
     start = z
     for layer in reversed(q.transforms):
         start = layer.inv(start)
-    jacobian, of_log_q = (one[:, 0] if one.dim() == 3 else one[0] for one in jacobians(carried, start.detach()))
-    torch.testing.assert_close(found, torch.linalg.solve(jacobian.T, of_log_q))
-    assert not found.requires_grad
+    jacobian, of_log_q = (
+        derivative[:, 0] if derivative.dim() == 3 else derivative[0]
+        for derivative in jacobians(carried, start.detach())
+    )
+    torch.testing.assert_close(actual, torch.linalg.solve(jacobian.T, of_log_q))
+    assert not actual.requires_grad
 
 
 def jacobians(function, at):
@@ -158,7 +161,7 @@ def test_the_mean_of_the_encoders_path_gradient_is_that_of_the_elbo(tiny, poster
         torch.manual_seed(0)
         objective(name, particles=50_000).loss_and_grads(model.model, model.guide, x)
         parameters = [*model.encoder.parameters(), *model.posterior.parameters()]
-        means.append(torch.cat([one.grad.flatten() for one in parameters]))
+        means.append(torch.cat([param.grad.flatten() for param in parameters]))
     assert (means[0] - means[1]).norm() < 0.03 * means[0].norm()
     assert not torch.equal(*means)
 
@@ -179,7 +182,7 @@ def test_its_captured_step_is_the_eager_one(tiny, posterior):
             compile=backend,
             **QUIET,
         )
-        weights[backend] = torch.cat([one.flatten() for one in model.parameters()])
+        weights[backend] = torch.cat([param.flatten() for param in model.parameters()])
     torch.testing.assert_close(weights["off"], weights["capture"])
 
 
@@ -228,13 +231,13 @@ def test_a_draw_that_is_not_reparameterized_keeps_its_score():
     def guide():
         pyro.sample("z", dist.Bernoulli(pyro.param("p", torch.tensor(0.3), constraint=constraints.unit_interval)))
 
-    found = []
+    gradients = []
     for kind in (Trace_ELBO, PathGradientELBO):
         pyro.clear_param_store()
         torch.manual_seed(0)
         kind().loss_and_grads(model, guide)
-        found.append(pyro.param("p").unconstrained().grad.item())
-    assert found[0] == found[1] != 0
+        gradients.append(pyro.param("p").unconstrained().grad.item())
+    assert gradients[0] == gradients[1] != 0
 
 
 # --- autoguides -----------------------------------------------------------------------------------------------------
@@ -268,7 +271,9 @@ def mean_gradient(kind, model, guide, particles=50_000):
     elbo = kind(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
     program = guide if guide is scaled_by_a_parameter else guide(model)
     loss = elbo.loss_and_grads(model, program)
-    return loss, torch.cat([one.unconstrained().grad.flatten() for _, one in sorted(pyro.get_param_store().items())])
+    return loss, torch.cat(
+        [param.unconstrained().grad.flatten() for _, param in sorted(pyro.get_param_store().items())]
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,9 +291,9 @@ def mean_gradient(kind, model, guide, particles=50_000):
 def test_autoguides_keep_the_gradient_of_their_delta_sites(model, guide):
     """The same draws, so that the means differ by the mean of the score alone, about 1 / sqrt(particles)."""
     loss, expected = mean_gradient(Trace_ELBO, model, guide)
-    same, found = mean_gradient(PathGradientELBO, model, guide)
-    assert found.abs().max() > 0.1
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.04)
+    same, mean = mean_gradient(PathGradientELBO, model, guide)
+    assert mean.abs().max() > 0.1
+    torch.testing.assert_close(mean, expected, rtol=0.0, atol=0.04)
     assert same == pytest.approx(loss, rel=1e-6)
 
 
@@ -301,13 +306,15 @@ def test_an_autoguide_at_the_posterior_has_no_noise():
         torch.manual_seed(0)
         guide = AutoNormal(model, init_loc_fn=init_to_value(values={"z": torch.tensor(0.3).exp()}), init_scale=0.8)
         kind().loss_and_grads(model, guide)
-        return [one.unconstrained().grad.item() for one in pyro.get_param_store().values()]
+        return [param.unconstrained().grad.item() for param in pyro.get_param_store().values()]
 
     assert at_the_posterior(PathGradientELBO) == pytest.approx([0, 0], abs=1e-5)
     assert max(map(abs, at_the_posterior(Trace_ELBO))) > 0.1
 
 
-@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: one.mask(torch.tensor(True))], ids=["event", "mask"])
+@pytest.mark.parametrize(
+    "wrap", [lambda delta: delta, lambda delta: delta.mask(torch.tensor(True))], ids=["event", "mask"]
+)
 def test_a_wrapped_delta_is_one(wrap):
     def guide():
         log_density = pyro.param("log_density", torch.tensor([0.5, 0.1]))
@@ -536,8 +543,8 @@ def test_many_seeds_go_on_under_their_own_objective(tiny, tmp_path):
     spec = Spec(latent_dim=2, epochs=1, batch_size=6, validation_fraction=0.0, binarization="threshold")
     old = dataclasses.replace(spec, objective="elbo")
     fit_many(old, tiny, seeds=[0, 1], out=tmp_path, **QUIET)
-    again = fit_many(dataclasses.replace(spec, epochs=2), tiny, seeds=[0, 1], out=tmp_path, resume=True, **QUIET)
-    assert [model.spec.objective for model, _ in again] == ["elbo", "elbo"]
+    resumed = fit_many(dataclasses.replace(spec, epochs=2), tiny, seeds=[0, 1], out=tmp_path, resume=True, **QUIET)
+    assert [model.spec.objective for model, _ in resumed] == ["elbo", "elbo"]
     fresh = fit_many(spec, tiny, seeds=[0, 1], **QUIET)
     assert [model.spec.objective for model, _ in fresh] == ["path-gradient", "path-gradient"]
 
@@ -545,6 +552,6 @@ def test_many_seeds_go_on_under_their_own_objective(tiny, tmp_path):
 def test_committed_results_name_their_objective():
     """So that a new default changes nothing about them."""
     folder = Path(__file__).parents[1] / "docs" / "results"
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/runs/**/spec.json")]
-    assert found
-    assert {one["objective"] for one in found} == {"elbo"}
+    specs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/runs/**/spec.json")]
+    assert specs
+    assert {spec["objective"] for spec in specs} == {"elbo"}

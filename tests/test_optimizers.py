@@ -64,10 +64,10 @@ def after(optim, kinds, steps=6):
     return values()
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-6)
 
 
 @every_wrapper
@@ -80,17 +80,17 @@ def test_one_goes_on_where_the_other_stopped(wrapper, kinds):
 
 @every_wrapper
 def test_two_take_turns(wrapper):
-    found = []
+    runs = []
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         torch.manual_seed(0)
         optim = wrapper()
-        one, other = (kind(model, guide, optim, loss=Trace_ELBO()) for _ in range(2))
+        first, second = (kind(model, guide, optim, loss=Trace_ELBO()) for _ in range(2))
         for _ in range(6):
-            one.step(X)
-            other.step(X[:20])
-        found.append(values())
-    assert_same(found[1], found[0])
+            first.step(X)
+            second.step(X[:20])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
 @every_wrapper
@@ -100,13 +100,13 @@ def test_the_wrapper_has_the_state(wrapper):
         optim = wrapper()
         after(optim, [kind])
         states.append(optim.get_state())
-    expected, found = states
-    assert found.keys() == expected.keys()
+    expected, actual = states
+    assert actual.keys() == expected.keys()
     for name, state in expected.items():
         assert state["state"], "a state to compare"
         for key, value in state["state"][0].items():
-            torch.testing.assert_close(found[name]["state"][0][key], value, rtol=1e-5, atol=1e-6)
-        assert found[name]["param_groups"][0]["lr"] == state["param_groups"][0]["lr"]
+            torch.testing.assert_close(actual[name]["state"][0][key], value, rtol=1e-5, atol=1e-6)
+        assert actual[name]["param_groups"][0]["lr"] == state["param_groups"][0]["lr"]
 
 
 @every_wrapper
@@ -171,7 +171,7 @@ class SometimesUsed(nn.Module):
 def test_a_parameter_without_a_gradient_is_stepped_by_zeros_where_it_had_one(wrapper, compile):
     """As Pyro does it, whose gradients are set to zero after a step, so that Adam's mean moves the parameter on."""
     order = [False, False, False, True, False, False, True, True, False, False, False, False]
-    found = []
+    runs = []
     for kind in (SVI, lambda *args, **kwargs: CompiledSVI(*args, **kwargs, compile=compile)):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -179,14 +179,14 @@ def test_a_parameter_without_a_gradient_is_stepped_by_zeros_where_it_had_one(wra
         svi = kind(net.model, net.guide, wrapper(), loss=Trace_ELBO())
         for both in order:
             svi.step(X[:, None], both)
-        found.append({name: value.detach().clone() for name, value in net.named_parameters()})
-    assert_same(found[1], found[0])
+        runs.append({name: value.detach().clone() for name, value in net.named_parameters()})
+    assert_same(runs[1], runs[0])
 
 
 @every_wrapper
 @pytest.mark.parametrize("kinds", [(CompiledSVI, CompiledSVI), (SVI, CompiledSVI)], ids=["own", "after Pyro's"])
 def test_zeros_are_also_those_of_another_svi(wrapper, kinds):
-    found = []
+    runs = []
     for of_steps in ((SVI, SVI), kinds):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -195,8 +195,8 @@ def test_zeros_are_also_those_of_another_svi(wrapper, kinds):
             svi = kind(net.model, net.guide, optim, loss=Trace_ELBO())
             for _ in range(5):
                 svi.step(X[:, None], both)
-        found.append({name: value.detach().clone() for name, value in net.named_parameters()})
-    assert_same(found[1], found[0])
+        runs.append({name: value.detach().clone() for name, value in net.named_parameters()})
+    assert_same(runs[1], runs[0])
 
 
 @every_wrapper
@@ -204,7 +204,7 @@ def test_zeros_are_also_those_of_another_svi(wrapper, kinds):
 @pytest.mark.parametrize("compile", ["off", "capture"])
 def test_only_the_parameters_of_a_step_are_stepped(wrapper, kinds, compile):
     """Whatever gradients others have, and however their rates decay."""
-    found = []
+    runs = []
     for of_steps in ((SVI,) * 4, kinds):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -214,29 +214,29 @@ def test_only_the_parameters_of_a_step_are_stepped(wrapper, kinds, compile):
         for number, kind in enumerate(of_steps):
             for _ in range(4):
                 svis[kind].step(X, number % 3 < 2)
-        found.append(values())
-    assert_same(found[1], found[0])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
-def forget_all(optim, one):
+def forget_all(optim, param):
     optim.optim_objs.clear()
 
 
-def forget_state(optim, one):
-    optim.optim_objs[one].state.clear()
+def forget_state(optim, param):
+    optim.optim_objs[param].state.clear()
 
 
-def load_another(optim, one):
-    state = optim.optim_objs[one].state_dict()
+def load_another(optim, param):
+    state = optim.optim_objs[param].state_dict()
     state["param_groups"][0]["lr"] *= 0.5
     state["state"] = {0: {name: value * 1 for name, value in state["state"].get(0, {}).items()}}
-    optim.optim_objs[one].load_state_dict(state)
+    optim.optim_objs[param].load_state_dict(state)
 
 
 @every_wrapper
 @pytest.mark.parametrize("change", [forget_all, forget_state, load_another])
 def test_what_is_replaced_in_a_wrapper_counts(wrapper, change):
-    found = []
+    runs = []
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -246,20 +246,20 @@ def test_what_is_replaced_in_a_wrapper_counts(wrapper, change):
             svi.step(X, step > 7)
             if step == 5:
                 change(optim, pyro.get_param_store()._params["loc"])
-        found.append(values())
-    assert_same(found[1], found[0])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
 def test_two_of_one_wrapper_stay_together_after_a_load():
     pyro.clear_param_store()
     optim = pyro.optim.Adam({"lr": 0.05})
-    one, other = (CompiledSVI(model, guide, optim) for _ in range(2))
-    for svi in (one, other, one):
+    first, second = (CompiledSVI(model, guide, optim) for _ in range(2))
+    for svi in (first, second, first):
         svi.step(X)
-    one.load_state_dict(one.state_dict())
-    for svi in (one, other, one, other):
+    first.load_state_dict(first.state_dict())
+    for svi in (first, second, first, second):
         svi.step(X)
-    assert [int(state["step"]) for svi in (one, other) for state in svi.state_dict()["state"].values()] == [7] * 4
+    assert [int(state["step"]) for svi in (first, second) for state in svi.state_dict()["state"].values()] == [7] * 4
 
 
 def test_the_state_of_a_torch_optimizer_is_taken():
@@ -276,7 +276,7 @@ def test_the_state_of_a_torch_optimizer_is_taken():
             later.step(X)
         later.load_state_dict(copy.deepcopy(state))  # of which torch takes the tensors themselves
         later.step(X)
-        assert [int(one["step"]) for one in later.state_dict()["state"].values()] == [4, 4]
+        assert [int(param_state["step"]) for param_state in later.state_dict()["state"].values()] == [4, 4]
     with pytest.raises(InputError, match="state: given 'the state of a torch optimizer'"):
         CompiledSVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.05})).load_state_dict(state)
 
@@ -296,8 +296,8 @@ class Scaled(torch.optim.Optimizer):
 
 
 def test_an_optimizer_of_ones_own_has_its_arguments():
-    found = [after(pyro.optim.PyroOptim(Scaled, {"lr": 0.01, "scale": 0.3}), [kind]) for kind in (SVI, CompiledSVI)]
-    assert_same(found[1], found[0])
+    runs = [after(pyro.optim.PyroOptim(Scaled, {"lr": 0.01, "scale": 0.3}), [kind]) for kind in (SVI, CompiledSVI)]
+    assert_same(runs[1], runs[0])
 
 
 @pytest.mark.parametrize("compile", ["off", "capture", "inductor"])
@@ -321,7 +321,7 @@ def test_parameters_that_are_added_later_are_stepped(compile):
 @pytest.mark.parametrize("compile", ["off", "capture", "inductor"])
 def test_rates_that_are_set_by_hand_are_followed(wrapper, compile):
     """In the optimizers of the wrapper, of all parameters and of one."""
-    found = []
+    runs = []
     for kind in (SVI, lambda *args, **kwargs: CompiledSVI(*args, **kwargs, compile=compile)):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -332,13 +332,13 @@ def test_rates_that_are_set_by_hand_are_followed(wrapper, compile):
             for name, value in pyro.get_param_store()._params.items():
                 if step % 3 == 1 or (step > 6 and name == "loc"):
                     optim.optim_objs[value].param_groups[0]["lr"] *= 0.8
-        found.append(values())
-    assert_same(found[1], found[0])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
 @pytest.mark.parametrize("compile", ["capture", "inductor"])
 def test_rates_that_part_between_many_steps_are_followed(compile):
-    found = []
+    runs = []
     for kind in (SVI, lambda *args, **kwargs: CompiledSVI(*args, **kwargs, compile=compile)):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -348,8 +348,8 @@ def test_rates_that_part_between_many_steps_are_followed(compile):
         for step, _ in enumerate(many):
             if step == 115:
                 optim.optim_objs[pyro.get_param_store()._params["loc"]].param_groups[0]["lr"] = 0.5
-        found.append(values())
-    assert_same(found[1], found[0])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
 def schedulers():
@@ -372,7 +372,7 @@ def schedulers():
 @pytest.mark.parametrize("saved", [False, True])
 def test_schedulers_are_pyros(make, kinds, saved):
     """With a parameter that appears later, and from one to the other, also by way of what the wrapper saves."""
-    found = []
+    runs = []
     for of_steps in ((SVI, SVI), kinds):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -385,8 +385,8 @@ def test_schedulers_are_pyros(make, kinds, saved):
             for step in range(8):
                 svi.step(X, number + step > 2)
                 optim.step()
-        found.append(values())
-    assert_same(found[1], found[0])
+        runs.append(values())
+    assert_same(runs[1], runs[0])
 
 
 def test_the_optimizers_of_a_wrapper_are_one_kernel():
@@ -394,7 +394,7 @@ def test_the_optimizers_of_a_wrapper_are_one_kernel():
     pyro.clear_param_store()
     svi.step(X)
     adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
-    assert [len(one.params) for one in adam._groups] == [2]
+    assert [len(group.params) for group in adam._groups] == [2]
 
 
 class OfOnesOwn(torch.optim.Adam):

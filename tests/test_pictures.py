@@ -191,8 +191,8 @@ def test_every_figure_draws_with_labels_and_nothing_global(name, trained, test_i
 )
 def test_the_seed_decides(draw, test_images):
     runs = {"vae": untrained()}
-    first, again, other = (sheet(draw(runs, test_images, seed=seed).axes[0]) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
+    first, repeated, other = (sheet(draw(runs, test_images, seed=seed).axes[0]) for seed in (0, 0, 1))
+    assert torch.equal(first, repeated)
     assert not torch.equal(first, other)
 
 
@@ -234,9 +234,9 @@ def test_a_run_is_opened_with_its_history_and_its_snapshots(tmp_path, test_image
 
 def test_rows_are_the_originals_and_what_each_model_makes_of_them(test_images):
     figure = figures.reconstructions({"exact": Fitted(without_loss()), "vae": untrained()}, test_images, n=4, seed=3)
-    shown = test_images.draw(4, 3).as_float()
+    originals = test_images.draw(4, 3).as_float()
     rows = sheet(figure.axes[0])
-    torch.testing.assert_close(rows[:8], plots.tile(shown, 4).squeeze(-1))
+    torch.testing.assert_close(rows[:8], plots.tile(originals, 4).squeeze(-1))
     torch.testing.assert_close(rows[9:17], rows[:8], atol=1e-5, rtol=0)
     assert not torch.allclose(rows[18:], rows[:8], atol=0.1)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["original", "exact", "vae"]
@@ -248,7 +248,7 @@ def test_one_of_each_class_comes_in_order_under_its_name(test_images):
     columns = sheet(figure.axes[0])[:8]
     for digit in range(10):
         of_class = test_images.as_float()[test_images.labels == digit][:, 0]
-        assert any(torch.allclose(columns[:, 9 * digit : 9 * digit + 8], one) for one in of_class)
+        assert any(torch.allclose(columns[:, 9 * digit : 9 * digit + 8], image) for image in of_class)
 
 
 def test_models_without_a_prior_have_no_samples(trained, test_images):
@@ -261,7 +261,9 @@ def test_so_many_codes_of_each_class_are_scattered(digits):
     groups = figure.axes[0].collections
     assert [len(group.get_offsets()) for group in groups] == [24] * 10
     chosen = latent.codes(untrained().model, digits.test, device="cpu")[digits.test.labels == 3]
-    assert all((chosen - torch.tensor(np.asarray(one))).abs().sum(1).min() < 1e-5 for one in groups[3].get_offsets())
+    assert all(
+        (chosen - torch.tensor(np.asarray(offset))).abs().sum(1).min() < 1e-5 for offset in groups[3].get_offsets()
+    )
 
 
 def test_codes_of_more_dimensions_are_shown_by_pca_with_its_variance(test_images):
@@ -353,8 +355,8 @@ def with_posterior(posterior):
 
 
 def test_density_is_that_of_the_posterior(test_images):
-    one = untrained()
-    figure = figures.posterior_density({"vae": one}, test_images, index=3)
+    run = untrained()
+    figure = figures.posterior_density({"vae": run}, test_images, index=3)
     mesh = figure.axes[0].collections[0]
     values = np.asarray(mesh.get_array()).reshape(201, 201)
     corners = np.asarray(mesh.get_coordinates())
@@ -362,7 +364,7 @@ def test_density_is_that_of_the_posterior(test_images):
     assert values.sum() * area == pytest.approx(1, abs=0.01)
     mean, draw = (line.get_xydata()[0] for line in figure.axes[0].lines)
     with torch.no_grad():
-        q = one.model.encode(test_images.take(slice(3, 4)).as_float())
+        q = run.model.encode(test_images.take(slice(3, 4)).as_float())
     np.testing.assert_allclose(mean, q.mean[0], rtol=1e-5)
     row, column = np.unravel_index(values.argmax(), values.shape)
     np.testing.assert_allclose((corners[row, column] + corners[row + 1, column + 1]) / 2, mean, atol=0.02)
@@ -409,13 +411,13 @@ def test_snapshots_are_shown_in_the_column_of_their_epoch(trained, test_images):
     figure = figures.latent_spaces_by_epoch(trained, test_images, epochs=(2, 1))
     assert [axes.get_title() for axes in figure.axes][2:4] == ["beta 1, epoch 2", "beta 1, epoch 1"]
     for axes, epoch in zip(figure.axes[2:4], (2, 1), strict=True):
-        shown = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections])
+        offsets = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections])
         codes = latent.codes(trained["beta 1"].at(epoch), test_images, device="cpu").numpy()
-        np.testing.assert_allclose(np.sort(shown, 0), np.sort(codes, 0), rtol=1e-5)
+        np.testing.assert_allclose(np.sort(offsets, 0), np.sort(codes, 0), rtol=1e-5)
 
 
 def test_samples_by_epoch(trained, test_images):
-    runs = {name: one for name, one in trained.items() if name != "autoencoder"}
+    runs = {name: run for name, run in trained.items() if name != "autoencoder"}
     figure = figures.samples_by_epoch(runs, test_images, epochs=(1, 2), n=5, seed=4)
     expected = latent.prior_samples(trained["beta 5"].at(1), 5, device="cpu", seed=4)
     torch.testing.assert_close(sheet(figure.axes[2]), plots.tile(expected, 5).squeeze(-1))
@@ -424,9 +426,9 @@ def test_samples_by_epoch(trained, test_images):
 def test_confidence_of_real_images_is_one(test_images):
     exact = Fitted(without_loss(), snapshots={})
     exact = replace(exact, history=History((fit_once(test_images),)))
-    (found,) = figures.confidences({"exact": exact}, test_images, classifier=toy_classifier())
-    assert found.reconstructions == pytest.approx(1, abs=1e-5)
-    assert found.samples is None
+    (result,) = figures.confidences({"exact": exact}, test_images, classifier=toy_classifier())
+    assert result.reconstructions == pytest.approx(1, abs=1e-5)
+    assert result.samples is None
 
 
 def fit_once(images):
@@ -435,24 +437,26 @@ def fit_once(images):
 
 def test_confidences_are_ratios_of_mean_top_class_probabilities(trained, test_images):
     classifier = toy_classifier()
-    found = figures.confidences(trained, test_images, classifier=classifier, n=40, seed=2)
-    assert [(one.name, one.epoch) for one in found] == [(name, epoch) for name in trained for epoch in (1, 2)]
+    results = figures.confidences(trained, test_images, classifier=classifier, n=40, seed=2)
+    assert [(result.name, result.epoch) for result in results] == [
+        (name, epoch) for name in trained for epoch in (1, 2)
+    ]
 
     def top(pixels):
         with torch.no_grad():
             return classifier(pixels).logits.double().softmax(1).max(1).values.mean().item()
 
-    shown = test_images.draw(40, 2).as_float()
+    originals = test_images.draw(40, 2).as_float()
     model = trained["beta 5"].at(1)
     with torch.no_grad():
-        expected = top(model.reconstruct(shown)) / top(shown)
-    assert found[4].reconstructions == pytest.approx(expected, rel=1e-5)
+        expected = top(model.reconstruct(originals)) / top(originals)
+    assert results[4].reconstructions == pytest.approx(expected, rel=1e-5)
     samples = latent.prior_samples(model, 40, device="cpu", seed=2)
-    assert found[4].samples == pytest.approx(top(samples) / top(shown), rel=1e-5)
+    assert results[4].samples == pytest.approx(top(samples) / top(originals), rel=1e-5)
     panels = figures.confidence_by_epoch(trained, test_images, classifier=classifier).axes
     assert [len(axes.lines) for axes in panels] == [3 + 1, 2 + 1]  # and the line of the real images
     whole = figures.confidences(trained, test_images, classifier=classifier)
-    assert panels[1].lines[1].get_xydata().tolist() == [[one.epoch, one.samples] for one in whole[4:]]
+    assert panels[1].lines[1].get_xydata().tolist() == [[result.epoch, result.samples] for result in whole[4:]]
 
 
 # --- principal components and likelihoods ---------------------------------------------------------------------------
@@ -519,9 +523,9 @@ def test_likelihood_variances_are_in_order_with_error_and_sharpness(test_images)
     assert error.get_xdata().tolist() == pytest.approx([0.1, 0.5])
     x = test_images.as_float()
     with torch.no_grad():
-        again = runs["0.1"].model.reconstruct(x)
-    assert error.get_ydata()[0] == pytest.approx((x - again).square().mean().item(), rel=1e-5)
-    assert ratio.get_ydata()[0] == pytest.approx(sharpness(again) / sharpness(x), rel=1e-5)
+        reconstructed = runs["0.1"].model.reconstruct(x)
+    assert error.get_ydata()[0] == pytest.approx((x - reconstructed).square().mean().item(), rel=1e-5)
+    assert ratio.get_ydata()[0] == pytest.approx(sharpness(reconstructed) / sharpness(x), rel=1e-5)
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_pictures_are_saved_small_and_look_the_same(tmp_path):
         figure.savefig(whole, dpi=150, format="png")
         small = with_palette(whole.getvalue())
         assert len(small) < 0.75 * len(whole.getvalue())
-        before, after = (np.asarray(Image.open(one).convert("RGB"), int) for one in (whole, io.BytesIO(small)))
+        before, after = (np.asarray(Image.open(file).convert("RGB"), int) for file in (whole, io.BytesIO(small)))
         assert np.abs(before - after).max() <= tolerance
         with Image.open(plots.save_figure(figure, tmp_path / "small.png")) as saved:
             assert saved.mode == "P"
@@ -128,16 +128,16 @@ def test_rows_must_be_as_long_as_each_other():
 
 def test_grey_levels_are_shown_as_grey():
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(3).reshape(1, 1, 3, 3)
-    for given in (levels, levels.numpy(), levels / 255, (levels / 255).numpy(), (levels / 255).requires_grad_()):
-        (shown,) = plots.image_grid(given).axes[0].images
-        np.testing.assert_allclose(shown.get_array()[0], [0, 0.2, 1])
-    (shown,) = plots.manifold(levels[None]).axes[0].images
-    np.testing.assert_allclose(shown.get_array()[0], [0, 0.2, 1])
+    for argument in (levels, levels.numpy(), levels / 255, (levels / 255).numpy(), (levels / 255).requires_grad_()):
+        (image,) = plots.image_grid(argument).axes[0].images
+        np.testing.assert_allclose(image.get_array()[0], [0, 0.2, 1])
+    (image,) = plots.manifold(levels[None]).axes[0].images
+    np.testing.assert_allclose(image.get_array()[0], [0, 0.2, 1])
 
 
 def test_pixels_of_a_normal_distribution_are_black_or_white_outside():
-    (shown,) = plots.image_grid(torch.tensor([-0.5, 0.2, 1.5, 1.0]).reshape(1, 1, 2, 2)).axes[0].images
-    np.testing.assert_allclose(shown.get_array(), [[0, 0.2], [1, 1]])
+    (image,) = plots.image_grid(torch.tensor([-0.5, 0.2, 1.5, 1.0]).reshape(1, 1, 2, 2)).axes[0].images
+    np.testing.assert_allclose(image.get_array(), [[0, 0.2], [1, 1]])
 
 
 def test_labels_are_any_whole_numbers():
@@ -287,14 +287,14 @@ def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
             plots.curve_panels([panel]),
         ]
 
-    expected = [plots.save_figure(one, tmp_path / "a.png").read_bytes() for one in pictures()]
+    expected = [plots.save_figure(figure, tmp_path / "a.png").read_bytes() for figure in pictures()]
     with mpl.rc_context(STYLE):
         settings = dict(mpl.rcParams)
-        found = [plots.save_figure(one, tmp_path / "a.png").read_bytes() for one in pictures()]
+        actual = [plots.save_figure(figure, tmp_path / "a.png").read_bytes() for figure in pictures()]
         assert dict(mpl.rcParams) == settings
         for part in figures.curves([("a", "train", [{"epoch": 1, "train_loss_nats": 2.0}])])["panels"]:
             assert part["source"].startswith("data:image/svg+xml")
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.parametrize("name", ["a$b$", r"$\frac$", "_hidden", "日本", "n" * 300, "two\nlines"])

@@ -54,9 +54,9 @@ def test_a_product_is_torchs(dtype, size, biased):
         left, right = matrix(rows, inner, of_left).to(dtype), matrix(inner, columns, of_right).to(dtype)
         expected = left.double() @ right.double() + (0 if bias is None else bias)
         expected = [expected, expected.tanh(), expected.relu()][activation]
-        found = torch.ops.pyro_vae.product(left, right, bias, activation)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
+        actual = torch.ops.pyro_vae.product(left, right, bias, activation)
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
 
 
 @in_pairs
@@ -74,8 +74,8 @@ def test_a_graph_in_bfloat16_gives_the_same():
     targets = [node.target for node in other.graph.nodes]
     assert targets.count(torch.ops.pyro_vae.product.default) == 3
     assert torch.ops.aten.tanh.default not in targets
-    for found, expected in zip(other(*inputs), graph(*inputs), strict=True):
-        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    for actual, expected in zip(other(*inputs), graph(*inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)
     left, right = torch.randn(4, 5).bfloat16(), torch.randn(5, 6).bfloat16()
     for function in (lambda left, right: ((left @ right).float(),), lambda left, right: (left[:, :4] @ right[:4],)):
         other = products.with_products(make_fx(function)(left, right), [left, right])
@@ -84,22 +84,22 @@ def test_a_graph_in_bfloat16_gives_the_same():
 
 def test_the_fused_tanh_is_accurate_everywhere():
     x = torch.cat([torch.linspace(-20, 20, 40_001), torch.linspace(-0.7, 0.7, 40_001), torch.tensor([1e-30, 1e30])])
-    found = torch.ops.pyro_vae.product(x[:, None], torch.ones(1, 16), None, 1)[:, 3].double()
+    actual = torch.ops.pyro_vae.product(x[:, None], torch.ones(1, 16), None, 1)[:, 3].double()
     expected = x.double().tanh()
-    units = (found - expected).abs() / expected.abs().clamp(min=1e-38) / 2**-23
+    units = (actual - expected).abs() / expected.abs().clamp(min=1e-38) / 2**-23
     assert units.max() < 3.5
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0])
-    found = torch.ops.pyro_vae.product(odd[:, None], torch.ones(1, 16), None, 1)[:, 0]
-    torch.testing.assert_close(found, odd.tanh(), equal_nan=True)
+    actual = torch.ops.pyro_vae.product(odd[:, None], torch.ones(1, 16), None, 1)[:, 0]
+    torch.testing.assert_close(actual, odd.tanh(), equal_nan=True)
 
 
 def test_a_product_keeps_what_is_not_finite():
     left = torch.ones(3, 4)
     left[1, 2] = float("nan")
     for activation in (0, 1, 2):
-        found = torch.ops.pyro_vae.product(left, torch.ones(4, 20), None, activation)
-        assert found[1].isnan().all()
-        assert found[[0, 2]].isfinite().all()
+        actual = torch.ops.pyro_vae.product(left, torch.ones(4, 20), None, activation)
+        assert actual[1].isnan().all()
+        assert actual[[0, 2]].isfinite().all()
 
 
 @pytest.mark.skipif(not BY_KERNEL, reason="this processor has no AVX-512, where products are left as they are")
@@ -128,8 +128,8 @@ def test_a_graph_with_products_gives_the_same():
     assert targets.count(torch.ops.pyro_vae.product.default) == 5
     assert torch.ops.aten.tanh.default not in targets
     assert torch.ops.aten.relu.default in targets
-    for found, expected in zip(other(*inputs), step(*inputs), strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(other(*inputs), step(*inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.skipif(not BY_KERNEL, reason="this processor has no AVX-512, where products are left as they are")
@@ -142,8 +142,8 @@ def test_products_of_many_are_the_same():
     other = products.with_products(make_fx(step)(*inputs), inputs)
     targets = [node.target for node in other.graph.nodes]
     assert targets.count(torch.ops.pyro_vae.product.default) == 3
-    for found, expected in zip(other(*inputs), step(*inputs), strict=True):
-        torch.testing.assert_close(found, expected)
+    for actual, expected in zip(other(*inputs), step(*inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_large_matrices_are_left_to_the_library():
@@ -166,22 +166,22 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
         optimizer = kind(groups, lr=0.01, weight_decay=weight_decay, fused=True)
         return optimizer, params
 
-    (one, expected), (other, found) = made(), made()
-    adam, halves = FusedAdam(other, found), {param: param.detach().bfloat16() for param in found[1:4]}
+    (reference, expected), (other, params) = made(), made()
+    adam, halves = FusedAdam(other, params), {param: param.detach().bfloat16() for param in params[1:4]}
     for step in range(5):
         gradients = [torch.randn(shape) for shape in shapes]
-        one.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.01 / (step + 1)
+        reference.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.01 / (step + 1)
         for param, gradient in zip(expected, gradients, strict=True):
             param.grad = gradient.clone()
-        one.step()
+        reference.step()
         adam.refresh()
         with torch.no_grad():
             assert adam.by_kernel(gradients, halves)
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, params, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
         assert b not in halves or torch.equal(halves[b], b.detach().bfloat16())
-    for a, b in zip(expected, found, strict=True):
-        for name, value in one.state[a].items():
+    for a, b in zip(expected, params, strict=True):
+        for name, value in reference.state[a].items():
             torch.testing.assert_close(other.state[b][name], value, rtol=1e-5, atol=1e-7)
 
 
@@ -189,16 +189,16 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
 def test_an_infinite_parameter_stays_where_it_is(kind):
     """As a logit that is minus infinity does."""
     start = torch.tensor([-math.inf, 1.0, math.inf] * 10)
-    found = []
+    params = []
     for by_kernel in (False, True):
         param = start.clone().requires_grad_()
         adam = FusedAdam(kind([param], lr=0.1, weight_decay=0.0, fused=True), [param])
         gradient = torch.where(start.isinf(), 0.0, 1.0)
         with torch.no_grad():
             assert adam.by_kernel([gradient], {}) if by_kernel else adam([gradient]) is None
-        found.append(param.detach())
-    torch.testing.assert_close(found[1], found[0])
-    assert found[1].isinf().equal(start.isinf())
+        params.append(param.detach())
+    torch.testing.assert_close(params[1], params[0])
+    assert params[1].isinf().equal(start.isinf())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=in_pairs)])
@@ -222,7 +222,7 @@ def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, colum
     fixed = torch.randn(18, columns)
     param, other = (torch.ones(18, columns, requires_grad=True) for _ in range(2))
     kind = torch.optim.Adam if after == "decay" else torch.optim.AdamW
-    optimizers = [kind([one], lr=0.1, weight_decay=0.1, fused=True) for one in (param, other)]
+    optimizers = [kind([weight], lr=0.1, weight_decay=0.1, fused=True) for weight in (param, other)]
     adam, half = FusedAdam(optimizers[0], [param]), torch.ones(18, columns, dtype=torch.bfloat16)
     has_half = after == "half" or (dtype == torch.bfloat16) != (after == "precision")
 
@@ -281,6 +281,6 @@ def test_listeners_hear_of_calls_and_no_longer():
     heard = []
     left, right = torch.ones(2, 3), torch.ones(3, 4)
     with kernels.with_listener(lambda kernel, arguments: heard.append(arguments[0])):
-        found = torch.ops.pyro_vae.product(left, right, None, 0)
+        product = torch.ops.pyro_vae.product(left, right, None, 0)
     torch.ops.pyro_vae.product(left, right, None, 0)
-    assert [one.data_ptr() for one in heard] == [found.data_ptr()]
+    assert [out.data_ptr() for out in heard] == [product.data_ptr()]

@@ -40,9 +40,9 @@ def test_a_recorded_graph_follows_its_arguments_wherever_they_lie():
     recorded = recording.record(lambda x: run(x, weight, counter), [x], [weight, counter])
     assert counter == 0  # as before the recording
     whole = torch.randn(40, 16)
-    for number, given in enumerate([x, torch.randn(6, 16), whole[3:9], whole[20:26]], start=1):
-        loss, product = recorded(given)
-        expected = function(given, weight, counter.clone())
+    for number, argument in enumerate([x, torch.randn(6, 16), whole[3:9], whole[20:26]], start=1):
+        loss, product = recorded(argument)
+        expected = function(argument, weight, counter.clone())
         torch.testing.assert_close(loss, expected[0])
         torch.testing.assert_close(product, expected[1])
         assert counter == number
@@ -108,9 +108,9 @@ def test_arguments_that_share_memory_are_refused():
 
 
 def test_a_step_out_of_bounds_is_an_error_and_not_a_crash():
-    table, places = torch.randn(10, 3), torch.arange(4)
-    run = compiled(lambda places, table: (table[places].sum(),), [places, table])
-    recorded = recording.record(lambda places: run(places, table), [places], [table])
+    table, indices = torch.randn(10, 3), torch.arange(4)
+    run = compiled(lambda indices, table: (table[indices].sum(),), [indices, table])
+    recorded = recording.record(lambda indices: run(indices, table), [indices], [table])
     with pytest.raises(RuntimeError, match="out of bounds"):
         recorded(torch.tensor([0, 1, 2, 10]))
 
@@ -140,7 +140,7 @@ def is_recorded(svi):
 
 def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():
     """With batches of two sizes, beta a tensor, and a rate that a schedule changes."""
-    found = []
+    runs = []
     for backend, many in (("off", False), ("inductor", False), ("inductor", True)):
         vae, optimizer, svi = model_and_svi(backend)
         beta = torch.tensor(0.0)
@@ -152,41 +152,41 @@ def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():
                 yield pictures(number, 5 if number % 7 == 6 else 8), beta
 
         losses = [*svi.steps(arguments())] if many else [svi.step_tensor(*args) for args in arguments()]
-        found.append((torch.stack(losses).double(), [param.detach().clone() for param in vae.parameters()]))
+        runs.append((torch.stack(losses).double(), [param.detach().clone() for param in vae.parameters()]))
         if backend == "inductor":
             assert any(is_recorded(svi)) == BY_KERNEL
-    (eager, of_eager), (single, of_single), (many, of_many) = found
+    (eager, of_eager), (single, of_single), (many, of_many) = runs
     assert torch.equal(single, many)
     assert all(map(torch.equal, of_single, of_many))
     torch.testing.assert_close(many, eager, rtol=1e-3, atol=1e-3)
-    for one, other in zip(of_many, of_eager, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+    for param, expected in zip(of_many, of_eager, strict=True):
+        torch.testing.assert_close(param, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_parameters_that_were_moved_are_used_where_they_are():
     """New data under the same parameter, a state that was loaded, and one that was cleared."""
-    found = []
+    runs = []
     for backend in ("off", "inductor"):
         vae, optimizer, svi = model_and_svi(backend)
         losses = [svi.step(pictures(0)) for _ in range(5)]
         state = {name: value.clone() for name, value in vae.state_dict().items()}
-        kept = svi.state_dict()
+        optimizer_state = svi.state_dict()
         losses += [svi.step(pictures(0)) for _ in range(5)]
         for param in vae.parameters():
             param.data = param.data.clone() * 0.5
         losses += [svi.step(pictures(0)) for _ in range(5)]
         vae.load_state_dict(state)
-        svi.load_state_dict(kept)
+        svi.load_state_dict(optimizer_state)
         losses += [svi.step(pictures(0)) for _ in range(5)]
         optimizer.state.clear()
         losses += [svi.step(pictures(0)) for _ in range(5)]
-        found.append(losses)
-    assert found[1] == pytest.approx(found[0], rel=1e-3)
+        runs.append(losses)
+    assert runs[1] == pytest.approx(runs[0], rel=1e-3)
 
 
 def test_steps_in_bfloat16_see_parameters_that_were_written_to():
     """Of which the step before has left rounded copies; the product reads those."""
-    found = []
+    runs = []
     for many in (False, True):
         vae, _, svi = model_and_svi("inductor", precision="bf16")
         arguments = ((pictures(number),) for number in range(3 * RESCANNED_EVERY))
@@ -196,10 +196,10 @@ def test_steps_in_bfloat16_see_parameters_that_were_written_to():
             if number % 50 == 30:
                 with torch.no_grad():
                     vae.decoder[-2].weight.mul_(-3)
-        found.append(losses)
+        runs.append(losses)
         assert any(is_recorded(svi)) or not BY_KERNEL
-    assert found[0] == found[1]
-    after = [found[0][number + 1] / found[0][number] for number in range(230, 281, 50)]
+    assert runs[0] == runs[1]
+    after = [runs[0][number + 1] / runs[0][number] for number in range(230, 281, 50)]
     assert min(after) > 1.1  # where it matters
 
 
@@ -262,8 +262,8 @@ def test_another_optimizer_is_not_recorded_and_steps_as_pyro_does():
         return [loss.item() for loss in svi.steps((pictures(0),) for _ in range(150))], svi
 
     expected, _ = make("off")
-    found, svi = make("inductor")
-    assert found == pytest.approx(expected, rel=1e-4)
+    actual, svi = make("inductor")
+    assert actual == pytest.approx(expected, rel=1e-4)
     assert not any(is_recorded(svi))
 
 
@@ -288,10 +288,10 @@ def test_a_program_without_parameters_is_compiled_as_well(precision):
     def guide(x):
         pyro.sample("loc", dist.Normal(0.0, 1.0))
 
-    found = []
+    runs = []
     for backend in ("off", "inductor"):
         pyro.clear_param_store()
         torch.manual_seed(0)
         svi = CompiledSVI(model, guide, torch.optim.Adam, compile=backend, precision=precision)
-        found.append([svi.step(torch.ones(3)) for _ in range(6)])
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+        runs.append([svi.step(torch.ones(3)) for _ in range(6)])
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5)

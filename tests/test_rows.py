@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 200])
 def test_rows_are_those_of_indexing(shape, dtype, count):
     data = torch.rand(shape).mul(255).to(dtype)
-    places = torch.randint(-len(data), len(data), (count,))
-    assert torch.equal(torch.ops.pyro_vae.rows(data, places), data[places])
+    indices = torch.randint(-len(data), len(data), (count,))
+    assert torch.equal(torch.ops.pyro_vae.rows(data, indices), data[indices])
 
 
 @pytest.mark.parametrize("place", [-8, 7, 2**62])
@@ -46,22 +46,22 @@ DATA, PLACES = torch.rand(200, 784), torch.randint(200, (60,))
     ],
 )
 def test_a_graph_takes_rows_by_the_kernel_where_it_can(data, indices, by_kernel):
-    given = [one for one in indices if one is not None]
+    tensors = [index for index in indices if index is not None]
 
-    def function(data, *places):
-        left = iter(places)
-        return torch.ops.aten.index.Tensor(data, [None if one is None else next(left) for one in indices])
+    def function(data, *tensors):
+        left = iter(tensors)
+        return torch.ops.aten.index.Tensor(data, [None if index is None else next(left) for index in indices])
 
-    graph = rows.with_rows(make_fx(function)(data, *given))
+    graph = rows.with_rows(make_fx(function)(data, *tensors))
     assert any(node.target is torch.ops.pyro_vae.rows.default for node in graph.graph.nodes) == by_kernel
-    assert torch.equal(graph(data, *given), data[tuple(slice(None) if one is None else one for one in indices)])
+    assert torch.equal(graph(data, *tensors), data[tuple(slice(None) if index is None else index for index in indices)])
 
 
 def test_compiled_rows_are_the_same():
     products.multiplies_bfloat16()  # cached; its first call runs a kernel
     heard = []
-    graph = make_fx(lambda data, places: (data[places].sin(),))(DATA, PLACES)
+    graph = make_fx(lambda data, indices: (data[indices].sin(),))(DATA, PLACES)
     with kernels.with_listener(lambda kernel, arguments: heard.append(kernel)):
-        (found,) = backends.inductor(graph, [DATA, PLACES])(DATA, PLACES)
-    torch.testing.assert_close(found, DATA[PLACES].sin())
+        (actual,) = backends.inductor(graph, [DATA, PLACES])(DATA, PLACES)
+    torch.testing.assert_close(actual, DATA[PLACES].sin())
     assert heard == [rows._kernel()]

@@ -64,14 +64,14 @@ def equal_to_pyro(make_pair, batches, make_loss=Trace_ELBO, rtol=1e-4, compile="
     _, losses, expected = trained(lambda: SVI(*make_pair(), adam(), make_loss()), batches)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # so that nothing ran eagerly
-        svi, found_losses, found = trained(
+        svi, actual_losses, actual = trained(
             lambda: CompiledSVI(*make_pair(), adam(), make_loss(), compile=compile), batches
         )
-    assert found_losses == pytest.approx(losses, rel=rtol)
-    assert found.keys() == expected.keys()
+    assert actual_losses == pytest.approx(losses, rel=rtol)
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
-            found[name], value, rtol=rtol, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            actual[name], value, rtol=rtol, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     return svi
 
@@ -119,7 +119,7 @@ def test_inductor_equals_pyro_under_the_same_noise(monkeypatch):
         return vae.model, vae.guide
 
     compiled, original = [], backends.inductor
-    monkeypatch.setattr(backends, "inductor", lambda *given: compiled.append(1) or original(*given))
+    monkeypatch.setattr(backends, "inductor", lambda *arguments: compiled.append(1) or original(*arguments))
     equal_to_pyro(pair, [(pictures(8).roll(i, 0),) for i in range(30)], compile="inductor", rtol=1e-3)
     assert compiled
 
@@ -247,7 +247,7 @@ def test_every_optimizer_equals_pyro(optimizer):
 
 
 def test_a_scheduler_is_stepped_by_its_wrapper():
-    found = {}
+    params_by_kind = {}
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         torch.manual_seed(0)
@@ -257,9 +257,9 @@ def test_a_scheduler_is_stepped_by_its_wrapper():
             for _ in range(5):
                 svi.step(X, Y)
             schedule.step()
-        found[kind] = params()
-    for name, value in found[SVI].items():
-        torch.testing.assert_close(found[CompiledSVI][name], value, rtol=1e-3, atol=1e-5)
+        params_by_kind[kind] = params()
+    for name, value in params_by_kind[SVI].items():
+        torch.testing.assert_close(params_by_kind[CompiledSVI][name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_torch_optimizers_as_class_factory_and_instance():
@@ -425,13 +425,13 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(model, reason):
     )
     CALLS.clear()
     with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
-        svi, found, found_params = trained(
+        svi, actual, actual_params = trained(
             lambda: CompiledSVI(model, simple_guide, pyro.optim.Adam({"lr": 0.01})), batches
         )
     assert len(caught) == 1
     assert svi.signatures == 0
-    assert found == pytest.approx(losses)
-    assert found_params["loc"].item() == pytest.approx(expected["loc"].item())
+    assert actual == pytest.approx(losses)
+    assert actual_params["loc"].item() == pytest.approx(expected["loc"].item())
 
 
 def test_enumeration_runs_eagerly():
@@ -449,8 +449,8 @@ def test_enumeration_runs_eagerly():
     batches = [(Y,)] * 5
     _, losses, _ = trained(lambda: SVI(mixture, empty, pyro.optim.Adam({"lr": 0.01}), elbo), batches)
     with pytest.warns(UserWarning, match="TraceEnum_ELBO can't be captured"):
-        _, found, _ = trained(lambda: CompiledSVI(mixture, empty, pyro.optim.Adam({"lr": 0.01}), elbo), batches)
-    assert found == pytest.approx(losses)
+        _, actual, _ = trained(lambda: CompiledSVI(mixture, empty, pyro.optim.Adam({"lr": 0.01}), elbo), batches)
+    assert actual == pytest.approx(losses)
 
 
 def test_other_arguments_run_eagerly():
@@ -478,9 +478,9 @@ def test_no_compiler_falls_back_with_one_message(monkeypatch):
         return [svi.step(pictures(8)) for _ in range(5)]
 
     with pytest.warns(UserWarning, match="not compiled: no C") as caught:
-        found = losses("inductor")
+        actual = losses("inductor")
     assert len(caught) == 1
-    assert found == pytest.approx(losses("off"), rel=1e-4)
+    assert actual == pytest.approx(losses("off"), rel=1e-4)
 
 
 # --- numbers that are lost, state, input --------------------------------------------------------------------------
@@ -526,9 +526,9 @@ def test_bfloat16_stays_close_and_keeps_its_parameters_in_float32():
         torch.manual_seed(0)
         vae = build(dataclasses.replace(SPEC, network={"kind": "conv", "channels": (4,)}, hidden=(16,)))
         svi = CompiledSVI(vae.model, vae.guide, torch.optim.Adam, precision=precision)
-        found = [svi.step(pictures(8)) for _ in range(60)]
+        values = [svi.step(pictures(8)) for _ in range(60)]
         assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
-        return found
+        return values
 
     full, half = losses("fp32"), losses("bf16")
     assert half != full
@@ -569,9 +569,9 @@ def test_fit_gives_the_same_with_every_backend(tiny, compile):
         fit(model, tiny, epochs=3, batch_size=5, validation=tiny, binarization="dynamic", compile=how, progress=False)
         return model.state_dict()
 
-    found, expected = weights(compile), weights("off")
+    actual, expected = weights(compile), weights("off")
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
 
 
 # --- what changes without being seen at once -------------------------------------------------------------------------
@@ -605,9 +605,9 @@ def test_what_is_not_seen_to_change_is_found_by_comparison():
     """At call 10 at the latest; from there the steps are Pyro's."""
     expected = losses_with_a_change(SVI)
     with pytest.warns(UserWarning, match="from call 10 .* the program's loss is"):
-        found = losses_with_a_change(CompiledSVI)
-    assert found[:5] + found[12:] == pytest.approx(expected[:5] + expected[12:], rel=1e-4)
-    assert found[6] != pytest.approx(expected[6], rel=0.01)
+        actual = losses_with_a_change(CompiledSVI)
+    assert actual[:5] + actual[12:] == pytest.approx(expected[:5] + expected[12:], rel=1e-4)
+    assert actual[6] != pytest.approx(expected[6], rel=0.01)
 
 
 def test_inside_another_handler_it_runs_eagerly():

@@ -58,12 +58,12 @@ def losses(kind, model, change=lambda number: None, steps=8, guide=guide, loss=T
     """Of some steps from the same start, and the parameters after them; `change` is called before each."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    svi, found = kind(model, guide, pyro.optim.Adam({"lr": 0.01}), loss()), []
+    svi, values = kind(model, guide, pyro.optim.Adam({"lr": 0.01}), loss()), []
     for number in range(steps):
         change(number)
-        found.append(svi.step(Y))
+        values.append(svi.step(Y))
     return numpy.ravel(
-        [*map(float, numpy.ravel(found)), *(one.sum().item() for one in pyro.get_param_store().values())]
+        [*map(float, numpy.ravel(values)), *(param.sum().item() for param in pyro.get_param_store().values())]
     )
 
 
@@ -123,7 +123,7 @@ def test_a_module_that_is_changed_is_seen(what):
             if what == "child":
                 net[1] = nn.Softplus()
             elif what == "hook":
-                net[1].register_forward_hook(lambda module, given, out: 3 * out)
+                net[1].register_forward_hook(lambda module, arguments, out: 3 * out)
             else:
                 net[0].bias.requires_grad_(True)
 
@@ -174,8 +174,8 @@ def drawing_by_itself(state):
 def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
     expected = losses(SVI, functools.partial(scaled, functools.partial(read, {})))
     with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
-        found = losses(CompiledSVI, functools.partial(scaled, functools.partial(read, {})))
-    assert found == pytest.approx(expected, rel=1e-4)
+        actual = losses(CompiledSVI, functools.partial(scaled, functools.partial(read, {})))
+    assert actual == pytest.approx(expected, rel=1e-4)
     assert len(caught) == 1
 
 
@@ -205,10 +205,10 @@ def test_a_read_that_keeps_a_program_from_its_capture_is_named_with_its_line(rea
 
     expected = losses(SVI, model)
     with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
-        found = losses(CompiledSVI, model)
+        actual = losses(CompiledSVI, model)
     line = f", at {__file__}:{read.__code__.co_firstlineno}: (lambda: "
-    assert [line in str(one.message) for one in caught] == [True]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert [line in str(warning.message) for warning in caught] == [True]
+    assert actual == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_hot_of_a_given_number_of_classes_is_captured():
@@ -223,8 +223,8 @@ def test_one_hot_of_a_given_number_of_classes_is_captured():
         return svi, [svi.step(Y, LABELS.roll(number)) for number in range(6)]
 
     _, expected = run(SVI)
-    svi, found = run(CompiledSVI)
-    assert found == pytest.approx(expected, rel=1e-4)
+    svi, actual = run(CompiledSVI)
+    assert actual == pytest.approx(expected, rel=1e-4)
     assert svi.signatures == 1
     with pytest.raises(RuntimeError, match="out of bounds"):
         svi.step(Y, LABELS + 1)
@@ -248,8 +248,8 @@ def test_other_losses_run_eagerly(loss):
     model = functools.partial(scaled, lambda: 1.0)
     expected = losses(SVI, model, loss=loss)
     with pytest.warns(UserWarning, match="runs eagerly: .* can't be captured") as caught:
-        found = losses(CompiledSVI, model, loss=loss)
-    assert found == pytest.approx(expected, rel=1e-4)
+        actual = losses(CompiledSVI, model, loss=loss)
+    assert actual == pytest.approx(expected, rel=1e-4)
     assert len(caught) == 1
 
 

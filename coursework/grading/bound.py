@@ -43,17 +43,17 @@ def evidence_is_exact(answer):
     """evidence(w, sigma, x) is log p(x) of the linear model"""
     for seed in range(3):
         w, sigma, x = linear_model(seed)
-        expected, one = integrated(w, sigma, x), torch.eye(5, dtype=torch.float64)
+        expected, identity = integrated(w, sigma, x), torch.eye(5, dtype=torch.float64)
         best = torch.linalg.solve(w.T @ w + sigma**2 * torch.eye(2, dtype=torch.float64), w.T @ x)
         at_best = log_likelihood(w, sigma, x, best[None])[0]
         mistakes = {
             "this is minus log p(x)": -expected,
             "this is p(x), expected its logarithm": expected.exp(),
-            "the covariance has sigma where sigma^2 belongs": normal_log_density(x, w @ w.T + sigma * one),
-            "the covariance of x is W W^T + sigma^2 I; W W^T is missing": normal_log_density(x, sigma**2 * one),
+            "the covariance has sigma where sigma^2 belongs": normal_log_density(x, w @ w.T + sigma * identity),
+            "the covariance of x is W W^T + sigma^2 I; W W^T is missing": normal_log_density(x, sigma**2 * identity),
             "the constant -D/2 log(2 pi) is missing": expected + 2.5 * math.log(2 * math.pi),
             "log det of the covariance is missing": expected
-            + 0.5 * torch.linalg.slogdet(w @ w.T + sigma**2 * one).logabsdet,
+            + 0.5 * torch.linalg.slogdet(w @ w.T + sigma**2 * identity).logabsdet,
             "this is log p(x|z) at the posterior's mean; z must be integrated out": at_best,
             "this is log p(x, z) at the posterior's mean; z must be integrated out": at_best
             + log_normal(best, 0.0, 1.0).sum(),

@@ -27,8 +27,8 @@ def units_are_counted(answer):
     """active_units(means) counts the dimensions whose posterior means vary by more than 0.01 over the images"""
     for active, noisy, silent, constant in ((3, 2, 3, 4), (1, 1, 0, 2), (0, 0, 5, 0)):
         means = unit_means(active, noisy, silent, constant)
-        found = float(shaped(answer.active_units(means), (), "active_units"))
-        if found == active:
+        counted = float(shaped(answer.active_units(means), (), "active_units"))
+        if counted == active:
             continue
         mistakes = {
             "all dimensions are counted": active + noisy + silent + constant,
@@ -39,8 +39,8 @@ def units_are_counted(answer):
                 (means.var(1) > 0.01).sum()
             ),
         }
-        recognise(mistakes, lambda wrong, found=found: found == wrong)
-        raise AnswerError(f"active_units is {found:.0f}, expected {active}")
+        recognise(mistakes, lambda wrong, counted=counted: counted == wrong)
+        raise AnswerError(f"active_units is {counted:.0f}, expected {active}")
 
 
 def settings(value, name):
@@ -53,12 +53,12 @@ def posterior_after(arguments):
     """What `training.train` gives; a failure is the student's."""
     try:
         with Submission(Path(__file__).with_name("training.py"), TRAINING_SECONDS) as training:
-            found = tuple_of(training.train(arguments), 3, "the training")
+            outputs = tuple_of(training.train(arguments), 3, "the training")
     except AnswerError as error:
         raise AnswerError(f"fit with these arguments: {error}") from error
-    if not all(bool(part.isfinite().all()) for part in found):
+    if not all(bool(part.isfinite().all()) for part in outputs):
         raise AnswerError("fit with these arguments gives a posterior that is not finite")
-    return found
+    return outputs
 
 
 def collapse_happens(answer):

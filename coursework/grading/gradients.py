@@ -19,8 +19,8 @@ def score_variance(dimensions, baseline):
 
 def per_draw(value, draws, dimensions, name):
     """Gradients (draws, d); says what is wrong with the shape."""
-    found = numbers(value, name)
-    if found.shape == (dimensions,):
+    gradients = numbers(value, name)
+    if gradients.shape == (dimensions,):
         raise AnswerError(f"{name} has the shape ({dimensions},): the mean over the draws is taken already")
     return shaped(value, (draws, dimensions), name)
 
@@ -46,15 +46,15 @@ def both_are_unbiased(answer):
         "the gradients are divided by the number of draws; each draw has its own": expected / draws,
     }
     for name in ("score_function", "reparameterized"):
-        found = per_draw(getattr(answer, name)(quadratic, loc, scale, draws), draws, 3, name)
-        if found.std(0).min() == 0 and not near(found.mean(0), 0 * expected, 1e-6):
+        gradients = per_draw(getattr(answer, name)(quadratic, loc, scale, draws), draws, 3, name)
+        if gradients.std(0).min() == 0 and not near(gradients.mean(0), 0 * expected, 1e-6):
             raise AnswerError(f"{name} gives the same gradient for all draws: is there noise in z?")
-        error = found.std(0) / draws**0.5
+        error = gradients.std(0) / draws**0.5
         if bool((error > 3 * true_error).any()):
             raise AnswerError(
                 f"{name} scatters {(error / true_error).max():.1f} times as much as the score function does"
             )
-        estimates(found.mean(0), expected, error.clamp(min=1e-7), mistakes, name)
+        estimates(gradients.mean(0), expected, error.clamp(min=1e-7), mistakes, name)
 
 
 def reparameterization_is_quieter(answer):
@@ -65,8 +65,8 @@ def reparameterization_is_quieter(answer):
         ("score_function", noisy, "it has that of the reparameterized gradient"),
         ("reparameterized", torch.tensor(1.0), "it has that of the score function"),
     ):
-        found = per_draw(getattr(answer, name)(quadratic, loc, scale, draws), draws, 20, name)
-        variance = found.var(0).mean()
+        gradients = per_draw(getattr(answer, name)(quadratic, loc, scale, draws), draws, 20, name)
+        variance = gradients.var(0).mean()
         if not 0.8 < variance / expected < 1.25:
             hint = f"; {others}" if 0.8 < variance * expected / noisy < 1.25 else ""
             raise AnswerError(f"the variance of {name} is {variance:.4g}, expected {expected:.4g}{hint}")

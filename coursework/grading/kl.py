@@ -16,9 +16,9 @@ def formula_is_right(answer):
     """closed_form(loc, scale) is the KL from N(loc, scale^2) to the standard normal, summed over the last dimension"""
     for shape in ((50, 3), (3,), (2, 5, 4)):
         loc, scale = pair(0, *shape)
-        found = answer.closed_form(loc, scale)
+        answered = answer.closed_form(loc, scale)
         same(
-            found,
+            answered,
             log_ratio_moments(loc, scale)[0].sum(-1),
             mistakes(loc.double(), scale.double()),
             "closed_form",

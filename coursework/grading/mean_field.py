@@ -44,15 +44,15 @@ def weights_are_right(answer):
     likelihood, prior, posterior, log_cell = on_a_grid()
     with tempfile.TemporaryDirectory() as folder:
         save(vae, path := Path(folder) / "vae.safetensors")
-        found = numbers(answer.log_weights(path, x, DRAWS), "log_weights")
-    if found.shape == (IMAGES,):
+        weights = numbers(answer.log_weights(path, x, DRAWS), "log_weights")
+    if weights.shape == (IMAGES,):
         raise AnswerError(f"log_weights has the shape ({IMAGES},): the mean over the draws is taken already")
-    if found.shape == (IMAGES, DRAWS):
+    if weights.shape == (IMAGES, DRAWS):
         raise AnswerError("log_weights has the shape (N, k), expected (k, N)")
-    if found.shape == (DRAWS, IMAGES, 2):
+    if weights.shape == (DRAWS, IMAGES, 2):
         raise AnswerError("log_weights has a value per latent dimension; log p(z) and log q(z|x) are sums over these")
-    found = shaped(found, (DRAWS, IMAGES), "log_weights")
-    if found.std(0).min() == 0:
+    weights = shaped(weights, (DRAWS, IMAGES), "log_weights")
+    if weights.std(0).min() == 0:
         raise AnswerError("all draws have the same weight: z must be drawn k times for each image")
     q, p = (posterior + log_cell).exp(), (prior + log_cell).exp()
 
@@ -76,16 +76,16 @@ def weights_are_right(answer):
         ),
         "these are the weights, expected their logarithms": average(log_w.exp()),
     }
-    error = found.std(0) / DRAWS**0.5
-    estimates(found.mean(0), average(log_w), error, mistakes, "the mean log-weight")
-    ratio = found.var(0) / (average(log_w**2) - average(log_w) ** 2)
+    error = weights.std(0) / DRAWS**0.5
+    estimates(weights.mean(0), average(log_w), error, mistakes, "the mean log-weight")
+    ratio = weights.var(0) / (average(log_w**2) - average(log_w) ** 2)
     if not bool(((ratio > 0.6) & (ratio < 1.6)).all()):
         raise AnswerError("the log-weights have the right mean, but not the right spread: are all k draws independent?")
     evidence = (likelihood + prior).logsumexp(0) + log_cell
     second = (2 * log_w + posterior).logsumexp(0) + log_cell - 2 * evidence
     error = ((second.exp() - 1) / DRAWS).sqrt()  # the delta method
     believable = error < 0.05
-    log_mean = found.logsumexp(0) - math.log(DRAWS)
+    log_mean = weights.logsumexp(0) - math.log(DRAWS)
     estimates(
         log_mean[believable],
         evidence[believable],
@@ -103,8 +103,8 @@ def shape_is_known(answer):
         # log w = z' (I - P) z / 2 with z ~ N(0, I), P the precision in units of the guide. Along an eigenvector with
         # eigenvalue c > 0, P(w > t) = P(z^2 > 2 log(t) / c) falls as t^(-1/c), up to a logarithm: the shape is c.
         expected = torch.linalg.eigvalsh(torch.eye(2) - scale[:, None] * precision * scale).max().item()
-        found = float(shaped(answer.pareto_k(rho), (), "pareto_k"))
-        if abs(found - expected) < 0.15:  # an estimate from draws is an answer, too
+        shape = float(shaped(answer.pareto_k(rho), (), "pareto_k"))
+        if abs(shape - expected) < 0.15:  # an estimate from draws is an answer, too
             continue
         mistakes = {
             "this is the correlation itself; the shape is not negative when rho is": rho,
@@ -115,8 +115,8 @@ def shape_is_known(answer):
             "this is minus the shape": -abs(rho),
             "this is for a guide with the posterior's variances": abs(rho) / (1 + abs(rho)),
         }
-        recognise(mistakes, lambda wrong, found=found: abs(found - wrong) < 0.01)
-        raise AnswerError(f"pareto_k({rho}) is {found:.3g}, expected {expected:.3g} to within 0.15")
+        recognise(mistakes, lambda wrong, shape=shape: abs(shape - wrong) < 0.01)
+        raise AnswerError(f"pareto_k({rho}) is {shape:.3g}, expected {expected:.3g} to within 0.15")
 
 
 def tails(shapes, draws):
@@ -133,11 +133,11 @@ def failures_are_found(answer):
         ((0.1, 1.2, 0.6, 1.0, 0.2, 1.5), 4000, 0.7),
         ((0.3, 0.64, 1.2, 0.1), 200, 0.565),
     ):
-        found = answer.distrusted(tails(shapes, draws))
-        found = sorted(numbers(found, "distrusted").flatten().tolist())
+        positions = answer.distrusted(tails(shapes, draws))
+        positions = sorted(numbers(positions, "distrusted").flatten().tolist())
         everything = range(len(shapes))
         expected = [i for i in everything if shapes[i] > limit]
-        if found == expected:
+        if positions == expected:
             continue
         mistakes = {
             "these are the trusted images": [i for i in everything if shapes[i] <= limit],
@@ -149,8 +149,8 @@ def failures_are_found(answer):
             "no image is returned; is -log w given where log w is expected?": [],
             "all images are returned": list(everything),
         }
-        recognise(mistakes, lambda wrong, found=found: found == wrong)
-        raise AnswerError(f"distrusted gives {found[:10]}, expected {expected} at K = {draws}")
+        recognise(mistakes, lambda wrong, positions=positions: positions == wrong)
+        raise AnswerError(f"distrusted gives {positions[:10]}, expected {expected} at K = {draws}")
 
 
 CHECKS = ((4, weights_are_right), (3, shape_is_known), (3, failures_are_found))

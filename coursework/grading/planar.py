@@ -24,10 +24,10 @@ def projected(u, w):
 def passed(z, u, w, b):
     """What comes out of a layer for z (N, d), and the log |det| of autograd's Jacobian at each z."""
 
-    def one(z):
+    def transform(z):
         return z + u * (w @ z + b).tanh()
 
-    return torch.vmap(one)(z), torch.vmap(torch.func.jacrev(one))(z).slogdet().logabsdet
+    return torch.vmap(transform)(z), torch.vmap(torch.func.jacrev(transform))(z).slogdet().logabsdet
 
 
 def projection_is_right(answer):
@@ -59,7 +59,7 @@ def layer_is_right(answer):
         u = projected(raw, w)
         z = torch.randn(7, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         after, log_det = passed(z, u, w, b)
-        found, found_log_det = tuple_of(answer.layer(z, u, w, b), 2, "layer")
+        answered, answered_log_det = tuple_of(answer.layer(z, u, w, b), 2, "layer")
         bend = (z @ w + b).tanh()
         mistakes = {
             "z comes back as it was": z,
@@ -70,7 +70,7 @@ def layer_is_right(answer):
             "tanh is missing": z + (z @ w + b)[:, None] * u,
             "u is projected once more; it is projected already": passed(z, projected(u, w), w, b)[0],
         }
-        same(found, after, mistakes, "the next z", 1e-6)
+        same(answered, after, mistakes, "the next z", 1e-6)
         along, slope = w @ u, 1 - bend**2
         mistakes = {
             "the log-determinant is 0": torch.zeros(7),
@@ -87,7 +87,7 @@ def layer_is_right(answer):
             "w . w stands where w . u belongs": (1 + slope * (w @ w)).abs().log(),
             "the base of the logarithm is not e": log_det / torch.tensor(10.0).log(),
         }
-        same(found_log_det, log_det, mistakes, "log |det|", 1e-6)
+        same(answered_log_det, log_det, mistakes, "log |det|", 1e-6)
 
 
 def kl_is_right(answer):
@@ -96,10 +96,10 @@ def kl_is_right(answer):
     inputs = [layer_inputs(seed, 2) for seed in (0, 1, 2)]
     for layers in ([(projected(u, w), w, b) for u, w, b in inputs], []):
         expected, error, mistakes = flow_kl(loc, scale, layers, draws := 20_000)
-        found = shaped(answer.kl(loc, scale, layers, draws), (), "kl")
-        if abs(found / draws - expected) <= 5 * error:
+        answered = shaped(answer.kl(loc, scale, layers, draws), (), "kl")
+        if abs(answered / draws - expected) <= 5 * error:
             raise AnswerError("the sum over the draws is taken, expected the mean")
-        estimates(found, expected, error, mistakes, "kl")
+        estimates(answered, expected, error, mistakes, "kl")
 
 
 def flow_kl(loc, scale, layers, draws):
