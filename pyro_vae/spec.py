@@ -17,7 +17,7 @@ BINARIZATIONS = ("none", "static", "dynamic", "threshold")
 COMPILERS = ("auto", "off", "capture", "inductor", "cudagraph")
 PRECISIONS = ("fp32", "bf16")
 _NAMES = {"binarization": BINARIZATIONS, "compile": COMPILERS, "precision": PRECISIONS}
-HOW_LONG_AND_HOW = ("epochs", "dataset", "compile", "precision")  # with others a training may go on
+FIELDS_FREE_ON_RESUME = ("epochs", "dataset", "compile", "precision")  # may differ when a run is resumed
 WEIGHTS = "weights.safetensors"  # of a run folder
 GROUPS = ("bounds", "codes", "evidence", "samples")  # of metrics
 
@@ -210,7 +210,7 @@ def check_weights(folder: str | os.PathLike[str]) -> None:
         return
     told, trained = spec.to_dict(), Spec.from_json(text).to_dict()
     for name in told:
-        if name not in HOW_LONG_AND_HOW and told[name] != trained[name]:
+        if name not in FIELDS_FREE_ON_RESUME and told[name] != trained[name]:
             expected = f"{trained[name]!r}, with which the weights beside it were trained"
             raise checks.fail(name, told[name], f"{expected}: {path.with_name('spec.json')} was changed")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._utils import checks, files
-from pyro_vae.spec import HOW_LONG_AND_HOW, Spec, read_spec
+from pyro_vae.spec import FIELDS_FREE_ON_RESUME, Spec, read_spec
 
 Folder = str | os.PathLike[str]
 
@@ -160,7 +160,7 @@ def _runs_in(folder: Folder) -> list[Path]:
 
 def _settings(spec: Spec) -> dict[str, Any]:
     """What must be the same on one curve."""
-    left_out = (*HOW_LONG_AND_HOW, "beta", "seed", "beta_warmup")
+    left_out = (*FIELDS_FREE_ON_RESUME, "beta", "seed", "beta_warmup")
     return {"epochs": spec.epochs} | {name: value for name, value in spec.to_dict().items() if name not in left_out}
 
 

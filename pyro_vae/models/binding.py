@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae.spec import HOW_LONG_AND_HOW, Spec
+from pyro_vae.spec import FIELDS_FREE_ON_RESUME, Spec
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
 
@@ -36,7 +36,7 @@ def bound(model: nn.Module, caller: str, *, stacklevel: int = 3, **arguments: An
     for name, value in arguments.items():
         said = getattr(spec, name)
         values[name] = said if value is None else value
-        is_said = said != _DEFAULTS[name] and name not in HOW_LONG_AND_HOW
+        is_said = said != _DEFAULTS[name] and name not in FIELDS_FREE_ON_RESUME
         if is_said and value is not None and value != said:
             warnings.warn(f"{caller}: {name} {value!r} instead of {said!r}, the model's spec", stacklevel=stacklevel)
     return values

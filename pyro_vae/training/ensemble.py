@@ -25,7 +25,7 @@ from pyro_vae.models import Model, build
 from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at, with_objective
-from pyro_vae.spec import HOW_LONG_AND_HOW, WEIGHTS, Spec
+from pyro_vae.spec import FIELDS_FREE_ON_RESUME, WEIGHTS, Spec
 from pyro_vae.training.backend import WORTH_COMPILING, backend_on
 from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint
 from pyro_vae.training.distributed import peers
@@ -113,7 +113,7 @@ def fit_many(
         worth_it = spec.epochs * steps_per_epoch * len(seeds) >= WORTH_COMPILING
         elsewhere = "inductor" if worth_it and target.type == "cpu" else "capture"
         backend = "cudagraph" if target.type == "cuda" else elsewhere
-    settings = {name: value for name, value in spec.to_dict().items() if name not in (*HOW_LONG_AND_HOW, "seed")}
+    settings = {name: value for name, value in spec.to_dict().items() if name not in (*FIELDS_FREE_ON_RESUME, "seed")}
     settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
     epochs: list[list[Epoch]] = []  # of each epoch, one for each member
 

@@ -14,7 +14,7 @@ from pyro_vae.models.base import check_dequantize
 from pyro_vae.objectives import JITTED, TRACED, resolved
 from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parts import AnyPart, Part
-from pyro_vae.spec import BINARIZATIONS, HOW_LONG_AND_HOW, PRECISIONS, Spec
+from pyro_vae.spec import BINARIZATIONS, FIELDS_FREE_ON_RESUME, PRECISIONS, Spec
 from pyro_vae.svi.backends import BACKENDS
 
 
@@ -84,7 +84,7 @@ class Settings:
         self, model: nn.Module, objective: Part | ELBO, train: Images, held_out: Images | None
     ) -> dict[str, Any]:
         """What a training must have in common with the checkpoint from which it resumes, as plain values."""
-        return {name: getattr(self, name) for name in SETTINGS if name not in HOW_LONG_AND_HOW} | {
+        return {name: getattr(self, name) for name in SETTINGS if name not in FIELDS_FREE_ON_RESUME} | {
             "model": _description(model),
             "objective": _attributes(objective) if isinstance(objective, ELBO) else objective.plain(),
             "particles": self.elbo(objective).num_particles,
@@ -113,7 +113,7 @@ def _description(model: nn.Module) -> dict[str, Any] | str:
 
 def _of_model(spec: Spec) -> dict[str, Any]:
     """The fields that make the model; those of its training are settings of their own."""
-    left_out = {*HOW_LONG_AND_HOW, *SETTINGS}
+    left_out = {*FIELDS_FREE_ON_RESUME, *SETTINGS}
     return {name: value for name, value in spec.to_dict().items() if name not in left_out}
 
 
