@@ -1,11 +1,13 @@
 """The map of the code, read from the code: `{code-picture}` draws the rooms, `{code-list}` lists their modules.
 
 A room is a folder or a single file of the package. The arrows of the picture are the imports that no longer chain of
-imports implies, and each room stands one row above the first that imports it.
+imports implies, and each room stands one row above the first that imports it. What is imported by its name alone,
+as the parts of a `Spec` are, is not seen.
 """
 
 import ast
 import html
+import itertools
 import statistics
 from pathlib import Path
 
@@ -83,20 +85,20 @@ def arrows(of_room):
 
 
 def rows(pairs):
-    """The rooms in rows, from those that others stand on to those that nothing imports."""
-    users = {
-        room: [user for source, user in pairs if source == room]
-        for pair in pairs
-        for room in pair
-    }
+    """The rooms in rows, those that others stand on first; one that nothing imports right below those it imports."""
+    rooms = sorted({room for pair in pairs for room in pair})
+    users = {room: [user for source, user in pairs if source == room] for room in rooms}
+    sources = {room: [source for source, user in pairs if user == room] for room in rooms}
 
-    def height(room):
-        return max((height(user) + 1 for user in users[room]), default=0)
+    def depth(room):
+        return max((depth(source) + 1 for source in sources[room]), default=0)
 
-    heights = {room: height(room) for room in users}
+    def row(room):
+        return min((row(user) - 1 for user in users[room]), default=depth(room))
+
     return [
-        [room for room in users if heights[room] == level]
-        for level in range(max(heights.values()), -1, -1)
+        [room for room in rooms if row(room) == index]
+        for index in range(max(map(row, rooms)) + 1)
     ]
 
 
@@ -182,27 +184,42 @@ def _neighbours(links):
 
 
 def _order(grid, links):
-    """Orders each row by the mean position of its neighbours, down and up a few times (Sugiyama et al. 1981)."""
+    """Sorts each row by the mean position of its neighbours, down and up (Sugiyama et al. 1981)."""
     beside = _neighbours(links)
     down = list(zip(grid[1:], grid, strict=False))
     up = list(zip(grid[-2::-1], grid[::-1], strict=False))
-    for row, other in (down + up) * 4 + down:
-        position = {point: number / len(other) for number, point in enumerate(other)}
-        own = {point: number / len(row) for number, point in enumerate(row)}
-        mean = {
-            point: statistics.fmean(
-                [position[near] for near in beside[point] if near in position] or [own[point]]
-            )
-            for point in row
-        }
-        row.sort(key=mean.get)
+    orders = []
+    for _ in range(12):
+        for sweep in (down, up):
+            for row, other in sweep:
+                position = {point: index / len(other) for index, point in enumerate(other)}
+                own = {point: index / len(row) for index, point in enumerate(row)}
+                near = {
+                    point: [position[beyond] for beyond in beside[point] if beyond in position]
+                    for point in row
+                }
+                row.sort(key=lambda point: statistics.fmean(near[point] or [own[point]]))
+            orders.append([list(row) for row in grid])
+    grid[:] = min(orders, key=lambda order: _crossings(order, links))
+
+
+def _crossings(grid, links):
+    """How many pairs of lines cross."""
+    index_of = {point: index for row in grid for index, point in enumerate(row)}
+    row_of = {point: number for number, row in enumerate(grid) for point in row}
+    return sum(
+        row_of[a] == row_of[c] and (index_of[a] - index_of[c]) * (index_of[b] - index_of[d]) < 0
+        for (a, b), (c, d) in itertools.combinations(links, 2)
+    )
 
 
 def _place(grid, links):
     """The centre of each point: near its neighbours, in the order of its row, none upon another."""
     beside = _neighbours(links)
     centre = {point: 0.0 for row in grid for point in row}
-    for _ in range(40):
+    for _ in range(300):
+        middle = statistics.fmean(centre.values())
+        centre = {point: 0.97 * (x - middle) for point, x in centre.items()}  # else it wanders
         for row in grid:
             wanted = [_mean(point, beside[point], centre) for point in row]
             right = _pushed(row, wanted)
@@ -217,7 +234,9 @@ def _place(grid, links):
 def _mean(point, beside, centre):
     """The mean of the neighbours' centres; a line that passes several rows is held straight."""
     weights = [8 if _passes(point) and _passes(near) else 1 for near in beside]
-    return statistics.fmean([centre[near] for near in beside], weights)
+    return 0.97 * statistics.fmean(
+        [centre[near] for near in beside], weights
+    )  # 0 is the middle
 
 
 def _pushed(row, wanted):
