@@ -89,12 +89,13 @@ def metric_groups(text: str) -> list[str]:
 
 
 def spec_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives `command(given, ...)` one option for each field of `Spec`; `given` holds those the user named, as text."""
-    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "given"]
+    """Gives `command(texts, ...)` an option for each field of `Spec`; `texts` holds what the user wrote for them."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "texts"]
 
     def with_options(context: typer.Context, **values: Any) -> None:
-        given = {name: values.pop(name) for name in SPEC_FIELDS}
-        texts = {name: _text(value) for name, value in given.items() if value is not None}
+        fields = {name: values.pop(name) for name in SPEC_FIELDS}
+        texts = {name: _text(value) for name, value in fields.items() if value is not None}
         command(texts | context.meta.get(DOTTED, {}), **values)
 
     options = [
@@ -102,9 +103,10 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
         for name in SPEC_FIELDS
     ]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters = [context, *own, *options]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
     return with_options
 
@@ -115,14 +117,14 @@ class CommandWithParts(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Takes the options with a dot in their name, as they are called differently for each kind."""
         rest, dotted = list[str](), dict[str, str]()
-        words = iter(args)
-        for word in words:
-            name, equals, text = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or "." not in name:
-                rest.append(word)
+        remaining = iter(args)
+        for argument in remaining:
+            name, equals, text = argument.removeprefix("--").partition("=")
+            if not argument.startswith("--") or "." not in name:
+                rest.append(argument)
                 continue
             if not equals:
-                text = next(words, "")
+                text = next(remaining, "")
             if not text or (not equals and text.startswith("--")):
                 raise checks.fail(f"--{name}", None, f"a value, as in --{name} VALUE")
             dotted[name] = text
@@ -143,11 +145,11 @@ def _text(value: str | bool) -> str:
 
 def _help(name: str) -> str:
     default = SPEC_FIELDS[name].default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    default_text = ",".join(map(str, default)) if isinstance(default, tuple) else default
     text = SPEC_FIELDS[name].metadata["help"]
     if name in PARTS:
         text += f": {', '.join(kinds(name))}, or module:Class"
-    return text + ("" if default in (None, False) else f" (default: {shown})")
+    return text + ("" if default in (None, False) else f" (default: {default_text})")
 
 
 def _metavar(name: str) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @spec_options
 def train(
-    given: dict[str, str],
+    texts: dict[str, str],
     out: Annotated[Path, typer.Option(help="run folder to make", parser=path, metavar="PATH")],
     resume: Annotated[
         bool,
@@ -40,12 +40,12 @@ def train(
     Options of a part have a dot: --posterior planar --posterior.layers 8. `pyro-vae parts` lists them.
     """
     if not resume:
-        check_dataset(Spec(**Spec.parse(given)).dataset)  # checked before torch is imported
+        check_dataset(Spec(**Spec.parse(texts)).dataset)  # checked before torch is imported
     with distributed.joined(device) as here:
         if resume:
-            spec = Spec.from_dict(here.from_first(lambda: _resumed_spec(out, given, trust).to_dict()))
+            spec = Spec.from_dict(here.from_first(lambda: _resumed_spec(out, texts, trust).to_dict()))
         else:
-            spec = Spec(**Spec.parse(given))
+            spec = Spec(**Spec.parse(texts))
         check_dataset(spec.dataset)
 
         from pyro_vae.evaluation import evaluate
@@ -79,12 +79,12 @@ def train(
         show_metrics(results, f"{out}, test images")
 
 
-def _resumed_spec(out: Path, given: dict[str, str], trust: bool) -> Spec:
+def _resumed_spec(out: Path, texts: dict[str, str], trust: bool) -> Spec:
     stored = read_spec(out)
     if stored is None:
         raise fail("--out", str(out), "a run folder to resume, with a spec.json")
-    if "dataset" not in given:
+    if "dataset" not in texts:
         check_still_there(stored)
     if not trust:  # what the user names is the user's own word
-        check_trusted({name: value for name, value in stored.to_dict().items() if name not in given}, out)
-    return Spec.from_dict(stored.to_dict() | Spec.parse(given, stored))
+        check_trusted({name: value for name, value in stored.to_dict().items() if name not in texts}, out)
+    return Spec.from_dict(stored.to_dict() | Spec.parse(texts, stored))
