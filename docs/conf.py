@@ -35,6 +35,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "code_map",
     "equations",
+    "metrics",
     "results",
     "studies",
 ]

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,7 +18,6 @@ from PIL import Image
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
-from pyro_vae.evaluation import Metrics
 from pyro_vae.experiments.report.page import MAX_BYTES, report
 from pyro_vae.metric_table import METRICS
 from pyro_vae.spec import Spec
@@ -135,10 +134,10 @@ def test_what_a_study_says(study):
     (lang,) = study.all("html")
     assert lang["lang"] == "en"
     assert [one["text"] for one in study.all("h1")] == ["A small study"]
-    assert study.row("two")["reconstruction"] == "131.00published 137.00difference −6.00"
-    assert study.row("two")["KL"] == "6.00published 5.50difference +0.50"
-    assert study.row("ten")["KL"] == "20.00"
-    assert study.row("other")["KL"] == "–"
+    assert study.row("two")["reconstruction (nats)"] == "131.00published 137.00difference −6.00"
+    assert study.row("two")["KL (nats)"] == "6.00published 5.50difference +0.50"
+    assert study.row("ten")["KL (nats)"] == "20.00"
+    assert study.row("other")["KL (nats)"] == "–"
     commands = [one["text"] for one in study.all("pre")]
     assert "pyro-vae study small --out S" in commands
     assert "pyro-vae train --dataset=mnist --latent-dim=10 --out RUN" in commands
@@ -155,7 +154,11 @@ def test_what_a_study_says(study):
 def test_best_values_are_marked_in_words_and_only_among_comparable_models(study):
     rows = {name: study.row(name) for name in ("two", "ten", "other")}
     marked = {(name, label) for name, row in rows.items() for label, text in row.items() if "★ best" in text}
-    assert marked == {("ten", "reconstruction"), ("ten", "ELBO"), ("ten", "Frechet distance")}  # no KL; no Gaussian
+    assert marked == {
+        ("ten", "reconstruction (nats)"),
+        ("ten", "ELBO (nats)"),
+        ("ten", "Frechet distance"),
+    }  # no KL; no Gaussian
 
 
 def test_scores_by_another_network_are_not_subtracted(study):
@@ -166,7 +169,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     seeds = [{"elbo_nats": value} for value in (-100.0, -101.0, -105.0)]
     folder = write_study(tmp_path / "study", [("one", SMALL, seeds, {"published": {"elbo_nats": -100.0}})])
     page = Page(report(folder))
-    assert page.row("one")["ELBO"] == "−102.00 (sd 2.65)published −100.00difference −2.00"
+    assert page.row("one")["ELBO (nats)"] == "−102.00 (sd 2.65)published −100.00difference −2.00"
     assert "over seeds" in page.all("caption")[0]["text"]
     assert "0, 1, 2" in [one["text"] for one in page.all("td")]
 
@@ -178,8 +181,8 @@ def test_results_csv_is_what_is_shown_where_there_is_one(tmp_path):
         "two,3,138.25,0.5,143,-4.75\nten,3,nan,,,\n"
     )
     page = Page(report(folder))
-    assert page.row("two")["loss"] == "138.25 (sd 0.50)published 143.00difference −4.75"
-    assert page.row("ten")["loss"] == "–"
+    assert page.row("two")["loss (nats)"] == "138.25 (sd 0.50)published 143.00difference −4.75"
+    assert page.row("ten")["loss (nats)"] == "–"
     assert "results.csv" in [one["text"] for one in page.all("code")]
     assert not [one for one in page.all("a") if not one["href"].startswith("#")]
 
@@ -416,16 +419,6 @@ def test_the_training_command_trains_the_same_spec():
     assert Spec(**Spec.parse({name.replace("-", "_"): text for name, text in words})) == spec
 
 
-def test_every_metric_has_its_words():
-    labels = {one.name: one.metadata for one in fields(Metrics) if "label" in one.metadata}
-    for name, metadata in labels.items():
-        known = METRICS[name]
-        assert (known.label, known.meaning, known.digits) == tuple(
-            metadata[key] for key in ("label", "meaning", "digits")
-        ), name
-        assert known.error == (metadata["error"] or "") or name == "kernel_distance"
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -559,10 +552,8 @@ def test_a_folder_whose_name_is_no_utf8_has_a_page(tmp_path, write):
 
 def test_what_stands_after_a_plus_minus_is_a_standard_error():
     """Of the table of `evaluate` and of the report, which say the same; deviations over seeds or splits are named."""
-    for name, known in METRICS.items():
+    for known in METRICS.values():
         assert known.error == "" or known.error.endswith(("_se", "_mcse"))
-        if name in Metrics.__dataclass_fields__:
-            assert (Metrics.__dataclass_fields__[name].metadata.get("error") or "") in (known.error, "")
     with_error = {name for name, known in METRICS.items() if known.error}
     scores = {"frechet", "frechet_infinity", "kernel_distance", "inception_score_mean", "confidence"}
     assert scores | {"precision", "recall", "density", "coverage", "active_units"} <= with_error

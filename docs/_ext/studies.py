@@ -11,7 +11,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from pyro_vae.metric_table import METRICS, Metric
+from pyro_vae.metric_table import metric_named
 
 RESULTS = Path(__file__).parents[1] / "results"
 VERSIONS = ("python", "torch", "pyro", "numpy", "platform", "cores", "torch_threads", "device")
@@ -59,7 +59,7 @@ class Table(OfAStudy):
             for name in study["columns"]
             if any(name in row or f"{name}_published" in row for row in rows.values())
         ]
-        known = {name: METRICS.get(name, Metric(name, name)) for name in columns}
+        known = {name: metric_named(name) for name in columns}
         skipped = {
             entry["name"]: entry["error"]
             for entry in study["entries"]
@@ -83,7 +83,7 @@ class Table(OfAStudy):
         meanings = [
             nodes.definition_list_item(
                 "",
-                nodes.term("", metric.label),
+                nodes.term("", metric.heading),
                 nodes.definition("", nodes.paragraph("", f"{metric.meaning} ({name})")),
             )
             for name, metric in known.items()
@@ -96,7 +96,9 @@ class Table(OfAStudy):
             nodes.paragraph("", f"After {study['document']}."),
             nodes.paragraph("", text),
             _table(
-                [["model"], *([metric.label] for metric in known.values())], body, numbers=True
+                [["model"], *([metric.heading] for metric in known.values())],
+                body,
+                numbers=True,
             ),
             nodes.raw("", "<details><summary>What the columns are</summary>", format="html"),
             nodes.definition_list("", *meanings),
@@ -180,7 +182,7 @@ class Measured(SphinxRole):
         if rows is None:
             return [nodes.Text("(not yet run)")], []
         row = rows[model]
-        known = METRICS.get(metric.removesuffix("_published"), Metric(metric, ""))
+        known = metric_named(metric.removesuffix("_published"))
         text = _number(row[metric], known.digits)
         if f"{metric}_sd" in row:
             text += f" (sd {_number(row[f'{metric}_sd'], known.digits)})"
@@ -190,9 +192,7 @@ class Measured(SphinxRole):
 def _evidence(claim):
     """The means that decide: one metric of several models, or several metrics of one."""
     metrics = claim["metric"].split(" < ")
-    known = [
-        METRICS.get(name, Metric(name.replace("_", " "), "", digits=4)) for name in metrics
-    ]
+    known = [metric_named(name) for name in metrics]
     if len(known) == 1:
         known *= len(claim["rising"])
     values = [

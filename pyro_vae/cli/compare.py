@@ -14,7 +14,7 @@ from pyro_vae._utils import files
 from pyro_vae._utils.checks import fail, one_of
 from pyro_vae._utils.console import show_table
 from pyro_vae.cli.options import path
-from pyro_vae.metric_table import METRICS
+from pyro_vae.metric_table import metric_named
 
 if TYPE_CHECKING:
     from pyro_vae.evaluation import Difference, Metrics
@@ -72,7 +72,7 @@ def compare(
     differences = evaluation.compare(results, name)
     if out is not None:
         _write(out, [difference.to_dict() for difference in differences])
-    label = METRICS[name].label if name in METRICS else name
+    label = metric_named(name).label
     show_table(
         [_row(difference, name) for difference in differences],
         f"{label}: difference from {differences[0].first}",
@@ -126,13 +126,11 @@ def _names(result: Metrics) -> list[str]:
 
 
 def _row(difference: Difference, name: str) -> tuple[str, str, str]:
-    digits = (METRICS[name].digits if name in METRICS else 2) + 1
-    better = METRICS[name].better if name in METRICS else ""
+    digits = metric_named(name).digits + 1
     verdict = "within noise"
     if difference.beyond_noise:
-        higher = difference.difference > 0
-        word = {"": "higher" if higher else "lower", "high": "better" if higher else "worse"}
-        verdict = f"{word.get(better, 'worse' if higher else 'better')}, beyond noise"
+        side, better = "higher" if difference.difference > 0 else "lower", metric_named(name).direction
+        verdict = f"{side if better == 'neither' else 'better' if side == better else 'worse'}, beyond noise"
     value = f"{difference.difference:+.{digits}f} ± {difference.se:.{digits}f}"
     return difference.second, value, f"{verdict} (z = {difference.z:.1f})"
 

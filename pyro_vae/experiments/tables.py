@@ -16,7 +16,7 @@ from pyro_vae._utils import checks
 from pyro_vae.evaluation import Difference, Metrics, compare
 from pyro_vae.evaluation.comparison import seeds_difference
 from pyro_vae.experiments.study import Claim, Entry
-from pyro_vae.metric_table import METRICS
+from pyro_vae.metric_table import metric_named
 from pyro_vae.spec import Spec
 
 # Published scores are by another network's features: they stand beside ours, and their difference says nothing.
@@ -78,7 +78,7 @@ def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
 def to_markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
     """One line per model: mean (sd over seeds) (published)."""
     present = [name for name in columns if any(name in row or f"{name}_published" in row for row in table)]
-    lines = [["model", *present], ["---", *["---:"] * len(present)]]
+    lines = [["model", *(metric_named(name).heading for name in present)], ["---", *["---:"] * len(present)]]
     lines += [[row["model"], *(_cell(row, name) for name in present)] for row in table]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -117,7 +117,7 @@ class Scores:
             return None
         if by_seeds := seeds_difference(metric, (a, columns[0]), (b, columns[1])):
             return by_seeds
-        error = METRICS[metric].error if metric in METRICS else ""
+        error = metric_named(metric).error
         errors = [[numbers[error] for numbers in self.numbers[model] if error in numbers] for model in (a, b)]
         if metric != other or not error.endswith("_se") or not all(errors):
             return None
@@ -132,8 +132,8 @@ def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scor
     """Of each metric that tells which model is better: each model against the first that it can be compared with."""
     results = []
     for metric in columns:
-        known = METRICS.get(metric)
-        if known is None or not known.better:
+        known = metric_named(metric)
+        if known.direction == "neither":
             continue
         references: dict[str, str] = {}
         for name, spec in models.items():
@@ -151,7 +151,8 @@ def differences_to_markdown(results: Sequence[Difference]) -> str:
         return ""
     metrics = list(dict.fromkeys(result.metric for result in results))
     cells = {(result.second, result.first, result.metric): result for result in results}
-    lines = [["model", "minus", *metrics], ["---", "---", *["---:"] * len(metrics)]]
+    headings = [metric_named(name).heading for name in metrics]
+    lines = [["model", "minus", *headings], ["---", "---", *["---:"] * len(metrics)]]
     for second, first in dict.fromkeys((result.second, result.first) for result in results):
         lines.append([second, first, *(_difference(cells.get((second, first, name))) for name in metrics)])
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)

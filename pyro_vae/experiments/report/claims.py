@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_vae.experiments.report.texts import is_number, number
-from pyro_vae.metric_table import METRICS, Metric
+from pyro_vae.metric_table import METRICS, metric_named
 
 
 def claim_row(claim: Mapping[str, Any]) -> dict[str, str]:
@@ -14,7 +14,7 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, str]:
     text = str(claim.get("claim") or claim.get("text") or "")
     if "evidence" in claim:
         return {"claim": text, "verdict": str(claim.get("verdict") or ""), "evidence": str(claim["evidence"] or "")}
-    known = METRICS.get(claim.get("metric", ""), Metric(str(claim.get("metric", "")), ""))
+    known = metric_named(str(claim.get("metric", "")))
     sds = claim.get("sds") or [None] * len(claim.get("means") or [])
     parts = [
         f"{name} {number(mean, known.digits)}" + (f" (sd {number(sd, known.digits)})" if is_number(sd) else "")
@@ -35,7 +35,7 @@ def difference_table(differences: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         {"name": second, "minus": first, "cells": [_cell(cells.get((second, first, name))) for name in metrics]}
         for second, first in dict.fromkeys((row["second"], row["first"]) for row in differences)
     ]
-    return {"columns": [METRICS[name].label if name in METRICS else name for name in metrics], "rows": rows}
+    return {"columns": [metric_named(name).heading for name in metrics], "rows": rows}
 
 
 def _cell(row: Mapping[str, Any] | None) -> dict[str, Any]:

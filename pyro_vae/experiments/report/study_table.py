@@ -11,7 +11,7 @@ from typing import Any
 from pyro_vae._utils import files
 from pyro_vae.experiments.report.read import finite_numbers, read_csv
 from pyro_vae.experiments.report.texts import is_number, number, text_of
-from pyro_vae.metric_table import METRICS, Metric
+from pyro_vae.metric_table import METRICS, metric_named
 
 
 def study_table(folder: Path, entries: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, Any]:
@@ -32,9 +32,12 @@ def study_table(folder: Path, entries: Sequence[Mapping[str, Any]], columns: Ite
         }
         for entry in entries
     ]
-    heads = [METRICS.get(name, Metric(name, "")) for name in present]
+    heads = [metric_named(name) for name in present]
     return {
-        "columns": [dataclasses.asdict(head) | {"name": name} for name, head in zip(present, heads, strict=True)],
+        "columns": [
+            dataclasses.asdict(head) | {"name": name, "heading": head.heading}
+            for name, head in zip(present, heads, strict=True)
+        ],
         "rows": rows,
         "has_published": any(cell["published"] for row in rows for cell in row["cells"]),
         "has_sd": any(cell["sd"] for row in rows for cell in row["cells"]),
@@ -59,15 +62,15 @@ def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
         row[name] = statistics.fmean(numbers)
         if len(numbers) > 1:
             row[f"{name}_sd"] = statistics.stdev(numbers)
-        if name in entry["published"] and METRICS.get(name, Metric(name, "")).comparable:
+        if name in entry["published"] and metric_named(name).comparable:
             row[f"{name}_difference"] = row[name] - entry["published"][name]
     return row
 
 
 def _best(name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]) -> set[str]:
     """The models with the best mean, out of at least two whose numbers mean the same."""
-    metric = METRICS.get(name)
-    if metric is None or not metric.better:
+    metric = metric_named(name)
+    if metric.direction == "neither":
         return set()
     groups: dict[str, list[str]] = {}
     for entry in entries:
@@ -76,7 +79,7 @@ def _best(name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[str, 
     best: set[str] = set()
     for names in groups.values():
         rounded = {model: round(values[model][name], metric.digits) for model in names}
-        extreme = min(rounded.values()) if metric.better == "low" else max(rounded.values())
+        extreme = min(rounded.values()) if metric.direction == "lower" else max(rounded.values())
         if len(names) > 1 and len(set(rounded.values())) > 1:
             best |= {model for model, value in rounded.items() if value == extreme}
     return best

@@ -1,0 +1,54 @@
+"""The one table of metrics, and those that it serves."""
+
+import dataclasses
+import subprocess
+import sys
+
+from pyro_vae.evaluation import Metrics
+from pyro_vae.experiments import tables
+from pyro_vae.metric_table import DETAILS, ERRORS, METRICS, SUMS, metric_named
+
+
+def test_every_field_of_metrics_is_in_the_table_and_the_reverse():
+    fields = {field.name for field in dataclasses.fields(Metrics)}
+    parts = [METRICS.keys() - set(SUMS), ERRORS.keys() - METRICS.keys(), DETAILS.keys()]
+    assert set().union(*parts) == fields
+    assert sum(map(len, parts)) == len(fields)
+    assert set(SUMS) <= METRICS.keys()
+
+
+def test_every_entry_is_complete():
+    for name, metric in (METRICS | ERRORS | DETAILS).items():
+        assert metric.label, name
+        assert metric.meaning, name
+        assert metric.direction in ("lower", "higher", "neither"), name
+        assert (metric.unit == "nats") == (name.endswith("_nats") or name in NATS or name in ERRORS_IN_NATS), name
+        assert metric.error in ("", *ERRORS), name
+    assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
+
+
+NATS = {"kl_per_sample", "kl_prior_at_start", "nll_mcse", "nll_by_k", "nll_diagnostics"}
+ERRORS_IN_NATS = {metric.error for name, metric in METRICS.items() if name in NATS or name.endswith("_nats")}
+
+
+def test_rows_are_those_of_the_table_in_its_order():
+    numbers = {name: 1.0 for name in METRICS if name not in (*SUMS, "pareto_k")}
+    rows = Metrics(**numbers, elbo_se=0.25).rows()
+    assert [label for label, _, _ in rows] == [METRICS[name].label for name in numbers]
+    assert ("ELBO", "1.00 ± 0.25", METRICS["elbo_nats"].meaning) in rows
+
+
+def test_tables_of_studies_are_headed_by_labels_with_units():
+    text = tables.to_markdown(
+        ["elbo_nats", "frechet", "mine"], [{"model": "a", "elbo_nats": -1.0, "frechet": 2.0, "mine": 3.0}]
+    )
+    assert text.splitlines()[0] == "| model | ELBO (nats) | Frechet distance | mine |"
+
+
+def test_a_column_that_the_table_lacks_has_its_name():
+    assert metric_named("mine").heading == "mine"
+
+
+def test_it_needs_no_torch():
+    code = "import sys, pyro_vae.metric_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
