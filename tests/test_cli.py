@@ -17,7 +17,7 @@ from pyro_vae import __version__
 from pyro_vae._utils import files
 from pyro_vae.cli import demo
 from pyro_vae.cli.app import main
-from pyro_vae.evaluation import metrics
+from pyro_vae.evaluation import metric_groups
 from pyro_vae.experiments.study import NAMES
 from pyro_vae.experiments.workers import Processes
 from pyro_vae.spec import SPEC_FIELDS
@@ -103,7 +103,7 @@ def test_an_interrupted_evaluation_keeps_what_it_had(tmp_path, monkeypatch, trai
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(metrics, "evidence", interrupted)
+    monkeypatch.setattr(metric_groups, "evidence_of", interrupted)
     assert main(["evaluate", str(folder), "--metrics", "bounds,evidence", "--device", "cpu"]) == 1
     found = json.loads((folder / "metrics.json").read_text())
     assert "elbo_nats" in found
