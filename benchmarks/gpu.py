@@ -68,7 +68,7 @@ def parts(arguments: argparse.Namespace) -> list[Part]:
     study = ["--data-root", data, "--device", device, "--quiet", "--out", str(out / "study")]
     study += ["--jobs", "2", "--epochs", "1"] if quick else ["--jobs", "7"]
     study += [f"--only={model}" for model in models[: 1 if quick else None]]
-    tests = ["tests/test_cuda.py", "tests/test_host_sync.py", "--device", device, "-vv"]
+    tests = ["tests/test_cuda.py", "tests/training/test_host_sync.py", "--device", device, "-vv"]
     tests += (
         ["-k", "capture and not a_training"]
         if quick

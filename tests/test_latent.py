@@ -1,7 +1,7 @@
 import pytest
 import torch
+from linear_gaussian import linear_gaussian
 from scipy.stats import norm
-from test_models import linear_gaussian
 
 from pyro_vae import Spec, build, latent
 from pyro_vae._utils.checks import InputError

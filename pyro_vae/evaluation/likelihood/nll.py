@@ -88,7 +88,7 @@ def reasons_for_doubt(
     whole: NLLOfSome, curve: tuple[NLLAtK, ...], pareto: ParetoSmoothed | None, check: AnnealedCheck | None
 ) -> Iterator[str]:
     """The limits are conventions: where none is passed, the NLL of normal guides, too narrow or too wide, was found
-    within its Monte Carlo error (tests/test_evidence.py).
+    within its Monte Carlo error (tests/evaluation/test_evidence.py).
     """
     if pareto is None:
         yield f"K = {curve[0].k} is too few for Pareto k, without which nothing says whether the NLL is near -log p(x)"

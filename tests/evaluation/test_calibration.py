@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 from torch.distributions import Normal
 
 from pyro_vae import Spec, build

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 

@@ -5,7 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 from torch import nn
 
 from pyro_vae import VAE, Images, Spec, build, evaluate, evaluation, latent

@@ -24,7 +24,7 @@ from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import passes
 from pyro_vae.training.distributed import Peers, own_device, peers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AUTOENCODER = Spec(model="autoencoder", latent_dim=2, hidden=(16,))
 VAE = Spec(latent_dim=2, hidden=(16,))
 QUIET = {"progress": False, "device": "cpu"}

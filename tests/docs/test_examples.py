@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae import fit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
@@ -36,7 +36,7 @@ def test_example_makes_figures(path, capsys, monkeypatch):
     matplotlib.pyplot.close("all")
 
 
-@pytest.mark.slow  # tests/test_docs.py runs them as one program
+@pytest.mark.slow  # tests/docs/test_docs.py runs them as one program
 @pytest.mark.parametrize("block", BLOCKS)
 def test_readme_block(block, capsys):
     torch.manual_seed(0)

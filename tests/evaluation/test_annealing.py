@@ -6,7 +6,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 from torch import nn
 
 from pyro_vae import VAE, Images, Spec, build, networks, posteriors, priors

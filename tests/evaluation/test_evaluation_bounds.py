@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 from torch.distributions import kl_divergence
 
 from pyro_vae import Images, Spec, build, evaluate, fit, latent

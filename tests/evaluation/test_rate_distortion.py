@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import linear_gaussian
+from linear_gaussian import linear_gaussian
 
 from pyro_vae import Images, Spec
 from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import RateDistortion, RatePoint, bounds, rate_distortion
 from pyro_vae.plots import rate_distortion_plane
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 C = 0.1
 

@@ -19,7 +19,7 @@ from pyro_vae import Spec
 from pyro_vae.cli.app import app
 from pyro_vae.experiments import study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GENERATED = ("_build", "examples", "generated")
 PAGES = [
     page

@@ -9,8 +9,8 @@ import matplotlib
 import matplotlib.pyplot
 import pytest
 import torch
+from linear_gaussian import linear_gaussian
 from pyro.distributions import MultivariateNormal
-from test_models import linear_gaussian
 from torch import nn
 
 from pyro_vae import VAE, Autoencoder, Images, Spec, build, likelihoods, networks, posteriors, priors
