@@ -121,14 +121,16 @@ def compare(results: Mapping[str, Metrics | Sequence[Metrics]], metric: str = "e
     >>> a = PerImage(images, {"elbo_nats": torch.tensor([-90.0, -100.0, -110.0, -80.0])})
     >>> b = PerImage(images, {"elbo_nats": torch.tensor([-89.0, -98.0, -109.0, -78.0])})
     >>> from pyro_vae.evaluation import Metrics
-    >>> found = compare({"a": Metrics(per_image={"bounds": a}), "b": Metrics(per_image={"bounds": b})})
-    >>> found[0].difference, round(found[0].se, 3), found[0].beyond_noise
+    >>> differences = compare({"a": Metrics(per_image={"bounds": a}), "b": Metrics(per_image={"bounds": b})})
+    >>> differences[0].difference, round(differences[0].se, 3), differences[0].beyond_noise
     (1.5, 0.289, True)
     """
     if not isinstance(results, Mapping) or len(results) < 2:
         raise checks.fail("results", results, "the results of at least two models, by name")
     models = {
-        str(name): [_table(one, metric, str(name)) for one in (several if isinstance(several, Sequence) else [several])]
+        str(name): [
+            _table(result, metric, str(name)) for result in (several if isinstance(several, Sequence) else [several])
+        ]
         for name, several in results.items()
     }
     first, *others = models
@@ -148,7 +150,7 @@ def seeds_difference(
     False
     """
     (a_name, a), (b_name, b) = first, second
-    if min(len(a), len(b)) < 2 or all(min(one) == max(one) for one in (a, b)):
+    if min(len(a), len(b)) < 2 or all(min(column) == max(column) for column in (a, b)):
         return None
     parts = [_spread(a), _spread(b)]
     difference = sum(b) / len(b) - sum(a) / len(a)
@@ -160,12 +162,12 @@ def _table(result: Metrics, metric: str, name: str) -> PerImage:
     groups = getattr(result, "per_image", None)
     if not isinstance(groups, Mapping):
         raise checks.fail(name, result, "Metrics, as `evaluate` returns them")
-    found = next((one for one in groups.values() if metric in one.values), None)
-    if found is None:
-        known = sorted({key for one in groups.values() for key in one.values})
+    table = next((group for group in groups.values() if metric in group.values), None)
+    if table is None:
+        known = sorted({key for group in groups.values() for key in group.values})
         expected = f"one of {', '.join(known)}" if known else "a result with values of single images: evaluate it again"
         raise checks.fail(f"metric of {name}", metric, expected)
-    return found
+    return table
 
 
 def _difference(metric: str, first: tuple[str, list[PerImage]], second: tuple[str, list[PerImage]]) -> Difference:
@@ -189,35 +191,35 @@ def _difference(metric: str, first: tuple[str, list[PerImage]], second: tuple[st
 
 def _check_same_quantity(metric: str, first: tuple[str, list[PerImage]], second: tuple[str, list[PerImage]]) -> None:
     (a_name, a), (b_name, b) = first, second
-    for one in (*a, *b):
-        for name in dict.fromkeys((*a[0].settings, *one.settings)):
+    for table in (*a, *b):
+        for name in dict.fromkeys((*a[0].settings, *table.settings)):
             if name.startswith("likelihood") and not metric.endswith("_nats"):
                 continue  # a squared error is the same under each
-            mine, other = a[0].settings.get(name), one.settings.get(name)
+            mine, other = a[0].settings.get(name), table.settings.get(name)
             if mine != other:
-                whose = b_name if any(one is each for each in b) else a_name
+                whose = b_name if any(table is each for each in b) else a_name
                 advice = "; across likelihoods compare bits_per_dimension" if name.startswith("likelihood") else ""
                 raise checks.fail(f"{name} of {whose}", other, f"{mine!r}, as {a_name} has{advice}")
 
 
 def _aligned(tables: Sequence[PerImage], metric: str) -> list[Tensor]:
     """The values of the images that all have, in one order; copies of an image are matched in their order."""
-    places = [_places(one.images) for one in tables]
-    common = [key for key in places[0] if all(key in other for other in places[1:])]
+    indices = [_indices(table.images) for table in tables]
+    common = [key for key in indices[0] if all(key in other for other in indices[1:])]
     return [
-        one.values[metric].double()[torch.tensor([place[key] for key in common], dtype=torch.long)]
-        for one, place in zip(tables, places, strict=True)
+        table.values[metric].double()[torch.tensor([index[key] for key in common], dtype=torch.long)]
+        for table, index in zip(tables, indices, strict=True)
     ]
 
 
-def _places(images: Tensor) -> dict[tuple[int, int], int]:
+def _indices(images: Tensor) -> dict[tuple[int, int], int]:
     """Where each image is, by its key and how many of the same came before it."""
-    found: dict[tuple[int, int], int] = {}
+    indices: dict[tuple[int, int], int] = {}
     copies: dict[int, int] = {}
-    for place, key in enumerate(images.tolist()):
+    for index, key in enumerate(images.tolist()):
         copies[key] = copies.get(key, -1) + 1
-        found[key, copies[key]] = place
-    return found
+        indices[key, copies[key]] = index
+    return indices
 
 
 def _spread(values: Sequence[float]) -> tuple[float, int]:

@@ -51,18 +51,20 @@ def divergences(
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991, https://doi.org/10.1109/18.61115
 
-    >>> found = divergences(dist.Normal(0.0, 1.0), dist.Normal(40.0, 1.0))
-    >>> round(found.jensen_shannon / math.log(2), 4)
+    >>> result = divergences(dist.Normal(0.0, 1.0), dist.Normal(40.0, 1.0))
+    >>> round(result.jensen_shannon / math.log(2), 4)
     1.0
     """
     samples, seed = checks.positive_integer("samples", samples), checks.seed("seed", seed)
     if samples < 2:
         raise checks.fail("samples", samples, "at least 2, for a standard error")
-    for name, one in (("p", p), ("q", q)):
-        if not isinstance(one, torch.distributions.Distribution):
-            raise checks.fail(name, one, "a distribution")
-        if one.batch_shape:
-            raise checks.fail(name, f"batch shape {tuple(one.batch_shape)}", "one distribution, without batch shape")
+    for name, distribution in (("p", p), ("q", q)):
+        if not isinstance(distribution, torch.distributions.Distribution):
+            raise checks.fail(name, distribution, "a distribution")
+        if distribution.batch_shape:
+            raise checks.fail(
+                name, f"batch shape {tuple(distribution.batch_shape)}", "one distribution, without batch shape"
+            )
     if p.event_shape != q.event_shape:
         raise checks.fail("q", f"event shape {tuple(q.event_shape)}", f"that of p, {tuple(p.event_shape)}")
     if _has_masses(p) != _has_masses(q):
@@ -131,14 +133,14 @@ def _in_double(p: dist.TorchDistribution) -> dist.TorchDistribution:
     if isinstance(p, torch.distributions.TransformedDistribution):
         return p
     if isinstance(p, torch.distributions.ContinuousBernoulli):  # torch's has a mean of clamped logits, and so a KL
-        given = p._param.detach().cpu().double()
-        logits = given if vars(p).get("logits") is p._param else given.logit()
+        param = p._param.detach().cpu().double()
+        logits = param if vars(p).get("logits") is p._param else param.logit()
         return ContinuousBernoulliOfLogits(logits, validate_args=False)
     copy = object.__new__(type(p))
-    given = vars(p).get("_param")
+    param = vars(p).get("_param")
     for name, value in vars(p).items():
         if isinstance(value, Tensor):
-            if name in ("probs", "logits") and given is not None and value is not given:
+            if name in ("probs", "logits") and param is not None and value is not param:
                 continue  # derived in float32, clamped; derived anew in float64
             value = value.detach().cpu()
             value = value.double() if value.is_floating_point() else value
@@ -146,7 +148,7 @@ def _in_double(p: dist.TorchDistribution) -> dist.TorchDistribution:
             value = _in_double(value)  # type: ignore[arg-type]
         copy.__dict__[name] = value
     for name in ("probs", "logits"):
-        if given is not None and vars(p).get(name) is given:
+        if param is not None and vars(p).get(name) is param:
             copy.__dict__[name] = copy.__dict__["_param"]
     return copy
 
@@ -164,13 +166,15 @@ def _log_prob(p: dist.TorchDistribution, x: Tensor) -> Tensor:
 
 
 def _kl(p: dist.TorchDistribution, q: dist.TorchDistribution, ratio: Tensor) -> tuple[float, float]:
-    if all(isinstance(one, torch.distributions.Independent) and one.base_dist.has_enumerate_support for one in (p, q)):
+    if all(
+        isinstance(part, torch.distributions.Independent) and part.base_dist.has_enumerate_support for part in (p, q)
+    ):
         return _sum_over_support(*_log_masses(p.base_dist, q.base_dist)), 0.0  # the KL of each element adds up
     try:
         return kl_divergence(p, q).item(), 0.0
     except NotImplementedError:
-        found = ratio.mean().item()
-        return (found, _standard_error(ratio)) if math.isfinite(found) else (math.inf, 0.0)
+        estimate = ratio.mean().item()
+        return (estimate, _standard_error(ratio)) if math.isfinite(estimate) else (math.inf, 0.0)
 
 
 def _standard_error(values: Tensor) -> float:

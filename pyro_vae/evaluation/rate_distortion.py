@@ -80,11 +80,11 @@ class RateDistortion:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not all(isinstance(one, RatePoint) for one in self.points):
+        if not all(isinstance(point, RatePoint) for point in self.points):
             raise checks.fail("points", self.points, "RatePoints")
-        ordered = tuple(sorted(self.points, key=lambda one: one.beta))
-        if len({one.beta for one in ordered}) < max(2, len(ordered)):
-            raise checks.fail("points", [one.beta for one in ordered], "at least two betas, one point of each")
+        ordered = tuple(sorted(self.points, key=lambda point: point.beta))
+        if len({point.beta for point in ordered}) < max(2, len(ordered)):
+            raise checks.fail("points", [point.beta for point in ordered], "at least two betas, one point of each")
         object.__setattr__(self, "points", ordered)
 
     @property
@@ -95,7 +95,7 @@ class RateDistortion:
     @property
     def is_convex(self) -> bool:
         """Whether each slope is above the one at smaller rates, up to two standard errors of their difference."""
-        for steep, flat in itertools.pairwise(sorted(self.secants, key=lambda one: -one.beta_low)):
+        for steep, flat in itertools.pairwise(sorted(self.secants, key=lambda secant: -secant.beta_low)):
             if flat.slope < steep.slope - 2 * math.hypot(steep.slope_se or 0.0, flat.slope_se or 0.0):
                 return False
         return True
@@ -109,7 +109,11 @@ class RateDistortion:
         >>> curve.least_rate_nats(12.0)  # on the line of beta = 2 through (2, 13)
         2.5
         """
-        lines = [one.rate_nats + (one.distortion_nats - distortion_nats) / one.beta for one in self.points if one.beta]
+        lines = [
+            point.rate_nats + (point.distortion_nats - distortion_nats) / point.beta
+            for point in self.points
+            if point.beta
+        ]
         return max(0.0, *lines)
 
 
@@ -132,7 +136,7 @@ def rate_distortion(runs: Folder | Sequence[Folder]) -> list[RateDistortion]:
     Source: Alemi et al., "Fixing a broken ELBO", 2018, https://arxiv.org/abs/1711.00464
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
-    found: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
+    curves: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for folder in dict.fromkeys(itertools.chain.from_iterable(map(_runs_in, folders))):
         spec, metrics = read_spec(folder), files.read_json_if_any(folder / "metrics.json", "metrics")
@@ -140,14 +144,16 @@ def rate_distortion(runs: Folder | Sequence[Folder]) -> list[RateDistortion]:
             continue
         key = repr((alike := _settings(spec), _images(metrics)))
         settings[key] = alike
-        found.setdefault(key, {}).setdefault(spec.beta, []).append(metrics)
-    found = {key: by_beta for key, by_beta in found.items() if len(by_beta) > 1}
-    if not found:
-        raise checks.fail("runs", [str(one) for one in folders], "evaluated runs that differ in beta (and seed) alone")
-    names = _names([settings[key] for key in found])
+        curves.setdefault(key, {}).setdefault(spec.beta, []).append(metrics)
+    curves = {key: by_beta for key, by_beta in curves.items() if len(by_beta) > 1}
+    if not curves:
+        raise checks.fail(
+            "runs", [str(folder) for folder in folders], "evaluated runs that differ in beta (and seed) alone"
+        )
+    names = _names([settings[key] for key in curves])
     return [
         RateDistortion(tuple(_point(beta, seeds) for beta, seeds in by_beta.items()), name)
-        for name, by_beta in zip(names, found.values(), strict=True)
+        for name, by_beta in zip(names, curves.values(), strict=True)
     ]
 
 
@@ -155,7 +161,7 @@ def _runs_in(folder: Folder) -> list[Path]:
     path = checks.path("runs", folder)
     if not path.is_dir():
         raise checks.fail("runs", str(path), "a folder of runs")
-    return sorted(one.parent for one in path.rglob("metrics.json"))
+    return sorted(file.parent for file in path.rglob("metrics.json"))
 
 
 def _settings(spec: Spec) -> dict[str, Any]:
@@ -172,8 +178,8 @@ def _images(metrics: Mapping[str, Any]) -> Any:
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The fields in which they differ, in words."""
-    differ = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
-    return [", ".join(f"{name} {one[name]}" for name in differ) for one in settings]
+    differ = [name for name in settings[0] if len({repr(each[name]) for each in settings}) > 1]
+    return [", ".join(f"{name} {each[name]}" for name in differ) for each in settings]
 
 
 def _point(beta: float, seeds: Sequence[Mapping[str, Any]]) -> RatePoint:
@@ -183,7 +189,7 @@ def _point(beta: float, seeds: Sequence[Mapping[str, Any]]) -> RatePoint:
         ("rate", "kl_per_sample", "kl_se"),
         ("distortion", "reconstruction_nats", "reconstruction_se"),
     ):
-        column = [_number(one, key) for one in seeds]
+        column = [_number(metrics, key) for metrics in seeds]
         values[f"{name}_nats"] = statistics.fmean(column)
         if len(column) > 1:
             values[f"{name}_se"] = statistics.stdev(column) / len(column) ** 0.5
@@ -207,7 +213,7 @@ def _secant(low: RatePoint, high: RatePoint) -> Secant:
     rate = low.rate_nats - high.rate_nats
     slope = (low.distortion_nats - high.distortion_nats) / rate
     errors = [low.distortion_se, high.distortion_se, low.rate_se, high.rate_se]
-    known = [one for one in errors if one is not None]
+    known = [error for error in errors if error is not None]
     if len(known) < len(errors):
         return Secant(low.beta, high.beta, slope, None)
     of_distortion, of_rate = math.hypot(*known[:2]), math.hypot(*known[2:])

@@ -67,8 +67,8 @@ def batch_size_of(x: Tensor | None, size: int | None) -> int:
 def check_images(x: Tensor) -> Tensor:
     """`x`, where it is a batch of float images `(N, C, H, W)`."""
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
-        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else x
-        raise checks.fail("x", given, "floats in [0, 1] of shape (N, C, H, W)")
+        description = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else x
+        raise checks.fail("x", description, "floats in [0, 1] of shape (N, C, H, W)")
     return x
 
 
@@ -97,7 +97,7 @@ def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDi
 
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The type of a model's weights, float32 or float64, in which it takes its images."""
-    dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
     if dtype not in (torch.float32, torch.float64):
         raise checks.fail("model", f"weights of type {str(dtype).removeprefix('torch.')}", "float32 or float64")
     return dtype
@@ -105,7 +105,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights are."""
-    return next((one.device for one in model.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def first_of(model: nn.Module, images: Images) -> Tensor:

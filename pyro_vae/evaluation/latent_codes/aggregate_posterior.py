@@ -70,15 +70,17 @@ def aggregate_posterior(
 
     >>> means = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     >>> q = dist.Normal(0.6 * means, 0.8).to_event(1)  # of standard normal means: the aggregate is the prior
-    >>> found = aggregate_posterior(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
-    >>> found.saturated, abs(found.marginal_kl_nats) < 0.05
+    >>> aggregate = aggregate_posterior(q, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    >>> aggregate.saturated, abs(aggregate.marginal_kl_nats) < 0.05
     (False, True)
     """
-    for name, one in (("q", q), ("p", p)):
-        base = getattr(one, "base_dist", None)
-        if not isinstance(one, torch.distributions.Independent) or not isinstance(base, torch.distributions.Normal):
+    for name, distribution in (("q", q), ("p", p)):
+        base = getattr(distribution, "base_dist", None)
+        if not isinstance(distribution, torch.distributions.Independent) or not isinstance(
+            base, torch.distributions.Normal
+        ):
             raise checks.fail(
-                name, type(base or one).__name__, "a diagonal normal; a flow scores only codes of its own"
+                name, type(base or distribution).__name__, "a diagonal normal; a flow scores only codes of its own"
             )
     if len(q.batch_shape) != 1 or len(q.event_shape) != 1 or len(q.mean) < 2:
         raise checks.fail("q", f"batch shape {tuple(q.batch_shape)}", "that of N images, (N,), at least 2")

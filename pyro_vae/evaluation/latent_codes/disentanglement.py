@@ -158,14 +158,14 @@ def _split(n: int, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return order[count:], order[:count]
 
 
-def _array(name: str, given: Any, dtype: Any) -> np.ndarray:
+def _array(name: str, values: Any, dtype: Any) -> np.ndarray:
     try:
-        found = np.asarray(given, dtype=dtype)
+        array = np.asarray(values, dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise checks.fail(name, given, "an array of numbers") from error
-    if not (np.issubdtype(found.dtype, np.number) or found.dtype == bool):
-        raise checks.fail(name, found, "an array of numbers")
-    return found
+        raise checks.fail(name, values, "an array of numbers") from error
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise checks.fail(name, array, "an array of numbers")
+    return array
 
 
 def _check(codes: np.ndarray, factors: np.ndarray, continuous: bool) -> tuple[np.ndarray, np.ndarray]:

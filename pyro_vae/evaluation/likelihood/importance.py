@@ -156,13 +156,13 @@ def smooth_log_weights(
     log_weights: Tensor, resolution_nats: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Smoothed log-weights `(K, N)`; Pareto k, and whether the weights are `exact` and `tied`, `(N,)` each."""
-    given = checks.tensor("log_weights", log_weights)
-    log_weights = check_weights(given)
+    as_passed = checks.tensor("log_weights", log_weights)
+    log_weights = check_weights(as_passed)
     k, n = log_weights.shape
     if k < LEAST:
         raise checks.fail("log_weights", f"{k} samples", f"at least {LEAST}, for a tail to be seen")
     if resolution_nats is None:
-        resolution = 4 * _epsilon(given) * log_weights.abs().amax(0)
+        resolution = 4 * _epsilon(as_passed) * log_weights.abs().amax(0)
     else:
         resolution = _resolution(resolution_nats, n)
     exact, tied = _without_tail(log_weights, resolution)

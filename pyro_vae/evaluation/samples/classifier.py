@@ -176,12 +176,12 @@ def _hold_out(classifier: Classifier, train: Images, count: int) -> Images:
         return train
     keys = image_keys(train.pixels)
     classifier.last_key = int(keys.kthvalue(count).values)
-    kept = (keys > classifier.last_key).nonzero()[:, 0]
-    classifier.held_out = len(train) - len(kept)
-    if len(train.labels[kept].unique()) < 2:  # type: ignore[index]
+    included = (keys > classifier.last_key).nonzero()[:, 0]
+    classifier.held_out = len(train) - len(included)
+    if len(train.labels[included].unique()) < 2:  # type: ignore[index]
         wanted = f"at least 2 classes of images beside the {classifier.held_out} that are held out; or none"
         raise checks.fail("extractor", "classifier", wanted)
-    return train.take(kept)
+    return train.take(included)
 
 
 def _warn_if_at_chance(classifier: Classifier, test: Images) -> None:
@@ -223,7 +223,7 @@ def _train_classifier(
     with seeded_rng(device, seed=0):
         done = _resume_classifier(parts, settings, checkpoint, device)
         name = f"classifier of {train.name}"
-        kept = time.monotonic()
+        saved_at = time.monotonic()
         with Progress(steps, "step", name, initial=done * (steps // epochs), visible=progress) as bar:
             for epoch in range(done + 1, epochs + 1):
                 order = torch.randperm(len(train), device=pixels.device)
@@ -237,13 +237,13 @@ def _train_classifier(
                     bar.update()
                     if progress and bar.done - bar.initial == _TIMED_STEPS:
                         say(_what_takes_long(name, bar))
-                if time.monotonic() - kept < _KEEP_SECONDS:
+                if time.monotonic() - saved_at < _KEEP_SECONDS:
                     continue
                 state = {part: module.state_dict() for part, module in parts.items()}
                 state |= {"settings": settings, "generators": generator_states(device)}
                 with suppress(OSError):  # of a cache that can't be written
                     write_checkpoint(checkpoint, epoch, state)
-                kept = time.monotonic()
+                saved_at = time.monotonic()
 
 
 def _epochs_of(train: Images) -> int:

@@ -84,10 +84,10 @@ def extract_cached(
         stored = from_safetensors(path.read_bytes())
         return Features(stored["pool"], stored.get("logits"))
     except (OSError, SafetensorError, KeyError):
-        found = extract(extractor, images.pixels, batch_size=batch_size, device=device)
-    tensors = {"pool": found.pool} if found.logits is None else {"pool": found.pool, "logits": found.logits}
+        features = extract(extractor, images.pixels, batch_size=batch_size, device=device)
+    tensors = {"pool": features.pool} if features.logits is None else {"pool": features.pool, "logits": features.logits}
     keep(path, to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}))
-    return found
+    return features
 
 
 class ModuleExtractor(nn.Module):
@@ -112,8 +112,8 @@ class ModuleExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Features of floats in [0, 1]."""
-        found = self.module(images)
-        pool, logits = found if isinstance(found, tuple) else (found, None)
+        output = self.module(images)
+        pool, logits = output if isinstance(output, tuple) else (output, None)
         if pool.shape != (len(images), self.num_features):
             raise checks.fail(
                 "module", f"features of shape {tuple(pool.shape)}", f"({len(images)}, {self.num_features})"

@@ -45,7 +45,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Inceptio
     x = check_features("logits", logits, least=1)
     checks.positive_integer("splits", splits)
     if splits > len(x):
-        raise checks.fail("splits", splits, f"at most one split an image, of which there are {len(x)}")
+        raise checks.fail("splits", splits, f"at most one split per image, of which there are {len(x)}")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     log_p = x[order].log_softmax(1)
     edges = [index * len(x) // splits for index in range(splits + 1)]

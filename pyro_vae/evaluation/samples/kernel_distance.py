@@ -57,9 +57,9 @@ def kernel_distance_from_features(
     for _ in range(subsets):
         a, b = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (x, y))
         values.append(_unbiased_mmd(a, b))
-    found = torch.stack(values)
-    se = (_variance(x, y, generator) + (found.var().item() / subsets if subsets > 1 else 0.0)) ** 0.5
-    return KernelDistance(found.mean().item(), se, found.std(correction=0).item(), subsets, size)
+    estimates = torch.stack(values)
+    se = (_variance(x, y, generator) + (estimates.var().item() / subsets if subsets > 1 else 0.0)) ** 0.5
+    return KernelDistance(estimates.mean().item(), se, estimates.std(correction=0).item(), subsets, size)
 
 
 # Rows of a kernel matrix at a time: a block of 100 x 1000 float64 stays in the cache of a core.

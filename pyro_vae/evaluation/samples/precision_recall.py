@@ -100,12 +100,12 @@ def precision_recall_se(
     real, generated = check_features("real", real, 2 * (k + 1)), check_features("generated", generated, 2 * (k + 1))
     samples = [part[torch.randperm(len(part), generator=generator)[:_MOST]] for part in (real, generated)]
     scale = max(len(samples[0]) / len(real), len(samples[1]) / len(generated)) ** 0.5
-    found = []
+    estimates = []
     for _ in range(halves):
         a, b = (part[torch.randperm(len(part), generator=generator)[: len(part) // 2]] for part in samples)
-        found.append(precision_recall_from_features(a, b, k))
+        estimates.append(precision_recall_from_features(a, b, k))
     return {
-        name: scale * statistics.stdev(getattr(one, name) for one in found)
+        name: scale * statistics.stdev(getattr(estimate, name) for estimate in estimates)
         for name in ("precision", "recall", "density", "coverage")
     }
 

@@ -28,13 +28,15 @@ _DEFINITION = 3  # of the scores; those in the cache of another one are not take
 
 def real_features(extractor: Extractor, images: Images, device: torch.device) -> Features:
     """Features of real images, which must differ: where all images look alike, any sample has perfect scores."""
-    found = extract_cached(extractor, images, device=device)
-    spread = (found.pool - found.pool[:1]).abs().amax()
-    if len(found.pool) > 1 and not bool(spread > 1e-6 * found.pool.abs().amax()):  # no more than float32's rounding
+    features = extract_cached(extractor, images, device=device)
+    spread = (features.pool - features.pool[:1]).abs().amax()
+    if len(features.pool) > 1 and not bool(
+        spread > 1e-6 * features.pool.abs().amax()
+    ):  # no more than float32's rounding
         raise checks.fail("extractor", extractor.name, f"features that differ between the images of {images.name}")
-    if found.logits is not None and found.logits.shape[1] < 2:
+    if features.logits is not None and features.logits.shape[1] < 2:
         raise checks.fail("extractor", extractor.name, "logits of at least 2 classes, or none")
-    return found
+    return features
 
 
 def unseen_images(extractor: Extractor, train: Images, count: int) -> Images | None:
@@ -62,18 +64,18 @@ def score_real_images(
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["about"] == about:
             return dict(stored["scores"])
-    real, generated = (real_features(extractor, one, device) for one in (images, others))
-    found = score_samples(generated, real, splits, seed)
+    real, generated = (real_features(extractor, each, device) for each in (images, others))
+    scores = score_samples(generated, real, splits, seed)
     with suppress(ValueError):  # of numbers that are not finite
-        keep(path, json.dumps({"about": about, "scores": found}, allow_nan=False).encode())
-    return found
+        keep(path, json.dumps({"about": about, "scores": scores}, allow_nan=False).encode())
+    return scores
 
 
 def score_samples(generated: Features, real: Features, splits: int, seed: int) -> dict[str, Any]:
     """The fields of :class:`~pyro_vae.evaluation.Metrics` that features of samples and of real images give."""
     kernel = kernel_distance_from_features(real.pool, generated.pool, seed=seed)
     near = precision_recall_from_features(real.pool, generated.pool)
-    found: dict[str, Any] = {
+    scores: dict[str, Any] = {
         "frechet": frechet_from_features(real.pool, generated.pool),
         "kernel_distance": kernel.mean,
         "kernel_distance_se": kernel.se,
@@ -85,14 +87,14 @@ def score_samples(generated: Features, real: Features, splits: int, seed: int) -
     }
     if min(near.n, near.m) >= 2 * (near.k + 1):
         errors = precision_recall_se(real.pool, generated.pool, seed=seed)
-        found |= {f"{name}_se": error for name, error in errors.items()}
+        scores |= {f"{name}_se": error for name, error in errors.items()}
     line = None
     if min(len(real.pool), len(generated.pool)) >= 2 * IMAGES_PER_FEATURE * generated.pool.shape[1]:
         line = frechet_at_infinity(real.pool, generated.pool, seed=seed)
-    found["frechet_se"] = frechet_se(real.pool, generated.pool, seed=seed) if line is None else line.sampling_se
+    scores["frechet_se"] = frechet_se(real.pool, generated.pool, seed=seed) if line is None else line.sampling_se
     if line is not None and line.informative:
-        found |= {"frechet_infinity": line.value, "frechet_infinity_se": line.value_se}
-        found["frechet_infinity_fit"] = {
+        scores |= {"frechet_infinity": line.value, "frechet_infinity_se": line.value_se}
+        scores["frechet_infinity_fit"] = {
             "slope": line.slope,
             "fit_se": line.fit_se,
             "r_squared": line.r_squared,
@@ -101,8 +103,8 @@ def score_samples(generated: Features, real: Features, splits: int, seed: int) -
         }
     if generated.logits is not None and real.logits is not None:
         score = inception_score(generated.logits, splits, seed)
-        found |= {"inception_score_mean": score.mean, "inception_score_se": score.se}
-        found |= {"inception_score_std": score.std, "inception_score_overall": score.overall}
-        found["confidence"] = confidence(generated.logits, real.logits)
-        found["confidence_se"] = confidence_se(generated.logits, real.logits)
-    return found
+        scores |= {"inception_score_mean": score.mean, "inception_score_se": score.se}
+        scores |= {"inception_score_std": score.std, "inception_score_overall": score.overall}
+        scores["confidence"] = confidence(generated.logits, real.logits)
+        scores["confidence_se"] = confidence_se(generated.logits, real.logits)
+    return scores
