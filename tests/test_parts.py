@@ -5,6 +5,8 @@ import importlib
 import inspect
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from pyro_vae.experiments.study import Entry, Study, named
 from pyro_vae.parts import Part, check_trusted, construct, kinds, resolve, with_option
 from pyro_vae.spec import to_options
 
+HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
     "model": {"vae", "autoencoder", "vae-prior-at-start"},
     "network": {"mlp", "conv"},
@@ -383,6 +386,25 @@ def test_the_command_lists_kinds_and_explains_them(capsys):
         assert re.search(message, line), line
     listed_lines = listed.splitlines() + text.splitlines()
     assert max(len(line) for line in listed_lines if "\\" not in line) < 80
+
+
+def test_the_page_about_own_parts_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """Its module, its study and its commands, in their order."""
+    page = HOW_TO / "own-parts.md"
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    shutil.copy(HOW_TO / "my_parts.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (study,) = (text for kind, text in blocks if kind == "toml")
+    (tmp_path / "mine.toml").write_text(study, encoding="utf-8")
+    commands = [line for kind, text in blocks if kind == "console" for line in text.splitlines()]
+    assert len(commands) == 10
+    try:
+        for line in commands:
+            assert main(shlex.split(line.removeprefix("$ pyro-vae "))) == 0, (line, capsys.readouterr().err)
+    finally:
+        sys.modules.pop("my_parts", None)
+    for made in ("RUN/report.html", "FLOW/weights.safetensors", "OTHER/metrics.json", "STUDY/results.md"):
+        assert (tmp_path / made).is_file()
 
 
 def test_all_of_it_without_torch():

@@ -17,6 +17,7 @@ import typer
 import pyro_vae
 from pyro_vae import Spec
 from pyro_vae.cli.app import app
+from pyro_vae.cli.options import DOTTED
 from pyro_vae.experiments import study
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +119,11 @@ def test_command_is_understood(page, words):
         command, rest = command.commands[rest[0]], rest[1:]
     rest = rest[: rest.index("2>")] if "2>" in rest else rest
     if rest not in (["--help"], ["..."]):
-        given = command.make_context(words[start], rest, parent=context).params
+        parsed = command.make_context(words[start], rest, parent=context)
+        given = parsed.params
         fields = {field.name for field in dataclasses.fields(Spec)}
         texts = {key: value for key, value in given.items() if key in fields and isinstance(value, str)}
-        Spec(**Spec.parse(texts))
+        Spec(**Spec.parse(texts | parsed.meta.get(DOTTED, {})))
 
 
 @pytest.mark.parametrize(
