@@ -240,3 +240,10 @@ def test_a_run_folder_goes_from_one_device_to_the_other(device, tmp_path, capsys
 def test_a_posterior_samples_where_its_parameters_are(device):
     q = DiagonalNormal(3)(torch.zeros(2, 6, device=device))
     assert q.sample().device.type == device.type
+
+
+def test_an_evaluation_leaves_the_model_where_it_was(device, few):
+    model = build(SPEC)
+    metrics = evaluate(model, few, metrics=["bounds", "codes"], binarization="threshold", device=device)
+    assert metrics.provenance["elbo_nats"]["device"] == device.type
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
