@@ -185,7 +185,7 @@ class ConditionalPlanar(nn.Module):
         d = self.latent_dim
         base, rest = parameters.split([2 * d, self.num_layers * (2 * d + 1)], dim=-1)
         weights = rest.unflatten(-1, (self.num_layers, 2 * d + 1)) + self.offset
-        layers = [self.layer.condition(one) for one in weights.unbind(-2)]
+        layers = [self.layer.condition(layer_weights) for layer_weights in weights.unbind(-2)]
         return dist.TransformedDistribution(self.base(base), layers)
 
 
