@@ -247,7 +247,8 @@ class Terms:
             if not site["is_observed"]:
                 log_q.append(guide_trace.nodes[name]["unscaled_log_prob"].sum())
         nothing = self.sums.new_zeros(())
-        parts = torch.stack([sum(values[1:], values[0]) if values else nothing for values in (log_likelihood, log_q, log_p)])
+        terms = (log_likelihood, log_q, log_p)
+        parts = torch.stack([sum(values[1:], values[0]) if values else nothing for values in terms])
         added = parts / particles
         sums = self.sums + added
         self.lost.add_(added - (sums - self.sums))
