@@ -301,7 +301,7 @@ class CompiledSVI:
         like = _like(leaves)
         leaves = [self._live_float(index, leaf, like) for index, leaf in enumerate(leaves)]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        arguments = (kind, tree, *map(_kind_of, leaves), torch.get_default_dtype())
+        arguments = (kind, _hashable(tree), *map(_kind_of, leaves), torch.get_default_dtype())
         watched = self._program.watched
         signature = (arguments, watched())
         replay = self._replays.get(signature)
@@ -437,6 +437,22 @@ def _like(leaves: Sequence[Any]) -> dict[str, Any]:
     types = {torch.get_default_dtype(), *(tensor.dtype for tensor in tensors)}
     dtype = torch.float64 if torch.float64 in types else torch.float32
     return {"dtype": dtype, "device": tensors[0].device if tensors else None}
+
+
+def _hashable(tree: Any) -> Any:
+    """The structure of arguments as part of a signature: older torch, 2.6 among them, gives its specs no hash."""
+    return tree if _TREES_HAVE_A_HASH else str(tree)
+
+
+def _has_hash(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+_TREES_HAVE_A_HASH = _has_hash(pytree.tree_structure(((), {})))
 
 
 def _kind_of(leaf: Any) -> Any:
