@@ -105,8 +105,10 @@ class DReGIWAE(RenyiELBO):
     with_one_particle = "path-gradient"
     capturable = True  # by `CompiledSVI`
 
-    def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf, **options: Any) -> None:
-        super().__init__(alpha=0, num_particles=num_particles, max_plate_nesting=max_plate_nesting, **options)
+    def __init__(
+        self, num_particles: int = 1, vectorize_particles: bool = False, max_plate_nesting: float = math.inf
+    ) -> None:
+        super().__init__(0, num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss, as of `RenyiELBO`; adds its gradient to that of each parameter."""

@@ -34,9 +34,10 @@ class Spec:
     and what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
     `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option of the same name with dashes.
 
-    A part (`model`, `network`, `likelihood`, `prior`, `posterior`, `objective`) is named by its kind, or by an object
-    of its kind and options, and kept as a :class:`~pyro_vae.parts.Part`; `module:Class` names a class of your own. An
-    option's value is checked by the part's own class, when :func:`~pyro_vae.build` makes the model.
+    A part (`model`, `network`, `likelihood`, `prior`, `posterior`, `objective`, `optimizer`, `schedule`) is named by
+    its kind, or by an object of its kind and options, and kept as a :class:`~pyro_vae.parts.Part`; `module:Class` names
+    a class of your own. An option's value is checked by the part's own class, when :func:`~pyro_vae.build` makes the
+    model, or when its training begins.
 
     >>> spec = Spec(dataset="mnist", latent_dim=2)
     >>> Spec.from_json(spec.to_json()) == spec
@@ -65,7 +66,11 @@ class Spec:
     particles: int = _field(1, "posterior samples per image and step (the k of iwae and iwae-dreg)")
     epochs: int = _field(25, "passes over the training images")
     batch_size: int = _field(128, "images per step")
-    lr: float = _field(1e-3, "learning rate of Adam")
+    lr: float = _field(1e-3, "learning rate of the optimizer, which the schedule starts from")
+    optimizer: AnyPart = _field("adam", "what steps the weights by their gradients")
+    schedule: AnyPart = _field("constant", "how the learning rate moves")
+    clip_norm: float = _field(0.0, "largest norm of the gradient of a step; 0 clips nothing")
+    ema: float = _field(0.0, "decay of an exponential moving average of the weights, e.g. 0.999; 0 averages nothing")
     seed: int = _field(0, "seed of the split, the initial weights, the order of images and the noise")
     compile: str = _field("auto", f"how a step runs: {', '.join(COMPILERS)}")
     precision: str = _field("fp32", f"of the matrix products of training: {', '.join(PRECISIONS)}")
@@ -85,12 +90,14 @@ class Spec:
         for name in ("latent_dim", "particles", "epochs", "batch_size"):
             self._keep(name, checks.positive_integer(name, getattr(self, name)))
         self._keep("lr", checks.positive("lr", self.lr))
-        for name in ("validation_fraction", "beta"):
+        for name in ("validation_fraction", "beta", "clip_norm", "ema"):
             self._keep(name, checks.non_negative(name, getattr(self, name)))
         self._keep("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
         self._keep("seed", checks.seed("seed", self.seed))
         if self.validation_fraction >= 1:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")
+        if self.ema >= 1:
+            raise checks.fail("ema", self.ema, "a decay from 0 to below 1")
         self._keep("dequantize", checks.boolean("dequantize", self.dequantize))
         if self.dequantize and self.binarization != "none":
             raise checks.fail(

@@ -80,11 +80,16 @@ class Peers:
         """The sums over all processes of numbers on the CPU, which are sent from `device`."""
         return _sums([numbers.to(device)])[0].cpu() if self.size > 1 else numbers
 
-    def add_gradients_up(self, optimizer: torch.optim.Optimizer) -> None:
-        """From now on each step of `optimizer` is by the sum of all processes' gradients; a missing one counts as 0."""
+    def add_gradients_up(self, optimizer: torch.optim.Optimizer, clip_norm: float = 0.0) -> None:
+        """From now on each step of `optimizer` is by the sum of all processes' gradients; a missing one counts as 0.
+
+        Where `clip_norm` is not 0, the sum is scaled down to that norm.
+        """
         if self.size == 1:
             return
         import torch
+
+        from pyro_vae.training.gradients import clip_by_norm
 
         params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
 
@@ -92,6 +97,8 @@ class Peers:
             gradients = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
             for param, total in zip(params, _sums(gradients), strict=True):
                 param.grad = total
+            if clip_norm:
+                clip_by_norm(params, clip_norm)
 
         optimizer.register_step_pre_hook(before_step)
 

@@ -155,7 +155,9 @@ def fit_many(
                     of_held_out = members.losses(losses, held_out.count, f"epoch {number}, validation")
                 beta = beta_at(done - 1, spec.beta, spec.beta_warmup * steps_per_epoch)
                 pairs = zip(of_train, of_held_out, strict=True)
-                epochs.append([epoch_of(number, beta, one, other, seconds, train.count) for one, other in pairs])
+                epochs.append(
+                    [epoch_of(number, beta, spec.lr, one, other, seconds, train.count) for one, other in pairs]
+                )
                 mean = sum(one.loss for one in of_train) / len(seeds)
                 summary = f"{mean:.2f} nats, the mean of {len(seeds)} seeds"
                 bar.describe(summary)
@@ -184,6 +186,9 @@ def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
         raise checks.fail("spec", spec, "a Spec")
     if spec.compile == "off":
         raise checks.fail("compile", spec.compile, "auto or a backend: the step of many seeds is a captured one")
+    for name, only in (("optimizer", "adam"), ("schedule", "constant"), ("clip_norm", 0.0), ("ema", 0.0)):
+        if getattr(spec, name) != only:
+            raise checks.fail(name, getattr(spec, name), f"{only}: fit_many has no other; fit trains one seed with it")
     if spec.image_shape not in (None, images.shape):
         raise checks.fail("image_shape", spec.image_shape, f"{images.shape}, as the images have")
     if hasattr(seeds, "tolist"):  # an array

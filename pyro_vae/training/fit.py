@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,20 +17,23 @@ from pyro.infer import ELBO
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.device import choose_device
-from pyro_vae._utils.rng import seeded_rng
+from pyro_vae._utils.rng import preserved_rng, seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.models import Model
-from pyro_vae.models.base import check_fits, check_model, check_set, move, warn_if_not_binary
+from pyro_vae.models.base import check_fits, check_model, check_set, evaluating, move, warn_if_not_binary
 from pyro_vae.models.binding import bound
 from pyro_vae.models.weights import save
-from pyro_vae.parts import AnyPart
-from pyro_vae.spec import Spec
+from pyro_vae.parts import AnyPart, Part
+from pyro_vae.spec import PARTS, Spec
 from pyro_vae.training import distributed
+from pyro_vae.training.averaging import WeightAverage
 from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 from pyro_vae.training.distributed import Peers
 from pyro_vae.training.failures import check_finite_weights
 from pyro_vae.training.history import History, epoch_line, epoch_of, summary
+from pyro_vae.training.optimizers import Optimizer, make_optimizer
 from pyro_vae.training.passes import Passes, Source
+from pyro_vae.training.schedules import LearningRate, Scheduler
 from pyro_vae.training.settings import SETTINGS, Settings
 from pyro_vae.training.state import State
 
@@ -41,6 +45,10 @@ def fit(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    optimizer: Optimizer | None = None,
+    schedule: Scheduler | None = None,
+    clip_norm: float | None = None,
+    ema: float | None = None,
     beta: float | None = None,
     beta_warmup: int | None = None,
     objective: AnyPart | ELBO | None = None,
@@ -56,6 +64,7 @@ def fit(
     snapshots: Mapping[int, str | os.PathLike[str]] | None = None,
     resume: bool = False,
     on_start: Callable[[], object] | None = None,
+    callback: Callable[[int, Model, History], object] | None = None,
     progress: bool = True,
 ) -> History:
     r"""Trains a model/guide pair by stochastic variational inference.
@@ -80,7 +89,19 @@ def fit(
         images: the training images.
         epochs: passes over them, those before a resume counted in.
         batch_size: images per step, of all processes together; the last batch of an epoch may be shorter.
-        lr: Adam's learning rate.
+        lr: learning rate of the optimizer, which the schedule starts from.
+        optimizer: `adam`, `adamw`, `adamax` or `sgd`, with options as in `{"kind": "adam", "betas": (0.9, 0.99)}`; or a
+            class of torch's optimizers, called with the parameters and `lr`; or a function of the parameters, which
+            then sets the rate.
+        schedule: `constant`, `cosine`, `step` or `warm-up`, with options (see :mod:`pyro_vae.training.schedules`), all
+            of which move the learning rate with each step; or a class of torch's schedulers, or a function of the
+            optimizer that makes a scheduler. Those move with each epoch, or, where they have an argument
+            `steps_per_epoch`, which they are passed then, with each step.
+        clip_norm: largest Euclidean norm of the gradient of a step, that of a sum over the images of the batch; a
+            larger gradient is scaled down to it. 0 clips nothing.
+        ema: decay of an exponential moving average of the weights (see
+            :class:`~pyro_vae.training.averaging.WeightAverage`): the weights of the validation, the callback and the
+            snapshots, and those that the model has in the end. 0 averages nothing.
         beta: weight of the KL term; 0 drops it.
         beta_warmup: epochs over which beta rises linearly, step by step.
         objective: `elbo`, `mean-field`, `path-gradient`, `iwae` or `iwae-dreg` (see
@@ -102,6 +123,9 @@ def fit(
         checkpoint: a folder, in which the state is saved after each epoch (and before the first).
         snapshots: files to which the weights are saved after some epochs, by the number of the epoch.
         resume: from the checkpoint there, on the CPU to the very same weights as without the interruption.
+        callback: `callback(epoch, model, history)`, called by the first process after each epoch, and once on resuming;
+            what it returns stops the training where it is true. The model is in evaluation mode, and what it draws does
+            not change the training.
         on_start: called by the first process once everything is checked, before the first step and before any file is
             written.
         progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
@@ -129,17 +153,24 @@ def fit(
     settings.check_model(model)
     objective = settings.resolved_objective(model, images)
     spec = _recorded(model, told)
+    if callback is not None and not callable(callback):
+        raise checks.fail("callback", callback, "a function of the epoch, the model and the history")
     checkpoint, snapshots = _files(checkpoint, snapshots, resume, here)
     target = distributed.own_device(choose_device(device))
     distributed.refuse_batch_norm(model, here)
     train, held_out = _image_sets(model, images, validation, settings, here)
     move(model, target)
     model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
-    here.add_gradients_up(optimizer)
-    optimizer.zero_grad()  # an interrupted step may have left gradients
-    described = settings.to_dict(model, objective, train, held_out)
-    state = State(model, optimizer, target, settings, described, objective, backend=settings.compile)
+    stepping = make_optimizer(settings.optimizer, model.parameters(), settings.lr)
+    stepping.zero_grad()  # an interrupted step may have left gradients
+    here.add_gradients_up(stepping, settings.clip_norm)
+    steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+    rate = LearningRate(stepping, settings.schedule, settings.epochs, steps_per_epoch)
+    average = WeightAverage(model, settings.ema) if settings.ema else None
+    as_stored = settings.to_dict(model, objective, train, held_out)
+    state = State(
+        model, stepping, target, settings, as_stored, objective, settings.compile, steps_per_epoch, rate, average
+    )
     train_source = Source.of(train, model, target, settings)
     held_out_source = None if held_out is None else Source.of(held_out, model, target, settings)
     with distributed.joined(target), seeded_rng(target, settings.seed), pyro.get_param_store().scope():
@@ -153,23 +184,42 @@ def fit(
         if checkpoint is not None and stored is None:
             write_checkpoint(checkpoint, 0, state.to_dict())  # so that an interrupted first epoch leaves one, too
         with passes.bar as bar:
-            for number in range(len(state.epochs) + 1, settings.epochs + 1):
+            while not _is_stopped(callback, state, here) and len(state.epochs) < settings.epochs:
+                number = len(state.epochs) + 1
                 started = time.perf_counter()
                 train_losses = passes.step(number)
                 seconds = time.perf_counter() - started
                 check_finite_weights(model, number)
-                held_out_losses = None if held_out_source is None else passes.estimate(held_out_source, number)
-                beta_now = passes.beta_at(number * passes.steps_per_epoch - 1)
-                epoch = epoch_of(number, beta_now, train_losses, held_out_losses, seconds, len(train))
+                with state.averaged(number):
+                    held_out_losses = None if held_out_source is None else passes.estimate(held_out_source, number)
+                    if number in snapshots:  # before the checkpoint, from which it would be lost
+                        save(model, snapshots[number])
+                beta_now = passes.beta_at(number * steps_per_epoch - 1)
+                lr_now = rate.of_last_step
+                epoch = epoch_of(number, beta_now, lr_now, train_losses, held_out_losses, seconds, len(train))
                 state.epochs.append(epoch)
-                if number in snapshots:  # before the checkpoint, from which it would be lost
-                    save(model, snapshots[number])
+                rate.after_epoch((held_out_losses or train_losses).loss)
                 if checkpoint is not None:
                     write_checkpoint(checkpoint, number, state.to_dict())
                 bar.describe(summary(epoch))
                 bar.line(epoch_line(epoch, settings.epochs, bar.left()))
+    if average is not None:
+        average.put(len(state.epochs) * steps_per_epoch)
     model.eval()
-    return History(tuple(state.epochs))
+    return state.history
+
+
+def _is_stopped(callback: Callable[[int, Model, History], object] | None, state: State, here: Peers) -> bool:
+    """Whether the callback stops the training after the epochs so far; the first process asks it."""
+    if callback is None or not state.epochs:
+        return False
+
+    def ask() -> bool:
+        epochs = len(state.epochs)
+        with state.averaged(epochs), evaluating(state.model, gradients=True), preserved_rng([state.device]):
+            return bool(callback(epochs, state.model, state.history))
+
+    return bool(here.from_first(ask))
 
 
 def _image_sets(
@@ -209,8 +259,11 @@ def _recorded(model: Model, told: Mapping[str, Any]) -> Spec | None:
     spec = getattr(model, "spec", None)
     if not isinstance(spec, Spec):
         return spec
-    plain = {name: value for name, value in told.items() if not isinstance(value, ELBO) and name != "seed"}
-    return dataclasses.replace(spec, **{name: value for name, value in plain.items() if value is not None})
+    said = {name: value for name, value in told.items() if value is not None and name != "seed"}
+    plain = {
+        name: value for name, value in said.items() if name not in PARTS or isinstance(value, str | Mapping | Part)
+    }
+    return dataclasses.replace(spec, **plain)
 
 
 def _stored(checkpoint: Path | None) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ class Epoch:
     validation_kl_nats: float | None
     seconds: float
     images_per_second: float
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _epoch_from_text(row: dict[str, str]) -> Epoch:
 
 
 def epoch_of(
-    number: int, beta: float, train: Losses, validation: Losses | None, seconds: float, num_images: int
+    number: int, beta: float, lr: float, train: Losses, validation: Losses | None, seconds: float, num_images: int
 ) -> Epoch:
     held_out = (None, None, None) if validation is None else validation
     return Epoch(
@@ -84,6 +85,7 @@ def epoch_of(
         validation_kl_nats=held_out[2],
         seconds=seconds,
         images_per_second=num_images / seconds,
+        lr=lr,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from pyro_vae.svi import CompiledSVI
 from pyro_vae.training.backend import automatic_backend, register
 from pyro_vae.training.distributed import Peers
 from pyro_vae.training.failures import check_finite_loss, located
+from pyro_vae.training.gradients import with_clipping_and_average
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State
 
@@ -99,17 +99,18 @@ class Passes:
         model, settings, device = state.model, state.settings, state.device
         model_program, guide_program = (train.program(getattr(model, name)) for name in ("model", "guide"))
         operations = register(model, (model_program, guide_program), device, train.example(settings.beta))
-        steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-        steps, steps_before = settings.epochs * steps_per_epoch, len(state.epochs) * steps_per_epoch
+        steps, steps_before = (epochs * state.steps_per_epoch for epochs in (settings.epochs, len(state.epochs)))
         if state.backend == "auto":
             state.backend = automatic_backend(steps, operations, device, settings.precision)
         here.broadcast(list(model.state_dict().values()))
         terms = Terms(device, train.dtype)
+        elbo = terms.watch(settings.elbo(state.objective))
+        clip_norm = settings.clip_norm if here.size == 1 else 0.0  # else it is done to the sum of all gradients
         svi = CompiledSVI(
             model_program,
             guide_program,
             state.optimizer,
-            terms.watch(settings.elbo(state.objective)),
+            with_clipping_and_average(elbo, list(model.parameters()), clip_norm, state.average),
             prepare=train.prepare,
             compile=state.backend,
             precision=settings.precision,
@@ -118,11 +119,6 @@ class Passes:
         beta = torch.tensor(settings.beta, dtype=train.dtype, device=device) if settings.beta_warmup else settings.beta
         bar = Progress(steps, "step", initial=steps_before, visible=visible, timed=False)
         return cls(svi, state, terms, train, here, bar, beta, steps_before)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """With the shorter last one."""
-        return math.ceil(len(self.train) / self.state.settings.batch_size)
 
     def step(self, number: int) -> Losses:
         """The epoch of this number, a step for each batch; errors of the numbers name epoch and step."""
@@ -151,17 +147,17 @@ class Passes:
 
     def _location(self, step: int) -> str:
         """Epoch and step of a step of `svi`, all counted from 1."""
-        epoch, index = divmod(self.steps_before + step - 1, self.steps_per_epoch)
+        epoch, index = divmod(self.steps_before + step - 1, self.state.steps_per_epoch)
         return f"epoch {epoch + 1}, step {index + 1}"
 
     def beta_at(self, step: int) -> float:
         """Beta of a step, counted from 0 over all epochs."""
         settings = self.state.settings
-        return beta_at(step, settings.beta, settings.beta_warmup * self.steps_per_epoch)
+        return beta_at(step, settings.beta, settings.beta_warmup * self.state.steps_per_epoch)
 
     def _batches(self, number: int, losses_of_empty: list[Tensor]) -> Iterator[tuple[Any, ...]]:
         """The arguments of the steps of an epoch; steps without an image of this process are done here."""
-        first = (number - 1) * self.steps_per_epoch
+        first = (number - 1) * self.state.steps_per_epoch
         batches = shuffled(self.train.pixels, self.state.settings.batch_size, self.here)
         for step, indices in enumerate(batches, first):
             if isinstance(self.beta, Tensor):
@@ -173,11 +169,14 @@ class Passes:
             else:
                 x, *arguments = self.train.batch(indices)
                 yield x, self.beta, *arguments
+            self.state.rate.after_step()
             self.bar.update()
 
     def _step_without_local_batch(self, nothing: Tensor) -> Tensor:
         """The step of a process that has no images of this batch: by the other processes' gradients alone."""
         self.svi.num_steps += 1
+        if self.state.average is not None:
+            self.state.average.add()
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
         return nothing.sum().float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +17,8 @@ from pyro_vae.objectives import objective as objective_by_name
 from pyro_vae.parts import AnyPart, Part
 from pyro_vae.spec import BINARIZATIONS, FIELDS_FREE_ON_RESUME, PRECISIONS, Spec
 from pyro_vae.svi.backends import BACKENDS
+from pyro_vae.training.optimizers import Optimizer, described
+from pyro_vae.training.schedules import Scheduler
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Settings:
     compile: str
     precision: str
     seed: int
+    optimizer: Optimizer
+    schedule: Scheduler
+    clip_norm: float
+    ema: float
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -46,6 +53,10 @@ class Settings:
         self._set("lr", checks.positive("lr", self.lr))
         self._set("beta", checks.non_negative("beta", self.beta))
         self._set("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
+        for name in ("clip_norm", "ema"):
+            self._set(name, checks.non_negative(name, getattr(self, name)))
+        if self.ema >= 1:
+            raise checks.fail("ema", self.ema, "a decay from 0 to below 1")
         self._set("seed", checks.seed("seed", self.seed))
         self._set("dequantize", checks.boolean("dequantize", self.dequantize))
         allowed = {"compile": ("auto", *BACKENDS), "precision": PRECISIONS, "binarization": BINARIZATIONS}
@@ -68,13 +79,13 @@ class Settings:
     def resolved_objective(self, model: nn.Module, images: Images) -> Part | ELBO:
         """The objective, with what `auto` stands for in its place."""
         told = self.objective
-        objective = told if isinstance(told, ELBO) else resolved(told, model, images)
+        objective = resolved(told, model, images) if isinstance(told, str | Mapping | Part) else told
         self.elbo(objective)  # which may refuse it
         return objective
 
     def elbo(self, objective: Part | ELBO) -> ELBO:
         """The objective of this name, or the object as it is."""
-        elbo = objective if isinstance(objective, ELBO) else objective_by_name(objective, self.particles)
+        elbo = objective_by_name(objective, self.particles) if isinstance(objective, Part) else objective
         if not isinstance(elbo, TRACED) or isinstance(elbo, JITTED):
             names = ", ".join(kind.__name__ for kind in TRACED)
             raise checks.fail("objective", type(elbo).__name__, f"a name, or one of Pyro's {names}")
@@ -88,6 +99,8 @@ class Settings:
             "model": _description(model),
             "objective": _attributes(objective) if isinstance(objective, ELBO) else objective.plain(),
             "particles": self.elbo(objective).num_particles,
+            "optimizer": described(self.optimizer),
+            "schedule": described(self.schedule),
             "images": train.fingerprint,
             "validation": None if held_out is None else held_out.fingerprint,
         }
@@ -102,7 +115,7 @@ def settings_as_now(stored: dict[str, Any]) -> dict[str, Any]:
     if isinstance(description, dict):
         known = {name: value for name, value in description.items() if name not in SETTINGS}
         stored = stored | {"model": _of_model(Spec.from_dict(known))}
-    return {"dequantize": False} | stored
+    return {"dequantize": False, "optimizer": "adam", "schedule": "constant", "clip_norm": 0.0, "ema": 0.0} | stored
 
 
 def _description(model: nn.Module) -> dict[str, Any] | str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from torch import nn
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import generator_states, set_generator_states
+from pyro_vae.models import Model
 from pyro_vae.parts import Part, kinds
+from pyro_vae.training.averaging import WeightAverage
 from pyro_vae.training.backend import backend_on
 from pyro_vae.training.checkpoint import same_settings
-from pyro_vae.training.history import Epoch
+from pyro_vae.training.history import Epoch, History
+from pyro_vae.training.schedules import LearningRate
 from pyro_vae.training.settings import Settings, settings_as_now
 
 
@@ -31,17 +35,34 @@ class State:
         described: the settings, the model and the images, as plain values.
         objective: its name, or the object.
         backend: of the compiled step; `auto` until it is chosen.
+        steps_per_epoch: of the optimizer.
+        rate: what moves the learning rate.
+        average: of the weights, if any.
         epochs: so far.
     """
 
-    model: nn.Module
+    model: Model
     optimizer: torch.optim.Optimizer
     device: torch.device
     settings: Settings
     described: dict[str, Any]
     objective: Part | ELBO
     backend: str
+    steps_per_epoch: int
+    rate: LearningRate
+    average: WeightAverage | None
     epochs: list[Epoch] = field(default_factory=list)
+
+    @property
+    def history(self) -> History:
+        """The epochs so far."""
+        return History(tuple(self.epochs))
+
+    @contextmanager
+    def averaged(self, epochs: int) -> Iterator[None]:
+        """The weights are their moving average, inside, after so many epochs; where there is none, as they are."""
+        with nullcontext() if self.average is None else self.average.applied(epochs * self.steps_per_epoch):
+            yield
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, as a checkpoint holds them."""
@@ -51,6 +72,8 @@ class State:
             "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.rate.state_dict(),
+            "average": [] if self.average is None else self.average.sums,
             "generators": generator_states(self.device),
         }
 
@@ -64,8 +87,8 @@ class State:
             InputError: it is of other settings, of another model, or of more epochs.
         """
         before = settings_as_now(stored["settings"])
-        if self.settings.objective == "auto" and before["objective"] in kinds("objective"):
-            self.objective, self.described["objective"] = Part(before["objective"]), before["objective"]
+        if self.settings.objective == "auto" and Part.of(before["objective"]).kind in kinds("objective"):
+            self.objective, self.described["objective"] = Part.of(before["objective"]), before["objective"]
         same_settings(before, self.described)
         self.epochs = [Epoch(**epoch) for epoch in stored["epochs"]]
         if len(self.epochs) > self.settings.epochs:
@@ -78,4 +101,7 @@ class State:
         except RuntimeError as error:
             raise checks.fail("checkpoint", "the state of another model", f"that of this model ({error})") from error
         self.optimizer.load_state_dict(stored["optimizer"])
+        self.rate.load_state_dict(stored.get("schedule", {}))
+        if self.average is not None:
+            self.average.load(stored["average"])
         set_generator_states(self.device, stored["generators"])

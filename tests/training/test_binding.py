@@ -27,6 +27,10 @@ OTHERS = {  # than those of SPEC, in a field or in several of which the first ma
     "compile": {"compile": "capture"},
     "precision": {"precision": "bf16"},
     "seed": {"seed": 3},
+    "optimizer": {"optimizer": {"kind": "adamw", "weight_decay": 0.5}},
+    "schedule": {"schedule": "cosine"},
+    "clip_norm": {"clip_norm": 0.1},
+    "ema": {"ema": 0.9},
 }
 
 
