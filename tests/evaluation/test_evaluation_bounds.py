@@ -166,7 +166,7 @@ def test_provenance_names_what_was_measured(tiny):
 
 
 def test_the_seed_does_not_choose_the_data(tiny):
-    """Static and dynamic binarization are one fixed draw, so that all models are judged on the same images."""
+    """Static and dynamic binarization are one fixed draw, so that all models are evaluated on the same images."""
     model = build(Spec(latent_dim=3))
     results = [
         bounds(model, tiny, binarization=how, seed=seed, **CPU) for how in ("static", "dynamic") for seed in (0, 1)

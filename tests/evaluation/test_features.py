@@ -173,8 +173,8 @@ def test_without_enough_unseen_images_there_is_no_score_of_real_ones(digits):
         def unseen(self, images):
             return None
 
-    for judge, count in ((AllSeen(), 0), (Flat(), 359)):
-        found = evaluate(build(Spec()), digits.test, train=digits.train, extractor=judge, metrics=["samples"])
+    for extractor, count in ((AllSeen(), 0), (Flat(), 359)):
+        found = evaluate(build(Spec()), digits.test, train=digits.train, extractor=extractor, metrics=["samples"])
         assert (found.real_scores is None) == (count == 0)
         assert found.provenance["frechet"]["num_real"] == count
 
@@ -225,11 +225,10 @@ def test_an_extractor_that_sees_no_difference_is_refused(digits, module, message
     class Degenerate(nn.Module):
         forward = staticmethod(module)
 
-    judge = ModuleExtractor(
-        Degenerate(), message[-8:], 4
-    )  # another name: the cache knows a module without weights by it
+    # Another name: the cache knows a module without weights by it.
+    extractor = ModuleExtractor(Degenerate(), message[-8:], 4)
     with pytest.raises(InputError, match=f"extractor: given '.*{message}"):
-        evaluate(build(Spec()), digits.test, metrics=["samples"], extractor=judge, device="cpu")
+        evaluate(build(Spec()), digits.test, metrics=["samples"], extractor=extractor, device="cpu")
 
 
 class Flat(nn.Module):
