@@ -44,6 +44,7 @@ SUPPLIED = {  # arguments that are no options
     "optimizer": ("params", "lr"),
     "schedule": ("optimizer", "epochs", "steps_per_epoch"),
 }
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
@@ -153,7 +154,7 @@ def _options(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], supplied: 
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             arguments = [*item.args.args[1:], *item.args.kwonlyargs]
             defaults = [*item.args.defaults, *item.args.kw_defaults]
-            texts = ["" if one is None else ast.unparse(one) for one in defaults]
+            texts = ["" if default is None else ast.unparse(default) for default in defaults]
             texts = [""] * (len(arguments) - len(texts)) + texts
             return {
                 argument.arg: Option(ast.unparse(argument.annotation) if argument.annotation else "", text)
@@ -290,7 +291,7 @@ def resolve(part: str, value: AnyPart) -> Any:
     module_name, _, path = kind.partition(":")
     try:
         with importable(os.getcwd()):
-            found: Any = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise checks.fail(part, kind, f"a module that can be imported ({error})") from error
@@ -300,13 +301,13 @@ def resolve(part: str, value: AnyPart) -> Any:
     except (Exception, SystemExit) as error:
         raise checks.fail(part, kind, f"a module that runs ({type(error).__name__}: {error})") from error
     for name in path.split("."):
-        if not callable(getattr(found, name, None)):
-            names = [other for other in vars(found) if callable(getattr(found, other)) and not other.startswith("_")]
+        if not callable(getattr(target, name, None)):
+            names = [other for other in vars(target) if callable(getattr(target, other)) and not other.startswith("_")]
             nearest = get_close_matches(name, names, n=1)
             hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
             raise checks.fail(part, kind, f"a class or function of {module_name}{hint}")
-        found = getattr(found, name)
-    return found
+        target = getattr(target, name)
+    return target
 
 
 @contextmanager
@@ -338,21 +339,18 @@ def construct(part: str, value: AnyPart, /, **supplied: Any) -> Any:
     """
     chosen = checked(part, value)
     parameters = arguments(part, chosen)
-    options = [
-        name
-        for name, one in parameters.items()
-        if name not in SUPPLIED[part] and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-    ]
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    named = [name for name, parameter in parameters.items() if parameter.kind not in _VARIADIC]
+    options = [name for name in named if name not in SUPPLIED[part]]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, option in chosen.options.items():
         if name not in options and not (takes_any and name not in SUPPLIED[part]):
             raise _unknown_option(part, chosen.kind, name, option, options)
-    given = {name: one for name, one in supplied.items() if name in parameters} | dict(chosen.options)
-    for name, one in parameters.items():
-        if name not in given and one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+    values = {name: value for name, value in supplied.items() if name in named} | dict(chosen.options)
+    for name in named:
+        if name not in values and parameters[name].default is inspect.Parameter.empty:
             raise checks.fail(f"{part}.{name}", None, f"a value, for which {chosen.kind} has no default")
     try:
-        return resolve(part, chosen)(**given)
+        return resolve(part, chosen)(**values)
     except checks.InputError as error:
         if str(error).split(":")[0] in chosen.options:
             raise checks.InputError(f"{part}.{error}") from error

@@ -162,8 +162,8 @@ class Study:
             if names.count(name) > 1:
                 raise checks.fail("model", name, "a name that no other model of the study has")
         for kind, wanted in [
-            *((f"picture {one.file}", one.runs) for one in self.pictures),
-            *((f"claim {one.text!r}", one.rising) for one in self.claims),
+            *((f"picture {picture.file}", picture.runs) for picture in self.pictures),
+            *((f"claim {claim.text!r}", claim.rising) for claim in self.claims),
         ]:
             for name in wanted:
                 checks.one_of(kind, name, names)
@@ -203,20 +203,22 @@ def named(name: str) -> Study:
 def _from_python(path: Path) -> Study:
     try:
         with _folder_on_path(path):
-            found = runpy.run_path(str(path))
+            module = runpy.run_path(str(path))
     except checks.InputError:
         raise
     except (Exception, SystemExit) as error:
         raise checks.fail("study", str(path), f"a Python file that runs ({type(error).__name__}: {error})") from error
-    if isinstance(found.get("STUDY"), Study):
-        return found["STUDY"]
-    specs = found.get("SPECS")
-    if isinstance(specs, list | tuple) and all(isinstance(one, Spec) for one in specs):
+    if isinstance(module.get("STUDY"), Study):
+        return module["STUDY"]
+    specs = module.get("SPECS")
+    if isinstance(specs, list | tuple) and all(isinstance(spec, Spec) for spec in specs):
         specs = _by_difference(specs)
     if not isinstance(specs, dict) or not specs:
         raise checks.fail("study", str(path), "a list or dictionary of Specs named SPECS, or a Study named STUDY")
     entries = tuple(Entry(name, spec) for name, spec in specs.items())
-    return Study(name=path.stem, title=str(found.get("TITLE", path.stem)), entries=entries, pictures=_pictures(entries))
+    return Study(
+        name=path.stem, title=str(module.get("TITLE", path.stem)), entries=entries, pictures=_pictures(entries)
+    )
 
 
 @contextmanager
@@ -233,8 +235,10 @@ def _folder_on_path(path: Path) -> Iterator[None]:
 def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
     """Names made of the fields in which the specs differ: `latent_dim=2-beta=4.0`."""
     fields = [spec.to_dict() | {name: str(getattr(spec, name)) for name in PARTS} for spec in specs]
-    differing = [name for name in fields[0] if any(one[name] != fields[0][name] for one in fields)] if fields else []
-    names = [re.sub(r"[^\w.=+-]+", "_", "-".join(f"{name}={one[name]}" for name in differing)) for one in fields]
+    differing = (
+        [name for name in fields[0] if any(values[name] != fields[0][name] for values in fields)] if fields else []
+    )
+    names = [re.sub(r"[^\w.=+-]+", "_", "-".join(f"{name}={values[name]}" for name in differing)) for values in fields]
     if len(set(names)) < len(specs):
         raise checks.fail("SPECS", len(specs), "Specs of which no two are the same")
     return {name or "model": spec for name, spec in zip(names, specs, strict=True)}
@@ -242,13 +246,13 @@ def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
 
 def _from_toml(path: Path) -> Study:
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with the mark of Windows' editors, or without
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with the mark of Windows' editors, or without
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise checks.fail("study", str(path), f"a TOML file ({error})") from error
-    for name in found:
+    for name in table:
         checks.one_of(f"key of {path.name}", name, ("title", "document", "columns", "common", "models"))
-    models, common = found.get("models"), found.get("common", {})
-    if not isinstance(models, dict) or not all(isinstance(one, dict) for one in (common, *models.values())):
+    models, common = table.get("models"), table.get("common", {})
+    if not isinstance(models, dict) or not all(isinstance(fields, dict) for fields in (common, *models.values())):
         raise checks.fail("study", str(path), "a table [models.NAME] for each model, and [common] for what they share")
     entries = []
     for name, fields in models.items():
@@ -263,14 +267,14 @@ def _from_toml(path: Path) -> Study:
         except checks.InputError as error:
             raise checks.InputError(f"models.{name}: {error}") from error
         entries.append(Entry(name, spec, published, factory=factory))
-    more = {name: found[name] for name in ("document",) if name in found}
-    if "columns" in found:
-        if not isinstance(found["columns"], list) or not all(isinstance(one, str) for one in found["columns"]):
-            raise checks.fail("columns", found["columns"], "a list of names of metrics")
-        more["columns"] = tuple(found["columns"])
+    more = {name: table[name] for name in ("document",) if name in table}
+    if "columns" in table:
+        if not isinstance(table["columns"], list) or not all(isinstance(name, str) for name in table["columns"]):
+            raise checks.fail("columns", table["columns"], "a list of names of metrics")
+        more["columns"] = tuple(table["columns"])
     return Study(
         name=path.stem,
-        title=str(found.get("title", path.stem)),
+        title=str(table.get("title", path.stem)),
         entries=tuple(entries),
         pictures=_pictures(entries),
         **more,
@@ -279,7 +283,7 @@ def _from_toml(path: Path) -> Study:
 
 def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
     """What a list of Specs is shown by, of each data set: training curves, reconstructions, and samples."""
-    shown = []
+    pictures = []
     names_of = _file_names(dict.fromkeys(entry.spec.dataset for entry in entries))
     for dataset, short in names_of.items():
         runs = [entry for entry in entries if entry.spec.dataset == dataset]
@@ -304,8 +308,8 @@ def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
         ):
             if models:
                 file = f"{short}-{function.replace('_', '-')}.png"
-                shown.append(Picture(file, function, models, {}, f"{title}, {short}", caption, alt))
-    return tuple(shown)
+                pictures.append(Picture(file, function, models, {}, f"{title}, {short}", caption, alt))
+    return tuple(pictures)
 
 
 def _file_names(datasets: Iterable[str]) -> dict[str, str]:
