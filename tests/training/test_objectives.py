@@ -533,7 +533,7 @@ def test_checkpoints_of_before_auto_go_on_under_their_own_objective(tiny, tmp_pa
     fit(model, tiny, epochs=1, objective="elbo", checkpoint=tmp_path, **options)
     state = read_checkpoint(tmp_path)
     old = state["settings"]["model"] | {"objective": "elbo"}
-    del old["dequantize"]
+    del old["validation_fraction"]
     write_checkpoint(tmp_path, 1, state | {"settings": state["settings"] | {"model": old}})
     history = fit(build(Spec(latent_dim=2)), tiny, epochs=2, checkpoint=tmp_path, resume=True, **options)
     assert history.column("train_loss_nats") == expected.column("train_loss_nats")
