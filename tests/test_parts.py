@@ -40,6 +40,8 @@ PINNED = {
     },
     "prior": {"standard-normal", "laplace", "uniform"},
     "posterior": {"normal", "laplace", "uniform", "planar", "conditional-planar"},
+    "optimizer": {"adam", "adamw", "adamax", "sgd"},
+    "schedule": {"constant", "cosine", "step", "warm-up"},
     "objective": {"auto", "elbo", "mean-field", "path-gradient", "iwae", "iwae-dreg"},
 }
 OWN = """
