@@ -47,7 +47,10 @@ class Adam(torch.optim.Adam):
 
 
 class AdamW(torch.optim.AdamW):
-    r"""Adam with decoupled weight decay: :math:`\theta` also shrinks by `lr * weight_decay` of itself at each step.
+    r"""Adam with decoupled weight decay: each step also shrinks the weights by a share of themselves.
+
+    .. math:: \theta_t = (1 - \mathrm{lr}\, \lambda)\, \theta_{t-1}
+              - \mathrm{lr} \, \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
 
     The step is one kernel, and part of the compiled step.
 
@@ -56,7 +59,7 @@ class AdamW(torch.optim.AdamW):
         lr: learning rate.
         betas: decays of the two means.
         eps: added to the root.
-        weight_decay: share of the parameters, times lr.
+        weight_decay: :math:`\lambda`.
 
     Source: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
     """
@@ -75,13 +78,16 @@ class AdamW(torch.optim.AdamW):
 
 
 class Adamax(torch.optim.Adamax):
-    r"""Adam with the infinity norm: the step is divided by :math:`u_t = \max(\beta_2 u_{t-1}, |g_t|)`.
+    r"""Adam with the infinity norm: the mean gradient is divided by a running maximum.
+
+    .. math:: u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \qquad
+              \theta_t = \theta_{t-1} - \frac{\mathrm{lr}}{1 - \beta_1^t} \frac{m_t}{u_t}
 
     Args:
         params: to be stepped.
         lr: learning rate.
         betas: decays of the mean and of the maximum.
-        eps: added to the maximum.
+        eps: added to the gradient's absolute value.
         weight_decay: of an L2 penalty.
 
     Source: Kingma and Ba, 2015, section 7.1, https://arxiv.org/abs/1412.6980
