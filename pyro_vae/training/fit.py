@@ -153,8 +153,7 @@ def fit(
     settings.check_model(model)
     objective = settings.resolved_objective(model, images)
     spec = _recorded(model, told)
-    if callback is not None and not callable(callback):
-        raise checks.fail("callback", callback, "a function of the epoch, the model and the history")
+    _check_callback(callback)
     checkpoint, snapshots = _files(checkpoint, snapshots, resume, here)
     target = distributed.own_device(choose_device(device))
     distributed.refuse_batch_norm(model, here)
@@ -207,6 +206,11 @@ def fit(
         average.put(len(state.epochs) * steps_per_epoch)
     model.eval()
     return state.history
+
+
+def _check_callback(callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise checks.fail("callback", callback, "a function of the epoch, the model and the history")
 
 
 def _is_stopped(callback: Callable[[int, Model, History], object] | None, state: State, here: Peers) -> bool:
