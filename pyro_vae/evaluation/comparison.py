@@ -1,4 +1,4 @@
-"""Is one model better than another? Differences of per-image values on the same images, with their standard errors."""
+"""Comparing models: differences of per-image values on the same images, with their standard errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PerImage:
-    """The values whose means are metrics.
+    """Per-image values, whose means are metrics.
 
     Args:
-        images: which image each value is of: :func:`~pyro_vae.data.noise.image_keys`, int64 `(n,)`.
-        values: by the name of the metric, float64 `(n,)`.
-        settings: what two results must share for their values to be of the same quantity (binarization, likelihood,
-            importance samples); JSON values.
+        images: the key of each image, int64 `(n,)`; see :func:`~pyro_vae.data.noise.image_keys`.
+        values: float64 `(n,)`, by the name of the metric.
+        settings: what two results must share for their values to be comparable (binarization, likelihood, importance
+            samples); JSON values.
     """
 
     images: Tensor
@@ -36,9 +36,9 @@ class PerImage:
 class Difference:
     r"""The mean of `metric` of the model `second` minus that of `first`, with its standard error.
 
-    - `n`: images that both were evaluated on; 0 where the values of single images are not known.
-    - `seeds`: trainings of each.
-    - `error_of`: what the standard error accounts for, in words.
+    - `n`: images that both were evaluated on; 0 where there are no per-image values.
+    - `seeds`: how many trainings of each.
+    - `error_of`: what the standard error accounts for, such as `images, paired`.
     - `df`: degrees of freedom of the standard error (Welch and Satterthwaite).
     """
 
@@ -77,7 +77,7 @@ class Difference:
         return self.difference - self.critical * self.se, self.difference + self.critical * self.se
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """The result, ready for JSON."""
         return {
             "metric": self.metric,
             "first": self.first,
@@ -101,14 +101,14 @@ def compare(results: Mapping[str, Metrics | Sequence[Metrics]], metric: str = "e
     .. math:: \bar d = \frac1n \sum_i d_i,
               \qquad \mathrm{SE}^2 = \frac{s_d^2}{n} + \frac{s_A^2}{S_A} + \frac{s_B^2}{S_B}
 
-    Of one training of each model only the first term is there: the error then says what these two trained models do on
-    other images, not what another seed would. Of several, :math:`a_i` is the mean over :math:`S_A` seeds, and
-    :math:`s_A` the standard deviation over seeds of the mean over images. What an image varies from seed to seed is in
-    both parts, so this SE is rather too large than too small.
+    With one training of each model only the first term remains: the error then covers other images, but not other
+    seeds. With several, :math:`a_i` is the mean over :math:`S_A` seeds, and :math:`s_A` the standard deviation over
+    seeds of the mean over images. The variation of an image from seed to seed enters both parts, so this SE is
+    conservative.
 
     Args:
         results: what :func:`~pyro_vae.evaluation.evaluate` returned, by the name of the model; a list where a model was
-            trained several times. Images are matched by their pixels, and only those that all have are compared.
+            trained several times. Images are matched by their pixels; only those common to all results are compared.
         metric: `elbo_nats`, `nll_nats`, `mse_per_pixel`, or another metric that has a value for each image.
 
     Returns:
@@ -142,9 +142,9 @@ def compare(results: Mapping[str, Metrics | Sequence[Metrics]], metric: str = "e
 def seeds_difference(
     metric: str, first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]
 ) -> Difference | None:
-    """The same from a single number of each seed, of at least two seeds of each model; else None.
+    """The difference of means over seeds, from one number per seed; None with a single seed of either model.
 
-    None as well where all seeds of each model agree, as counts and shares may: that is no error of 0.
+    None as well where all seeds of each model agree, as counts and shares may: the error is then unknown, not 0.
 
     >>> seeds_difference("frechet", ("a", [10.0, 12.0]), ("b", [11.0, 12.0])).beyond_noise
     False
@@ -158,14 +158,14 @@ def seeds_difference(
 
 
 def _table(result: Metrics, metric: str, name: str) -> PerImage:
-    """The group of a result that has the metric of each image."""
+    """The per-image values of the group that has the metric."""
     groups = getattr(result, "per_image", None)
     if not isinstance(groups, Mapping):
         raise checks.fail(name, result, "Metrics, as `evaluate` returns them")
     table = next((group for group in groups.values() if metric in group.values), None)
     if table is None:
         known = sorted({key for group in groups.values() for key in group.values})
-        expected = f"one of {', '.join(known)}" if known else "a result with values of single images: evaluate it again"
+        expected = f"one of {', '.join(known)}" if known else "a result with per-image values: evaluate it again"
         raise checks.fail(f"metric of {name}", metric, expected)
     return table
 
@@ -195,15 +195,15 @@ def _check_same_quantity(metric: str, first: tuple[str, list[PerImage]], second:
         for name in dict.fromkeys((*a[0].settings, *table.settings)):
             if name.startswith("likelihood") and not metric.endswith("_nats"):
                 continue  # a squared error is the same under each
-            mine, other = a[0].settings.get(name), table.settings.get(name)
-            if mine != other:
-                whose = b_name if any(table is each for each in b) else a_name
+            expected, actual = a[0].settings.get(name), table.settings.get(name)
+            if expected != actual:
+                owner = b_name if any(table is of_b for of_b in b) else a_name
                 advice = "; across likelihoods compare bits_per_dimension" if name.startswith("likelihood") else ""
-                raise checks.fail(f"{name} of {whose}", other, f"{mine!r}, as {a_name} has{advice}")
+                raise checks.fail(f"{name} of {owner}", actual, f"{expected!r}, as {a_name} has{advice}")
 
 
 def _aligned(tables: Sequence[PerImage], metric: str) -> list[Tensor]:
-    """The values of the images that all have, in one order; copies of an image are matched in their order."""
+    """The values of the images common to all, in one order; copies of an image are matched in their order."""
     indices = [_indices(table.images) for table in tables]
     common = [key for key in indices[0] if all(key in other for other in indices[1:])]
     return [
@@ -213,7 +213,7 @@ def _aligned(tables: Sequence[PerImage], metric: str) -> list[Tensor]:
 
 
 def _indices(images: Tensor) -> dict[tuple[int, int], int]:
-    """Where each image is, by its key and how many of the same came before it."""
+    """The index of each image, by its key and the number of its copies before it."""
     indices: dict[tuple[int, int], int] = {}
     copies: dict[int, int] = {}
     for index, key in enumerate(images.tolist()):
@@ -236,7 +236,7 @@ def _summed(
     seeds: tuple[int, int],
     error_of: str,
 ) -> Difference:
-    """With the sum of independent variances, whose degrees of freedom are Satterthwaite's."""
+    """The difference, its variance a sum of independent ones, with Satterthwaite's degrees of freedom."""
     variance = sum(part for part, _ in parts)
     terms = sum(part**2 / df for part, df in parts)
     df = variance**2 / terms if terms > 0 else math.inf

@@ -45,7 +45,7 @@ def divergences(
 
     Args:
         p: a distribution without batch shape.
-        q: another over the same events: of masses, or with a density, as p is.
+        q: another over the same events, with probabilities or with a density, as p has.
         samples: draws from each.
         seed: of the draws. The global generators are as before afterwards.
 
@@ -111,8 +111,8 @@ def _sum_over_support(log_p: Tensor, log_q: Tensor) -> float:
 def _log_mass(p: dist.TorchDistribution, support: Tensor) -> Tensor:
     """log p of each point of its support, float64, `(points, *batch)`.
 
-    From the probabilities as they were given, where they were: torch's own `log_prob` keeps them an epsilon away from 0
-    and 1, so that it knows no impossible event and none of less than 1e-7.
+    From the probabilities that the distribution was made from, where it was: torch's own `log_prob` clamps them an
+    epsilon away from 0 and 1, so that no event is impossible, nor less probable than 1e-7.
     """
     if isinstance(p, torch.distributions.OneHotCategorical):
         return _log_mass(p._categorical, support.argmax(-1))

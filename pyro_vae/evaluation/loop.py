@@ -1,4 +1,4 @@
-"""What every evaluation of a model on images begins with, in one place."""
+"""The setup that every evaluation shares: a model in evaluation mode, and the images as it sees them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluation:
     """A model in evaluation mode on its device, and images as it is evaluated on them.
 
     - `images`: binarized once and for all.
-    - `trained_with`: the binarization of training; `binarization` is that of the images: of `dynamic`, `static`.
+    - `trained_with`: the binarization of training; `binarization`: that of these images, `static` for `dynamic`.
     - `dequantize`: whether the noise of each image, drawn once, is added to its levels.
     """
 
@@ -59,11 +59,11 @@ class Evaluation:
         return conditioned_batches(self.model, self.images, size, self.device, as_floats=self.as_floats, start=start)
 
     def take(self, index: Tensor) -> Evaluation:
-        """The same of some of the images."""
+        """The same evaluation on a subset of the images."""
         return replace(self, images=self.images.take(index))
 
     def draw(self, n: int | None) -> Evaluation:
-        """The same of n of the images at random; of all where n is None."""
+        """The same evaluation on n images drawn at random, or on all where n is None."""
         return self if n is None else replace(self, images=self.images.draw(n))
 
 
@@ -80,21 +80,21 @@ def evaluation_of(
     finite_weights: bool = False,
     likelihood: bool = True,
 ) -> Iterator[Evaluation]:
-    """Checks model and images, and puts the model on the device and into evaluation mode; outside it is as it was.
+    """Checks model and images; inside, the model is on the device and in evaluation mode; outside, as it was.
 
     Args:
-        model: whose spec says what the next two are, where they are None.
+        model: its spec supplies `binarization` and `dequantize` where they are None.
         images: the set to evaluate on.
-        function: the public function that is called, which warnings name.
+        function: name of the public function that is called, for warnings.
         binarization: as in training.
         dequantize: as in training.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
-        gradients: whether they are taken inside.
+        gradients: whether gradients are needed inside.
         finite_weights: whether a weight that is not finite is an error, and not a result that is not finite.
-        likelihood: whether the numbers are of log p(x|z), so that it is said where that is none of the data.
+        likelihood: whether results use log p(x|z): then a warning tells where it is no log-likelihood of the data.
 
     Raises:
-        InputError: what does not fit.
+        InputError: an argument that does not fit the model or the images.
     """
     check_set("images", images)
     told, spec = binarization, getattr(model, "spec", None)

@@ -68,24 +68,24 @@ def evaluate(
             same for all models (:func:`pyro_vae.data.dequantize`).
         samples: posterior samples per image, for the Monte Carlo parts of the bounds.
         k: importance samples per image, for the evidence.
-        evidence_images: take so many of the images, at random, for the evidence, which is the most expensive.
-        anneal: so many of the images whose Pareto k is above the threshold, drawn at random, are estimated by annealed
+        evidence_images: estimate the evidence, the most expensive group, on this many images, drawn at random.
+        anneal: estimate this many of the images whose Pareto k is above the threshold, drawn at random, by annealed
             importance sampling as well.
         partial: a file from which the evidence resumes after an interruption.
-        extractor: whose features the samples are scored by; see :mod:`pyro_vae.evaluation.samples.features`.
+        extractor: the feature extractor for the scores of samples; see :mod:`pyro_vae.evaluation.samples.features`.
         num_generated: images to draw for the scores; by default as many as `images`.
         splits: of the inception score.
-        train: real training images, of which as many as are generated are scored in the samples' place; only those
-            that the extractor was not trained on, which may be fewer (`num_real` in the provenance).
+        train: real training images, scored in the samples' place as a reference: as many as samples are generated,
+            or as the extractor was not trained on, if these are fewer (`num_real` in the provenance).
         batch_size: images at a time.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of all noise. The global generators are as before afterwards.
         progress: progress bars where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: a wrong argument; or a model whose programs do not say what its `encode`, `prior` and `decode` say,
-            of which all metrics are (a second latent variable, say, or a factor); an extractor that sees no difference
-            between the images.
+        InputError: a wrong argument; a model whose programs do not agree with its `encode`, `prior` and `decode`, from
+            which all metrics are computed (it has a second latent variable, say, or a factor); or an extractor that
+            gives all images the same features.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> metrics = evaluate(build(Spec(latent_dim=2)), load_data("digits").test, binarization="threshold")
@@ -132,7 +132,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Group:
-    """Metrics of one group, what their provenance has beside that of all, and the values of single images."""
+    """Metrics of one group, the provenance that only they have, and their per-image values."""
 
     values: dict[str, Any]
     about: dict[str, Any]
@@ -147,7 +147,7 @@ def _joined(groups: Mapping[str, _Group], source: dict[str, Any]) -> Metrics:
         infinite = [key for key, value in group.values.items() if isinstance(value, float) and not math.isfinite(value)]
         finite = {key: value for key, value in group.values.items() if value is not None and key not in infinite}
         about = source | {"group": name} | group.about
-        if infinite:  # of a posterior without width, for instance, as beta = 0 gives: its KL is infinite
+        if infinite:  # e.g. of a posterior that shrank to a point, as with beta = 0: its KL is infinite
             about |= {"not_finite": infinite}
         values |= finite
         provenance |= dict.fromkeys(finite, about)
@@ -175,7 +175,7 @@ def _groups(model: Model, metrics: Sequence[str] | None, extractor: Extractor | 
 
 
 def _sample_count(num_generated: int | None, num_images: int, splits: int, extractor: Extractor | None) -> int:
-    """How many images to draw, checked."""
+    """The number of images to generate, checked."""
     count = num_images if num_generated is None else checks.positive_integer("num_generated", num_generated)
     if count < max(splits, 10):
         raise checks.fail("num_generated", count, f"at least {max(splits, 10)}")
@@ -199,7 +199,7 @@ def _source(evaluation: Evaluation, images: Images, seed: int) -> dict[str, Any]
 
 
 def _comparable(evaluation: Evaluation) -> dict[str, Any]:
-    """What two models must share for their log-likelihoods to be of the same quantity."""
+    """The settings that two models must share for their log-likelihoods to be comparable."""
     return {
         "likelihood": type(getattr(evaluation.model, "likelihood", None)).__name__,
         "binarization": evaluation.binarization,
@@ -211,7 +211,7 @@ def _noised(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _likelihood(evaluation: Evaluation) -> dict[str, Any]:
-    """The likelihood and the binarization that the numbers are of, which is not always that of training."""
+    """Likelihood and binarization of the evaluation; the latter is not always that of training."""
     return _comparable(evaluation) | {"trained_with": evaluation.trained_with}
 
 
@@ -252,7 +252,7 @@ def _evidence_group(evaluation: Evaluation, images: Images, settings: dict[str, 
     }
     comparable = _comparable(evaluation) | _quantity(evaluation.model) | {"k": k}
     per_image = {"evidence": _per_image(images, {"nll_nats": -estimate.log_likelihood}, comparable)}
-    if estimate.bits is not None:  # which compare whatever the likelihoods are
+    if estimate.bits is not None:  # comparable across likelihoods
         shared = {"binarization": evaluation.binarization, "k": k}
         per_image["bits"] = _per_image(images, {"bits_per_dimension": estimate.bits}, shared)
     about = _likelihood(evaluation) | {"k": k, "n": len(images), "images_sha256": images.fingerprint}
@@ -292,16 +292,16 @@ def _samples_group(
 
 
 def _per_image(images: Images, values: Mapping[str, Tensor], settings: dict[str, Any]) -> PerImage:
-    """The columns that are finite, beside the keys of the images."""
+    """The per-image columns that are finite, with the keys of the images."""
     finite = {name: column for name, column in values.items() if column.isfinite().all()}
     return PerImage(image_keys(images.pixels), finite, settings)
 
 
 def _quantity(model: Model) -> dict[str, Any]:
-    """What log p(x|z) is the log of: a probability of 256 levels, or else that of a likelihood and its constants."""
+    """What p(x|z) is: a probability of 256 levels, or else a likelihood, named with its constants."""
     if data_range_of(model) == "256 levels":
         return {"likelihood": "a probability of 256 levels"}
-    likelihood = getattr(model, "likelihood", None)  # constants are what is not trained, such as a fixed variance
+    likelihood = getattr(model, "likelihood", None)  # its constants: what is not trained, such as a fixed variance
     constants = {} if likelihood is None else {name: value.tolist() for name, value in likelihood.named_buffers()}
     return {"likelihood_constants": constants}
 

@@ -79,7 +79,7 @@ class Metrics:
     per_image: Mapping[str, PerImage] = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was computed, ready for JSON; without the values of single images."""
+        """The metrics that were computed, ready for JSON; without per-image values."""
         return copy.deepcopy(
             {name: value for name, value in vars(self).items() if value is not None and name != "per_image"}
         )

@@ -1,4 +1,4 @@
-"""Whether a pair's programs are what the estimators take them for: they compose `encode`, `prior` and `decode`."""
+"""Checks that a model's programs agree with its `encode`, `prior` and `decode`, which the estimators use."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pyro_vae.models.densities import Densities
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
 
-# The programs that are so by their own text; the guide of the last differs from a VAE's by what its loss has beside.
+# Programs known to agree; the guide of the last differs from a VAE's by a further term of its loss.
 _OWN = [(kind.model, kind.guide) for kind in (VAE, Autoencoder, PriorAtStart)]
 
 
 def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> None:
-    """`model.model` and `model.guide` have the sites and the log-probabilities that the parts of the model give.
+    """Checks that `model.model` and `model.guide` have the sites and log-probabilities of the model's parts.
 
     Both are run once, at beta = 1: the latent site is `z`, the observed one `x`, and at the z that the guide draws
     their log-probabilities are those of `prior()`, `encode(x)` and `decode(z)`. An autoencoder has no latent site.
@@ -36,7 +36,7 @@ def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | No
         arguments: their labels and covariates, where the model takes them.
 
     Raises:
-        InputError: what differs.
+        InputError: they differ; the message says in what.
     """
     if not all(callable(getattr(model, name, None)) for name in ("model", "guide")):
         return
@@ -84,7 +84,7 @@ def _check_values(densities: Densities, x: Tensor, of_guide: dict[str, Any], of_
 
 
 def _sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Those that are draws or data, or add to the log-probability otherwise, as factors do."""
+    """The sites of a trace that are draws, data, or factors, which add to the log-probability otherwise."""
     trace.compute_log_prob()
     samples = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
     return {

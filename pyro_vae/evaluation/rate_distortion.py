@@ -19,12 +19,12 @@ Folder = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class RatePoint:
-    r"""What a model, trained with `beta`, reaches: means over images, nats per image.
+    r"""Rate and distortion of a model trained with `beta`: means over images, nats per image.
 
     - `rate_nats`: :math:`R = \mathbb E\, \mathrm{KL}(q(z|x) \| p(z))`, an upper bound on the information that z has
       about x; `distortion_nats`: :math:`D = -\mathbb E \log p(x|z)`. :math:`R + D = -\mathrm{ELBO}`.
     - `rate_se`, `distortion_se`: standard errors, over images where there is one seed, over `seeds` where there are
-      several. None where no error is known.
+      several. None where it is not known.
     """
 
     beta: float
@@ -62,18 +62,18 @@ class Secant:
 
     @property
     def fits(self) -> bool:
-        """Whether it lies there, within two standard errors."""
+        """Whether the slope lies between -`beta_high` and -`beta_low`, up to two standard errors."""
         margin = 2 * (self.slope_se or 0.0)
         return -self.beta_high - margin <= self.slope <= -self.beta_low + margin
 
 
 @dataclass(frozen=True)
 class RateDistortion:
-    r"""A curve: `points` of at least two betas, in their order.
+    r"""A curve: `points` of at least two betas, in the order of beta.
 
-    Where each training found the best of its objective :math:`D + \beta R`, no model of these networks lies below the
-    line of slope :math:`-\beta` through its point, and the points lie on a convex curve of that slope. A point above
-    the line of another was not trained to its optimum, or is scored on other images than it was trained on.
+    Where each training reached the optimum of its objective :math:`D + \beta R`, no model of these networks lies below
+    the line of slope :math:`-\beta` through its point, and the points lie on a convex curve of that slope. A point
+    above the line of another was not trained to its optimum, or is scored on other images than it was trained on.
     """
 
     points: tuple[RatePoint, ...]
@@ -101,7 +101,7 @@ class RateDistortion:
         return True
 
     def least_rate_nats(self, distortion_nats: float) -> float:
-        r"""The rate that a model of this distortion needs at least, if each training found its optimum.
+        r"""The rate that a model of this distortion needs at least, if each training reached its optimum.
 
         .. math:: R \ge \max\Bigl(0, \max_{\beta > 0} \bigl[ R_\beta + (D_\beta - D) / \beta \bigr]\Bigr)
 
@@ -123,15 +123,15 @@ def rate_distortion(runs: Folder | Sequence[Folder]) -> list[RateDistortion]:
     .. math:: R = \mathbb E\, \mathrm{KL}(q(z|x) \| p(z)), \qquad D = -\mathbb E_{q(z|x)} \log p(x|z), \qquad
               \frac{\mathrm dD}{\mathrm dR} = -\beta
 
-    Runs that differ in beta and seed alone, and were evaluated on the same images, make one curve; seeds of one beta
+    Runs that differ in beta and seed alone, and were evaluated on the same images, make one curve; the seeds of a beta
     are averaged. Runs without a KL (autoencoders, posteriors that shrink to a point) are left out, and so are those
     whose beta no other run varies. A curve is named by the fields in which the curves differ.
 
     Args:
-        runs: run folders; folders of a study, or others that have run folders in them.
+        runs: run folders, or folders that contain them, such as that of a study.
 
     Raises:
-        InputError: there are no two runs that make a curve.
+        InputError: no two runs make a curve.
 
     Source: Alemi et al., "Fixing a broken ELBO", 2018, https://arxiv.org/abs/1711.00464
     """
@@ -142,8 +142,9 @@ def rate_distortion(runs: Folder | Sequence[Folder]) -> list[RateDistortion]:
         spec, metrics = read_spec(folder), files.read_json_if_any(folder / "metrics.json", "metrics")
         if spec is None or metrics.get("kl_per_sample") is None or metrics.get("reconstruction_nats") is None:
             continue
-        key = repr((alike := _settings(spec), _images(metrics)))
-        settings[key] = alike
+        shared = _settings(spec)
+        key = repr((shared, _images(metrics)))
+        settings[key] = shared
         curves.setdefault(key, {}).setdefault(spec.beta, []).append(metrics)
     curves = {key: by_beta for key, by_beta in curves.items() if len(by_beta) > 1}
     if not curves:
@@ -165,7 +166,7 @@ def _runs_in(folder: Folder) -> list[Path]:
 
 
 def _settings(spec: Spec) -> dict[str, Any]:
-    """What must be the same on one curve."""
+    """The settings that all runs of a curve share."""
     left_out = (*FIELDS_FREE_ON_RESUME, "beta", "seed", "beta_warmup")
     return {"epochs": spec.epochs} | {name: value for name, value in spec.to_dict().items() if name not in left_out}
 
@@ -177,9 +178,9 @@ def _images(metrics: Mapping[str, Any]) -> Any:
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields in which they differ, in words."""
-    differ = [name for name in settings[0] if len({repr(each[name]) for each in settings}) > 1]
-    return [", ".join(f"{name} {each[name]}" for name in differ) for each in settings]
+    """A name for each curve, of the fields in which the curves differ."""
+    differing = [name for name in settings[0] if len({repr(fields[name]) for fields in settings}) > 1]
+    return [", ".join(f"{name} {fields[name]}" for name in differing) for fields in settings]
 
 
 def _point(beta: float, seeds: Sequence[Mapping[str, Any]]) -> RatePoint:

@@ -42,7 +42,7 @@ def posterior_means(
 ) -> Tensor:
     """The mean of `draws` codes from q(z|x) for each image, `(N, d)`: what to take where q's mean is not known.
 
-    A deterministic autoencoder has one code for each image, and that is it.
+    A deterministic autoencoder has one code for each image, which is returned.
     """
     check_encodes(model, images, NOISE_BLOCK)
     draws = checks.positive_integer("draws", draws)

@@ -54,7 +54,7 @@ def principal_components(x: Tensor, n: int) -> PCA:
 
 
 def principal_angles(model: Model, images: Images) -> Tensor:
-    """Angles between what a linear decoder can say and the d first principal components of images: degrees, `(d,)`.
+    """Angles between the range of a linear decoder and the first d principal components of images: degrees, `(d,)`.
 
     A linear autoencoder of d units that minimizes the squared error spans the space of these components, though its
     weights need not be the components: all angles are then 0.
@@ -89,7 +89,7 @@ def subspace_angles(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear_columns(model: Model, images: Images) -> Tensor:
-    """W of a decoder W z + b, `(C H W, d)` in float64; found out from some points, which must lie on such a map."""
+    """W of a decoder W z + b, `(C H W, d)` in float64; determined from a few points, of which one is a check."""
     check_encodes(model, images, 1)
     d = codes(model, images.take(slice(0, 1)), device=device_of(model)).shape[1]
     z = torch.cat([torch.zeros(1, d), torch.eye(d), torch.full((1, d), -3.0)])

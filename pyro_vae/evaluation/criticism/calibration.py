@@ -1,4 +1,4 @@
-"""Simulation-based calibration: whether q(z|x) has the right place and width, on simulated images."""
+"""Simulation-based calibration: whether q(z|x) has the right location and width, on simulated images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Calibration:
 
     @property
     def p_value(self) -> float:
-        """Of the hypothesis that all are uniform: the smallest of `p_values` times their number, at most 1."""
+        """Of the hypothesis that all ranks are uniform: the smallest of `p_values` times their number, at most 1."""
         return min(1.0, min(self.p_values.values()) * len(self.p_values))
 
     def band(self, probability: float = 0.99) -> tuple[float, float]:

@@ -86,7 +86,7 @@ class StatisticCheck:
 
 @dataclass(frozen=True, eq=False)
 class PredictiveCheck:
-    """A check of n images by R `replicates` of a `kind`, prior or posterior; `statistics` has each by its name."""
+    """A predictive check of n images by R `replicates`; `kind` is prior or posterior, `statistics` has each by name."""
 
     kind: str
     n: int
@@ -115,8 +115,8 @@ def predictive_check(
               p = P\bigl(T(x^{\text{rep}}) \ge T(x)\bigr)
 
     Prior predictive p-values of data that come from the model are uniform. Posterior predictive ones are not: the
-    images are used twice, so that theirs gather around 1/2 (Meng), and only extreme ones say something. The guide
-    stands in for the posterior: an extreme value may be its fault.
+    images are used twice, so that theirs gather around 1/2 (Meng), and only extreme ones are evidence against it. The
+    guide stands in for the posterior: an extreme value may be due to the guide.
 
     Args:
         model: a `VAE`.
@@ -211,7 +211,7 @@ class _Replicated:
         self.row = self.column = 0
 
     def add(self, values: Tensor) -> None:
-        """Those of the next replicates, `(r, B)`, of the images of this block."""
+        """The statistics of the next replicates, `(r, B)`, for the images of this block."""
         rows, columns = slice(self.row, self.row + len(values)), slice(self.column, self.column + values.shape[1])
         difference = values - self.centre
         self.sums[rows] += difference.sum(1)
@@ -266,7 +266,7 @@ def _check_statistics(statistics: Mapping[str, Statistic]) -> Mapping[str, Stati
 
 
 def _values(statistics: Mapping[str, Statistic], x: Tensor) -> dict[str, Tensor]:
-    """Each of the images `(N, C, H, W)`, float64 on the CPU, `(N,)`."""
+    """The statistics of images `(N, C, H, W)`, float64 on the CPU, `(N,)` each."""
     columns = {}
     for name, function in statistics.items():
         value = function(x)

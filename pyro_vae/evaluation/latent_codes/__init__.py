@@ -1,1 +1,1 @@
-"""What codes are like: active units, the aggregate posterior, probes, disentanglement."""
+"""Properties of codes: active units, the aggregate posterior, probes, disentanglement."""

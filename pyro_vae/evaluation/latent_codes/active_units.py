@@ -30,7 +30,7 @@ def active_units(means: Tensor, threshold: float = 0.01, others: Tensor | None =
     Args:
         means: posterior means, `(N, d)`.
         threshold: what counts as active.
-        others: where the means are only estimated, from draws: estimates from other draws, `(N, d)`. The covariance of
+        others: where the means are estimated from draws: estimates from other draws, `(N, d)`. The covariance of
             the two over images is then the variance of the means, without that of the draws.
 
     Source: Burda et al., 2016, https://arxiv.org/abs/1509.00519

@@ -12,7 +12,7 @@ from pyro_vae.evaluation.samples.features import check_features
 
 @dataclass(frozen=True)
 class Probes:
-    """Share of test codes whose class is found, by logistic regression and by the k nearest training codes."""
+    """Share of test codes whose class is predicted, by logistic regression and by the k nearest training codes."""
 
     linear: float
     nearest: float
@@ -20,7 +20,7 @@ class Probes:
 
 
 def probe_accuracy(codes: Tensor, labels: Tensor, test_codes: Tensor, test_labels: Tensor, k: int = 10) -> Probes:
-    """How well the class can be read off codes `(N, d)`, standardized, by scikit-learn's simplest classifiers."""
+    """How well the class can be read off codes `(N, d)`, standardized, by two of scikit-learn's simple classifiers."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline

@@ -25,12 +25,12 @@ class Annealed:
     """Annealed importance sampling of N images, each tensor `(N,)`.
 
     - `log_likelihood`: log of the mean weight of the chains, nats; a lower bound on log p(x) in expectation.
-    - `log_likelihood_mcse`: its Monte Carlo standard error, nats, by the delta method; None of one chain. Of 16 chains
-      two of these errors held the exact value of a linear-Gaussian model for 92 % of the images where 14 were
+    - `log_likelihood_mcse`: its Monte Carlo standard error, nats, by the delta method; None for one chain. Of 16 chains
+      an interval of two errors held the exact value of a linear-Gaussian model for 92 % of the images where 14 were
       effective, for 86 to 89 % at 7 to 8, and for 70 % at 3.
-    - `effective_samples`: how many chains of equal weight say as much, from 1 to `chains`.
-    - `chain_sd_nats`: standard deviation of log w over the chains; well above 1, they do not agree, and more
-      temperatures are needed. None of one chain.
+    - `effective_samples`: the effective number of chains, from 1 to `chains`.
+    - `chain_sd_nats`: standard deviation of log w over the chains; well above 1, the chains do not agree, and more
+      temperatures are needed. None for one chain.
     - `acceptance`: share of all Hamiltonian moves that were accepted.
     """
 

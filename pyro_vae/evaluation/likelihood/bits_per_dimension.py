@@ -1,4 +1,4 @@
-"""Bits per dimension, which only a probability has."""
+"""Bits per dimension, which are defined for probabilities only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Nats = TypeVar("Nats", float, Tensor)
 
 
 def bits_per_dimension(nll_nats: Nats, dimensions: int, levels_per_unit: int = 1) -> Nats:
-    r"""What one of the `dimensions` = C H W numbers of an image costs on average.
+    r"""The average code length of one of the `dimensions` = C H W values of an image, in bits.
 
     .. math:: -\frac{\log p(x)}{D \log 2} + \log_2 L
 

@@ -1,4 +1,4 @@
-"""The evidence by importance sampling: log p(x) of each image, and what says whether to believe it."""
+"""The evidence by importance sampling: log p(x) of each image, and diagnostics that tell whether to trust it."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ class Evidence:
 
     - `nll_nats`, `nll_se`: minus the mean of `log_likelihood`, and its standard error over images.
     - `nll_mcse`: the Monte Carlo standard error of that mean for these images,
-      :math:`\sqrt{\sum_n \mathrm{MCSE}_n^2} / n`. The spread over images has this noise in it, so `nll_se` is the error
-      for other images, and `nll_mcse` that for the same ones again. Neither has the bias in it: see `nll_by_k`.
+      :math:`\sqrt{\sum_n \mathrm{MCSE}_n^2} / n`. The spread over images includes this noise: `nll_se` is the error
+      for other images, `nll_mcse` that of estimating the same ones again. Neither covers the bias: see `nll_by_k`.
     - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
       under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
       why. `bits_per_dimension_se` is its standard error over images, `bits` that of each image, `(n,)`.
     - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
-      expectation, tight as k grows; its Monte Carlo standard error; how many equal weights say as much.
+      expectation, tight as k grows; its Monte Carlo standard error; the effective sample size of its weights.
     - `nll_by_k`: the NLL at k, k/2, k/4, ... from the same draws. Where it still falls, it is above its limit.
     - `pareto`: per image, where k is at least 25. Its smoothed log-likelihood is a diagnostic, not a second estimate:
       it is biased further than the raw one where the tail is heavy.
     - `trusted`: the same of the images whose Pareto k is at most the threshold; None where there are none. k is
       estimated from the same draws, and is low where the largest weights were missed by chance: where most images are
       near or above the threshold, the trusted ones are no less biased than the rest.
-    - `annealed`: where asked, some of the distrusted images by annealed importance sampling.
-    - `warnings`: one line for each reason not to believe that the NLL lies within its errors.
+    - `annealed`: on request, some of the distrusted images by annealed importance sampling.
+    - `warnings`: one line for each reason to doubt that the NLL lies within its errors.
     """
 
     n: int
@@ -120,10 +120,10 @@ def evidence(
             noise.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the samples. The global generators are as before afterwards.
-        partial: a file to which what is done is saved every 50 images. The same call after an interruption resumes
+        partial: a file in which results are saved every 50 images. The same call after an interruption resumes
             from it, to the same result. It stays until you remove it.
-        anneal: so many of the distrusted images (Pareto k above the threshold; all, where k < 25), drawn at random, are
-            estimated by annealed importance sampling, too, as by :func:`~pyro_vae.evaluation.annealed_log_likelihood`
+        anneal: estimate this many of the distrusted images (Pareto k above the threshold; all, where k < 25), drawn at
+            random, by annealed importance sampling, too, as by :func:`~pyro_vae.evaluation.annealed_log_likelihood`
             with its defaults: 16 chains, each of 11 passes of the decoder and their gradients per temperature.
         anneal_temperatures: steps of the annealing.
         progress: a progress bar where standard error is a terminal; else a line every half minute.
@@ -216,7 +216,7 @@ def _weights_of(
     partial: str | os.PathLike[str] | None,
     progress: bool,
 ) -> dict[str, Tensor]:
-    """What the weights of each image say, `(n, ...)` by name; from `partial` on, where an interrupted call left it."""
+    """Statistics of each image's weights, `(n, ...)` by name; resumes from `partial` after an interruption."""
     n = len(evaluation.images)
     block = min(n, 50, decoded_at_once)
     # 3: which columns there are.
@@ -232,7 +232,7 @@ def _weights_of(
     done = {} if partial is None else _read_partial(partial, settings)
     parts = [done] if done else []
     start = len(done["by_k"]) if done else 0
-    # Noise of its own for each block of images, wherever an interruption fell.
+    # Each block of images has its own noise, so that an interruption changes no number.
     seeds = torch.randint(2**62, (-(-n // block),), generator=torch.Generator().manual_seed(seed)).tolist()
     rest = evaluation.batches(block, start) if start < n else ()
     with Progress(n, "image", f"log p(x), K = {k}", initial=start, visible=progress) as bar:
@@ -249,7 +249,7 @@ def _weights_of(
 
 
 def evidence_metrics(result: Evidence) -> dict[str, Any]:
-    """What :class:`~pyro_vae.evaluation.Metrics` has of it, by name."""
+    """The fields of :class:`~pyro_vae.evaluation.Metrics` that it fills, by name."""
     values: dict[str, Any] = {
         "nll_nats": result.nll_nats,
         "nll_se": result.nll_se,
@@ -301,7 +301,7 @@ def _some_of(mask: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _anneal(evaluation: Evaluation, decoded_at_once: int, temperatures: int, seed: int, progress: bool) -> Annealed:
-    """A few images at a time, each with seeds of its own."""
+    """Anneals a few images at a time, each block with its own seed."""
     parts = []
     with torch.inference_mode(False):  # gradients are taken of log p(x|z)
         for number, (x, densities) in enumerate(evaluation.batches(max(1, decoded_at_once // 16))):
@@ -325,7 +325,7 @@ def _anneal(evaluation: Evaluation, decoded_at_once: int, temperatures: int, see
 
 
 class WeightedDraws(NamedTuple):
-    """z `(K, N, d)`, its log-weights `(K, N)`, and how finely these are known, nats, `(N,)`; float64 but for z."""
+    """z `(K, N, d)`, its log-weights `(K, N)`, and the rounding error of these, nats, `(N,)`; float64 but for z."""
 
     z: Tensor
     log_weights: Tensor
@@ -355,7 +355,7 @@ def weighted_draws(
 
 
 def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
-    """Of each image what `evidence` returns, and the fields of `ParetoSmoothed` where there are samples enough."""
+    """The per-image results of `evidence`, and the fields of `ParetoSmoothed` where there are enough samples."""
     log_weights, resolution = drawn.log_weights, drawn.resolution_nats
     columns = {
         "by_k": torch.stack(list(log_mean_weight_by_k(log_weights).values()), dim=1),
@@ -370,12 +370,12 @@ def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:
 
 
 def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Those of several blocks of images as one."""
+    """The columns of several blocks of images, joined."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _read_partial(path: str | os.PathLike[str], settings: str) -> dict[str, Tensor]:
-    """What an interrupted call under the same settings left; else nothing, as of a damaged file."""
+    """The results that an interrupted call under the same settings saved; empty if none, or if the file is damaged."""
     if not Path(path).is_file():
         return {}
     try:

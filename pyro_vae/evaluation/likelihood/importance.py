@@ -1,4 +1,4 @@
-"""Importance weights: their mean, its Monte Carlo error, how it moves with K, and Pareto k. Plain tensors in."""
+"""Importance weights: their mean, its Monte Carlo error, its dependence on K, and Pareto k. Plain tensors in."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def log_mean_weight_mcse(log_weights: Tensor) -> Tensor:
 
     .. math:: \mathrm{SE}\Bigl(\log \frac1K \sum_k w_k\Bigr) \approx \frac{\mathrm{sd}(w)}{\bar w \sqrt K}
 
-    It is itself estimated from the weights: where a few dwarf all others (Pareto k above the threshold) the largest
-    were not drawn, and it is too small, as the estimate is.
+    It is itself estimated from the weights: where a few dwarf all others (Pareto k above the threshold), the largest
+    possible weights were probably not drawn, and both it and the estimate are too small.
 
     Args:
         log_weights: `(K, N)`, K of at least 2.
@@ -56,7 +56,7 @@ def log_mean_weight_mcse(log_weights: Tensor) -> Tensor:
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""How many equal weights say as much, `(N,)`, from 1 to K: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
+    r"""Kong's effective sample size `(N,)`, from 1 to K: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`.
 
     Source: Kong, "A note on importance sampling using standardized weights", 1992.
 
@@ -75,7 +75,7 @@ def log_mean_weight_by_k(log_weights: Tensor, halvings: int = 6) -> dict[int, Te
 
     Args:
         log_weights: `(K, N)`.
-        halvings: at most so many; fewer where K is small.
+        halvings: at most this many; fewer where K is small.
 
     >>> curve = log_mean_weight_by_k(torch.tensor([[0.0], [math.log(3.0)]]))
     >>> {k: round(value.item(), 3) for k, value in curve.items()}  # log 2, and (log 1 + log 3) / 2
@@ -94,13 +94,13 @@ class ParetoSmoothed:
     """Pareto-smoothed importance sampling of N images, each field `(N,)`.
 
     - `pareto_k`: shape of the tail of the weights; -inf where the weights have no tail (`exact` or `tied`).
-    - `log_likelihood`: log of the mean smoothed weight, nats. A diagnostic: smoothing draws the largest weights in, and
+    - `log_likelihood`: log of the mean smoothed weight, nats. A diagnostic: smoothing shrinks the largest weights, and
       so adds to the downward bias of the raw estimate where the tail is heavy.
     - `effective_samples`: 1 / sum of squared normalized smoothed weights.
     - `exact`: whether all weights are equal up to rounding: the guide is the exact posterior.
     - `tied`: whether the largest weights are, but not all: they are bounded, as far as was seen, so every moment is
       finite, and a tail without spread has no shape to fit.
-    - `threshold`: min(1 - 1 / log10 K, 0.7): above it the estimate is not to be believed at this K.
+    - `threshold`: min(1 - 1 / log10 K, 0.7): above it the estimate is not reliable at this K.
     """
 
     pareto_k: Tensor
@@ -125,8 +125,8 @@ class ParetoSmoothed:
 def pareto_smooth(log_weights: Tensor, resolution_nats: float | Tensor | None = None) -> ParetoSmoothed:
     """Pareto-smoothed importance sampling by ArviZ, image by image.
 
-    Adding a constant to the log-weights of an image changes no k: what counts as equal follows from how finely the
-    weights are known, not from how large they are.
+    Adding a constant to the log-weights of an image changes no k: whether weights count as equal depends on their
+    rounding error, not on their size.
 
     Args:
         log_weights: `(K, N)`; K of at least 25, finite.
@@ -194,8 +194,8 @@ def check_weights(log_weights: Tensor) -> Tensor:
 def _without_tail(log_weights: Tensor, resolution: Tensor) -> tuple[Tensor, Tensor]:
     """Whether all weights of an image are equal, and whether those of its tail are but not all, `(N,)` each.
 
-    The tail is what ArviZ fits: the weights above the largest but M, M = ceil(min(K / 5, 3 sqrt K)). A few that stand
-    alone above a tied bulk are no tied tail: at least 5 must be equal, which is also the least that can be fitted.
+    The tail is what ArviZ fits: the weights above the largest but M, M = ceil(min(K / 5, 3 sqrt K)). A few
+    weights above a tied bulk are no tied tail: at least 5 must be equal, which is also the fewest that can be fitted.
     """
     k = len(log_weights)
     top = log_weights.sort(0, descending=True).values[: math.ceil(min(k / 5, 3 * k**0.5)) + 1]

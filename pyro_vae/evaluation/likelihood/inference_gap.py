@@ -1,4 +1,4 @@
-"""How much of log p(x) - ELBO is the fault of the family of q, and how much that of the encoder."""
+"""Splits log p(x) - ELBO into the approximation gap of q's family and the amortization gap of the encoder."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pyro_vae.models.base import batch_arguments, check_model, check_set
 from pyro_vae.models.densities import Densities, named
 from pyro_vae.path_gradient import along_the_path, takes_path_gradient
 
-RATES = (1.0, 0.25, 0.0625)  # of Adam, in units of `lr`: the next where a round at the last one brought nothing
+RATES = (1.0, 0.25, 0.0625)  # Adam's learning rates, in units of `lr`: the next one after a round without improvement
 
 
 @dataclass(frozen=True)
 class InferenceGap:
     r"""The two parts of log p(x) - ELBO; means over n images, nats per image, always at beta = 1.
 
-    - `approximation_gap_nats`: log p(x) - max over q in the family of the ELBO: the fault of the family.
-    - `amortization_gap_nats`: that maximum - ELBO of the encoder: the fault of the encoder.
+    - `approximation_gap_nats`: log p(x) - max over q in the family of the ELBO: due to the family.
+    - `amortization_gap_nats`: that maximum - ELBO of the encoder: due to the encoder.
     - `..._se`: standard error over images, None of one image; `..._mcse`: the Monte Carlo standard error of the mean,
       of the draws for these same images. An estimated log p(x) is a lower bound in expectation, and so is then the
-      approximation gap; whether to believe it says `evidence_trusted`.
+      approximation gap; `evidence_trusted` tells whether to trust it.
     - `log_evidence_nats`, `elbo_optimal_nats`, `elbo_nats`: the three values between which the gaps lie.
     - `evidence_trusted`: share of images whose Pareto k, with the optimised q as the proposal, is at most its
       threshold; None where log p(x) was given, or drawn with less than 25 samples.
-    - `converged`: whether the last round of each block of images brought at most the tolerance;
-      `last_round_nats`: what it brought, the mean over images.
+    - `converged`: whether the last round of each block of images improved the ELBO by at most the tolerance;
+      `last_round_nats`: by how much it did, the mean over images.
     - `per_image`: `log_evidence_nats`, `elbo_optimal_nats`, `elbo_nats`, `approximation_gap_nats`,
       `amortization_gap_nats`, and `pareto_k` where it is known; float64, `(n,)` each.
     """
@@ -85,11 +85,11 @@ def inference_gap(
               = \bigl[\log p(x) - \max_{q \in \mathcal Q} \mathcal L(x; q)\bigr]
               + \bigl[\max_{q \in \mathcal Q} \mathcal L(x; q) - \mathcal L(x; q_\phi)\bigr]
 
-    The maximum is found for each image by itself: Adam ascends the ELBO from what the encoder puts out,
-    `(n, num_parameters)`, of many images at once. The family is what these numbers reach: a planar flow's layers, which
-    all images share, stay as they are; a conditional planar flow's are among the numbers. Of all rounds the best q of
-    each image is taken, the encoder's own among them; it is chosen by other draws than those that it is scored with, so
-    that the choice adds no bias. The model is left as it is.
+    The maximum is taken for each image separately: Adam ascends the ELBO from the output of the encoder,
+    `(n, num_parameters)`, for many images at once. The family is all q that these parameters can express: the layers
+    of a planar flow, which all images share, stay fixed; those of a conditional planar flow are among the parameters.
+    The best q of all rounds is taken for each image, the encoder's own included; it is chosen with other draws than
+    those that it is scored with, so that the choice adds no bias. The model is not changed.
 
     Args:
         model: a `VAE`.
@@ -103,10 +103,10 @@ def inference_gap(
         k: importance samples per image.
         samples: draws per image by which an ELBO is estimated.
         particles: draws per image and step of the ascent.
-        lr: Adam's first learning rate; where a round brings no more than the tolerance it falls to a quarter, twice.
+        lr: Adam's first learning rate; where a round gains no more than the tolerance it falls to a quarter, twice.
         steps: of a round.
-        rounds: at most so many. Where they are not enough a warning says so.
-        tolerance_nats: mean over images of what a round must bring to be followed by another.
+        rounds: at most this many; a warning tells where they were not enough.
+        tolerance_nats: gain per image, on average, that a round must exceed to be followed by another.
         decoded_at_once: codes in one pass of the decoder; it bounds the memory, and changes the result only through the
             noise.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
@@ -163,7 +163,7 @@ def _gaps(
     with_evidence: bool,
     progress: bool,
 ) -> dict[str, Tensor]:
-    """The parts of the gaps of each image, `(n,)`."""
+    """The terms of the gaps for each image, `(n,)`."""
     block = max(1, min(NOISE_BLOCK, at_once // counts["particles"]))
     columns: dict[str, list[Tensor]] = {}
     bar = Progress(len(evaluation.images), "image", "inference gap", visible=progress)
@@ -194,7 +194,7 @@ def _ascend(
     at_once: int,
     counts: Mapping[str, int],
 ) -> tuple[Tensor, Tensor]:
-    """The best parameters of q of each image, `(n, P)`, and what the last round brought to the mean, `(n,)` alike."""
+    """The best parameters of q of each image, `(n, P)`, and the mean gain of the last round, n times, `(n,)`."""
 
     def elbo(parameters: Tensor) -> Tensor:
         with seeded_rng(x.device, choice_seed):  # the same draws each time, so that differences are of q alone
@@ -249,7 +249,7 @@ def _values(
         with seeded_rng(x.device, stream(name)):
             return weighted_draws(densities, x, draws, at_once, densities.model.posterior(parameters))
 
-    # By common random numbers, so that the noise of their difference is small.
+    # Common random numbers, so that the noise of their difference is small.
     encoder, optimal = (drawn(parameters, "elbo", counts["samples"]).log_weights for parameters in (start, best))
     values = {
         "elbo_nats": encoder.mean(0),

@@ -1,4 +1,4 @@
-"""The negative log-likelihood of a set from that of its images: its errors, its way with K, and reasons to doubt it."""
+"""The negative log-likelihood of a set of images: its errors, its dependence on K, and reasons to doubt it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def reasons_for_doubt(
             + ("; nor may those of the others, chosen by the same draws" if distrusted > 0.5 else "")
         )
     drop, mcse = curve[0].drop_nats, whole.nll_mcse
-    # Two digits are shown; a bias below that is of no interest, however small the error.
+    # Two digits are printed; a smaller bias does not matter, however small the error.
     if drop is not None and mcse is not None and drop > max(mcse, 0.01):
         yield f"the NLL fell by {drop:.2f} nats when K was doubled to {curve[0].k:,}: it is above its limit"
     if mcse is not None and whole.nll_se is not None and mcse > whole.nll_se / 4:

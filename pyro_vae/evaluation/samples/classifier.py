@@ -29,11 +29,11 @@ from pyro_vae.evaluation.samples.features import Features, extract, file_name, f
 from pyro_vae.models.base import check_set
 from pyro_vae.training.checkpoint import read_checkpoint, read_epoch, write_checkpoint
 
-_KEEP_SECONDS = 2.0  # of training that an interruption may lose; else the state is kept after each epoch
+_KEEP_SECONDS = 2.0  # of training that an interruption may lose; else the state is saved after each epoch
 
 
 def _is_large(image_shape: tuple[int, int, int]) -> bool:
-    """Whether images have more pixels than MNIST's; what the documents' scores are of has no more."""
+    """Whether images have more pixels than MNIST's, for which the smaller network is made."""
     _, height, width = image_shape
     return height * width > 28 * 28 and min(height, width) >= 8
 
@@ -90,9 +90,9 @@ class Classifier(nn.Module):
         return Features(pool, self.head(pool))
 
     def unseen(self, images: Images) -> Images | None:
-        """Those of the data set's training images that this classifier was not trained on; None where there are none.
+        """The training images of the data set that this classifier was not trained on; None where there are none.
 
-        An image is known by its pixels, so it does not matter where in a set it is, nor in how large a part of the set.
+        Images are recognized by their pixels, wherever they are in the set, and in any part of it.
         """
         if self.last_key is None:
             return images
@@ -115,8 +115,8 @@ def in_domain_classifier(
     is.
 
     The cache file is named after the fingerprint of the images. Training is deterministic on one machine: Adam with a
-    one-cycle learning rate, from seed 0. An interrupted training resumes from the last epoch that was kept, to the same
-    weights. A cache that can't be written is done without, with a warning. So there is one where the classifier is not
+    one-cycle learning rate, from seed 0. An interrupted training resumes from the last saved epoch, to the same
+    weights. Where the cache can't be written, a warning says so. There is also one where the classifier is not clearly
     better than chance: where its accuracy exceeds the share of the largest class of the test images by less than three
     standard errors of that, :math:`\sqrt{p (1 - p) / n}`.
 
@@ -196,7 +196,7 @@ def _warn_if_at_chance(classifier: Classifier, test: Images) -> None:
 
 
 def _read_cached(classifier: Classifier, path: Path) -> bool:
-    """Whether a whole file was there; a damaged one is trained anew."""
+    """Loads the classifier; False where there is no file, or a damaged one, and it must be trained."""
     try:
         with safe_open(path, framework="pt") as file:
             classifier.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
@@ -263,7 +263,7 @@ def _what_takes_long(name: str, bar: Progress) -> str:
 
 
 def _resume_classifier(parts: dict[str, Any], settings: str, checkpoint: Path, device: torch.device) -> int:
-    """Takes the state of an interrupted training with the same settings; returns after how many epochs it is, or 0."""
+    """Loads the state of an interrupted training with the same settings; returns how many epochs it has, or 0."""
     try:
         stored = read_checkpoint(checkpoint)
     except checks.InputError:  # damaged

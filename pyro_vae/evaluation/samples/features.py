@@ -26,7 +26,7 @@ from pyro_vae.models.base import check_set, evaluating
 
 
 class Features(NamedTuple):
-    """What an extractor sees in N images: `pool` `(N, d)`, and `logits` `(N, classes)` where it has them."""
+    """The features of N images: `pool` `(N, d)`, and `logits` `(N, classes)` where it has them."""
 
     pool: Tensor
     logits: Tensor | None
@@ -39,7 +39,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, with the fingerprint of its weights."""
+        """The extractor's name, with the fingerprint of its weights."""
 
     def __call__(self, images: Tensor, /) -> Features:
         """Features of floats in [0, 1], `(N, C, H, W)`."""
@@ -50,7 +50,7 @@ def extract(
 ) -> Features:
     """The features of uint8 or float images `(N, C, H, W)`, on the CPU.
 
-    They are made in small batches: what a larger one needs in a CPU's memory is asked of the system anew each time.
+    Computed in small batches: on a CPU the memory of larger ones is allocated anew each time, which takes longer.
     """
     images = checks.tensor("images", images)
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
@@ -72,10 +72,10 @@ def extract_cached(
     batch_size: int = 100,
     device: str | torch.device = "auto",
 ) -> Features:
-    """Features of a real data set, kept in this user's cache (or in `cache`) for the next time.
+    """Features of a real data set, from this user's cache (or from `cache`), where they are saved the first time.
 
     The file is named after the extractor, whose name holds the fingerprint of its weights, and after that of the
-    images: other weights or other images are other files. A damaged file is made anew.
+    images: other weights or other images are other files. A damaged file is computed anew.
     """
     check_set("images", images)
     folder = Path(cache) if cache is not None else files.cache_folder() / "features"
@@ -135,7 +135,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Writes to the cache, without which all works, only longer."""
+    """Writes to the cache; where that fails, a warning says so and nothing else changes."""
     try:
         files.write(path, content)
     except OSError as error:

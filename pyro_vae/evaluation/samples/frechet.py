@@ -43,7 +43,7 @@ class Moments:
                 raise checks.fail("features", f"{x.shape[1]} features", f"{len(mean)}, as in the batches before")
             delta = x.mean(0) - mean
             centred = x - x.mean(0)
-            # In place: for 2048 features the matrix is what costs.
+            # In place: for 2048 features the matrix takes most of the memory.
             scatter.addmm_(centred.T, centred).addr_(delta, delta, alpha=count * len(x) / (count + len(x)))
             count += len(x)
             mean = mean + delta * (len(x) / count)
@@ -192,7 +192,7 @@ class FrechetAtInfinity:
 
     @property
     def informative(self) -> bool:
-        """Whether the value says more than the distance itself.
+        """Whether the value is more informative than the distance itself.
 
         The bias is a series in d/n for d features, of which the line is the first term: the smallest subset must hold
         10 images per feature, so that the second is small. And the points must show the line, which rises with 1/n: it

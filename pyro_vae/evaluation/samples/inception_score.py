@@ -1,4 +1,4 @@
-"""What a classifier says of generated images: the inception score, and its confidence beside that on real ones."""
+"""Scores of a classifier's predictions on generated images: inception score, and confidence relative to real ones."""
 
 from __future__ import annotations
 

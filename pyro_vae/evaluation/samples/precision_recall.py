@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: how two samples of features lie in each other's neighbourhoods."""
+"""Precision, recall, density and coverage: how two samples of features overlap, by nearest neighbours."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from pyro_vae.evaluation.samples.inception_score import confidence, confidence_s
 from pyro_vae.evaluation.samples.kernel_distance import kernel_distance_from_features
 from pyro_vae.evaluation.samples.precision_recall import precision_recall_from_features, precision_recall_se
 
-_DEFINITION = 3  # of the scores; those in the cache of another one are not taken
+_DEFINITION = 3  # of the scores; cached ones of another version are not used
 
 
 def real_features(extractor: Extractor, images: Images, device: torch.device) -> Features:
-    """Features of real images, which must differ: where all images look alike, any sample has perfect scores."""
+    """Features of real images, which must differ: if all were the same, any sample would have perfect scores."""
     features = extract_cached(extractor, images, device=device)
     spread = (features.pool - features.pool[:1]).abs().amax()
     if len(features.pool) > 1 and not bool(
@@ -48,7 +48,7 @@ def unseen_images(extractor: Extractor, train: Images, count: int) -> Images | N
 def score_real_images(
     extractor: Extractor, others: Images, images: Images, splits: int, seed: int, device: torch.device
 ) -> dict[str, Any]:
-    """What real images score against others: the same for all models of a data set, so it is kept in the cache."""
+    """The scores of real images against others: the same for all models of a data set, and therefore cached."""
     about = {
         "pyro_vae": __version__,
         "definition": _DEFINITION,
