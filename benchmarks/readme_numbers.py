@@ -91,7 +91,7 @@ def show(stored: dict) -> None:
 
 
 def differences(results: dict, of_images: dict[str, Metrics]) -> list[dict]:
-    """Differences of the flows from the model without a flow; paired, if the values of single images are given."""
+    """Differences of the flows from the model without a flow; paired, if per-image values are given."""
     scores = tables.Scores(
         {name: [row["metrics"]] for name, row in results.items()},
         {name: [metrics] for name, metrics in of_images.items()},

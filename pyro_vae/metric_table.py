@@ -187,7 +187,7 @@ DETAILS = {
     "real_scores": Metric("real images", "", "what real images score in the samples' place, by metric"),
     "extractor": Metric("extractor", "", "the features that samples are scored by"),
     "provenance": Metric("provenance", "", "data, seed, versions and settings behind each metric"),
-    "per_image": Metric("per image", "", "the values of single images, in per_image.safetensors"),
+    "per_image": Metric("per image", "", "the per-image values, in per_image.safetensors"),
 }
 
 OF_DRAWN_PIXELS = ("elbo_nats", "nll_nats")  # log-likelihoods, which papers print of one binarization or another

@@ -206,7 +206,7 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_plain(name, item) for item in value)
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise checks.fail(name, value, "a number, a text, or a list of them")
+        raise checks.fail(name, value, "a number, a string, or a list of them")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The command line: all commands together, and exit codes. Help comes at once: torch is imported inside commands."""
+"""The command line: all commands together, and exit codes. torch is imported inside commands, for fast help."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _STOPPED = {
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
     with _stopping_signals() as received, warnings.catch_warnings(), _without_plotting_backend():
-        warnings.simplefilter("default", UserWarning)  # notes are neither errors nor lost, whatever PYTHONWARNINGS says
+        warnings.simplefilter("default", UserWarning)  # always printed as notes, whatever PYTHONWARNINGS says
         warnings.showwarning = _show_once(set())
         return _run(sys.argv[1:] if arguments is None else arguments, received)
 
@@ -85,19 +85,19 @@ def _run(arguments: list[str], received: list[int]) -> int:
     except Exception as error:
         if not received:
             return _exit_code(error)
-        code = _INTERRUPTED  # torch's import, when it is interrupted, raises whatever it likes
+        code = _INTERRUPTED  # an interrupted import of torch may raise anything
     if code != _INTERRUPTED:
         return code
     return _report("; ".join(["stopped", *(text for name, text in _STOPPED.items() if name in arguments[:1])]), 1)
 
 
 def _exit_code(error: Exception) -> int:
-    """Reports what a user can do something about; a mistake of ours is raised, with its traceback."""
+    """Reports, in one line, an error that the user can act on; a bug is raised, with its traceback."""
     match error:
         case InputError() | TyperException():
             text = error.format_message() if isinstance(error, TyperException) else str(error)
-            return _report(text, 2) if text else 2  # without text: the help was asked for by no arguments
-        case BrokenPipeError():  # the help, read by `head`
+            return _report(text, 2) if text else 2  # without text: no arguments, for which typer prints the help
+        case BrokenPipeError():  # output piped into `head`, for instance
             silence()
             return 1
         case OSError():
@@ -118,21 +118,21 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _report(text: str, code: int) -> int:
-    if distributed.first_to_fail():  # of several processes, one speaks
+    if distributed.first_to_fail():  # of several processes, only one reports
         say(f"pyro-vae: {text}")
     return code
 
 
 @contextmanager
 def _stopping_signals() -> Iterator[list[int]]:
-    """SIGTERM stops a command as Ctrl-C does; yields the list of those that came. A SIGINT that is ignored stays so."""
+    """SIGTERM stops a command as Ctrl-C does; yields the list of received signals. An ignored SIGINT stays ignored."""
     received: list[int] = []
 
     def stop(number: int, _: Any) -> None:
         received.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # signals are its alone
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
         yield received
         return
     numbers = [signal.SIGTERM]
@@ -148,7 +148,7 @@ def _stopping_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def _without_plotting_backend() -> Iterator[None]:
-    """Figures are saved and never shown, so the backend that a notebook or a shell asks for need not be there."""
+    """Ignores $MPLBACKEND: figures are saved, never displayed, so its backend need not be installed."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         yield
@@ -157,10 +157,10 @@ def _without_plotting_backend() -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
 
 
-def _show_once(said: set[str]) -> Callable[..., None]:
+def _show_once(printed: set[str]) -> Callable[..., None]:
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in said and distributed.peers().rank == 0:
+        if str(message) not in printed and distributed.peers().rank == 0:
             say(f"pyro-vae: note: {message}")
-        said.add(str(message))
+        printed.add(str(message))
 
     return note

@@ -38,7 +38,7 @@ def compare(
     metric: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(_SHORT)}, or a metric of single images by its name in metrics.json "
+            help=f"{', '.join(_SHORT)}, or a metric with per-image values, by its name in metrics.json "
             "(default: elbo; mse where a model has no ELBO)",
             show_default=False,
         ),
@@ -82,14 +82,14 @@ def compare(
 
 
 def _stored(run: Path, metric: str | None) -> Metrics:
-    """The values of single images that a run has."""
+    """The per-image values of a run."""
     from pyro_vae.evaluation import Metrics
     from pyro_vae.experiments.run import read_per_image
 
     per_image = read_per_image(run)
     if not per_image:  # as in runs that an earlier version evaluated
         advice = _how_to_add(_SHORT.get(metric or "elbo", metric or "elbo"))
-        raise fail("run", str(run), f"a run with values of single images; {advice}")
+        raise fail("run", str(run), f"a run with per-image values; {advice}")
     return Metrics(per_image=per_image)
 
 
@@ -100,7 +100,7 @@ def _default_metric(results: Sequence[Metrics]) -> str:
 
 
 def _seeds(folder: Path) -> list[Path]:
-    """The run, or those of several seeds."""
+    """The folder itself, if it is a run; else its runs of several seeds."""
     if (folder / "spec.json").is_file():
         return [folder]
     runs = sorted(file.parent for file in folder.glob("seed-*/spec.json"))

@@ -11,12 +11,12 @@ from pyro_vae._utils.console import show
 from pyro_vae.cli.options import DataRoot
 from pyro_vae.spec import DATASETS
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and fetching it.")
+app = typer.Typer(no_args_is_help=True, help="List and download data sets.")
 
 
 @app.command("list")
 def list_datasets(data_root: DataRoot = None) -> None:
-    """List the named data sets, and whether they are here."""
+    """List the named data sets, and whether they are on this machine."""
     from pyro_vae.data import load_data
 
     for name in DATASETS:

@@ -1,4 +1,4 @@
-"""`pyro-vae demo`: the whole path on the embedded digits."""
+"""`pyro-vae demo`: trains, evaluates and draws figures, on the embedded digits."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision", "no
 AnnealedImages = Annotated[
     int,
     typer.Option(
-        help="also annealed importance sampling of this many of the images whose Pareto k is too high, drawn at random",
+        help="estimate this many of the images whose Pareto k is too high, drawn at random, by annealed importance "
+        "sampling as well",
         parser=whole_number,
         metavar="INTEGER",
     ),
@@ -55,14 +56,17 @@ GeneratedImages = Annotated[
 ExtractorName = Annotated[
     str,
     typer.Option(
-        help="whose features score the samples: classifier (of this data set: trained once, in a minute or "
+        help="feature extractor for the scores of samples: classifier (of this data set: trained once, in a minute or "
         "more, then cached), inception-2015-12-05, inception-torchvision, or none, for no scores"
     ),
 ]
 InceptionWeights = Annotated[
     Path | None,
     typer.Option(
-        help="file of Inception weights; else torch's hub cache", show_default=False, parser=path, metavar="PATH"
+        help="file of Inception weights; by default that in torch's hub cache",
+        show_default=False,
+        parser=path,
+        metavar="PATH",
     ),
 ]
 
@@ -93,13 +97,13 @@ def evaluate(
     model, spec, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
     if note := check_data(run, images):
         say(f"pyro-vae: note: {note}")
-    read_metrics(run)  # a damaged file is noticed before the work, not after it
+    read_metrics(run)  # so that a damaged file is an error before the work, not after it
 
     @functools.cache
     def feature_extractor() -> Extractor:
         return extractors.by_name(extractor, images, weights=weights, device=device, progress=not quiet)
 
-    if weights is not None and extractor.startswith("inception"):  # a wrong file is bad input, whatever else there is
+    if weights is not None and extractor.startswith("inception"):  # at once: a wrong file is bad input
         feature_extractor()
     partial = run / "evidence.partial.safetensors"
 
@@ -134,7 +138,7 @@ def evaluate(
 def _checked_groups(
     metrics: str, extractor: str, k: int, evidence_images: int | None, anneal: int, n: int | None
 ) -> list[str]:
-    """The groups of `--metrics` that can be asked for together with these options."""
+    """The groups of `--metrics` to compute; checks them with the options that belong to them."""
     groups = metric_groups(metrics)
     one_of("--extractor", extractor, EXTRACTORS)
     if k < 1:
@@ -156,11 +160,11 @@ def _checked_groups(
 
 
 def _check_group(group: str, spec: Spec, images: Splits, num_generated: int | None) -> None:
-    """What a group of metrics asks of a run, before anything is trained or computed for it."""
+    """Checks what a group of metrics requires of a run, before anything is trained or computed for it."""
     if spec.model == "autoencoder" and group in ("evidence", "samples"):
         raise fail("model", spec.model, "a model with a prior")
     if group == "codes" and len(images.test) < 2:
-        raise fail("test images", len(images.test), "at least 2, whose codes differ or not")
+        raise fail("test images", len(images.test), "at least 2, for a variance of their codes")
     if group == "samples" and (num_generated or len(images.test)) < 10:
         raise fail("test images", len(images.test), "at least 10, or --n for the number of samples")
 
@@ -173,12 +177,12 @@ def show_metrics(results: Sequence[Metrics], title: str) -> None:
 
 
 def try_each(names: Sequence[str], action: Callable[[str], None]) -> None:
-    """Calls `action` with each name; then says which of them could not be done, and why, one line each.
+    """Calls `action` with each name; then reports those that failed, one line each with the reason.
 
-    It is an error only where none could be done. A mistake of ours in one of them is raised after all the others.
+    It is an error only if all failed. A bug in one of them is raised after all the others ran.
     """
     left_out: list[Exception] = []
-    mistakes: list[Exception] = []
+    bugs: list[Exception] = []
     for name in names:
         try:
             action(name)
@@ -187,10 +191,10 @@ def try_each(names: Sequence[str], action: Callable[[str], None]) -> None:
         except OSError:
             raise
         except Exception as error:
-            mistakes.append(error)
+            bugs.append(error)
     if len(left_out) == len(names):
         raise type(left_out[0])("; ".join(map(str, left_out)))
     for reason in left_out:
         say(f"pyro-vae: left out: {reason}")
-    if mistakes:
-        raise mistakes[0]
+    if bugs:
+        raise bugs[0]

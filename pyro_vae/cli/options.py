@@ -17,7 +17,7 @@ from pyro_vae.spec import GROUPS, PARTS, SPEC_FIELDS
 
 
 def whole_number(text: str) -> int:
-    """An integer; typer's own message would not say what was given."""
+    """An integer; the message says what was given, which typer's own does not."""
     try:
         number = int(text)
     except ValueError as error:
@@ -57,14 +57,14 @@ Dataset = Annotated[
     typer.Option(help="where the run's images are now, if they were moved; they must be the same", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA, else MPS, else the CPU), cpu, cuda, ...")]
-Seed = Annotated[int, typer.Option(help="seed of all noise", parser=seed, metavar="INTEGER")]
+Seed = Annotated[int, typer.Option(help="seed of all random draws", parser=seed, metavar="INTEGER")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
-Trust = Annotated[bool, typer.Option("--trust", help="import the code of its own that the run names, module:Class")]
+Trust = Annotated[bool, typer.Option("--trust", help="import the user code that the run names as module:Class")]
 Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
 
 
 MetricGroups = Annotated[
-    str, typer.Option(help="groups, with commas: bounds, codes, samples, and evidence (NLL), which takes long")
+    str, typer.Option(help="groups, separated by commas: bounds, codes, samples, and evidence (NLL), which takes long")
 ]
 ImportanceSamples = Annotated[
     int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")
@@ -81,7 +81,7 @@ EvidenceImages = Annotated[
 
 
 def metric_groups(text: str) -> list[str]:
-    """The names of groups of metrics in a text with commas."""
+    """The groups of metrics that a text names, separated by commas."""
     groups = [name.strip() for name in text.split(",") if name.strip()]
     for name in groups or [text]:
         checks.one_of("--metrics", name, GROUPS)
@@ -112,10 +112,10 @@ def spec_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class CommandWithParts(TyperCommand):
-    """A command with options of parts, `--posterior.layers 8`, beside those that it declares."""
+    """A command with options of parts, `--posterior.layers 8`, in addition to those that it declares."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Takes the options with a dot in their name, as they are called differently for each kind."""
+        """Takes out the options with a dot in their name: each kind has others, so none are declared."""
         rest, dotted = list[str](), dict[str, str]()
         remaining = iter(args)
         for argument in remaining:

@@ -1,4 +1,4 @@
-"""`pyro-vae parts`: the kinds of each part, and the options of a kind, as their classes say. Imports no torch."""
+"""`pyro-vae parts`: the kinds of each part, and the options of a kind, from their classes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parts(
         return
     name = checked(part, kind).kind
     if name not in kinds(part):
-        raise checks.fail(part, name, f"one of {', '.join(kinds(part))}: of your own classes only you know")
+        raise checks.fail(part, name, f"one of {', '.join(kinds(part))}: your own classes are not listed")
     show(_described(part, name, kinds(part)[name]))
 
 
@@ -42,7 +42,7 @@ def _listed(part: str) -> str:
 
 
 def _described(part: str, name: str, kind: Kind) -> str:
-    """The docstring of a kind, its arguments as options, without its example."""
+    """The docstring of a kind without its example, its arguments as options."""
     text, *sections = _SECTION.split(kind.doc)
     helps, blocks = dict[str, str](), [f"--{part} {name}", *map(_filled, _plain(text).split("\n\n"))]
     for section in sections:
@@ -59,11 +59,11 @@ def _described(part: str, name: str, kind: Kind) -> str:
 
 
 def _filled(paragraph: str) -> str:
-    """Lines of the width of a terminal; an equation stays as it is."""
+    """The paragraph, wrapped to the width of a terminal; an equation stays as it is."""
     return paragraph if paragraph.startswith("    ") else textwrap.fill(" ".join(paragraph.split()), WIDTH)
 
 
 def _plain(text: str) -> str:
-    """Without the marks of reStructuredText."""
+    """The text without the markup of reStructuredText."""
     text = re.sub(r"^\.\. math:: *", "    ", text, flags=re.MULTILINE)
     return _ROLE.sub(r"\1", text).replace("``", "`")

@@ -66,9 +66,7 @@ RayRetries = Annotated[
 def study(
     name: StudyName = None,
     out: Out = None,
-    list_studies: Annotated[
-        bool, typer.Option("--list", help="list the studies, and the time that each takes")
-    ] = False,
+    list_studies: Annotated[bool, typer.Option("--list", help="list the studies, and how long each takes")] = False,
     epochs: Epochs = None,
     seeds: Seeds = 1,
     metrics: MetricGroups = "bounds,codes,samples",
@@ -94,7 +92,7 @@ def study(
         _list_studies()
         return
     if name is None:
-        raise fail("study", None, f"one of {', '.join(NAMES)}, FILE.py or FILE.toml; --list tells what they are")
+        raise fail("study", None, f"one of {', '.join(NAMES)}, FILE.py or FILE.toml; --list describes them")
     dataset = dataset and os.path.expanduser(dataset)
     grid = named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
     groups = metric_groups(metrics)
@@ -144,7 +142,7 @@ def study(
 
 
 def _command(name: str, out: Path, only: Sequence[str], **changes: str | int | None) -> str:
-    """The command that makes the study, for its report: what is not the default, and does not depend on the machine."""
+    """The command of the study, for its report, without defaults and what depends on the machine."""
     options = [f"--{option.replace('_', '-')}={value}" for option, value in changes.items() if value is not None]
     options += [f"--only={model}" for model in only]
     return shlex.join(["pyro-vae", "study", name, "--out", str(out), *options])

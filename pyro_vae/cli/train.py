@@ -27,7 +27,7 @@ def train(
         typer.Option(
             "--resume",
             help="resume the run in --out from its last checkpoint; its spec need not be repeated. "
-            "Images that were moved: --dataset PATH",
+            "If the images were moved: --dataset PATH",
         ),
     ] = False,
     trust: Trust = False,

@@ -42,18 +42,18 @@ def run(
     snapshots: Sequence[int] = (),
     progress: bool = True,
 ) -> tuple[Model, History, Splits]:
-    """Trains the model of a `Spec` and keeps it in a run folder.
+    """Trains the model of a `Spec` into a run folder.
 
-    An objective `auto` is that of the run in the folder, or else what it stands for, and is recorded as that. The
+    An objective `auto` is resolved, to that of an earlier run in the folder if there is one, and recorded so. The
     folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end; a run that is refused leaves it as it was. An existing run of the same spec is
-    resumed by `resume`, which may also raise the number of epochs, or name another place of the same images. The
-    weights after the epochs in `snapshots` stay as `snapshots/epoch-00005.safetensors`.
-    Of several processes (see :func:`~pyro_vae.fit`) the first alone uses the folder.
+    resumed with `resume`, which may also raise the number of epochs, or give another path of the same images. The
+    weights after the epochs in `snapshots` are saved as `snapshots/epoch-00005.safetensors`.
+    Of several processes (see :func:`~pyro_vae.fit`) only the first uses the folder.
 
     Raises:
-        InputError: the folder holds something else, or what :func:`~pyro_vae.load_data` and :func:`~pyro_vae.fit`
-            refuse.
+        InputError: the folder holds something else, or :func:`~pyro_vae.load_data` or :func:`~pyro_vae.fit` refuses an
+            argument.
     """
     folder = checks.path("out", folder)
     images = load_data(spec.dataset, data_root, progress=progress)
@@ -84,7 +84,7 @@ def run(
 
 
 def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
-    """The files of a training that really goes on: one that is refused leaves the folder as it was."""
+    """Writes the first files of a training that was checked: one that is refused leaves the folder as it was."""
     stored = read_spec(folder)
     # The same weights, wherever their images are now, and however a step would run.
     same = stored is not None and replace(stored, dataset=spec.dataset, compile=spec.compile) == spec
@@ -96,7 +96,7 @@ def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
 
 
 def with_objective(spec: Spec, folder: str | os.PathLike[str], train: Images) -> Spec:
-    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by what it stands for.
+    """`spec`, its objective `auto` replaced by that of the run in the folder, or else by the one that fits the model.
 
     Raises:
         InputError: the parts of `spec` do not go together.
@@ -106,12 +106,12 @@ def with_objective(spec: Spec, folder: str | os.PathLike[str], train: Images) ->
 
 
 def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
-    """Where a run folder keeps the weights after an epoch."""
+    """The file of a run folder for the weights after an epoch."""
     return checks.path("folder", folder) / "snapshots" / f"epoch-{epoch:05d}.safetensors"
 
 
 def open_model(folder: str | os.PathLike[str], *, trust: bool = False) -> Model:
-    """The trained model of a run folder; code that its spec names is imported where `trust` says so."""
+    """The trained model of a run folder; user code that its spec names is imported only if `trust` is true."""
     _finished(folder)
     return load(folder, trust=trust).eval()
 
@@ -129,9 +129,9 @@ def open_run(
     Args:
         folder: of the run.
         data_root: folder of the named data sets.
-        dataset: the path of the same images, where they were moved.
-        progress: a bar or lines while pictures are decoded.
-        trust: whether the spec may name code to import, `module:Class` in the place of a kind.
+        dataset: path of the same images, if they were moved.
+        progress: a bar or lines while image files are decoded.
+        trust: whether to import user code that the spec names, `module:Class` in the place of a kind.
 
     Raises:
         InputError: the run is not finished, or the images are not those that it was trained on.
@@ -147,13 +147,13 @@ def open_run(
 
 
 def check_data(folder: str | os.PathLike[str], images: Splits) -> str:
-    """The images are those that a run was trained on, its test images included; where there is no run, they are.
+    """Checks that the images, the test images included, are those that the run in a folder, if any, was trained on.
 
-    Images that changed since, by a few more for instance, are split anew: among the test images there would then be
-    some that were trained on.
+    If the data changed since, by a few more images for instance, they are split anew: some of the test images would
+    then have been trained on.
 
     Returns:
-        What can't be checked, because the run does not record it; else an empty text.
+        What can't be checked, because the run does not record it; else an empty string.
 
     Raises:
         InputError: they are others.
@@ -214,7 +214,7 @@ def _counts(description: dict[str, Any]) -> str:
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `metrics.json` of a run folder holds; nothing where there is none."""
+    """The content of a run folder's `metrics.json`; empty if there is none."""
     path = checks.path("folder", folder) / "metrics.json"
     stored = files.read_json_if_any(path, "metrics")
     sources = stored.get("provenance", {})
@@ -224,9 +224,9 @@ def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_per_image(folder: str | os.PathLike[str]) -> dict[str, PerImage]:
-    """The values of single images that `per_image.safetensors` of a run folder holds, by group of metrics.
+    """The per-image values in `per_image.safetensors` of a run folder, by group of metrics.
 
-    Nothing where there is no such file, as in runs that an earlier version evaluated.
+    Empty if there is no such file, as in runs that an earlier version evaluated.
     """
     path = checks.path("folder", folder) / PER_IMAGE
     if not path.is_file():
@@ -256,9 +256,9 @@ def _write_per_image(folder: Path, per_image: Mapping[str, PerImage]) -> None:
 
 
 def add_metrics(folder: str | os.PathLike[str], metrics: Metrics) -> Path:
-    """Adds groups of results to `metrics.json`, in place of what it had of the same groups, atomically.
+    """Adds groups of results to `metrics.json`, replacing those of the same groups, atomically.
 
-    The values of single images go into `per_image.safetensors` beside it.
+    Per-image values go into `per_image.safetensors` beside it.
     """
     stored, new = read_metrics(folder), metrics.to_dict()
     sources = stored.pop("provenance", {})
@@ -295,8 +295,8 @@ def _with_shape(spec: Spec, images: Splits) -> Spec:
 def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):  # noticed now, not when all is ready
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):  # noticed now, not after training
         raise checks.fail("out", str(folder), f"a place that can be read and written, as {nearest} is not")
     stored = read_spec(folder)
     if stored is None:

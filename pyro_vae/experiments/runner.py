@@ -54,13 +54,13 @@ def run_study(
 ) -> dict[str, Any]:
     """Trains and evaluates the models of a study that are not done yet, and writes its tables and figures.
 
-    A run whose folder is finished is skipped; one that was stopped resumes from its last checkpoint; one that fails
-    does not stop the others. Scores of samples that the data don't allow, and figures that can't be drawn, are left out
+    A finished run is skipped; an interrupted one resumes from its last checkpoint; one that fails does not stop the
+    others. Scores of samples that the data don't allow, and figures that can't be drawn, are left out
     with a warning.
 
     Args:
         study: the grid, for instance `named("ablation")` of :mod:`pyro_vae.experiments.study`.
-        out: folder of the study; that of an earlier call is resumed.
+        out: folder of the study; an earlier call in it is resumed.
         seeds: train each of the models so many times, with its spec's seed and those after it. The table has these,
             and what an earlier call has trained.
         metrics: groups as of :func:`~pyro_vae.evaluate`; those that a model or its data don't allow are left out. What
@@ -127,9 +127,9 @@ def train_and_evaluate(
     `modules` is a folder of modules that the parts of the model may name.
     """
     with warnings.catch_warnings(), importable(modules):
-        warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # for the notes of a study to say
+        warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # the notes of a study say so
         warnings.filterwarnings("ignore", re.escape(f"{run.spec.dataset}: "))  # said when the study loaded it
-        warnings.filterwarnings("ignore", "nothing is kept in the cache")  # as said when the classifier was trained
+        warnings.filterwarnings("ignore", "nothing is kept in the cache")  # said when the classifier was trained
         if run.trained:  # perhaps without a checkpoint, which evaluation does not need
             model, _, images = run_folder.open_run(run.folder, data_root, progress=False, trust=True)
         else:
@@ -160,7 +160,7 @@ def train_and_evaluate(
                     device=device,
                 )
                 run_folder.add_metrics(run.folder, metrics)
-            except (checks.InputError, FloatingPointError) as error:  # the other groups don't ask for this one
+            except (checks.InputError, FloatingPointError) as error:  # the other groups don't depend on this one
                 errors.append(type(error)(f"{group}: {error}"))
         if "evidence" not in run.missing_groups:
             partial_evidence.unlink(missing_ok=True)
@@ -194,7 +194,7 @@ def _all(runs: Mapping[str, Sequence[StudyRun]]) -> list[StudyRun]:
 def _load(
     study: Study, data_root: str | os.PathLike[str] | None, progress: bool
 ) -> tuple[dict[str, Splits], dict[str, str]]:
-    """The data sets by name, and the models that must be left out because theirs is not here."""
+    """The data sets by name, and the models that are left out because theirs can't be loaded, with the reasons."""
     images: dict[str, Splits] = {}
     skipped: dict[str, str] = {}
     for entry in study.entries:
@@ -240,7 +240,7 @@ def _work(
     chosen: Sequence[StudyRun],
     progress: bool,
 ) -> None:
-    """All tasks, under one bar of epochs; in a log, a line for each epoch and each run."""
+    """Runs all tasks, with one progress bar over epochs; in a log, a line for each epoch and each run."""
     total = sum(run.spec.epochs for run in chosen)
     bar = Progress(total, "epoch", initial=_epochs_done(chosen), visible=progress, timed=False)
     runs = {run.name: run for run in chosen}
@@ -269,13 +269,13 @@ def _epochs_done(runs: Sequence[StudyRun]) -> int:
 
 
 def _report_epochs(runs: Mapping[str, StudyRun], reported: dict[str, int], bar: Progress) -> None:
-    """A line for each epoch that ended since, as the checkpoints have it, wherever the runs are at work."""
+    """Prints a line for each epoch that ended since the last call, from the checkpoints, wherever the runs are."""
     for name, run in runs.items():
         if run.epochs_done <= reported[name]:
             continue
         try:
             stored = read_checkpoint(run.folder / "checkpoint")
-        except checks.InputError:  # replaced by the next one meanwhile
+        except checks.InputError:  # has just been replaced by the next
             continue
         epochs = [] if stored is None else [Epoch(**epoch) for epoch in stored["epochs"]]
         for epoch in epochs[reported[name] :]:

@@ -1,7 +1,7 @@
-"""Studies: grids of specs with their tables and pictures, one file for each document. Imports no torch.
+"""Studies: grids of specs with their tables and pictures; each document's is a file in `grids/`. Imports no torch.
 
 A study of your own is a Python file with a list or a dictionary of Specs named `SPECS`, or a :class:`Study` named
-`STUDY`; or a TOML file. Lists of Specs are shown by training curves, reconstructions and samples::
+`STUDY`; or a TOML file. The pictures of a list of Specs are training curves, reconstructions and samples::
 
     title = "How many dimensions?"
     [common]
@@ -49,7 +49,7 @@ class Entry:
         name: of the model; its runs are in `runs/NAME/seed-S`.
         spec: what is trained; its seed is the first of the study's seeds.
         published: the document's numbers, by metric.
-        optional: left out, and said so, where its data set is not here.
+        optional: left out, with a note, if its data set is not on this machine.
         factory: `module:function`, which returns a model of your own, with `model` and `guide`; it may take the `spec`,
             and what else :data:`pyro_vae.parts.SUPPLIED` has for a model. It is the same as this name in `spec.model`.
     """
@@ -85,9 +85,9 @@ class Picture:
         function: a function of :mod:`pyro_vae.experiments.figures`, by name.
         runs: the models it shows, by name; the run of the first seed of each.
         options: further arguments of the function.
-        title: above it in the report.
+        title: above it, in the report.
         caption: below it.
-        alt: what it shows, for those who can't see it.
+        alt: alternative text, for those who can't see it.
     """
 
     file: str
@@ -105,10 +105,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a document that an order of numbers decides: `metric` rises strictly from model to model.
+    """A sentence of a document that holds if `metric` rises strictly along the models `rising`.
 
-    `metric` is one for all, or one for each of `rising`. Beside those of a table there are `kl_share_first_epoch` and
-    `kl_share_last_epoch`, beta KL over the training loss.
+    `metric` is one name, or a name for each of `rising`. In addition to the metrics of the table there are
+    `kl_share_first_epoch` and `kl_share_last_epoch`, beta KL over the training loss.
     """
 
     text: str
@@ -122,21 +122,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """A grid of models, and what is shown of it.
+    """A grid of models, with its table, pictures and claims.
 
     Args:
-        name: on the command line.
-        title: above its report.
+        name: of the study, on the command line.
+        title: of its report.
         document: where the published numbers are from.
         entries: the models.
         columns: the metrics of the table, as in `metrics.json`; and `loss_nats`, reconstruction + beta KL, and
             `squared_error_loss`, the summed squared error of the decoded posterior mean + beta KL.
         pictures: the figures.
         claims: of the document, decided by the numbers.
-        snapshots: epochs after which weights are kept, for pictures over epochs.
-        cost: measured time and where.
+        snapshots: epochs after which weights are saved, for pictures over epochs.
+        cost: the time that it takes, and on which machine.
         notes: what a reader of the table must know.
-        folder: where modules that parts name are, beside those of `sys.path` and of the current folder.
+        folder: searched for the modules that parts name, in addition to `sys.path` and the current folder.
     """
 
     name: str
@@ -154,22 +154,22 @@ class Study:
     def __post_init__(self) -> None:
         for field_name in ("name", "title", "document", "cost"):
             if not isinstance(getattr(self, field_name), str):
-                raise checks.fail(field_name, getattr(self, field_name), "a text")
+                raise checks.fail(field_name, getattr(self, field_name), "a string")
         if not self.entries:
             raise checks.fail("study", self.name, "at least one model")
         names = [entry.name for entry in self.entries]
         for name in names:
             if names.count(name) > 1:
                 raise checks.fail("model", name, "a name that no other model of the study has")
-        for kind, wanted in [
+        for argument, models in [
             *((f"picture {picture.file}", picture.runs) for picture in self.pictures),
             *((f"claim {claim.text!r}", claim.rising) for claim in self.claims),
         ]:
-            for name in wanted:
-                checks.one_of(kind, name, names)
+            for name in models:
+                checks.one_of(argument, name, names)
 
     def adapted(self, *, epochs: int | None = None, dataset: str | None = None) -> Study:
-        """The same grid with other epochs, or on other images, which have no published numbers."""
+        """The same grid with another number of epochs, or on another data set, without the published numbers."""
         changes = {name: value for name, value in (("epochs", epochs), ("dataset", dataset)) if value is not None}
         entries = tuple(
             replace(
@@ -223,7 +223,7 @@ def _from_python(path: Path) -> Study:
 
 @contextmanager
 def _folder_on_path(path: Path) -> Iterator[None]:
-    """What stands beside a file can be imported while it runs, as where Python runs it."""
+    """Modules beside the file can be imported while it runs, as when Python runs a script."""
     before = list(sys.path)
     sys.path.insert(0, str(path.resolve().parent))
     try:
@@ -246,7 +246,7 @@ def _by_difference(specs: list[Spec] | tuple[Spec, ...]) -> dict[str, Spec]:
 
 def _from_toml(path: Path) -> Study:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with the mark of Windows' editors, or without
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise checks.fail("study", str(path), f"a TOML file ({error})") from error
     for name in table:
@@ -282,7 +282,7 @@ def _from_toml(path: Path) -> Study:
 
 
 def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
-    """What a list of Specs is shown by, of each data set: training curves, reconstructions, and samples."""
+    """The pictures of a list of Specs, for each data set: training curves, reconstructions, and samples."""
     pictures = []
     names_of = _file_names(dict.fromkeys(entry.spec.dataset for entry in entries))
     for dataset, short in names_of.items():
@@ -313,7 +313,7 @@ def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
 
 
 def _file_names(datasets: Iterable[str]) -> dict[str, str]:
-    """A name for files of each data set: of a path its last part, and a number where two have the same."""
+    """A file name for each data set: the last part of a path, numbered where two are the same."""
     names: dict[str, str] = {}
     for dataset in datasets:
         last = re.sub(r"\.np[yz]$", "", Path(dataset).name)  # of a folder a dot is part of the name

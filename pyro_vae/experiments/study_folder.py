@@ -1,4 +1,4 @@
-"""The folder of a study: the runs in it, what they hold, and the tables and `study.json` that are made of that."""
+"""The folder of a study: its runs, their results, and the tables and `study.json` that are made from them."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Of all runs of a study."""
+        """The name of the run, unique in the study."""
         return f"{self.model}, seed {self.spec.seed}"
 
     @property
     def done(self) -> bool:
-        """Whether the folder holds this very run, trained and evaluated."""
+        """Whether the folder holds this run, trained and evaluated."""
         return self.trained and not self.missing_groups
 
     @property
     def trained(self) -> bool:
-        """Whether the folder holds the weights of this very run, and not of a shorter one."""
+        """Whether the folder holds the weights of this run, and not of a shorter one."""
         return read_spec(self.folder) == self.spec and (self.folder / WEIGHTS).is_file()
 
     @property
@@ -64,19 +64,19 @@ class StudyRun:
 
     @property
     def epochs_done(self) -> int:
-        """Those that the checkpoint has."""
+        """The number of epochs in the checkpoint."""
         return min(read_epoch(self.folder / "checkpoint"), self.spec.epochs)
 
     @property
     def seconds(self) -> float:
-        """Of training; 0 before its end."""
+        """Seconds of training; 0 before its end."""
         path = self.folder / "history.csv"
         return sum(History.from_csv(path).column("seconds")) if path.is_file() else 0.0
 
 
 @dataclass
 class StudyState:
-    """A study while it runs: its runs by model, the models that are left out, and those that failed, each with why."""
+    """A study while it runs: its runs by model; the models that are left out or failed, with the reasons."""
 
     study: Study
     out: Path
@@ -88,7 +88,7 @@ class StudyState:
 
 
 def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What `study.json` of a study folder holds; None where there is none."""
+    """The content of a study folder's `study.json`; None if there is none."""
     path = Path(folder) / "study.json"
     if not path.is_file():
         return None
@@ -102,10 +102,10 @@ def read_study(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def check_study_folder(out: Path, study: Study) -> None:
-    """A folder that this study can be run into: a new or an empty one, or its own.
+    """Checks that `out` is a new or empty folder, or that of this study.
 
     Raises:
-        InputError: it is none.
+        InputError: it is another.
     """
     if out.exists() and not out.is_dir():
         raise checks.fail("out", str(out), "a folder, or a name that is free")
@@ -118,7 +118,7 @@ def check_study_folder(out: Path, study: Study) -> None:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Two commands in one folder would train each other's models; the lock of one that was killed is no lock."""
+    """Locks the folder, so that two commands don't train the same models; a lock ends with its process."""
     out.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -134,7 +134,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def commands_of(out: Path, command: str) -> str:
-    """The commands that made what a folder holds, one per line, this one included."""
+    """The commands that made the content of a folder, one per line, this one included."""
     earlier = str((read_study(out) or {}).get("command") or "").splitlines()
     return "\n".join(dict.fromkeys(line for line in (*earlier, command) if line))
 
@@ -153,7 +153,7 @@ def study_runs(
             continue
         train = images[entry.spec.dataset].train
         runs[entry.name] = []
-        # All seeds are trained as those that are here already.
+        # All seeds have the objective of the runs that are in the folder already.
         first = out / "runs" / entry.name / f"seed-{entry.spec.seed}"
         try:
             with importable(study.folder):
@@ -172,7 +172,7 @@ def study_runs(
 
 
 def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tuple[str, ...]:
-    """Those of the groups of metrics that the model and its data allow."""
+    """The groups of metrics that are possible for the model and its data."""
     without = {"samples", "evidence"} if not hasattr(build(spec), "prior") else set()
     if len(images.test) < 2:
         without.add("codes")
@@ -190,7 +190,7 @@ def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tupl
 
 
 def write_results(state: StudyState) -> dict[str, Any]:
-    """`results.csv`, `results.md` and `study.json`, from what the run folders hold; returns what `study.json` has."""
+    """Writes `results.csv`, `results.md` and `study.json` from the run folders; returns the content of `study.json`."""
     study, out = state.study, state.out
     evaluated = {
         model: [run for run in runs if run.done or (model in state.errors and run.trained)]
@@ -239,7 +239,7 @@ def _columns(study: Study, scores: tables.Scores) -> tuple[str, ...]:
 
 
 def _stored_entry(state: StudyState, entry: Entry, num_evaluated: int) -> dict[str, Any]:
-    """A model in `study.json`."""
+    """The entry of a model in `study.json`."""
     runs = state.runs.get(entry.name, [])
     status = "pending"
     if entry.name in state.skipped:
@@ -260,7 +260,7 @@ def _stored_entry(state: StudyState, entry: Entry, num_evaluated: int) -> dict[s
 
 
 def scores_of(runs: Mapping[str, Sequence[StudyRun]]) -> tables.Scores:
-    """What the folders of evaluated runs hold, by model."""
+    """The results in the folders of evaluated runs, by model."""
     numbers = {model: [_numbers(run) for run in of_model] for model, of_model in runs.items()}
     per_image = {
         model: [Metrics(per_image=read_per_image(run.folder)) for run in of_model] for model, of_model in runs.items()
@@ -269,7 +269,7 @@ def scores_of(runs: Mapping[str, Sequence[StudyRun]]) -> tables.Scores:
 
 
 def _numbers(run: StudyRun) -> dict[str, float]:
-    """The numbers of `metrics.json`, and the sums that are made of them."""
+    """The numbers of `metrics.json`, and the losses and KL shares that follow from them."""
     stored = read_metrics(run.folder)
     numbers = {name: value for name, value in stored.items() if isinstance(value, int | float)}
     return numbers | tables.losses(numbers, run.spec) | _kl_shares(run)

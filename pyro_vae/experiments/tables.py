@@ -1,4 +1,4 @@
-"""The results of a study: one row per model, and whether the document's claims hold. Numbers in, text out."""
+"""The results of a study as tables, one row per model, and whether the document's claims hold."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pyro_vae.experiments.study import Claim, Entry
 from pyro_vae.metric_table import metric_named
 from pyro_vae.spec import Spec
 
-# Published scores are by another network's features: they stand beside ours, and their difference says nothing.
+# Published scores use another network's features: they are printed beside ours, without a difference.
 BY_ANOTHER_NETWORK = ("frechet", "inception_score_mean", "inception_score_std")
 
 Numbers = Mapping[str, float]
 
 
 def losses(numbers: Numbers, spec: Spec) -> dict[str, float]:
-    """Two sums that documents print, where their parts are known.
+    """Two losses that documents report, where their terms are known.
 
     - `loss_nats`: reconstruction + beta KL, both at the values of `metrics.json`.
     - `squared_error_loss`: the summed squared error of the decoded posterior mean + beta KL.
@@ -45,9 +45,9 @@ def losses(numbers: Numbers, spec: Spec) -> dict[str, float]:
 
 
 def row(entry: Entry, spec: Spec, columns: Sequence[str], seeds: Sequence[Numbers]) -> dict[str, Any]:
-    """Of each metric the mean over seeds, its standard deviation, what is published, and the difference.
+    """A row of the table: of each metric the mean over seeds, standard deviation, published number, and difference.
 
-    The standard deviation is that of single runs (divided by K - 1), and there is none of one run.
+    The standard deviation is that of single runs (divided by K - 1); absent for a single run.
     """
     published = losses(entry.published, spec) | dict(entry.published)
     values: dict[str, Any] = {"model": entry.name, "seeds": len(seeds)}
@@ -65,7 +65,7 @@ def row(entry: Entry, spec: Spec, columns: Sequence[str], seeds: Sequence[Number
 
 
 def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One line per model; beside each metric what belongs to it, where any model has it."""
+    """The table as CSV, a line per model; each metric with its sd, published number and difference, if any."""
     wanted = [f"{name}{suffix}" for name in columns for suffix in ("", "_sd", "_published", "_difference")]
     fields = ["model", "seeds", *(name for name in wanted if any(name in values for values in table))]
     buffer = io.StringIO()
@@ -76,7 +76,7 @@ def to_csv(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_markdown(columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
-    """One line per model: mean (sd over seeds) (published)."""
+    """The table as Markdown, one line per model: mean (sd over seeds) (published)."""
     present = [name for name in columns if any(name in row or f"{name}_published" in row for row in table)]
     lines = [["model", *(metric_named(name).heading for name in present)], ["---", *["---:"] * len(present)]]
     lines += [[row["model"], *(_cell(row, name) for name in present)] for row in table]
@@ -94,20 +94,20 @@ def _cell(values: Mapping[str, Any], name: str) -> str:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the runs of a study were evaluated to, by model and in the order of the seeds."""
+    """The metrics of a study's runs, by model and in the order of the seeds."""
 
     numbers: Mapping[str, Sequence[Numbers]]
     per_image: Mapping[str, Sequence[Metrics]] = field(default_factory=dict)
 
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Difference | None:
-        """Model and metric `second` minus `first`, with the best standard error that is known; None where none is.
+        """Model and metric `second` minus `first`, with the best standard error available; None if there is none.
 
-        By images, paired, and by seeds where there are several; else by seeds alone; else, of single runs, by the
-        standard errors of the two means over images, as if the images were others: too large, where they are the same.
+        That is the error over paired images, and seeds if there are several; else over seeds alone; else, for single
+        runs, that of two means over independent images, which is too large if they are the same images.
         """
         (a, metric), (b, other) = first, second
         if metric == other and a != b and self.per_image.get(a) and self.per_image.get(b):
-            with suppress(checks.InputError):  # a run without values of single images, or of another quantity
+            with suppress(checks.InputError):  # without per-image values, or not comparable
                 return compare({a: self.per_image[a], b: self.per_image[b]}, metric)[0]
         columns = [
             [numbers[name] for numbers in self.numbers.get(model, ()) if name in numbers]
@@ -123,13 +123,13 @@ class Scores:
             return None
         difference = statistics.fmean(columns[1]) - statistics.fmean(columns[0])
         se = math.hypot(*map(statistics.fmean, errors))
-        if se == 0:  # of a share of 1, say, or of a count that no resample changes: nothing is known of it
+        if se == 0:  # e.g. a share of 1, or a count that no resample changes: the error is unknown
             return None
         return Difference(metric, a, b, difference, se, 0, (len(columns[0]), len(columns[1])), "images, unpaired")
 
 
 def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scores) -> list[Difference]:
-    """Of each metric that tells which model is better: each model against the first that it can be compared with."""
+    """For each metric with a better direction: each model against the first that it can be compared with."""
     results = []
     for metric in columns:
         known = metric_named(metric)
@@ -146,7 +146,7 @@ def differences(models: Mapping[str, Spec], columns: Sequence[str], scores: Scor
 
 
 def differences_to_markdown(results: Sequence[Difference]) -> str:
-    """One line for each two models; nothing where no error is known."""
+    """The differences as Markdown, a line for each pair of models; empty if there are none."""
     if not results:
         return ""
     metrics = list(dict.fromkeys(result.metric for result in results))
@@ -167,7 +167,7 @@ def _difference(result: Difference | None) -> str:
 
 
 def verdicts(claims: Sequence[Claim], scores: Scores) -> list[dict[str, Any]]:
-    """Those of the claims whose models are done."""
+    """The verdicts on the claims whose models are done."""
     return [decided for claim in claims if (decided := verdict(claim, scores)) is not None]
 
 
@@ -175,7 +175,7 @@ def verdict(claim: Claim, scores: Scores) -> dict[str, Any] | None:
     """Whether the metric rises from model to model beyond noise; None before all are done.
 
     It `holds` where each step up is beyond noise, and `does not hold` where a step goes down beyond noise. Else it is
-    `not decided`: a step within noise, or of single runs whose error is not known.
+    `not decided`: some step is within noise, or of single runs whose error is not known.
     """
     metrics = [claim.metric] * len(claim.rising) if isinstance(claim.metric, str) else claim.metric
     models = list(zip(claim.rising, metrics, strict=True))
@@ -208,7 +208,7 @@ def _verdict(steps: Sequence[Difference | None]) -> str:
 
 
 def _reason(steps: Sequence[Difference | None], fewest: int) -> str:
-    """What the verdict rests on, in words; `fewest` is the smallest number of seeds."""
+    """The reason of the verdict, as text; `fewest` is the smallest number of seeds."""
     if all(step is None for step in steps):
         if fewest > 1:
             return "not decided: the seeds of each model agree, and no other error is known"

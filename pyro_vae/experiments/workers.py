@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, on this machine or on a Ray cluster; one that dies takes no other with it."""
+"""Runs tasks in separate processes, on this machine or on a Ray cluster; a crash ends its own task only."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ Task = Callable[[], None]
 
 
 class Done(NamedTuple):
-    """A task that has ended; without an error it is done."""
+    """A task that has ended; `error` is None if it succeeded."""
 
     name: str
     error: str | None
 
 
 class Workers(Protocol):
-    """Where tasks run: a context that stops what still runs when it is left."""
+    """Runs tasks; a context that stops unfinished tasks on exit."""
 
     def __enter__(self) -> Any:
-        """Ready for tasks."""
+        """Returns the workers, ready for tasks."""
 
     def __exit__(self, *_: Any) -> None:
-        """Stops what still runs."""
+        """Stops unfinished tasks."""
 
     def submit(self, name: str, task: Task) -> None:
         """Queues a task, which must be picklable."""
 
     def wait(self, timeout_seconds: float) -> list[Done]:
-        """What ended within the time."""
+        """The tasks that ended within the time."""
 
 
 class Processes:
     """Runs tasks, `jobs` at a time, each in a new process of `threads` threads.
 
-    A process ends with the one that started it, whatever ends that one. Use it as a context: on leaving, what still
-    runs is stopped.
+    A process ends with its parent, however that ends. Use it as a context: on exit, unfinished tasks are stopped.
 
     Args:
         jobs: processes at a time.
@@ -70,7 +69,7 @@ class Processes:
         self.waiting.append((name, task))
 
     def wait(self, timeout_seconds: float) -> list[Done]:
-        """Starts what there is room for; returns what ended within the time."""
+        """Starts as many tasks as there is room for; returns those that ended within the time."""
         while self.waiting and len(self.running) < self.jobs:
             self._start(*self.waiting.pop(0))
         sentinels = {process.sentinel: name for name, (process, _) in self.running.items()}
@@ -106,14 +105,14 @@ class Processes:
 
 
 class RayTasks:
-    """Runs tasks on a Ray cluster; Ray starts a task again, elsewhere, whose worker is lost.
+    """Runs tasks on a Ray cluster; Ray restarts a task elsewhere if its worker is lost.
 
     Args:
-        address: of a cluster that runs, or `local` for one that is started here, for `jobs` tasks at a time.
+        address: of a running cluster, or `local` to start one here for `jobs` tasks at a time.
         jobs: see `address`.
         threads: of torch in each task, and cores that Ray reserves for it.
         gpus: GPUs, or a fraction of one, for each task.
-        retries: how often a task is started again.
+        retries: how often a task is restarted.
     """
 
     def __init__(self, address: str, jobs: int = 1, threads: int = 1, gpus: float = 0.0, retries: int = 3) -> None:
@@ -134,7 +133,7 @@ class RayTasks:
         self.running[remote.remote(task, self.threads, os.getcwd())] = name
 
     def wait(self, timeout_seconds: float) -> list[Done]:
-        """What ended within the time."""
+        """The tasks that ended within the time."""
         ended, _ = self.ray.wait(list(self.running), timeout=timeout_seconds)
         return [self._finish(task) for task in ended]
 
@@ -163,14 +162,14 @@ class RayTasks:
 def _run_on_ray(task: Task, threads: int, folder: str) -> str | None:
     import torch
 
-    os.chdir(folder)  # relative paths are those of the one who asked
+    os.chdir(folder)  # relative paths are those of the caller
     torch.set_num_threads(threads)
     return outcome(task)
 
 
 def _run(task: Task, threads: int | None, sender: Connection) -> None:
-    """In the process: the task, and then what went wrong, or None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that started this stops it
+    """In the process: runs the task, then sends its error, or None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads is not None:
@@ -181,11 +180,11 @@ def _run(task: Task, threads: int | None, sender: Connection) -> None:
 
 
 def outcome(task: Task) -> str | None:
-    """Runs a task; what went wrong, in one line, or None."""
+    """Runs a task; returns its error in one line, or None."""
     try:
         task()
     except Exception as error:
-        if not isinstance(error, checks.InputError | FloatingPointError):  # whose message says it all
+        if not isinstance(error, checks.InputError | FloatingPointError):  # of these the message is enough
             print(traceback.format_exc(), file=sys.stderr)
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None

@@ -248,7 +248,7 @@ def test_an_autoencoder_is_compared_by_its_squared_error(runs, tmp_path, capsys)
         (["small/seed-0", "large/seed-0", "--out", "x.txt"], "ends in .csv or .json"),
         (
             ["small/seed-0", "old"],
-            "a run with values of single images; `pyro-vae evaluate RUN --metrics bounds` adds it",
+            "a run with per-image values; `pyro-vae evaluate RUN --metrics bounds` adds it",
         ),
         (
             ["small/seed-0", "evidence-only"],

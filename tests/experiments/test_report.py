@@ -429,7 +429,7 @@ def test_the_training_command_trains_the_same_spec():
         ("study.json", '{"format": 2, "entries": []}', "study format: given 2, expected 1"),
         ("study.json", '{"format": 1}', "study: entries: given None, expected a list"),
         ("study.json", '{"format": 1, "entries": ["a"]}', "entry: given 'a', expected an object"),
-        ("study.json", '{"format": 1, "entries": [{}]}', "entry: name: given None, expected a text"),
+        ("study.json", '{"format": 1, "entries": [{}]}', "entry: name: given None, expected a string"),
         ("study.json", '{"format": 1, "entries": [], "figures": [{}]}', "figure: file: given None"),
         (
             "study.json",

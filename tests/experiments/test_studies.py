@@ -126,7 +126,7 @@ def test_other_images_have_no_published_numbers():
             f"[models.a]\npublished = {{frechet = 1{'0' * 400}}}",
             "published frechet: given 10.*, expected a finite number",
         ),
-        ("a.toml", "document = 2024-01-01\n[models.a]", "document: given date, expected a text"),
+        ("a.toml", "document = 2024-01-01\n[models.a]", "document: given date, expected a string"),
         ("a.toml", f"[models.{'a' * 300}]", "model: given 'aaa.*, expected a name of at most 200 bytes"),
         ("a.py", "import sys\nsys.exit('usage')", "a Python file that runs .SystemExit: usage"),
         ("a.toml", "columns = 'x'\n[models.a]", "columns: given 'x', expected a list of names"),

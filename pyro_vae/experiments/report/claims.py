@@ -1,4 +1,4 @@
-"""Claims of a document and differences between models, as the page of a study shows them. Imports no torch."""
+"""Claims of a document and differences between models, for the page of a study. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyro_vae.metric_table import METRICS, metric_named
 
 
 def claim_row(claim: Mapping[str, Any]) -> dict[str, str]:
-    """A claim of the document: `claim, verdict, evidence`, or the order of means and the errors that decide it."""
+    """The row of a claim: `claim, verdict, evidence`; the evidence is stored, or made of the means and errors."""
     text = str(claim.get("claim") or claim.get("text") or "")
     if "evidence" in claim:
         return {"claim": text, "verdict": str(claim.get("verdict") or ""), "evidence": str(claim["evidence"] or "")}
@@ -28,7 +28,7 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, str]:
 
 
 def difference_table(differences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The differences of two models each, a row for each pair and a column for each metric."""
+    """The differences between models, a row for each pair and a column for each metric."""
     metrics = list(dict.fromkeys(row["metric"] for row in differences))
     cells = {(row["second"], row["first"], row["metric"]): row for row in differences}
     rows = [

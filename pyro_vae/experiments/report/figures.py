@@ -12,15 +12,15 @@ from pyro_vae._utils import checks
 
 _IMAGE_BYTES = 9_000_000  # of the page, in base64
 
-# After Okabe and Ito's palette, safe for colour-blind readers, its pale colours darkened; then again with other dashes.
+# Okabe and Ito's palette, safe for colour-blind readers, with its pale colours darkened; repeated with other dashes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#8C6D00", "#000000", "#999999")
 _DASHES = ("none", "6 3", "2 2", "8 2 2 2")
 
 
 def curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> dict[str, Any]:
-    """Loss, reconstruction and KL over the epochs, an SVG each, and a legend of all.
+    """Loss, reconstruction and KL over the epochs, an SVG each, with a common legend.
 
-    Each line has a name, the part of the images it is of (`train` or `validation`), and its history.
+    Each line has a name, its split (`train` or `validation`), and its history.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -66,11 +66,11 @@ def curves(lines: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]]) -> d
     return {"panels": panels, "legend": legend}
 
 
-def figures(folder: Path, wanted: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
+def figures(folder: Path, listed: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
     """The pictures as data URLs, shrunk until the page is small enough, and the names of those that can't be read."""
     pictures: list[dict[str, Any]] = []
     missing: list[str] = []
-    for file, title, caption, alt in wanted:
+    for file, title, caption, alt in listed:
         path = inside(folder, file, "figure")
         try:
             content = path.read_bytes()
@@ -92,7 +92,7 @@ def figures(folder: Path, wanted: Sequence[tuple[str, str, str, str]]) -> dict[s
 
 
 def _picture(content: bytes) -> tuple[str, tuple[int, int]]:
-    """Kind and size of an image file; ValueError where it is none that browsers show."""
+    """Kind and size of an image file; ValueError if browsers can't show it."""
     from PIL import Image
 
     try:
@@ -104,7 +104,7 @@ def _picture(content: bytes) -> tuple[str, tuple[int, int]]:
 
 
 def _shrunk(picture: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """The picture at most `side` pixels wide and high, as WebP; as it was where that is smaller."""
+    """The picture at most `side` pixels wide and high, as WebP; unchanged if that is smaller."""
     from PIL import Image
 
     with Image.open(io.BytesIO(picture["content"])) as image:
@@ -122,7 +122,7 @@ def _data_url(kind: str, content: bytes) -> str:
 
 
 def inside(folder: Path, name: object, argument: str) -> Path:
-    """A path of the folder's own: a page must not show a file from elsewhere."""
+    """A path inside the folder: a page must not show a file from elsewhere."""
     path = (folder / str(name)).resolve()
     if not isinstance(name, str) or not path.is_relative_to(folder.resolve()):
         raise checks.fail(argument, name, "a path inside the folder")

@@ -35,7 +35,7 @@ _RUN_FIGURES = {
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Writes one HTML page about a study or a run, which needs no network and no other file.
+    """Writes one HTML page about a study or a run, which needs neither network nor other files.
 
     Args:
         folder: of `pyro-vae study` or of `pyro-vae train`.
@@ -137,7 +137,7 @@ def _study_page(folder: Path) -> dict[str, Any]:
 
 
 def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]:
-    """A model of the study, as the template takes it."""
+    """A model of the study, for the template."""
     check_object(entry, "entry", {"name": str})
     check_object(entry, f"entry {entry['name']}", {"spec": dict, "published": dict, "runs": list}, optional=True)
     spec = entry.get("spec") or {}
@@ -222,7 +222,7 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
 
 
 def _extractor(scores: Mapping[str, Any]) -> str:
-    """What samples are scored with, and how many images: a score depends on it, and a sample may be the larger one."""
+    """The extractor of the scores of samples, and the numbers of images, on which a score depends."""
     provenance = scores.get("provenance")
     source = provenance.get("frechet") if isinstance(provenance, dict) else None
     source = source if isinstance(source, dict) else {}
@@ -232,7 +232,7 @@ def _extractor(scores: Mapping[str, Any]) -> str:
 
 
 def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Label, value with its error, what real images score, and meaning; errors have no row of their own.
+    """Label, value with its error, score of real images, and meaning; errors have no row of their own.
 
     At the end, the reasons to doubt the NLL.
     """
@@ -260,7 +260,7 @@ def _metric_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _quoted(name: str) -> str:
-    """A folder as an argument of a command, which a leading dash would make an option."""
+    """A folder as an argument of a command; a leading dash would make it an option."""
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 

@@ -1,4 +1,4 @@
-"""What a report reads: tables of numbers, histories, and JSON objects whose fields are checked."""
+"""Reads the files of a report: tables of numbers, histories, and JSON objects whose fields are checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_vae._utils import checks
 
 
 def read_csv(path: Path, text_columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a table of numbers; none where there is no file."""
+    """The rows of a table of numbers; none if there is no file."""
     if not path.is_file():
         return []
     try:
@@ -33,17 +33,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def finite_numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """The finite numbers of a row; empty cells, and what is no number, are absent."""
+    """The finite numbers of a row; empty cells and non-finite numbers are absent."""
     numbers = {name: float(text) for name, text in row.items() if text}
     return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 FIELDS_OF_A_DIFFERENCE = {"metric": str, "first": str, "second": str}
-_KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a text"}
+_KINDS: dict[type, str] = {list: "a list", dict: "an object", str: "a string"}
 
 
 def check_object(value: Any, argument: str, kinds: Mapping[str, type], *, optional: bool = False) -> bool:
-    """A JSON object whose fields are of these kinds; `optional` ones may be absent."""
+    """Checks that `value` is a JSON object whose fields are of these types; `optional` ones may be absent."""
     if not isinstance(value, dict):
         raise checks.fail(argument, value, "an object")
     for name, kind in kinds.items():
@@ -55,5 +55,5 @@ def check_object(value: Any, argument: str, kinds: Mapping[str, type], *, option
 
 
 def training_seconds(history: Iterable[Mapping[str, float]]) -> float:
-    """Of all epochs together."""
+    """The seconds of all epochs together."""
     return sum(row.get("seconds", 0.0) for row in history)

@@ -15,7 +15,7 @@ from pyro_vae.metric_table import METRICS, metric_named
 
 
 def study_table(folder: Path, entries: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, Any]:
-    """Columns and rows of cells: the mean, its deviation, the published number, the difference, whether it is best."""
+    """Columns and rows of cells: mean, standard deviation, published number, difference, and whether it is best."""
     stored = _results(folder / "results.csv")
     values = {entry["name"]: stored.get(entry["name"]) or _row(entry, columns) for entry in entries}
     present = [
@@ -52,7 +52,7 @@ def _results(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
-    """The same from `metrics.json` of each seed, where a study has no `results.csv`."""
+    """The same from `metrics.json` of each seed, if a study has no `results.csv`."""
     scores = [files.read_json_if_any(run / "metrics.json", "metrics") for run in entry["runs"]]
     row: dict[str, float] = {}
     for name in columns:
@@ -68,7 +68,7 @@ def _row(entry: Mapping[str, Any], columns: Iterable[str]) -> dict[str, float]:
 
 
 def _best(name: str, entries: Sequence[Mapping[str, Any]], values: Mapping[str, Mapping[str, float]]) -> set[str]:
-    """The models with the best mean, out of at least two whose numbers mean the same."""
+    """The models with the best mean, of at least two that can be compared."""
     metric = metric_named(name)
     if metric.direction == "neither":
         return set()
@@ -104,7 +104,7 @@ def setting_differences(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = dict.fromkeys(name for entry in entries for name in entry["spec"])
     texts = {name: [text_of(entry["spec"].get(name)) for entry in entries] for name in names}
     if any(len(entry["seeds"]) > 1 for entry in entries):
-        texts.pop("seed", None)  # only the first of several, which have a column of their own
+        texts.pop("seed", None)  # that of the first run only; all seeds have a column of their own
     fields = [name for name in texts if len(set(texts[name])) > 1]
     return {
         "fields": fields,

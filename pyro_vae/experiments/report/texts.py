@@ -1,4 +1,4 @@
-"""Numbers, settings and lengths of time as a report prints them."""
+"""Numbers, settings and durations as a report prints them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pyro_vae.parts import Part
 
 
 def is_number(value: object) -> bool:
-    """A finite number; truth values are none."""
+    """Whether `value` is a finite number; truth values are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: Any, digits: int | None, *, sign: bool = False) -> str:
-    """With a true minus sign; empty for what is no number."""
+    """The number as text, with a true minus sign; empty if it is none."""
     if not is_number(value):
         return ""
     text = f"{value:{'+' if sign else ''}{',.4g' if digits is None else f',.{digits}f'}}"
@@ -22,7 +22,7 @@ def number(value: Any, digits: int | None, *, sign: bool = False) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A setting of a spec."""
+    """A setting of a spec, as text."""
     if value is None:
         return "default"
     if isinstance(value, dict):  # a part with options
@@ -31,7 +31,7 @@ def text_of(value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, and from 100 on minutes and hours as well; empty where it is not known."""
+    """Seconds, and from 100 on minutes and hours as well; empty if not known."""
     if seconds is None:
         return ""
     if seconds < 100:
