@@ -42,13 +42,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self) -> None:
-        """The weights as they are now are the next in the mean."""
+        """Adds the current weights to the mean."""
         for total, param in zip(self.sums, self._params, strict=True):
             total.copy_(total * self.decay + param)
 
     @contextmanager
     def applied(self, steps: int) -> Iterator[None]:
-        """The weights of the model are the mean, inside, after so many steps; outside they are as before."""
+        """Inside, the weights of the model are their mean after `steps` steps; outside, they are as before."""
         before = [param.detach().clone() for param in self._params]
         self.put(steps)
         try:
@@ -60,13 +60,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def put(self, steps: int) -> None:
-        """Puts the mean into the model, after so many steps."""
+        """Sets the weights of the model to their mean after `steps` steps."""
         total_weight = (1 - self.decay ** (steps + 1)) / (1 - self.decay)
         for total, param in zip(self.sums, self._params, strict=True):
             param.copy_((total * self.decay + param) / total_weight)
 
     @torch.no_grad()
     def load(self, sums: Sequence[Tensor]) -> None:
-        """Goes on from the sums of another."""
+        """Continues from the sums of a checkpoint."""
         for total, stored in zip(self.sums, sums, strict=True):
             total.copy_(stored)

@@ -1,4 +1,4 @@
-"""Which backend of the compiled step `auto` stands for."""
+"""The backend of the compiled step that `auto` stands for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000
 def register(
     model: nn.Module, programs: Sequence[Callable[..., Any]], device: torch.device, arguments: Sequence[Any]
 ) -> int:
-    """Lets Pyro meet the parameters before the first step, which is then like all others, after a resume as well.
+    """Registers the parameters with Pyro before the first step, so that all steps run alike, also after a resume.
 
     Args:
         model: is in evaluation mode meanwhile.
@@ -45,12 +45,12 @@ def register(
 
 
 def backend_on(device: torch.device, stored: str) -> str:
-    """The backend of a checkpoint, where it is resumed: CUDA graphs are of CUDA alone."""
+    """The backend of a checkpoint on the device where it is resumed: CUDA graphs need CUDA."""
     return "capture" if stored == "cudagraph" and device.type != "cuda" else stored
 
 
 def automatic_backend(steps: int, operations: int, device: torch.device, precision: str) -> str:
-    """The backend that `auto` takes; by a count and not by a clock, so that a training can be repeated.
+    """The backend that `auto` takes; by a count, not by a clock, so that a training is reproducible.
 
     >>> [automatic_backend(steps, 34, torch.device("cpu"), "fp32") for steps in (1_000, 1_034, 15_000)]
     ['off', 'capture', 'inductor']

@@ -19,7 +19,7 @@ _NAME = re.compile(r"epoch-(\d+)-([0-9a-f]{16})\.pt")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
-    """Puts the state after `epoch` epochs in `folder`, and then removes earlier ones."""
+    """Writes the state after `epoch` epochs to `folder`, then removes earlier ones."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -32,15 +32,15 @@ def write_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str
 
 
 def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The newest state in `folder`, or None where there is none.
+    """The newest state in `folder`, or None if there is none.
 
     Raises:
-        InputError: the file is not what was written.
+        InputError: the file is damaged.
     """
-    found = _checkpoints(folder)
-    if not found:
+    paths = _checkpoints(folder)
+    if not paths:
         return None
-    path = found[-1]
+    path = paths[-1]
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -56,18 +56,18 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def read_epoch(folder: str | os.PathLike[str]) -> int:
-    """After how many epochs the newest state in `folder` is; 0 where there is none."""
+    """The number of epochs after which the newest state in `folder` was saved; 0 if there is none."""
     return max((int(path.name.split("-")[1]) for path in _checkpoints(folder)), default=0)
 
 
 def _checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """Oldest epoch first."""
+    """The checkpoints in `folder`, oldest first."""
     return sorted(path for path in Path(folder).glob("epoch-*.pt") if _NAME.fullmatch(path.name))
 
 
-def same_settings(stored: dict[str, Any], given: dict[str, Any]) -> None:
-    """A checkpoint goes on only under the settings that it was written under; only the number of epochs may change."""
-    for name in sorted({*stored, *given} - {"epochs"}):
-        if stored.get(name) != given.get(name):
+def same_settings(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Checks that a training resumes under the settings of its checkpoint; only the number of epochs may change."""
+    for name in sorted({*stored, *current} - {"epochs"}):
+        if stored.get(name) != current.get(name):
             text = json.dumps(stored.get(name))
-            raise checks.fail(name, given.get(name), f"{text}, as in the checkpoint that is to be resumed")
+            raise checks.fail(name, current.get(name), f"{text}, as in the checkpoint that is to be resumed")

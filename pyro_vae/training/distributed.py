@@ -1,8 +1,8 @@
-"""Data-parallel training: which of the processes that `torchrun` started this one is, and what they say to each other.
+"""Data-parallel training: the rank of this process among those that `torchrun` started, and their communication.
 
-Each process holds all weights, and takes its part of each batch. The loss is a sum over images, so the sum of the
+Each process holds all weights and takes its share of each batch. The loss is a sum over images, so the sum of the
 processes' gradients is the gradient of the whole batch, however unequal the parts are. torch is imported where it is
-needed: the command line asks here before there is any.
+needed, as the command line asks for the rank before it imports torch.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _times_joined = itertools.count()
 
 
 class PeerStoppedError(RuntimeError):
-    """Another process of the training stopped, or can't be reached any more."""
+    """Another process of the training stopped, or can no longer be reached."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The processes of one training, seen from one of them; alone, all of its methods do nothing.
+    """The processes of a training, as seen from one of them; with a single process the methods do nothing.
 
     All processes must call the same methods in the same order.
 
     Args:
         rank: this process's number, from 0; 0 is the one that writes files and shows progress.
-        size: how many there are.
+        size: the number of processes.
 
     >>> Peers(rank=1, size=2).part(torch.arange(5))
     tensor([3, 4])
@@ -50,15 +50,15 @@ class Peers:
     size: int = 1
 
     def part(self, rows: Tensor) -> Tensor:
-        """This process's rows: as many as each other's, or one more or less; perhaps none."""
+        """This process's share of the rows: sizes differ by at most one, and may be 0."""
         return rows.tensor_split(self.size)[self.rank] if self.size > 1 else rows
 
     def seed(self, seed: int, epoch: int) -> int:
-        """A seed for this process's own noise in an epoch, from that of the training."""
+        """A seed for the noise of this process in an epoch, derived from that of the training."""
         return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {self.rank}".encode()).digest()[:7])
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """In place, what the first process has."""
+        """Copies the tensors of the first process to all, in place."""
         if self.size == 1:
             return
         import torch
@@ -71,7 +71,7 @@ class Peers:
                 tensor.copy_(whole)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """In place, the sums over all processes; tensors of one device, sent as one."""
+        """Sums the tensors over all processes, in place; all are on one device, and sent as one."""
         if self.size > 1:
             for tensor, total in zip(tensors, _sums(tensors), strict=True):
                 tensor.copy_(total)
@@ -81,7 +81,7 @@ class Peers:
         return _sums([numbers.to(device)])[0].cpu() if self.size > 1 else numbers
 
     def add_gradients_up(self, optimizer: torch.optim.Optimizer, clip_norm: float = 0.0) -> None:
-        """From now on each step of `optimizer` is by the sum of all processes' gradients; a missing one counts as 0.
+        """Makes each step of `optimizer` use the sum of the gradients of all processes; a missing one counts as 0.
 
         Where `clip_norm` is not 0, the sum is scaled down to that norm.
         """
@@ -103,7 +103,7 @@ class Peers:
         optimizer.register_step_pre_hook(before_step)
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What `make()` gives in the first process, which alone calls it: tensors and plain values."""
+        """The result of `make()`, called in the first process only, in all processes: tensors and plain values."""
         if self.size == 1:
             return make()
         import torch
@@ -126,7 +126,7 @@ ALONE = Peers()
 
 
 def peers() -> Peers:
-    """This process among the others: by PyTorch's process group where there is one, else by torchrun's variables."""
+    """The peers of this process, from PyTorch's process group if there is one, else from torchrun's variables."""
     if "torch" in sys.modules:
         import torch.distributed as dist
 
@@ -138,28 +138,29 @@ def peers() -> Peers:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Of several GPUs, the one of this process.
+    """The GPU of this process, if `device` is CUDA and there are several processes.
 
     Raises:
-        InputError: one GPU is named for all processes, or there are fewer GPUs than processes.
+        InputError: `device` is one GPU for all processes, or there are fewer GPUs than processes.
     """
     if peers().size == 1 or device.type != "cuda":
         return device
     import torch
 
-    index, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    index, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if device.index not in (None, index):
         raise checks.fail("device", str(device), "cpu, or cuda without a number: each process takes a GPU of its own")
-    if index >= found:
-        raise checks.fail("device", str(device), f"a GPU for each process on this machine, which has {found}; or cpu")
+    if index >= num_gpus:
+        expected = f"a GPU for each process on this machine, which has {num_gpus}; or cpu"
+        raise checks.fail("device", str(device), expected)
     return torch.device("cuda", index)
 
 
 @contextmanager
 def joined(device: str | torch.device = "auto") -> Iterator[Peers]:
-    """The process group, inside: NCCL between GPUs, gloo for what lies on a CPU. Alone, nothing at all.
+    """The process group, inside: NCCL between GPUs, gloo for what lies on a CPU. For a single process, nothing.
 
-    A group that is there already is used and left as it is. Where this process fails, the others soon do as well.
+    An existing group is used and left as it is. If this process fails, the others soon fail as well.
     """
     here = peers()
     if here.size == 1:
@@ -194,17 +195,17 @@ def joined(device: str | torch.device = "auto") -> Iterator[Peers]:
 
 @functools.cache
 def first_to_fail() -> bool:
-    """Whether this process failed before all others, so that its message is the one to show; alone, always."""
+    """Whether this process was the first to fail, so that its message is shown; true for a single process."""
     if peers().size == 1:
         return True
     try:
         return _store().add("failed", 1) == 1
-    except (RuntimeError, ValueError):  # nobody is there to ask
+    except (RuntimeError, ValueError):  # the store can't be reached
         return True
 
 
 def refuse_batch_norm(model: nn.Module, here: Peers) -> None:
-    """Batch statistics are those of a part of the batch, so a training in parts would be another training."""
+    """Refuses BatchNorm, whose statistics would be those of a process's share of the batch, not of the batch."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     if here.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -233,7 +234,7 @@ def _sums(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What all processes do at once, and can't do where one is gone."""
+    """Around communication of all processes: raises `PeerStoppedError` if one of them is gone."""
     try:
         yield
     except RuntimeError as error:

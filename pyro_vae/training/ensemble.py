@@ -45,29 +45,29 @@ def fit_many(
 ) -> list[tuple[Model, History]]:
     """Trains the model of a `Spec` once for each seed, all of them in one step.
 
-    Each member is a run of its own, that of `replace(spec, seed=seed)`: its split into training and validation images,
+    Each member is the run of `replace(spec, seed=seed)`: its split into training and validation images,
     its initial weights, its order of the images and its noise come from its seed. Only the arithmetic is shared: the
-    captured step of one member is mapped over all (`torch.vmap`), and Adam works on all parameters at once, number by
-    number. On a CPU each member draws from its own generator, as :func:`~pyro_vae.fit` does, so that its results are
-    those of a run alone up to the rounding of products. On CUDA the members draw from one generator: they are
-    independent, and equal to runs alone in distribution.
+    captured step of one member is mapped over all (`torch.vmap`), and Adam steps all parameters at once, element by
+    element. On a CPU each member draws from its own generator, as :func:`~pyro_vae.fit` does, so that its results are
+    those of a single run up to the rounding of products. On CUDA the members draw from one generator: they are
+    independent, and equal to single runs in distribution.
 
-    All members stay in memory, the training images of each as well where a part is held out (as uint8).
+    All members are in memory at once, and so are the training images of each (uint8) if validation images are held out.
 
     Args:
         spec: the definition of the runs; its own seed is not used. `compile` may not be `off`; `auto` is `cudagraph` on
             CUDA, else `capture`, and `inductor` from 15,000 steps on, those of all members counted. Inductor compiles
             the step of full batches only.
-        images: what the spec's validation fraction is held out of; `load_data(...).train`, say.
+        images: training images, from which the spec's validation fraction is held out, such as `load_data(...).train`.
         seeds: one for each member.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         out: a new folder, which gets a `checkpoint/` after each epoch, and at the end a run folder for each seed,
-            `seed-0` and so on, with all but a checkpoint of its own.
-        resume: go on from the checkpoint in `out`.
+            `seed-0` and so on, with everything but a checkpoint.
+        resume: resume from the checkpoint in `out`.
         progress: a progress bar where standard error is a terminal; else, in a log or a notebook, a line per epoch.
 
     Returns:
-        For each seed its model, on the CPU, and the losses of each epoch. The seconds in it are those of all together.
+        For each seed its model, on the CPU, and the losses of each epoch. The seconds are those of all together.
 
     Raises:
         InputError: a wrong argument, or a checkpoint that is damaged or was written under other settings.
@@ -82,7 +82,7 @@ def fit_many(
     """
     check_set("images", images)
     specs = _specs(spec, images, seeds)
-    seeds = [one.seed for one in specs]
+    seeds = [member.seed for member in specs]
     spec = specs[0]
     target = choose_device(device)
     if spec.compile == "cudagraph" and target.type != "cuda":
@@ -92,14 +92,14 @@ def fit_many(
     folder = _folder(out, resume)
     stored = read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
     if stored is not None and spec.objective == "auto":
-        specs = [dataclasses.replace(one, objective=stored["settings"]["objective"]) for one in specs]
-    specs = [with_objective(one, images) for one in specs]
+        specs = [dataclasses.replace(member, objective=stored["settings"]["objective"]) for member in specs]
+    specs = [with_objective(member, images) for member in specs]
     spec = specs[0]
     model = build(spec)
     check_fits(model, images)
     splits = [
-        train_validation_split(images, one.validation_fraction, one.seed)
-        for one in (specs if spec.validation_fraction else specs[:1])
+        train_validation_split(images, member.validation_fraction, member.seed)
+        for member in (specs if spec.validation_fraction else specs[:1])
     ]
     parts = [binarize(part, spec.binarization) for part, _ in splits]
     warn_if_not_binary(model, parts[0], spec.binarization)
@@ -115,24 +115,24 @@ def fit_many(
         backend = "cudagraph" if target.type == "cuda" else elsewhere
     settings = {name: value for name, value in spec.to_dict().items() if name not in (*FIELDS_FREE_ON_RESUME, "seed")}
     settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
-    epochs: list[list[Epoch]] = []  # of each epoch, one for each member
+    epochs: list[list[Epoch]] = []  # a row per epoch, an entry per member
 
     def state(members: Members) -> dict[str, Any]:
-        numbers = [[dataclasses.asdict(one) for one in row] for row in epochs]
+        numbers = [[dataclasses.asdict(epoch) for epoch in row] for row in epochs]
         return {"settings": settings, "backend": members.backend, "epochs": numbers, "members": members.state()}
 
-    # The common generator is that of CUDA's draws; on a CPU nothing is drawn from it.
+    # CUDA draws from this common generator; on a CPU nothing is drawn from it.
     with seeded_rng(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
         members = Members(specs, target, backend)
         if stored is not None:
-            # Fields that specs have got since have their defaults.
+            # Fields that are newer than the checkpoint have their defaults.
             defaults = {name: value for name, value in Spec().to_dict().items() if name in settings}
             same_settings(defaults | stored["settings"], settings)
-            epochs += [[Epoch(**one) for one in row] for row in stored["epochs"]]
+            epochs += [[Epoch(**epoch) for epoch in row] for row in stored["epochs"]]
             if len(epochs) > spec.epochs:
                 raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")
             members.load(stored["members"])
-            members.backend = backend_on(target, stored["backend"])  # with another, rounding would be another
+            members.backend = backend_on(target, stored["backend"])  # another backend would round differently
         elif folder is not None:
             write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch
@@ -156,9 +156,9 @@ def fit_many(
                 beta = beta_at(done - 1, spec.beta, spec.beta_warmup * steps_per_epoch)
                 pairs = zip(of_train, of_held_out, strict=True)
                 epochs.append(
-                    [epoch_of(number, beta, spec.lr, one, other, seconds, train.count) for one, other in pairs]
+                    [epoch_of(number, beta, spec.lr, *of_member, seconds, train.count) for of_member in pairs]
                 )
-                mean = sum(one.loss for one in of_train) / len(seeds)
+                mean = sum(member.loss for member in of_train) / len(seeds)
                 summary = f"{mean:.2f} nats, the mean of {len(seeds)} seeds"
                 bar.describe(summary)
                 bar.line(f"epoch {number} of {spec.epochs}: {summary}; {duration(seconds)}, {bar.left()}")
@@ -171,17 +171,17 @@ def fit_many(
     if folder is not None:
         surroundings = environment(str(device)) | {"images": images.fingerprint, "num_images": len(images)}
         surroundings |= {"processes": 1, "seeds": list(seeds)}
-        for (model, history), one in zip(runs, specs, strict=True):
-            own = folder / f"seed-{one.seed}"
-            files.write(own / "spec.json", one.to_json() + "\n")
-            files.write_json(own / "environment.json", surroundings)
-            history.to_csv(own / "history.csv")
-            save(model, own / WEIGHTS)
+        for (model, history), member in zip(runs, specs, strict=True):
+            run_folder = folder / f"seed-{member.seed}"
+            files.write(run_folder / "spec.json", member.to_json() + "\n")
+            files.write_json(run_folder / "environment.json", surroundings)
+            history.to_csv(run_folder / "history.csv")
+            save(model, run_folder / WEIGHTS)
     return runs
 
 
 def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
-    """What each member is the run of."""
+    """The spec of each member, checked."""
     if not isinstance(spec, Spec):
         raise checks.fail("spec", spec, "a Spec")
     if spec.compile == "off":
@@ -210,23 +210,25 @@ def _folder(out: str | os.PathLike[str] | None, resume: bool) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise checks.fail("out", str(folder), "a folder, or a name that is free")
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise checks.fail("out", str(folder), "a new or empty folder (resume=True goes on with what is in it)")
+        raise checks.fail("out", str(folder), "a new or empty folder (resume=True resumes the training in it)")
     return folder
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
-    """The images of all members, one set after the other; or one set, where all have the same."""
+    """The images of all members, one set after the other; a single set if all have the same."""
 
     pixels: Tensor
     count: int  # images of a member
     starts: Tensor  # where each member's begin, (S, 1)
 
     def batches(self, batch_size: int, generators: Sequence[torch.Generator] = ()) -> Iterator[Tensor]:
-        """Positions in `pixels`, (S, B), in each member's own order where there are generators."""
+        """Indices into `pixels`, (S, B), in an order of each member if there are generators."""
         device = self.pixels.device
         if generators:
-            order = torch.stack([torch.randperm(self.count, generator=one, device=device) for one in generators])
+            order = torch.stack(
+                [torch.randperm(self.count, generator=generator, device=device) for generator in generators]
+            )
         else:
             order = torch.arange(self.count, device=device).expand(len(self.starts), -1)
         yield from (order + self.starts).split(batch_size, dim=1)

@@ -1,4 +1,4 @@
-"""The members that :func:`pyro_vae.fit_many` trains: their parameters, stacked, and the one step of all."""
+"""The members that :func:`pyro_vae.fit_many` trains: their stacked parameters, and their common step."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Members:
         self.spec, self.device, self.backend = specs[0], device, backend
         self.seeds = [spec.seed for spec in specs]
         self.models = [build(spec) for spec in specs]
-        # What stands for all when the step is captured.
-        self._one = build(self.spec).to(device)
-        self.dtype = dtype_of(self._one)
+        # The model of the first seed, whose step is captured and then mapped over all members.
+        self._template = build(self.spec).to(device)
+        self.dtype = dtype_of(self._template)
         self._terms = Terms(device, self.dtype)
         self._elbo: Any = self._terms.watch(objective(self.spec.objective, self.spec.particles))
         self.beta: float | Tensor = self.spec.beta
@@ -49,7 +49,7 @@ class Members:
         self._runs: dict[tuple[str, int], backends.Run] = {}
 
     def give_back(self) -> None:
-        """Puts the parameters into the models; on the CPU."""
+        """Copies the parameters into the models, on the CPU."""
         for index, model in enumerate(self.models):
             with torch.no_grad():
                 for param, stacked in zip(model.parameters(), self.params, strict=True):
@@ -57,30 +57,31 @@ class Members:
             model.eval()
 
     def state(self) -> dict[str, Any]:
-        """All that a resume needs."""
+        """The state that a resumed training needs."""
         tensors = {"params": self.params, "moments": self.moments, "counts": self.counts}
-        own = [one.get_state() for one in self.generators]
-        return tensors | {"own_generators": own, "generators": generator_states(self.device)}
+        own_states = [generator.get_state() for generator in self.generators]
+        return tensors | {"own_generators": own_states, "generators": generator_states(self.device)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from such a state."""
-        for kept, stored in zip(self._kept(), self._kept(state), strict=True):
-            kept.copy_(stored)
-        for generator, one in zip(self.generators, state["own_generators"], strict=True):
-            generator.set_state(one)
+        """Continues from the state of a checkpoint."""
+        for tensor, stored in zip(self._optimizer_tensors(), self._optimizer_tensors(state), strict=True):
+            tensor.copy_(stored)
+        for generator, generator_state in zip(self.generators, state["own_generators"], strict=True):
+            generator.set_state(generator_state)
         set_generator_states(self.device, state["generators"])
 
-    def _kept(self, state: dict[str, Any] | None = None) -> list[Tensor]:
+    def _optimizer_tensors(self, state: dict[str, Any] | None = None) -> list[Tensor]:
+        """Parameters, moments and step counts of Adam, of the members or of a state."""
         state = vars(self) if state is None else state
         return [*state["params"], *state["moments"][0], *state["moments"][1], *state["counts"]]
 
     def set_beta(self, value: float) -> None:
-        """The weight of the KL term from now on, where it changes at all."""
+        """Sets the weight of the KL term, if it changes during the training."""
         if isinstance(self.beta, Tensor):
             self.beta.fill_(value)
 
     def losses(self, losses: list[Tensor], count: int, where: str) -> list[Losses]:
-        """Means over the images of each member; here alone the device is waited for."""
+        """Means over the images of each member; waits for the device."""
         steps = torch.stack(losses).cpu().double()
         for step, member in (~steps.isfinite()).nonzero()[:1].tolist():
             place = f"seed {self.seeds[member]} is {steps[step, member]} at {where}, step {step + 1}"
@@ -91,21 +92,21 @@ class Members:
         return [Losses(loss / count, -log_likelihood / count, kl / count) for loss, (log_likelihood, kl) in parts]
 
     def check_weights(self, epoch: int) -> None:
-        """The last step of an epoch has no loss after it that would tell."""
-        for (name, _), param in zip(self._one.named_parameters(), self.params, strict=True):
-            lost = (~param.isfinite()).nonzero()[:1, 0].tolist()
-            for member in lost:
+        """Checks that weights are finite after an epoch: no loss follows its last step that would show it."""
+        for (name, _), param in zip(self._template.named_parameters(), self.params, strict=True):
+            non_finite = (~param.isfinite()).nonzero()[:1, 0].tolist()
+            for member in non_finite:
                 place = f"{name} of seed {self.seeds[member]}"
                 raise FloatingPointError(
                     f"{place} is not finite after the last step of epoch {epoch}; try a smaller lr"
                 )
 
     def step(self, pixels: Tensor, index: Tensor) -> Tensor:
-        """A step on the images at `index`, (S, B); the losses, (S,)."""
+        """A step on the images at `index`, (S, B); returns the losses, (S,)."""
         return self._run("step", pixels, index)
 
     def evaluate(self, pixels: Tensor, index: Tensor) -> Tensor:
-        """The losses without a step."""
+        """The losses on the images at `index`, without a step."""
         return self._run("evaluate", pixels, index)
 
     # --- capturing ----------------------------------------------------------------------------------------------
@@ -117,14 +118,14 @@ class Members:
             run = self._captured(kind, pixels, index)
             if self.device.type == "cuda" and self.backend != "capture":
                 try:
-                    run = backends.cuda_graph(run, [index], written=[*self._kept(), self.sums, self.lost])
+                    run = backends.cuda_graph(run, [index], written=[*self._optimizer_tensors(), self.sums, self.lost])
                 except backends.NotRecordable as reason:
                     warnings.warn(f"fit_many: no CUDA graph of the captured step: {reason}", stacklevel=4)
             self._runs[key] = run
         return self._runs[key](index)[0]
 
     def _captured(self, kind: str, pixels: Tensor, index: Tensor) -> backends.Run:
-        """What does all from positions to Adam. It works in place on what lies in `self`."""
+        """The whole step, from indices to Adam; it changes the tensors of `self` in place."""
 
         def batch(index: Tensor) -> Tensor:
             levels = pixels[index]
@@ -170,32 +171,32 @@ class Members:
         return run
 
     def _drawn(self, draw: Draw) -> Tensor:
-        if self.device.type == "cuda":  # one kernel for all; and what a CUDA graph can replay
+        if self.device.type == "cuda":  # one kernel for all, which a CUDA graph can replay
             return draw(slice(None), None)
         return torch.stack([draw(member, generator) for member, generator in enumerate(self.generators)])
 
     def _graph(self, kind: str, x: Tensor) -> tuple[backends.Run, list[Draw], list[Tensor]]:
-        """Losses and gradients of all members from stacked parameters, images, noise, and what is live."""
-        params = list(self._one.parameters())
-        program = self._one.model, self._one.guide
+        """Losses and gradients of all members from stacked parameters, images, noise, and live tensors."""
+        params = list(self._template.parameters())
+        program = self._template.model, self._template.guide
 
         def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
-            given = tensors[-1], self.beta
+            arguments = tensors[-1], self.beta
             if kind == "evaluate":
                 with torch.no_grad():
-                    return (torch.as_tensor(self._elbo.loss(*program, *given)),)
+                    return (torch.as_tensor(self._elbo.loss(*program, *arguments)),)
             with gradients_set_aside(params), torch.enable_grad():
-                loss = torch.as_tensor(self._elbo.loss_and_grads(*program, *given))
+                loss = torch.as_tensor(self._elbo.loss_and_grads(*program, *arguments))
                 return (loss, *(param.grad for param in params))
 
-        one = capture(estimate, [*params, x[0].clone()], [*params, x[0].flip(0) * 0.5])
-        draws = _lift_draws(one.graph, len(params) + 1, len(self.models))
-        stacked = {id(buffer): self.buffers[name] for name, buffer in self._one.named_buffers()}
+        of_one_member = capture(estimate, [*params, x[0].clone()], [*params, x[0].flip(0) * 0.5])
+        draws = _lift_draws(of_one_member.graph, len(params) + 1, len(self.models))
+        stacked = {id(buffer): self.buffers[name] for name, buffer in self._template.named_buffers()}
         stacked |= {id(self._terms.sums): self.sums, id(self._terms.lost): self.lost}
-        live = [stacked.get(id(tensor), tensor) for tensor in one.live]
-        shared = [0 if id(tensor) in stacked else None for tensor in one.live]
-        mapped = torch.vmap(one.graph, in_dims=(*[0] * (len(params) + 1 + len(draws)), *shared))
-        generator = torch.Generator(self.device)  # not the one of the training
+        live = [stacked.get(id(tensor), tensor) for tensor in of_one_member.live]
+        shared = [0 if id(tensor) in stacked else None for tensor in of_one_member.live]
+        mapped = torch.vmap(of_one_member.graph, in_dims=(*[0] * (len(params) + 1 + len(draws)), *shared))
+        generator = torch.Generator(self.device)  # not that of the training
         inputs = [*self.params, x, *(draw(slice(None), generator) for draw in draws), *live]
         captured = capture(mapped, inputs, inputs)
         graph = backends.in_bfloat16(captured.graph) if self.spec.precision == "bf16" else captured.graph
@@ -209,19 +210,24 @@ class Members:
 
 
 def _lift_draws(graph: fx.GraphModule, after: int, members: int) -> list[Draw]:
-    """Makes each random draw an input of the graph, after its first `after` ones; what is returned makes the values."""
-    place = list(graph.graph.nodes)[after - 1]
+    """Makes each random draw an input of the graph, after the first `after`; returns functions that draw them."""
+    last_input = list(graph.graph.nodes)[after - 1]
     draws: list[Draw] = []
     for node in list(graph.graph.nodes):
         if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             continue
         fresh, *numbers = node.args
         on_empty = isinstance(fresh, fx.Node) and fresh.target is torch.ops.aten.empty.memory_format
-        if not on_empty or len(fresh.users) > 1 or any(isinstance(one, fx.Node) for one in numbers) or node.kwargs:
+        if (
+            not on_empty
+            or len(fresh.users) > 1
+            or any(isinstance(number, fx.Node) for number in numbers)
+            or node.kwargs
+        ):
             raise NotCapturable(f"it draws by {node.target}, which is not known here")
-        with graph.graph.inserting_after(place):
-            place = graph.graph.placeholder(f"noise_{len(draws)}")
-        node.replace_all_uses_with(place)
+        with graph.graph.inserting_after(last_input):
+            last_input = graph.graph.placeholder(f"noise_{len(draws)}")
+        node.replace_all_uses_with(last_input)
         draws.append(partial(_draw, node.target, numbers, node.meta["val"], members))
         graph.graph.erase_node(node)
         graph.graph.erase_node(fresh)

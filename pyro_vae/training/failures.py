@@ -1,4 +1,4 @@
-"""Numbers that are not finite, and memory that runs out, told with the epoch and step where it happened."""
+"""Errors of non-finite numbers and of memory, with the epoch and step where they occurred."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro_vae.svi import CompiledSVI, NotFiniteError
 
 @contextmanager
 def located(svi: CompiledSVI, location: Callable[[int], str]) -> Iterator[None]:
-    """Errors of the numbers or of memory, inside, name their place.
+    """Inside, errors of non-finite numbers or of memory name epoch and step.
 
     Args:
         svi: whose steps are counted.
@@ -50,13 +50,13 @@ def located(svi: CompiledSVI, location: Callable[[int], str]) -> Iterator[None]:
 
 
 def check_finite_loss(loss: float, location: str) -> None:
-    """The loss of a pass without steps is a finite number."""
+    """Checks the loss of a pass without steps."""
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss} at {location}; try a smaller lr")
 
 
 def check_finite_weights(model: nn.Module, epoch: int) -> None:
-    """The last step of an epoch has no loss after it that would tell."""
+    """Checks that weights are finite after an epoch: no loss follows its last step that would show it."""
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise FloatingPointError(f"{name} is not finite after the last step of epoch {epoch}; try a smaller lr")

@@ -69,9 +69,9 @@ def fit(
 ) -> History:
     r"""Trains a model/guide pair by stochastic variational inference.
 
-    A spec binds: each argument that is also a field of :class:`~pyro_vae.Spec` and is not given is what `model.spec`
-    says, or the default of `Spec` where the model was composed by hand. An argument that is given holds; where the spec
-    says something else, a warning tells so. `model.spec` is then what the model was trained with, which
+    The model's spec decides: an argument that is a field of :class:`~pyro_vae.Spec` and is not passed is taken from
+    `model.spec`, or from the defaults of `Spec` if the model was composed by hand. An argument that is passed holds; if
+    it contradicts the spec, a warning says so. `model.spec` is then what the model was trained with, which
     :func:`~pyro_vae.evaluate` goes by and :func:`~pyro_vae.save` stores; only its seed stays, as that of the initial
     weights. Nothing is held out of `images`: the spec's `validation_fraction` is for
     `pyro-vae train`, which splits the training images itself.
@@ -81,7 +81,7 @@ def fit(
     and these are, up to rounding, those of one process where no noise is drawn; where there is noise it is other noise
     of the same distribution. The first process alone reads and writes the checkpoint, whose training may resume with
     another number of processes. The loss must be a sum over images: a latent variable outside the plate of the images
-    would be counted once a process.
+    would be counted once per process.
 
     Args:
         model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays
@@ -214,7 +214,7 @@ def _check_callback(callback: object) -> None:
 
 
 def _is_stopped(callback: Callable[[int, Model, History], object] | None, state: State, here: Peers) -> bool:
-    """Whether the callback stops the training after the epochs so far; the first process asks it."""
+    """Whether the callback stops the training after the epochs so far; the first process calls it."""
     if callback is None or not state.epochs:
         return False
 
@@ -229,7 +229,7 @@ def _is_stopped(callback: Callable[[int, Model, History], object] | None, state:
 def _image_sets(
     model: Model, images: Images, validation: Images | None, settings: Settings, here: Peers
 ) -> tuple[Images, Images | None]:
-    """The training and the validation images, binarized where that is done once; they fit the model."""
+    """The training and the validation images, checked, and binarized if that is done once."""
     if validation is not None:
         check_set("validation", validation)
     train = binarize(images, settings.binarization)
@@ -245,7 +245,7 @@ def _image_sets(
 def _files(
     checkpoint: Any, snapshots: Any, resume: bool, here: Peers
 ) -> tuple[Path | None, Mapping[int, str | os.PathLike[str]]]:
-    """The folder of checkpoints and the files of snapshots, checked; the first process alone has any."""
+    """The folder of checkpoints and the files of snapshots, checked; none in other processes than the first."""
     if snapshots is not None and not isinstance(snapshots, Mapping):
         raise checks.fail("snapshots", snapshots, "files by the number of the epoch, a dictionary")
     if resume and checkpoint is None:
@@ -254,12 +254,12 @@ def _files(
     if here.rank > 0:
         return None, {}
     if folder is not None and not resume and read_checkpoint(folder) is not None:
-        raise checks.fail("checkpoint", str(folder), "a folder without one; resume=True goes on with it")
+        raise checks.fail("checkpoint", str(folder), "a folder without one; resume=True resumes from it")
     return folder, snapshots or {}
 
 
 def _recorded(model: Model, told: Mapping[str, Any]) -> Spec | None:
-    """The model's spec with what `fit` was told, as far as a spec can say it; its seed is that of the first weights."""
+    """The model's spec updated with the arguments of `fit`, as far as specs have them; its seed remains."""
     spec = getattr(model, "spec", None)
     if not isinstance(spec, Spec):
         return spec

@@ -1,4 +1,4 @@
-"""What a step does beside the gradient: clip it, and add the weights to their average."""
+"""Parts of a step around the gradient: clipping it, and adding the weights to their average."""
 
 from __future__ import annotations
 

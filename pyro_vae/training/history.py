@@ -1,4 +1,4 @@
-"""What a training measured, epoch by epoch."""
+"""The history of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """What :func:`fit` measured, one `Epoch` a pass."""
+    """The measurements of :func:`fit`, an `Epoch` per pass."""
 
     epochs: tuple[Epoch, ...] = ()
 
@@ -47,7 +47,7 @@ class History:
         return [getattr(epoch, name) for epoch in self.epochs]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """One row an epoch; what was not measured is an empty cell."""
+        """Writes a row per epoch; what was not measured is an empty cell."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
         writer.writeheader()
@@ -90,7 +90,7 @@ def epoch_of(
 
 
 def epoch_line(epoch: Epoch, epochs: int, left: str) -> str:
-    """What a log says of an epoch."""
+    """The line of an epoch in a log."""
     return f"epoch {epoch.epoch} of {epochs}: {summary(epoch)}; {duration(epoch.seconds)}, {left}"
 
 

@@ -171,7 +171,7 @@ def make_optimizer(optimizer: Optimizer, params: Iterable[Tensor], lr: float) ->
 
 
 def described(part: object) -> Any:
-    """A part as a checkpoint tells of it: a kind with its options, or the name of a class or function.
+    """A part as it is stored in a checkpoint: a kind with its options, or the name of a class or function.
 
     >>> described(torch.optim.RMSprop)
     'torch.optim.rmsprop.RMSprop'

@@ -1,4 +1,4 @@
-"""One pass over the training images, with a step for each batch, and one over held-out images, without."""
+"""Passes over the training images, with a step for each batch, and over held-out images, without steps."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pyro_vae.training.state import State
 
 @dataclass(frozen=True)
 class Source:
-    """Images as uint8, where there is room for them, and what makes batches of floats on the device of them.
+    """Images as uint8, on the device if they fit there, and how they become batches of floats.
 
-    `arguments` are what the programs take of each image beside its pixels, such as labels: rows in the same order.
+    `arguments` are the programs' other inputs for each image, such as labels, with rows in the same order.
     """
 
     pixels: Tensor
@@ -40,7 +40,7 @@ class Source:
 
     @classmethod
     def of(cls, images: Images, model: nn.Module, device: torch.device, settings: Settings) -> Source:
-        """The images as the settings have them: binarized or dequantized in each batch, or as they are."""
+        """The images of a training: binarized or dequantized in each batch, or unchanged, as the settings say."""
         pixels = resident(images.pixels, device)
         arguments = {name: values.to(pixels.device) for name, values in batch_arguments(model, images).items()}
         as_floats = binarized if settings.binarization == "dynamic" else to_unit
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def is_on_device(self) -> bool:
-        """Else the batches stream from the host."""
+        """Whether all images are on the device; else batches are copied from the host."""
         return self.pixels.device == self.device
 
     def __len__(self) -> int:
@@ -66,14 +66,14 @@ class Source:
         return x, beta, *(values[:1].to(self.device) for values in self.arguments.values())
 
     def prepare(self, images: Tensor, beta: Any, *arguments: Tensor) -> tuple[Any, ...]:
-        """The arguments of the programs: of indices, which the step gathers; other images come as they are."""
+        """The arguments of the programs; indices are gathered within the step, floats are images already."""
         if images.is_floating_point():
             return images, beta, *arguments
         x, *arguments_of_batch = self.batch(images)
         return x, beta, *arguments_of_batch
 
     def program(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """`program(x, beta, *arguments)`, of one that takes the arguments by their names."""
+        """`program` as a function of `(x, beta, *arguments)`; it takes the arguments by name."""
         if not self.arguments:
             return program
         names = tuple(self.arguments)
@@ -123,7 +123,7 @@ class Passes:
     def step(self, number: int) -> Losses:
         """The epoch of this number, a step for each batch; errors of the numbers name epoch and step."""
         self.terms.reset()
-        if self.here.rank > 0:  # noise of its own; where the first stands is in the checkpoint
+        if self.here.rank > 0:  # noise of its own; the first one's generators are in the checkpoint
             seed_generators(self.train.device, self.here.seed(self.state.settings.seed, number))
         losses: list[Tensor] = []
         with located(self.svi, self._location):
@@ -156,7 +156,7 @@ class Passes:
         return beta_at(step, settings.beta, settings.beta_warmup * self.state.steps_per_epoch)
 
     def _batches(self, number: int, losses_of_empty: list[Tensor]) -> Iterator[tuple[Any, ...]]:
-        """The arguments of the steps of an epoch; steps without an image of this process are done here."""
+        """The arguments of the steps of an epoch; steps for which this process has no images are done here."""
         first = (number - 1) * self.state.steps_per_epoch
         batches = shuffled(self.train.pixels, self.state.settings.batch_size, self.here)
         for step, indices in enumerate(batches, first):
@@ -172,14 +172,14 @@ class Passes:
             self.state.rate.after_step()
             self.bar.update()
 
-    def _step_without_local_batch(self, nothing: Tensor) -> Tensor:
+    def _step_without_local_batch(self, no_indices: Tensor) -> Tensor:
         """The step of a process that has no images of this batch: by the other processes' gradients alone."""
         self.svi.num_steps += 1
         if self.state.average is not None:
             self.state.average.add()
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
-        return nothing.sum().float()
+        return no_indices.sum().float()
 
     def _over_all(self, losses: list[Tensor], count: int) -> Losses:
         """Means over `count` images, those of all processes."""

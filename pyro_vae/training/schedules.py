@@ -34,7 +34,7 @@ class _OfEpochs(LRScheduler):
         super().__init__(optimizer)
 
     def factor(self, epoch: float) -> float:
-        """Of the rates of the step that begins after so many epochs."""
+        """The factor of the learning rate of a step that begins after `epoch` epochs, a fraction."""
         raise NotImplementedError
 
     def get_lr(self) -> list[Any]:
@@ -43,7 +43,7 @@ class _OfEpochs(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """How far it is; the rest it is made with."""
+        """The state of the scheduler; the rest are its arguments."""
         return {name: vars(self)[name] for name in ("last_epoch", "_step_count", "base_lrs", "_last_lr")}
 
 

@@ -1,4 +1,4 @@
-"""How a training goes: what `fit` was told, checked, and what a checkpoint must agree with."""
+"""The settings of a training: the checked arguments of `fit`, and what a checkpoint must agree with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyro_vae.training.schedules import Scheduler
 
 @dataclass(frozen=True)
 class Settings:
-    """What :func:`~pyro_vae.fit` is told of a training, or takes from the model's spec; checked.
+    """The arguments of :func:`~pyro_vae.fit` that define a training, passed or taken from the model's spec; checked.
 
     >>> from pyro_vae.models.binding import bound
     >>> Settings(**bound(torch.nn.Linear(1, 1), "fit", **{name: None for name in SETTINGS})).batch_size
@@ -71,15 +71,16 @@ class Settings:
         object.__setattr__(self, name, value)
 
     def check_model(self, model: nn.Module) -> None:
-        """The model has what these settings need: parameters, and a density where grey levels are dequantized."""
+        """Checks that the model has parameters, and a density if grey levels are dequantized."""
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise checks.fail("model", f"{type(model).__name__} without parameters to train", "a model with some")
         check_dequantize(model, self.dequantize, self.binarization)
 
     def resolved_objective(self, model: nn.Module, images: Images) -> Part | ELBO:
-        """The objective, with what `auto` stands for in its place."""
-        told = self.objective
-        objective = resolved(told, model, images) if isinstance(told, str | Mapping | Part) else told
+        """The objective, with `auto` resolved."""
+        objective = self.objective
+        if isinstance(objective, str | Mapping | Part):
+            objective = resolved(objective, model, images)
         self.elbo(objective)  # which may refuse it
         return objective
 
@@ -94,7 +95,7 @@ class Settings:
     def to_dict(
         self, model: nn.Module, objective: Part | ELBO, train: Images, held_out: Images | None
     ) -> dict[str, Any]:
-        """What a training must have in common with the checkpoint from which it resumes, as plain values."""
+        """The settings that a checkpoint must share with the training that resumes from it, as plain values."""
         return {name: getattr(self, name) for name in SETTINGS if name not in FIELDS_FREE_ON_RESUME} | {
             "model": _description(model),
             "objective": _attributes(objective) if isinstance(objective, ELBO) else objective.plain(),
@@ -110,7 +111,7 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 def settings_as_now(stored: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a checkpoint that an earlier version wrote: those that it did not know have their defaults."""
+    """The settings of a checkpoint, with defaults for those that are newer than the version that wrote it."""
     description = stored["model"]
     if isinstance(description, dict):
         known = {name: value for name, value in description.items() if name not in SETTINGS}
@@ -119,13 +120,13 @@ def settings_as_now(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _description(model: nn.Module) -> dict[str, Any] | str:
-    """What a checkpoint must have in common with the model, beside the shapes of its weights."""
+    """The description of a model that a checkpoint must share, besides the shapes of its weights."""
     spec = getattr(model, "spec", None)
     return repr(model) if spec is None else _of_model(spec)
 
 
 def _of_model(spec: Spec) -> dict[str, Any]:
-    """The fields that make the model; those of its training are settings of their own."""
+    """The fields of the spec that define the model; those of the training are in `Settings`."""
     left_out = {*FIELDS_FREE_ON_RESUME, *SETTINGS}
     return {name: value for name, value in spec.to_dict().items() if name not in left_out}
 

@@ -1,4 +1,4 @@
-"""The state of a training: what its checkpoints hold, and what resumes from them."""
+"""The state of a training, which checkpoints hold and from which it resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pyro_vae.training.settings import Settings, settings_as_now
 
 @dataclass
 class State:
-    """What changes while a model is trained, and the settings under which alone it goes on.
+    """What changes during training, and the settings that must be the same on resuming.
 
     Args:
         model: on the device.
@@ -33,10 +33,10 @@ class State:
         device: whose generators are used.
         settings: of the training.
         described: the settings, the model and the images, as plain values.
-        objective: its name, or the object.
+        objective: a part, or one of Pyro's objects.
         backend: of the compiled step; `auto` until it is chosen.
         steps_per_epoch: of the optimizer.
-        rate: what moves the learning rate.
+        rate: the schedule of the learning rate.
         average: of the weights, if any.
         epochs: so far.
     """
@@ -60,7 +60,7 @@ class State:
 
     @contextmanager
     def averaged(self, epochs: int) -> Iterator[None]:
-        """The weights are their moving average, inside, after so many epochs; where there is none, as they are."""
+        """Inside, the weights are their moving average after `epochs` epochs, if the training has one."""
         with nullcontext() if self.average is None else self.average.applied(epochs * self.steps_per_epoch):
             yield
 
@@ -78,13 +78,12 @@ class State:
         }
 
     def resume(self, stored: dict[str, Any]) -> None:
-        """Takes over what :meth:`to_dict` gave; the default generators stand where they stood then.
+        """Restores what :meth:`to_dict` returned, and the state of the default generators.
 
-        Where the objective or the backend is `auto`, it is the stored one: with another backend rounding would be
-        another.
+        If the objective or the backend is `auto`, the stored one is used: another backend would round differently.
 
         Raises:
-            InputError: it is of other settings, of another model, or of more epochs.
+            InputError: it has other settings, another model, or more epochs.
         """
         before = settings_as_now(stored["settings"])
         if self.settings.objective == "auto" and Part.of(before["objective"]).kind in kinds("objective"):

@@ -130,7 +130,7 @@ def test_an_objective_is_known_by_its_settings(tiny, tmp_path):
 def test_a_new_training_does_not_overwrite_a_checkpoint(tiny, tmp_path):
     fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
     before = [path.name for path in tmp_path.iterdir()]
-    with pytest.raises(InputError, match="resume=True goes on with it"):
+    with pytest.raises(InputError, match="resume=True resumes from it"):
         fit(build(Spec(latent_dim=2)), tiny, epochs=1, checkpoint=tmp_path, **QUIET)
     assert [path.name for path in tmp_path.iterdir()] == before
 
