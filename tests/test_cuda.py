@@ -39,9 +39,9 @@ def few(digits):
 def trained(spec, images, device, compile="off", **options):
     """In float32 throughout: the rounding of TF32, which convolutions have by default, would hide other differences."""
     model = build(spec)
-    given = {"epochs": 3, "batch_size": 32, "lr": 0.01, "binarization": "threshold", "seed": 3} | options
+    arguments = {"epochs": 3, "batch_size": 32, "lr": 0.01, "binarization": "threshold", "seed": 3} | options
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return model, fit(model, images, device=device, compile=compile, progress=False, **given)
+        return model, fit(model, images, device=device, compile=compile, progress=False, **arguments)
 
 
 def on(device, compile):
@@ -95,8 +95,10 @@ def test_a_plain_pyro_program_has_the_losses_of_pyro(device, compile):
 
     x = torch.linspace(-1, 3, 50, device=device)
     expected = losses(lambda guide: SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO()))
-    found = losses(lambda guide: CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), compile=on(device, compile)))
-    assert found == pytest.approx(expected, rel=1e-3)
+    captured = losses(
+        lambda guide: CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), compile=on(device, compile))
+    )
+    assert captured == pytest.approx(expected, rel=1e-3)
 
 
 def test_static_binarization_is_the_same_wherever_the_pixels_are(few, device):
@@ -114,15 +116,15 @@ def test_a_recorded_step_follows_the_learning_rate(few, device, compile):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
         svi = CompiledSVI(model.model, model.guide, optimizer, compile=backend)
         x = binarize(few, "threshold").as_float().to(device)
-        found = []
+        values = []
         for step in range(20):
             optimizer.param_groups[0]["lr"] = 0.01 if step < 10 else 0.0
-            found.append(svi.step(x))
-        return found, [param.detach().clone() for param in model.parameters()]
+            values.append(svi.step(x))
+        return values, [param.detach().clone() for param in model.parameters()]
 
     expected, weights = losses("off")
-    found, same = losses(on(device, compile))
-    assert found == pytest.approx(expected, rel=1e-3)
+    captured, same = losses(on(device, compile))
+    assert captured == pytest.approx(expected, rel=1e-3)
     torch.testing.assert_close(same, weights, rtol=0.01, atol=2e-3)
 
 
@@ -142,9 +144,9 @@ def test_many_seeds_train_as_each_alone_in_distribution(digits, device, compile,
     spec = dataclasses.replace(
         SPEC, epochs=6, lr=0.01, batch_size=32, binarization="threshold", compile=on(device, compile)
     )
-    given = {"seeds": [0, 1, 2], "device": device, "progress": False}
-    fit_many(dataclasses.replace(spec, epochs=3), images, out=tmp_path, **given)
-    runs = fit_many(spec, images, out=tmp_path, resume=True, **given)
+    arguments = {"seeds": [0, 1, 2], "device": device, "progress": False}
+    fit_many(dataclasses.replace(spec, epochs=3), images, out=tmp_path, **arguments)
+    runs = fit_many(spec, images, out=tmp_path, resume=True, **arguments)
     for _, history in runs:
         assert history.column("train_loss_nats")[-1] < history.column("train_loss_nats")[0]
     train, validation = (images, None) if not spec.validation_fraction else images.split(spec.validation_fraction, 0)
@@ -204,9 +206,14 @@ def test_generators_are_as_before(few, device):
 def test_evaluation_agrees_with_the_cpu(digits, device, tmp_path):
     model, _ = trained(dataclasses.replace(SPEC, latent_dim=4), digits.train, device, epochs=5)
     save(model, tmp_path / "weights.safetensors")
-    given = {"metrics": ["bounds", "codes", "evidence"], "binarization": "threshold", "k": 200, "evidence_images": 60}
-    here = evaluate(model, digits.test, device=device, **given).to_dict()
-    there = evaluate(load(tmp_path / "weights.safetensors"), digits.test, device="cpu", **given).to_dict()
+    arguments = {
+        "metrics": ["bounds", "codes", "evidence"],
+        "binarization": "threshold",
+        "k": 200,
+        "evidence_images": 60,
+    }
+    here = evaluate(model, digits.test, device=device, **arguments).to_dict()
+    there = evaluate(load(tmp_path / "weights.safetensors"), digits.test, device="cpu", **arguments).to_dict()
     # The noise differs, and with it whether any image has a Pareto k above 0.7, of which other fields tell.
     assert not {name for name in here.keys() ^ there.keys() if not name.startswith(("nll_trusted", "nll_warnings"))}
     for name in ("elbo_nats", "nll_nats", "kl_per_sample", "mse_per_pixel"):
@@ -215,17 +222,17 @@ def test_evaluation_agrees_with_the_cpu(digits, device, tmp_path):
 
 def test_samples_are_scored(digits, device):
     model, _ = trained(SPEC, digits.train, device, epochs=2)
-    judge = in_domain_classifier(digits, device=device, progress=False)
-    found = evaluate(
+    classifier = in_domain_classifier(digits, device=device, progress=False)
+    metrics = evaluate(
         model,
         digits.test,
         metrics=["samples"],
         binarization="threshold",
-        extractor=judge,
+        extractor=classifier,
         train=digits.train,
         device=device,
     )
-    assert found.frechet > 0
+    assert metrics.frechet > 0
 
 
 def test_a_run_folder_goes_from_one_device_to_the_other(device, tmp_path, capsys):

@@ -17,7 +17,7 @@ QUIET = {"progress": False, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
-def given():
+def objects():
     pixels = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(12) % 2, "tiny", ("even", "odd"))
     return {
@@ -78,19 +78,21 @@ def refused(message, call, *args, **kwargs):
 
 
 @pytest.mark.parametrize("call", OF_MODEL_AND_IMAGES)
-def test_what_is_no_set_of_images_is_named(given, call):
-    for name, shown in SETS.items():
-        refused(f"^images: given {shown}, expected Images", OF_MODEL_AND_IMAGES[call], given["model"], given[name])
+def test_what_is_no_set_of_images_is_named(objects, call):
+    for name, described in SETS.items():
+        refused(
+            f"^images: given {described}, expected Images", OF_MODEL_AND_IMAGES[call], objects["model"], objects[name]
+        )
 
 
 @pytest.mark.parametrize("call", [*OF_MODEL_AND_IMAGES, *OF_A_MODEL])
-def test_what_is_no_model_is_named(given, call):
-    for name, shown in MODELS.items():
-        message = f"^model: given {shown}, expected a VAE, an Autoencoder, or another module with `"
+def test_what_is_no_model_is_named(objects, call):
+    for name, described in MODELS.items():
+        message = f"^model: given {described}, expected a VAE, an Autoencoder, or another module with `"
         if call in OF_A_MODEL:
-            refused(message, OF_A_MODEL[call], given[name])
+            refused(message, OF_A_MODEL[call], objects[name])
         else:
-            refused(message, OF_MODEL_AND_IMAGES[call], given[name], given["images"])
+            refused(message, OF_MODEL_AND_IMAGES[call], objects[name], objects["images"])
 
 
 @pytest.mark.parametrize(
@@ -177,8 +179,8 @@ def test_what_is_no_model_is_named(given, call):
         ("splits: given Images, expected Splits", lambda g: evaluation.in_domain_classifier(g["images"])),
     ],
 )
-def test_each_is_refused_in_one_line(given, message, call):
-    refused(f"^{message}", call, given)
+def test_each_is_refused_in_one_line(objects, message, call):
+    refused(f"^{message}", call, objects)
 
 
 def frozen():
@@ -194,9 +196,9 @@ def half():
 
 
 @pytest.mark.filterwarnings("ignore:grey pixels")
-def test_numbers_of_numpy_are_taken(given, tmp_path):
-    one, two, five = np.int64(1), np.int32(2), np.uint8(5)
-    options = {"epochs": one, "batch_size": five, "seed": two, "lr": np.float32(0.01), "beta": np.float64(1)}
+def test_numbers_of_numpy_are_taken(objects, tmp_path):
+    whole, two, five = np.int64(1), np.int32(2), np.uint8(5)
+    options = {"epochs": whole, "batch_size": five, "seed": two, "lr": np.float32(0.01), "beta": np.float64(1)}
     options |= {
         "particles": two,
         "objective": np.str_("elbo"),
@@ -206,20 +208,20 @@ def test_numbers_of_numpy_are_taken(given, tmp_path):
     histories = []
     for _ in range(2):  # the second time from what is stored, in which there is nothing but plain values
         model = build(SPEC)
-        histories.append(fit(model, given["images"], checkpoint=tmp_path, resume=bool(histories), **options, **QUIET))
+        histories.append(fit(model, objects["images"], checkpoint=tmp_path, resume=bool(histories), **options, **QUIET))
     assert histories[0] == histories[1]
-    found = evaluate(
+    metrics = evaluate(
         model,
-        given["images"],
+        objects["images"],
         metrics=["bounds", "evidence"],
         k=two,
-        samples=one,
+        samples=whole,
         batch_size=five,
         seed=two,
         device="cpu",
     )
-    assert json.loads(json.dumps(found.to_dict()))["provenance"]["nll_nats"]["k"] == 2
-    runs = fit_many(SPEC, given["images"], seeds=np.arange(2), **QUIET)
+    assert json.loads(json.dumps(metrics.to_dict()))["provenance"]["nll_nats"]["k"] == 2
+    runs = fit_many(SPEC, objects["images"], seeds=np.arange(2), **QUIET)
     assert [model.spec.seed for model, _ in runs] == [0, 1]
     assert latent.prior_samples(model, two).shape == latent.decode_codes(model, np.zeros((2, 2))).shape
     assert evaluation.log_mean_weight(np.zeros((3, 1))).item() == pytest.approx(0)
@@ -237,27 +239,33 @@ def built_under_float64():
 @pytest.mark.parametrize("compile", ["off", "capture"])
 @pytest.mark.filterwarnings("ignore:grey pixels")
 @pytest.mark.filterwarnings("ignore:the classifier of tiny")  # 12 images don't tell much from chance
-def test_models_and_defaults_of_float64(given, tmp_path, make, compile):
+def test_models_and_defaults_of_float64(objects, tmp_path, make, compile):
     """Images follow the model; what is trained and measured is what it is in float32, up to noise."""
-    expected = evaluate(build(SPEC), given["images"], metrics=["bounds", "evidence"], k=100, samples=100, device="cpu")
+    expected = evaluate(
+        build(SPEC), objects["images"], metrics=["bounds", "evidence"], k=100, samples=100, device="cpu"
+    )
     if make is built_under_float64:
         torch.set_default_dtype(torch.float64)
     try:
         model = make()
         assert next(model.parameters()).dtype == torch.float64
         groups = ["bounds", "codes", "evidence", "samples"]
-        extractor = evaluation.in_domain_classifier(given["splits"], device="cpu", progress=False)
-        found = evaluate(model, given["images"], metrics=groups, k=100, samples=100, extractor=extractor, device="cpu")
-        latent.interpolate(model, *given["floats"][:2])
+        extractor = evaluation.in_domain_classifier(objects["splits"], device="cpu", progress=False)
+        metrics = evaluate(
+            model, objects["images"], metrics=groups, k=100, samples=100, extractor=extractor, device="cpu"
+        )
+        latent.interpolate(model, *objects["floats"][:2])
         latent.manifold(model, 2)
-        latent.posterior_means(model, given["images"])
-        evaluation.annealed_log_likelihood(model, given["floats"], temperatures=2, chains=2)
-        evaluation.to_inference_data(model, given["images"], draws=2, k=30)
-        options = {"validation": given["images"], "beta_warmup": 1, "binarization": "dynamic", "compile": compile}
-        history = fit(model, given["images"], epochs=2, batch_size=5, checkpoint=tmp_path / "state", **options, **QUIET)
+        latent.posterior_means(model, objects["images"])
+        evaluation.annealed_log_likelihood(model, objects["floats"], temperatures=2, chains=2)
+        evaluation.to_inference_data(model, objects["images"], draws=2, k=30)
+        options = {"validation": objects["images"], "beta_warmup": 1, "binarization": "dynamic", "compile": compile}
+        history = fit(
+            model, objects["images"], epochs=2, batch_size=5, checkpoint=tmp_path / "state", **options, **QUIET
+        )
         resumed = fit(
             make(),
-            given["images"],
+            objects["images"],
             epochs=3,
             batch_size=5,
             checkpoint=tmp_path / "state",
@@ -267,30 +275,30 @@ def test_models_and_defaults_of_float64(given, tmp_path, make, compile):
         )
         assert resumed.epochs[:2] == history.epochs
         if make is built_under_float64:
-            fit_many(SPEC, given["images"], seeds=[0, 1], **QUIET)
-        again = load(save(model, tmp_path / "a.safetensors"), make())
-        assert torch.equal(again.encoder[1].weight, model.encoder[1].weight)
+            fit_many(SPEC, objects["images"], seeds=[0, 1], **QUIET)
+        loaded = load(save(model, tmp_path / "a.safetensors"), make())
+        assert torch.equal(loaded.encoder[1].weight, model.encoder[1].weight)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert math.isclose(found.mse_per_pixel, expected.mse_per_pixel, rel_tol=0.1)
-    assert math.isclose(found.elbo_nats, expected.elbo_nats, rel_tol=0.1)
-    assert found.provenance["elbo_nats"]["dtype"] == "float64"
+    assert math.isclose(metrics.mse_per_pixel, expected.mse_per_pixel, rel_tol=0.1)
+    assert math.isclose(metrics.elbo_nats, expected.elbo_nats, rel_tol=0.1)
+    assert metrics.provenance["elbo_nats"]["dtype"] == "float64"
     assert history.epochs[-1].train_loss_nats > 0
     assert load(tmp_path / "a.safetensors").encoder[1].weight.dtype == torch.float32
 
 
 @pytest.mark.filterwarnings("ignore:grey pixels")
-def test_a_training_in_float64_is_that_in_float32(given):
+def test_a_training_in_float64_is_that_in_float32(objects):
     """Where no noise is drawn."""
     losses = []
     for dtype in (torch.float32, torch.float64):
         model = build(Spec(model="autoencoder", latent_dim=2, hidden=(8,))).to(dtype)
-        losses.append(fit(model, given["images"], epochs=2, batch_size=5, **QUIET).epochs[-1].train_loss_nats)
+        losses.append(fit(model, objects["images"], epochs=2, batch_size=5, **QUIET).epochs[-1].train_loss_nats)
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_pair_that_has_nothing_but_its_programs_is_trained(given):
+def test_a_pair_that_has_nothing_but_its_programs_is_trained(objects):
     import pyro
 
     class Pair(nn.Module):
@@ -307,6 +315,6 @@ def test_a_pair_that_has_nothing_but_its_programs_is_trained(given):
             pass
 
     model = Pair()
-    history = fit(model, given["images"], epochs=2, binarization="threshold", batch_size=5, **QUIET)
+    history = fit(model, objects["images"], epochs=2, binarization="threshold", batch_size=5, **QUIET)
     assert history.epochs[1].train_loss_nats < history.epochs[0].train_loss_nats
-    refused("model: given Pair, expected a VAE", evaluate, model, given["images"])
+    refused("model: given Pair, expected a VAE", evaluate, model, objects["images"])

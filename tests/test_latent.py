@@ -9,16 +9,16 @@ from pyro_vae._utils.checks import InputError
 
 def test_codes_are_the_posterior_means(tiny):
     model = build(Spec(latent_dim=3))
-    found = latent.codes(model, tiny, batch_size=5, device="cpu")
+    codes = latent.codes(model, tiny, batch_size=5, device="cpu")
     with torch.no_grad():
-        torch.testing.assert_close(found, model.encode(tiny.as_float()).mean)
+        torch.testing.assert_close(codes, model.encode(tiny.as_float()).mean)
 
 
 def test_posterior_means_tend_to_the_mean_and_differ_by_seed(tiny):
     model = build(Spec(latent_dim=3))
-    found = latent.posterior_means(model, tiny, draws=2000, device="cpu")
-    torch.testing.assert_close(found, latent.codes(model, tiny, device="cpu"), atol=0.15, rtol=0)
-    assert not torch.equal(found, latent.posterior_means(model, tiny, draws=2000, device="cpu", seed=1))
+    means = latent.posterior_means(model, tiny, draws=2000, device="cpu")
+    torch.testing.assert_close(means, latent.codes(model, tiny, device="cpu"), atol=0.15, rtol=0)
+    assert not torch.equal(means, latent.posterior_means(model, tiny, draws=2000, device="cpu", seed=1))
 
 
 def test_samples_are_reproducible_and_leave_the_generator_alone():

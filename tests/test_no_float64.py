@@ -69,17 +69,17 @@ class NoFloat64OnTheDevice(TorchDispatchMode):
         self.host, self.calls = host, calls
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        on_host = all(one in self.host for one in given) if given else self.calls.names_no_device
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_host = all(leaf in self.host for leaf in tensors) if tensors else self.calls.names_no_device
         if func is torch.ops.aten.lift_fresh.default:  # of values that come from Python or NumPy
             on_host = self.calls.names_no_device
         made = func(*args, **(kwargs or {}))
-        for one in pytree.tree_leaves(made):
-            if not isinstance(one, torch.Tensor):
+        for leaf in pytree.tree_leaves(made):
+            if not isinstance(leaf, torch.Tensor):
                 continue
             if on_host:
-                self.host[one] = True
-            elif one.dtype == torch.float64:
+                self.host[leaf] = True
+            elif leaf.dtype == torch.float64:
                 raise AssertionError(f"{func} makes float64 on the device")
         return made
 
@@ -142,8 +142,8 @@ def test_in_a_training_and_its_evaluation(tiny, refused, compile, fields):
     with refused():
         fit(model, tiny, epochs=2, batch_size=5, validation=tiny, compile=compile, **options, **QUIET)
         noised = {"dequantize": model.spec.dequantize, "device": "cpu"}
-        found = evaluate(model, tiny, metrics=groups, k=30, extractor=extractor, train=tiny, **noised)
-    assert found.mse_per_pixel > 0
+        metrics = evaluate(model, tiny, metrics=groups, k=30, extractor=extractor, train=tiny, **noised)
+    assert metrics.mse_per_pixel > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"beta_warmup": 1, "validation_fraction": 0.25, "binarization": "dynamic"}])
@@ -216,8 +216,8 @@ def test_sums_are_those_of_float64():
 
 def test_auto_takes_an_apple_gpu_where_there_is_no_cuda(monkeypatch):
     for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=cuda: found)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=cuda: available)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda available=mps: available)
         assert choose_device("auto").type == expected
     monkeypatch.setattr("pyro_vae.models.base.choose_device", torch.device)
     with pytest.raises(InputError, match="model: given 'float64 weights', expected float32 on mps"):

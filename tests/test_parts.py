@@ -434,10 +434,10 @@ def test_committed_specs_are_of_this_format():
 
 def test_saved_weights_have_the_parts(tmp_path):
     model = build(Spec(posterior={"kind": "planar", "layers": 2}, latent_dim=2))
-    again = load(save(model, tmp_path / "a.safetensors"))
-    assert again.spec == model.spec
-    assert torch.equal(again.posterior.layers[1].u, model.posterior.layers[1].u)
-    assert dataclasses.replace(again.spec, posterior="planar").posterior.options == {}
+    loaded = load(save(model, tmp_path / "a.safetensors"))
+    assert loaded.spec == model.spec
+    assert torch.equal(loaded.posterior.layers[1].u, model.posterior.layers[1].u)
+    assert dataclasses.replace(loaded.spec, posterior="planar").posterior.options == {}
 
 
 def test_a_spec_of_another_format_is_one_line(tmp_path):

@@ -24,10 +24,10 @@ def test_json_round_trip_keeps_every_field():
         beta=2,
         seed=7,
     )
-    again = Spec.from_json(spec.to_json())
-    assert again == spec
-    assert isinstance(again.hidden, tuple)
-    assert isinstance(again.beta, float)
+    reread = Spec.from_json(spec.to_json())
+    assert reread == spec
+    assert isinstance(reread.hidden, tuple)
+    assert isinstance(reread.beta, float)
 
 
 def test_text_becomes_the_type_of_the_field():
@@ -36,7 +36,7 @@ def test_text_becomes_the_type_of_the_field():
 
 
 def test_every_field_has_help():
-    assert all(one.metadata["help"] for one in dataclasses.fields(Spec))
+    assert all(field.metadata["help"] for field in dataclasses.fields(Spec))
     assert "epochs" in SPEC_FIELDS
 
 

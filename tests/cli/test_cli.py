@@ -46,8 +46,8 @@ def trained(tmp_path_factory):
 
 
 def test_train_fills_a_run_folder(trained):
-    found = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    assert found >= {"spec.json", "environment.json", "history.csv", "weights.safetensors", "metrics.json"}
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert files >= {"spec.json", "environment.json", "history.csv", "weights.safetensors", "metrics.json"}
     pictures = {
         "reconstructions",
         "samples",
@@ -85,10 +85,10 @@ def test_evaluate_adds_scores_of_samples(trained, capsys):
         "cpu",
     ]
     assert main(arguments) == 0
-    again = json.loads((trained / "metrics.json").read_text())
-    assert "pareto_k" not in again  # which needs more samples: the one of before is not of these
-    assert (again["provenance"]["nll_nats"]["k"], again["provenance"]["nll_nats"]["n"]) == (5, 20)
-    assert again["frechet"] == after["frechet"]
+    merged = json.loads((trained / "metrics.json").read_text())
+    assert "pareto_k" not in merged  # which needs more samples: the one of before is not of these
+    assert (merged["provenance"]["nll_nats"]["k"], merged["provenance"]["nll_nats"]["n"]) == (5, 20)
+    assert merged["frechet"] == after["frechet"]
     assert after["mse_per_pixel"] == before["mse_per_pixel"]
     out = capsys.readouterr().out
     assert after["extractor"] in " ".join(out.split())
@@ -105,9 +105,9 @@ def test_an_interrupted_evaluation_keeps_what_it_had(tmp_path, monkeypatch, trai
 
     monkeypatch.setattr(metric_groups, "evidence_of", interrupted)
     assert main(["evaluate", str(folder), "--metrics", "bounds,evidence", "--device", "cpu"]) == 1
-    found = json.loads((folder / "metrics.json").read_text())
-    assert "elbo_nats" in found
-    assert "nll_nats" not in found
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "elbo_nats" in metrics
+    assert "nll_nats" not in metrics
 
 
 def test_sample_draws_a_picture(trained, tmp_path, capsys):
@@ -207,12 +207,12 @@ def test_study(tmp_path, capsys):
     assert main([*command, "--only", "b", "--epochs", "2"]) == 0
     assert json.loads((out / "study.json").read_text())["entries"][1]["spec"]["epochs"] == 2
     assert main([*command, "--epochs", "2", "--jobs", "2", "--seeds", "2"]) == 0
-    shown = capsys.readouterr().out
-    assert "| a |" in shown
-    assert "(-30)" in shown
-    assert "±" in shown
+    printed = capsys.readouterr().out
+    assert "| a |" in printed
+    assert "(-30)" in printed
+    assert "±" in printed
     stored = json.loads((out / "study.json").read_text())
-    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    assert [entry["status"] for entry in stored["entries"]] == ["done", "done"]
     assert stored["command"].splitlines()[-1].endswith(f"--out {out} --epochs=2 --seeds=2")
     assert main(["report", str(out)]) == 0
 
@@ -222,7 +222,7 @@ def test_a_study_tells_of_failures_at_the_end(tmp_path, capsys):
     assert main(["study", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "study"), "--quiet"]) == 1
     assert "pyro-vae: bad failed: bad, seed 0: FloatingPointError" in capsys.readouterr().err.splitlines()[-1]
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert [one["status"] for one in stored["entries"]] == ["done", "done", "failed"]
+    assert [entry["status"] for entry in stored["entries"]] == ["done", "done", "failed"]
     assert len(stored["figures"]) == 3  # of those that are done
 
 
@@ -387,9 +387,9 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
 
 def test_every_field_of_the_spec_is_an_option(capsys):
     assert main(["train", "--help"]) == 0
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in SPEC_FIELDS:
-        assert f"--{name.replace('_', '-')} " in shown
+        assert f"--{name.replace('_', '-')} " in printed
 
 
 def test_help_version_and_lists(capsys):

@@ -147,8 +147,8 @@ def test_a_figure_that_fails_takes_nothing_with_it(tmp_path, capsys, monkeypatch
     path = images(tmp_path / "mine.npz")
     assert main(["train", "--dataset", str(path), *SMALL, "--out", str(tmp_path / "run")]) == 0
     assert {"elbo_nats", "active_units"} <= stored(tmp_path / "run")
-    found = {one.stem for one in (tmp_path / "run" / "figures").iterdir()}
-    assert found >= {"reconstructions", "samples", "curves", "interpolation"}
+    figures = {file.stem for file in (tmp_path / "run" / "figures").iterdir()}
+    assert figures >= {"reconstructions", "samples", "curves", "interpolation"}
     assert "note: figure latent.png is left out: RuntimeError: cannot be drawn" in capsys.readouterr().err
 
 
@@ -256,7 +256,7 @@ def test_a_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
     assert main(["sample", "~/run", "--out=~/a.png"]) == 0
     assert main(["report", "~/run", "--out=~/a.html"]) == 0
     assert not list((tmp_path / "work").iterdir())
-    assert {"a.png", "a.html", "run"} <= {one.name for one in tmp_path.iterdir()}
+    assert {"a.png", "a.html", "run"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("backend", ["module://not_there.backend", "tkagg", "nonsense"])

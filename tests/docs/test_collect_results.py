@@ -83,12 +83,13 @@ def test_the_claims_of_the_committed_studies_are_decided_by_their_numbers(tmp_pa
             (tmp_path / path.relative_to(here)).write_bytes(path.read_bytes())
     collected["decide"](tmp_path)
     for name in names:
-        stored, decided = (json.loads((one / name / "study.json").read_text()) for one in (here, tmp_path))
-        assert [(one["text"], one["verdict"]) for one in stored["claims"]] == [
-            (one["text"], one["verdict"]) for one in decided["claims"]
+        stored, decided = (json.loads((folder / name / "study.json").read_text()) for folder in (here, tmp_path))
+        assert [(claim["text"], claim["verdict"]) for claim in stored["claims"]] == [
+            (claim["text"], claim["verdict"]) for claim in decided["claims"]
         ]
         assert len(stored["differences"]) == len(decided["differences"])
     verdicts = {
-        one["text"]: one["verdict"] for one in json.loads((here / "fashion-14" / "study.json").read_text())["claims"]
+        claim["text"]: claim["verdict"]
+        for claim in json.loads((here / "fashion-14" / "study.json").read_text())["claims"]
     }
     assert verdicts["4 flow layers reconstruct better than none, z = 32"] == "not decided"

@@ -40,10 +40,10 @@ class Nearly(doctest.OutputChecker):
     """Numbers with a decimal point may differ by 5% and two units of the last digit: processors round differently."""
 
     def check_output(self, want: str, got: str, options: int) -> bool:
-        wanted, given = NUMBER.findall(want), NUMBER.findall(got)
-        near = len(wanted) == len(given) and all(
+        wanted, printed = NUMBER.findall(want), NUMBER.findall(got)
+        near = len(wanted) == len(printed) and all(
             abs(float(a) - float(b)) <= 0.05 * abs(float(a)) + 2.5 * 10 ** -len(a.split(".")[1])
-            for a, b in zip(wanted, given, strict=True)
+            for a, b in zip(wanted, printed, strict=True)
         )
         if near:
             want, got = NUMBER.sub("#", want), NUMBER.sub("#", got)
@@ -80,13 +80,13 @@ def test_page_runs(page, tmp_path, monkeypatch, capsys):
 
 def _commands() -> list[tuple[str, list[str]]]:
     """The commands of console blocks and of those without a label."""
-    found = []
+    examples = []
     for page, text in {**TEXTS, ROOT / "README.md": README}.items():
         blocks = [block for kind, block in FENCE.findall(text) if kind in ("", "console")]
         lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
         commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line[:2] != "  "]
-        found += [(page.name, words) for words in commands if words]
-    return found
+        examples += [(page.name, words) for words in commands if words]
+    return examples
 
 
 COMMANDS = _commands()
@@ -96,13 +96,13 @@ SCRIPTS = [(page, words) for page, words in COMMANDS if words[0] in ("python", "
 
 def test_commands_are_found():
     """In unlabelled blocks and behind a launcher, too."""
-    given = [" ".join(words) for page, words in COMMANDS if page == "README.md"]
+    commands = [" ".join(words) for page, words in COMMANDS if page == "README.md"]
     for command in (
         "make demo",
         "pyro-vae report RUN",
         "torchrun --nproc-per-node 4 -m pyro_vae train --dataset mnist",
     ):
-        assert any(words.startswith(command) for words in given), command
+        assert any(words.startswith(command) for words in commands), command
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_command_is_understood(page, words):
     rest = rest[: rest.index("2>")] if "2>" in rest else rest
     if rest not in (["--help"], ["..."]):
         parsed = command.make_context(words[start], rest, parent=context)
-        given = parsed.params
+        values = parsed.params
         fields = {field.name for field in dataclasses.fields(Spec)}
-        texts = {key: value for key, value in given.items() if key in fields and isinstance(value, str)}
+        texts = {key: value for key, value in values.items() if key in fields and isinstance(value, str)}
         Spec(**Spec.parse(texts | parsed.meta.get(DOTTED, {})))
 
 

@@ -43,25 +43,25 @@ def test_a_uniform_prior_is_annealed_within_its_cube():
     x = random_x(8)
     x[4:] += 1.5  # whose posterior is pressed against the sides
     expected = by_quadrature(vae, x)
-    found = annealed_log_likelihood(vae, x, temperatures=300, chains=16, **CPU)
-    error = (found.log_likelihood - expected).abs()
-    assert bool((error < 4 * found.log_likelihood_mcse + 0.02).all()), error
-    assert 0.3 < found.acceptance < 1
+    annealed = annealed_log_likelihood(vae, x, temperatures=300, chains=16, **CPU)
+    error = (annealed.log_likelihood - expected).abs()
+    assert bool((error < 4 * annealed.log_likelihood_mcse + 0.02).all()), error
+    assert 0.3 < annealed.acceptance < 1
 
 
 def test_two_sided_bounds_of_a_uniform_prior():
-    found = bidirectional_monte_carlo(uniform_gaussian(), 20, temperatures=200, chains=4, **CPU)
-    assert found.lower <= found.upper
-    assert found.gap < 0.1
+    sandwich = bidirectional_monte_carlo(uniform_gaussian(), 20, temperatures=200, chains=4, **CPU)
+    assert sandwich.lower <= sandwich.upper
+    assert sandwich.gap < 0.1
 
 
 def test_the_spread_of_the_chains_says_how_far_off_they_are():
     vae, truth = linear_gaussian()
     x = random_x(60)
     coarse, fine = (annealed_log_likelihood(vae, x, temperatures=t, chains=8, **CPU) for t in (20, 200))
-    for found in (coarse, fine):
-        assert found.effective_samples.shape == found.chain_sd_nats.shape == (60,)
-        assert bool(((found.effective_samples >= 1) & (found.effective_samples <= 8)).all())
+    for annealed in (coarse, fine):
+        assert annealed.effective_samples.shape == annealed.chain_sd_nats.shape == (60,)
+        assert bool(((annealed.effective_samples >= 1) & (annealed.effective_samples <= 8)).all())
     assert fine.chain_sd_nats.mean() < coarse.chain_sd_nats.mean()
     assert fine.effective_samples.mean() > coarse.effective_samples.mean()
     error = fine.log_likelihood - truth.log_prob(x.flatten(1)).double()
@@ -71,10 +71,10 @@ def test_the_spread_of_the_chains_says_how_far_off_they_are():
 
 def test_one_chain_has_no_error():
     vae, _ = linear_gaussian()
-    found = annealed_log_likelihood(vae, random_x(2), temperatures=3, chains=1, **CPU)
-    assert found.log_likelihood_mcse is None
-    assert found.chain_sd_nats is None
-    assert found.effective_samples.tolist() == [1.0, 1.0]
+    annealed = annealed_log_likelihood(vae, random_x(2), temperatures=3, chains=1, **CPU)
+    assert annealed.log_likelihood_mcse is None
+    assert annealed.chain_sd_nats is None
+    assert annealed.effective_samples.tolist() == [1.0, 1.0]
 
 
 def test_a_discrete_prior_is_named():
@@ -115,9 +115,9 @@ def test_annealing_finds_the_evidence_without_the_guide():
     with torch.no_grad():
         vae.encoder[1].bias += 5  # a guide that is far off
     x = random_x(10)
-    found = annealed_log_likelihood(vae, x, temperatures=200, chains=16, **CPU)
-    torch.testing.assert_close(found.log_likelihood, truth.log_prob(x.flatten(1)).double(), atol=0.3, rtol=0)
-    assert 0.3 < found.acceptance < 1
+    annealed = annealed_log_likelihood(vae, x, temperatures=200, chains=16, **CPU)
+    torch.testing.assert_close(annealed.log_likelihood, truth.log_prob(x.flatten(1)).double(), atol=0.3, rtol=0)
+    assert 0.3 < annealed.acceptance < 1
 
 
 def test_two_sided_bounds_hold_the_truth_between_them():

@@ -32,9 +32,9 @@ def grey(tiny):
 
 @pytest.mark.parametrize("how", ["static", "dynamic", "threshold"])
 def test_binary_pixels_have_bits(tiny, how):
-    found = evidence(build(Spec(latent_dim=2)), grey(tiny), k=5, binarization=how)
-    assert found.bits_per_dimension == pytest.approx(found.nll_nats / 64 / math.log(2))
-    assert found.not_a_probability is None
+    result = evidence(build(Spec(latent_dim=2)), grey(tiny), k=5, binarization=how)
+    assert result.bits_per_dimension == pytest.approx(result.nll_nats / 64 / math.log(2))
+    assert result.not_a_probability is None
 
 
 def test_pixels_that_are_binary_already_have_bits(tiny):
@@ -54,10 +54,10 @@ def test_pixels_that_are_binary_already_have_bits(tiny):
 @pytest.mark.filterwarnings("ignore:grey pixels", "ignore:pixels that are exactly 0 or 1")
 def test_without_a_probability_bits_are_absent_and_the_reason_is_told(tiny, fields, reason):
     model = build(Spec(latent_dim=2, **fields))
-    found = evaluate(model, grey(tiny), metrics=["evidence"], k=5)
-    assert "bits_per_dimension" not in found.to_dict()
-    assert reason in found.provenance["nll_nats"]["bits_per_dimension_absent"]
-    (row,) = [meaning for label, _, meaning in found.rows() if label == "NLL"]
+    metrics = evaluate(model, grey(tiny), metrics=["evidence"], k=5)
+    assert "bits_per_dimension" not in metrics.to_dict()
+    assert reason in metrics.provenance["nll_nats"]["bits_per_dimension_absent"]
+    (row,) = [meaning for label, _, meaning in metrics.rows() if label == "NLL"]
     assert reason in row
 
 
@@ -75,10 +75,10 @@ def test_a_density_without_bound_is_warned_of(fields):
 
 
 def test_bits_have_the_error_of_the_nll_in_their_unit(tiny):
-    found = evaluate(build(Spec(latent_dim=2)), grey(tiny), metrics=["evidence"], k=5, binarization="static")
-    assert found.bits_per_dimension_se == pytest.approx(found.nll_se / 64 / math.log(2))
-    (value,) = [value for label, value, _ in found.rows() if label == "bits per dimension"]
-    assert value == f"{found.bits_per_dimension:.4f} ± {found.bits_per_dimension_se:.4f}"
+    metrics = evaluate(build(Spec(latent_dim=2)), grey(tiny), metrics=["evidence"], k=5, binarization="static")
+    assert metrics.bits_per_dimension_se == pytest.approx(metrics.nll_se / 64 / math.log(2))
+    (value,) = [value for label, value, _ in metrics.rows() if label == "bits per dimension"]
+    assert value == f"{metrics.bits_per_dimension:.4f} ± {metrics.bits_per_dimension_se:.4f}"
 
 
 def test_bits_compare_across_likelihoods_where_nats_do_not(tiny):
@@ -86,9 +86,9 @@ def test_bits_compare_across_likelihoods_where_nats_do_not(tiny):
     options = {"metrics": ["evidence"], "k": 5}
     a = evaluate(build(Spec(latent_dim=2, likelihood="discretized-logistic")), grey(tiny), **options)
     b = evaluate(build(Spec(latent_dim=2, likelihood="continuous-bernoulli")), tiny, dequantize=True, **options)
-    (found,) = compare({"a": a, "b": b}, "bits_per_dimension")
-    assert found.difference == pytest.approx(b.bits_per_dimension - a.bits_per_dimension)
-    assert 0 < found.se < a.bits_per_dimension_se + b.bits_per_dimension_se
+    (difference,) = compare({"a": a, "b": b}, "bits_per_dimension")
+    assert difference.difference == pytest.approx(b.bits_per_dimension - a.bits_per_dimension)
+    assert 0 < difference.se < a.bits_per_dimension_se + b.bits_per_dimension_se
     with pytest.raises(InputError, match="likelihood of b"):
         compare({"a": a, "b": b}, "nll_nats")
     binary = evaluate(build(Spec(latent_dim=2)), tiny, binarization="static", **options)

@@ -26,16 +26,16 @@ def off_by(shift=0.0, width=1.0):
 
 
 def test_the_exact_posterior_is_calibrated():
-    found = simulation_based_calibration(off_by(), 3000, **CPU)
-    assert found.ranks.shape == (3000, 3)
-    assert (found.ranks.min(), found.ranks.max()) == (0, 199)
-    assert min(found.p_values.values()) > 0.005
-    assert found.p_value == pytest.approx(min(1, 3 * min(found.p_values.values())))
-    assert max(map(abs, [*found.location_z.values(), *found.dispersion_z.values()])) < 3.5
-    assert [one.level for one in found.coverage] == pytest.approx([0.5, 0.8, 0.95])
-    for one in found.coverage:
-        assert list(one.observed.values()) == pytest.approx([one.level] * 3, abs=4 * one.se)
-    assert found.counts.sum(0).tolist() == [3000] * 3
+    calibration = simulation_based_calibration(off_by(), 3000, **CPU)
+    assert calibration.ranks.shape == (3000, 3)
+    assert (calibration.ranks.min(), calibration.ranks.max()) == (0, 199)
+    assert min(calibration.p_values.values()) > 0.005
+    assert calibration.p_value == pytest.approx(min(1, 3 * min(calibration.p_values.values())))
+    assert max(map(abs, [*calibration.location_z.values(), *calibration.dispersion_z.values()])) < 3.5
+    assert [interval.level for interval in calibration.coverage] == pytest.approx([0.5, 0.8, 0.95])
+    for interval in calibration.coverage:
+        assert list(interval.observed.values()) == pytest.approx([interval.level] * 3, abs=4 * interval.se)
+    assert calibration.counts.sum(0).tolist() == [3000] * 3
 
 
 def test_p_values_and_scores_of_a_calibrated_guide_have_their_own_distributions():
@@ -52,14 +52,14 @@ def test_p_values_and_scores_of_a_calibrated_guide_have_their_own_distributions(
 @pytest.mark.parametrize(("shift", "width"), [(0.0, 0.5), (0.0, 2.0), (1.0, 1.0), (-0.5, 1.0)])
 def test_coverage_of_a_wrong_guide_is_that_of_the_closed_form(shift, width):
     """The truth is N(0, 1) beside an interval of N(shift, width^2)."""
-    found = simulation_based_calibration(off_by(shift, width), 3000, draws=999, **CPU)
+    calibration = simulation_based_calibration(off_by(shift, width), 3000, draws=999, **CPU)
     normal = Normal(0.0, 1.0)
-    for one in found.coverage:
-        half = width * normal.icdf(torch.tensor(0.5 + one.level / 2))
+    for interval in calibration.coverage:
+        half = width * normal.icdf(torch.tensor(0.5 + interval.level / 2))
         expected = (normal.cdf(shift + half) - normal.cdf(shift - half)).item()
         for name in ("z_1", "z_2"):
-            assert one.observed[name] == pytest.approx(expected, abs=0.04)
-    assert found.p_value < 1e-6
+            assert interval.observed[name] == pytest.approx(expected, abs=0.04)
+    assert calibration.p_value < 1e-6
 
 
 def test_too_narrow_is_a_u_too_wide_a_hill_and_a_bias_a_slope():
@@ -84,12 +84,14 @@ def test_too_narrow_is_a_u_too_wide_a_hill_and_a_bias_a_slope():
 def test_any_posterior_that_can_be_drawn_from(options):
     model = build(Spec(latent_dim=2, hidden=(16,), **options)).train()
     before = torch.get_rng_state()
-    found = simulation_based_calibration(model, 130, bins=10, **CPU)
+    calibration = simulation_based_calibration(model, 130, bins=10, **CPU)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
-    assert torch.equal(found.ranks, simulation_based_calibration(model, 130, bins=10, decoded_at_once=300, **CPU).ranks)
-    assert not torch.equal(found.ranks, simulation_based_calibration(model, 130, bins=10, seed=1, **CPU).ranks)
-    assert bool(((found.ranks >= 0) & (found.ranks <= 199)).all())
+    assert torch.equal(
+        calibration.ranks, simulation_based_calibration(model, 130, bins=10, decoded_at_once=300, **CPU).ranks
+    )
+    assert not torch.equal(calibration.ranks, simulation_based_calibration(model, 130, bins=10, seed=1, **CPU).ranks)
+    assert bool(((calibration.ranks >= 0) & (calibration.ranks <= 199)).all())
 
 
 def test_equal_values_are_in_random_order():
@@ -98,8 +100,8 @@ def test_equal_values_are_in_random_order():
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.zero_()
-    found = simulation_based_calibration(model, 1000, **CPU)
-    assert found.p_values["log p(x, z)"] > 1e-3
+    calibration = simulation_based_calibration(model, 1000, **CPU)
+    assert calibration.p_values["log p(x, z)"] > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -122,25 +124,25 @@ def test_bad_input_is_named(options, message):
 def test_other_models_and_values_are_refused():
     with pytest.raises(InputError, match="model: given"):
         simulation_based_calibration(build(Spec(model="autoencoder", latent_dim=2)), **CPU)
-    found = simulation_based_calibration(off_by(), 100, **CPU)
+    calibration = simulation_based_calibration(off_by(), 100, **CPU)
     for value in (0, 1, 1.5):
         with pytest.raises(InputError, match="probability: given"):
-            found.band(value)
+            calibration.band(value)
     with pytest.raises(InputError, match="calibration: given"):
-        calibration_panels(found.ranks)
+        calibration_panels(calibration.ranks)
 
 
 def test_its_figure_has_a_panel_for_each_quantity_and_the_band():
-    found = simulation_based_calibration(build(Spec(latent_dim=9, hidden=(16,))), 200, bins=10, **CPU)
-    figure = calibration_panels(found, most=4)
+    calibration = simulation_based_calibration(build(Spec(latent_dim=9, hidden=(16,))), 200, bins=10, **CPU)
+    figure = calibration_panels(calibration, most=4)
     assert len(figure.axes) == 5
     assert figure.axes[3].get_title().startswith("log p(x, z): p = ")
-    worst = sorted(found.names[:-1], key=found.p_values.get)[:3]
+    worst = sorted(calibration.names[:-1], key=calibration.p_values.get)[:3]
     assert {axes.get_title().split(":")[0] for axes in figure.axes[:3]} == set(worst)
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
-    low, high = found.band()
+    low, high = calibration.band()
     assert low < 20 < high
     bars, (band,) = figure.axes[0].patches[:10], figure.axes[0].patches[10:]
     assert band.get_zorder() < min(bar.get_zorder() for bar in bars)  # over them it would give bars two colours

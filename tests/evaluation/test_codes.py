@@ -18,22 +18,22 @@ def laplace():
 
 def test_active_units_use_the_population_variance():
     means = torch.tensor([[0.0, 0.0, 5.0], [0.19, 0.21, 5.0]])  # variances 0.009025, 0.011025, 0
-    found = active_units(means)
-    assert found.count == 1
+    units = active_units(means)
+    assert units.count == 1
     torch.testing.assert_close(
-        found.variances, torch.tensor([0.009025, 0.011025, 0], dtype=torch.float64), rtol=1e-5, atol=1e-9
+        units.variances, torch.tensor([0.009025, 0.011025, 0], dtype=torch.float64), rtol=1e-5, atol=1e-9
     )
 
 
 def test_estimated_means_do_not_count_the_noise_of_their_draws():
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(4000, 3, generator=generator) * torch.tensor([0.0, 0.5, 0.05])
-    one, other = (truth + 0.2 * torch.randn(4000, 3, generator=generator) for _ in range(2))
-    assert active_units(one).count == 3  # the noise alone has the variance 0.04
-    found = active_units(one, others=other)
-    assert found.count == 1
+    first, other = (truth + 0.2 * torch.randn(4000, 3, generator=generator) for _ in range(2))
+    assert active_units(first).count == 3  # the noise alone has the variance 0.04
+    units = active_units(first, others=other)
+    assert units.count == 1
     torch.testing.assert_close(
-        found.variances, torch.tensor([0.0, 0.25, 0.0025], dtype=torch.float64), atol=0.01, rtol=0.1
+        units.variances, torch.tensor([0.0, 0.25, 0.0025], dtype=torch.float64), atol=0.01, rtol=0.1
     )
 
 
@@ -44,23 +44,23 @@ def test_kl_per_dimension_adds_up():
 
 def test_aggregate_moments_are_those_of_the_mixture():
     means = torch.randn(5000, 3) @ torch.tensor([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 0.1]])
-    found = aggregate_posterior(normal(means[:200], 0.5), normal(torch.zeros(3)))
+    aggregate = aggregate_posterior(normal(means[:200], 0.5), normal(torch.zeros(3)))
     z = (means[:200, None] + 0.5 * torch.randn(200, 2000, 3)).reshape(-1, 3)
-    torch.testing.assert_close(found.mean.float(), z.mean(0), atol=0.02, rtol=0)
-    torch.testing.assert_close(found.covariance.float(), z.T.cov(), atol=0.03, rtol=0)
+    torch.testing.assert_close(aggregate.mean.float(), z.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(aggregate.covariance.float(), z.T.cov(), atol=0.03, rtol=0)
 
 
 def test_identical_codes_carry_no_information():
-    found = aggregate_posterior(normal(torch.ones(100, 2), 1.0), normal(torch.zeros(2)))
-    assert found.mutual_information_nats == pytest.approx(0, abs=1e-9)
-    assert found.marginal_kl_nats == pytest.approx(1.0, abs=1e-6)
+    aggregate = aggregate_posterior(normal(torch.ones(100, 2), 1.0), normal(torch.zeros(2)))
+    assert aggregate.mutual_information_nats == pytest.approx(0, abs=1e-9)
+    assert aggregate.marginal_kl_nats == pytest.approx(1.0, abs=1e-6)
 
 
 def test_codes_far_apart_carry_at_least_log_n():
-    found = aggregate_posterior(normal(torch.arange(50.0)[:, None] * 100), normal(torch.zeros(1)))
-    assert found.mutual_information_nats == pytest.approx(math.log(50), rel=1e-6)
-    assert found.saturated
-    assert found.marginal_kl_nats is None
+    aggregate = aggregate_posterior(normal(torch.arange(50.0)[:, None] * 100), normal(torch.zeros(1)))
+    assert aggregate.mutual_information_nats == pytest.approx(math.log(50), rel=1e-6)
+    assert aggregate.saturated
+    assert aggregate.marginal_kl_nats is None
 
 
 def channel(d, s, n, seed=1):
@@ -72,66 +72,72 @@ def channel(d, s, n, seed=1):
 
 def test_an_aggregate_that_is_the_prior_is_not_said_to_be_far_from_it():
     """The average KL is 28.5 nats, all of it information, of which 1,000 images show log 1,000."""
-    found = channel(20, 0.24, 1000)
-    assert found.average_kl_nats == pytest.approx(28.5, abs=0.5)
-    assert found.mutual_information_nats == pytest.approx(math.log(1000), abs=1e-3)
-    assert found.mutual_information_upper_nats > -20 * math.log(0.24)
-    assert found.saturated
-    assert found.marginal_kl_nats is None
+    aggregate = channel(20, 0.24, 1000)
+    assert aggregate.average_kl_nats == pytest.approx(28.5, abs=0.5)
+    assert aggregate.mutual_information_nats == pytest.approx(math.log(1000), abs=1e-3)
+    assert aggregate.mutual_information_upper_nats > -20 * math.log(0.24)
+    assert aggregate.saturated
+    assert aggregate.marginal_kl_nats is None
 
 
 @pytest.mark.parametrize(("d", "s"), [(2, 0.4), (5, 0.5), (10, 0.7), (20, 0.9)])
 def test_the_information_lies_between_its_bounds(d, s):
-    found = channel(d, s, 1000)
-    assert not found.saturated
+    aggregate = channel(d, s, 1000)
+    assert not aggregate.saturated
     sampling = 0.15  # of the average KL of 1,000 images
-    assert found.mutual_information_nats - sampling < -d * math.log(s) < found.mutual_information_upper_nats + sampling
-    assert found.marginal_kl_nats == pytest.approx(0, abs=0.2)
+    assert (
+        aggregate.mutual_information_nats - sampling
+        < -d * math.log(s)
+        < aggregate.mutual_information_upper_nats + sampling
+    )
+    assert aggregate.marginal_kl_nats == pytest.approx(0, abs=0.2)
 
 
 def test_a_large_kl_without_information_is_not_saturated():
     """The average KL is far above log n, and all of it is between aggregate and prior."""
-    found = aggregate_posterior(normal(torch.full((20, 4), 5.0)), normal(torch.zeros(4)))
-    assert found.average_kl_nats == pytest.approx(50)
-    assert not found.saturated
-    assert found.marginal_kl_nats == pytest.approx(50)
-    assert found.mutual_information_upper_nats == pytest.approx(0, abs=1e-9)
+    aggregate = aggregate_posterior(normal(torch.full((20, 4), 5.0)), normal(torch.zeros(4)))
+    assert aggregate.average_kl_nats == pytest.approx(50)
+    assert not aggregate.saturated
+    assert aggregate.marginal_kl_nats == pytest.approx(50)
+    assert aggregate.mutual_information_upper_nats == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_marginal_kl_of_the_distribution_lies_between_the_two(shift):
     """Codes N(m, I) in 20 dimensions, of means spread by 0.64: that of 1,000 images is further off."""
     means = shift + 0.64 * torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
-    found = aggregate_posterior(normal(means, (1 - 0.64**2) ** 0.5), normal(torch.zeros(20)))
+    aggregate = aggregate_posterior(normal(means, (1 - 0.64**2) ** 0.5), normal(torch.zeros(20)))
     exact = 20 * shift**2 / 2
-    assert not found.saturated
-    assert found.marginal_kl_nats > exact + 10 * found.monte_carlo_se
-    assert max(0, exact - 0.6) <= found.marginal_kl_lower_nats <= exact
+    assert not aggregate.saturated
+    assert aggregate.marginal_kl_nats > exact + 10 * aggregate.monte_carlo_se
+    assert max(0, exact - 0.6) <= aggregate.marginal_kl_lower_nats <= exact
 
 
 def test_the_decomposition_adds_up_to_the_exact_average_kl():
     torch.manual_seed(0)
     q, p = normal(torch.randn(300, 2), 0.4), normal(torch.zeros(2))
-    found = aggregate_posterior(q, p)
-    assert found.average_kl_nats == pytest.approx(found.mutual_information_nats + found.marginal_kl_nats)
-    assert found.average_kl_nats == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), rel=1e-6)
+    aggregate = aggregate_posterior(q, p)
+    assert aggregate.average_kl_nats == pytest.approx(aggregate.mutual_information_nats + aggregate.marginal_kl_nats)
+    assert aggregate.average_kl_nats == pytest.approx(kl_per_image(q, p, None)[0].mean().item(), rel=1e-6)
 
 
 def test_the_monte_carlo_error_is_that_of_repetition():
     torch.manual_seed(0)
     q, p = normal(3 * torch.randn(200, 2), 0.4), normal(torch.zeros(2))
-    found = [aggregate_posterior(q, p, seed=seed) for seed in range(60)]
-    claimed = sum(one.monte_carlo_se for one in found) / 60
+    results = [aggregate_posterior(q, p, seed=seed) for seed in range(60)]
+    claimed = sum(result.monte_carlo_se for result in results) / 60
     for name in ("mutual_information_nats", "marginal_kl_nats"):
-        assert torch.tensor([getattr(one, name) for one in found]).std().item() == pytest.approx(claimed, rel=0.35)
+        assert torch.tensor([getattr(result, name) for result in results]).std().item() == pytest.approx(
+            claimed, rel=0.35
+        )
 
 
 def test_probes_read_what_is_there_and_nothing_else():
     torch.manual_seed(0)
     labels = torch.arange(400) % 4
     codes = torch.nn.functional.one_hot(labels, 4).float() * 50 + torch.randn(400, 4)
-    found = probe_accuracy(codes[:300], labels[:300], codes[300:], labels[300:])
-    assert (found.linear, found.nearest) == (1.0, 1.0)
+    probes = probe_accuracy(codes[:300], labels[:300], codes[300:], labels[300:])
+    assert (probes.linear, probes.nearest) == (1.0, 1.0)
     noise = probe_accuracy(torch.randn(300, 4), labels[:300], torch.randn(100, 4), labels[300:])
     assert max(noise.linear, noise.nearest) < 0.5
 
@@ -166,11 +172,11 @@ def test_the_standard_error_of_active_units_is_their_spread_over_images():
     """Ten dimensions have the threshold as their variance: about half are counted. The others are far from it."""
     scales = torch.cat([torch.full((10,), 0.1), torch.full((5,), 1.0), torch.full((5,), 1e-3)])
 
-    def found(seed, n=200):
+    def units_of(seed, n=200):
         return active_units(torch.randn(n, 20, generator=torch.Generator().manual_seed(seed)) * scales)
 
-    many = [found(seed) for seed in range(100)]
-    spread = torch.tensor([float(one.count) for one in many]).std().item()
-    stated = torch.tensor([one.count_se for one in many[:30]]).mean().item()
+    many = [units_of(seed) for seed in range(100)]
+    spread = torch.tensor([float(units.count) for units in many]).std().item()
+    stated = torch.tensor([units.count_se for units in many[:30]]).mean().item()
     assert spread / 1.5 < stated < 1.5 * spread
     assert active_units(torch.randn(200, 3)).count_se == 0  # far from the threshold

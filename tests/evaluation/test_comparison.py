@@ -31,28 +31,30 @@ def normal(*shape, seed=0):
 def test_the_error_is_that_of_the_differences():
     shared, own = 10 * normal(400), normal(400, seed=1)
     a, b = shared - 100, shared - 100 + own + 0.5
-    (found,) = compare({"a": result(a), "b": result(b)})
-    assert found.difference == pytest.approx(0.5 + own.mean().item())
-    assert found.se == pytest.approx(own.std().item() / 20)
-    assert found.se < 0.2 * math.hypot(a.std() / 20, b.std() / 20)  # what two separate errors would imply
-    assert found.z == pytest.approx(found.difference / found.se)
-    assert found.beyond_noise
-    assert (found.n, found.seeds, found.error_of) == (400, (1, 1), "images, paired")
-    assert found.interval == pytest.approx([found.difference - 2 * found.se, found.difference + 2 * found.se])
+    (difference,) = compare({"a": result(a), "b": result(b)})
+    assert difference.difference == pytest.approx(0.5 + own.mean().item())
+    assert difference.se == pytest.approx(own.std().item() / 20)
+    assert difference.se < 0.2 * math.hypot(a.std() / 20, b.std() / 20)  # what two separate errors would imply
+    assert difference.z == pytest.approx(difference.difference / difference.se)
+    assert difference.beyond_noise
+    assert (difference.n, difference.seeds, difference.error_of) == (400, (1, 1), "images, paired")
+    assert difference.interval == pytest.approx(
+        [difference.difference - 2 * difference.se, difference.difference + 2 * difference.se]
+    )
 
 
 def test_images_are_matched_by_their_pixels_wherever_they_stand():
     a, b = normal(50), normal(50, seed=1)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(2))[:30]
-    (found,) = compare({"a": result(a), "b": result(b[order], order)})
+    (difference,) = compare({"a": result(a), "b": result(b[order], order)})
     expected = (b - a)[order]
-    assert (found.n, found.difference) == (30, pytest.approx(expected.mean().item()))
-    assert found.se == pytest.approx(expected.std().item() / 30**0.5)
+    assert (difference.n, difference.difference) == (30, pytest.approx(expected.mean().item()))
+    assert difference.se == pytest.approx(expected.std().item() / 30**0.5)
 
 
 def test_copies_of_an_image_are_each_compared_once():
-    (found,) = compare({"a": result([1.0, 2.0, 4.0], [7, 7, 8]), "b": result([5.0, 5.0, 5.0, 9.0], [8, 7, 7, 7])})
-    assert (found.n, found.difference) == (3, pytest.approx((4 + 3 + 1) / 3))
+    (difference,) = compare({"a": result([1.0, 2.0, 4.0], [7, 7, 8]), "b": result([5.0, 5.0, 5.0, 9.0], [8, 7, 7, 7])})
+    assert (difference.n, difference.difference) == (3, pytest.approx((4 + 3 + 1) / 3))
 
 
 def test_several_models_are_compared_with_the_first():
@@ -77,12 +79,12 @@ def test_seeds_widen_the_error_and_its_quantile():
     images, within, within_images = 30 * torch.randn(500, generator=generator), 0, 0
     for _ in range(200):
         several = {name: seeds_of(images, 3, generator) for name in ("a", "b")}
-        (found,) = compare(several)
-        within += not found.beyond_noise
-        (single,) = compare({name: one[0] for name, one in several.items()})
+        (difference,) = compare(several)
+        within += not difference.beyond_noise
+        (single,) = compare({name: results[0] for name, results in several.items()})
         within_images += not single.beyond_noise
-        assert found.critical > 2
-        assert found.error_of == "images, paired, and seeds"
+        assert difference.critical > 2
+        assert difference.error_of == "images, paired, and seeds"
     assert within >= 0.95 * 200 - 3 * (200 * 0.05 * 0.95) ** 0.5
     assert within_images < 0.5 * 200
 
@@ -122,27 +124,27 @@ def test_squared_errors_are_compared_across_likelihoods():
 
 def test_evaluate_returns_the_values_of_single_images(digits):
     options = {"metrics": ["bounds", "evidence"], "binarization": "dynamic", "k": 30, "evidence_images": 50}
-    found = evaluate(build(Spec(latent_dim=2)), digits.test, device="cpu", **options)
-    of_bounds, of_evidence = found.per_image["bounds"], found.per_image["evidence"]
+    metrics = evaluate(build(Spec(latent_dim=2)), digits.test, device="cpu", **options)
+    of_bounds, of_evidence = metrics.per_image["bounds"], metrics.per_image["evidence"]
     for name in ("elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled", "reconstruction_nats", "kl_per_sample"):
-        assert of_bounds.values[name].mean().item() == getattr(found, name)
-    assert of_evidence.values["nll_nats"].mean().item() == found.nll_nats
+        assert of_bounds.values[name].mean().item() == getattr(metrics, name)
+    assert of_evidence.values["nll_nats"].mean().item() == metrics.nll_nats
     assert len(of_evidence.images) == 50
     assert set(of_evidence.images.tolist()) <= set(of_bounds.images.tolist())
-    assert "per_image" not in found.to_dict()
-    json.dumps(found.to_dict())
+    assert "per_image" not in metrics.to_dict()
+    json.dumps(metrics.to_dict())
     # The ELBO of the images that the NLL is of: a bound on the same mean, which no other images blur.
-    assert found.elbo_of_evidence_images_nats < -found.nll_nats + 3 * found.nll_se
+    assert metrics.elbo_of_evidence_images_nats < -metrics.nll_nats + 3 * metrics.nll_se
     places = [of_bounds.images.tolist().index(key) for key in of_evidence.images.tolist()]
     same_images = of_bounds.values["elbo_nats"][places].mean().item()
-    assert found.elbo_of_evidence_images_nats == pytest.approx(same_images, abs=0.5)  # other noise, the same images
+    assert metrics.elbo_of_evidence_images_nats == pytest.approx(same_images, abs=0.5)  # other noise, the same images
 
 
 def test_the_binarization_of_training_and_of_evaluation_is_said(digits):
-    found = evaluate(build(Spec(latent_dim=2)), digits.test, metrics=["bounds"], binarization="dynamic", device="cpu")
-    source = found.provenance["elbo_nats"]
+    metrics = evaluate(build(Spec(latent_dim=2)), digits.test, metrics=["bounds"], binarization="dynamic", device="cpu")
+    source = metrics.provenance["elbo_nats"]
     assert (source["binarization"], source["trained_with"]) == ("static", "dynamic")
-    meaning = {label: meaning for label, _, meaning in found.rows()}["ELBO"]
+    meaning = {label: meaning for label, _, meaning in metrics.rows()}["ELBO"]
     assert "trained with dynamic binarization, evaluated on one fixed draw per image" in meaning
     other = evaluate(build(Spec(latent_dim=2)), digits.test, metrics=["bounds"], binarization="threshold", device="cpu")
     assert "trained with" not in {label: meaning for label, _, meaning in other.rows()}["ELBO"]
@@ -175,8 +177,8 @@ def test_a_run_folder_keeps_the_values_of_single_images(runs):
 def test_groups_are_added_and_replaced(tmp_path):
     first, second = result([1.0, 2.0]), result([3.0, 4.0])
     evidence = Metrics(per_image={"evidence": PerImage(torch.arange(2), {"nll_nats": torch.ones(2)}, {"k": 5})})
-    for one in (first, evidence, second):
-        run.add_metrics(tmp_path, one)
+    for metrics in (first, evidence, second):
+        run.add_metrics(tmp_path, metrics)
     stored = run.read_per_image(tmp_path)
     assert stored.keys() == {"bounds", "evidence"}
     assert stored["bounds"].values["elbo_nats"].tolist() == [3.0, 4.0]
@@ -198,11 +200,11 @@ def test_command(runs, capsys, tmp_path):
     assert "ELBO: difference from" in printed
     assert "359 common images" in " ".join(printed.split())
     assert ("beyond noise" in printed) or ("within noise" in printed)
-    found = json.loads(out.read_text())
-    tables = [run.read_per_image(one)["bounds"].values["elbo_nats"] for one in folders]
-    assert found[0]["difference"] == pytest.approx((tables[1] - tables[0]).mean().item())
-    assert found[1]["se"] == pytest.approx((tables[2] - tables[0]).std().item() / 359**0.5)
-    assert found[1]["images"] == 359
+    rows = json.loads(out.read_text())
+    tables = [run.read_per_image(folder)["bounds"].values["elbo_nats"] for folder in folders]
+    assert rows[0]["difference"] == pytest.approx((tables[1] - tables[0]).mean().item())
+    assert rows[1]["se"] == pytest.approx((tables[2] - tables[0]).std().item() / 359**0.5)
+    assert rows[1]["images"] == 359
 
 
 def test_command_with_seeds_and_csv(runs, tmp_path):

@@ -53,17 +53,17 @@ def test_rotated_codes_are_less_disentangled():
 def test_dci_closed_forms():
     """Five codes for ten factors, two each: a code's importance is over two of ten, a factor's over one of five."""
     importance = np.kron(np.eye(5), np.ones((1, 2)))
-    found = dci_from_importance(importance)
-    assert found.disentanglement == pytest.approx(1 - math.log(2) / math.log(10), abs=1e-6)
-    assert found.completeness == pytest.approx(1, abs=1e-6)
+    dci = dci_from_importance(importance)
+    assert dci.disentanglement == pytest.approx(1 - math.log(2) / math.log(10), abs=1e-6)
+    assert dci.completeness == pytest.approx(1, abs=1e-6)
     assert dci_from_importance(importance.T).completeness == pytest.approx(1 - math.log(2) / math.log(10), abs=1e-6)
     assert dci_from_importance(np.ones((4, 6))).disentanglement == pytest.approx(0, abs=1e-6)
     assert dci_from_importance(np.zeros((4, 6))).disentanglement == 0
 
 
 def test_informativeness_is_accuracy_on_codes_not_trained_on():
-    found = disentanglement_completeness_informativeness(RNG.normal(size=(900, 2)), RNG.integers(0, 2, (900, 1)))
-    assert found.informativeness == pytest.approx(0.5, abs=0.1)
+    dci = disentanglement_completeness_informativeness(RNG.normal(size=(900, 2)), RNG.integers(0, 2, (900, 1)))
+    assert dci.informativeness == pytest.approx(0.5, abs=0.1)
 
 
 def test_continuous_factors():
@@ -71,8 +71,8 @@ def test_continuous_factors():
     codes = factors + 1e-3 * RNG.normal(size=factors.shape)
     assert mutual_information_gap(codes, factors, continuous=True).score > 0.8
     assert separated_attribute_predictability(codes, factors, continuous=True).score > 0.95
-    found = disentanglement_completeness_informativeness(codes, factors, continuous=True)
-    assert min(found.disentanglement, found.completeness, found.informativeness) > 0.95
+    dci = disentanglement_completeness_informativeness(codes, factors, continuous=True)
+    assert min(dci.disentanglement, dci.completeness, dci.informativeness) > 0.95
 
 
 def test_the_order_of_codes_and_factors_does_not_matter():

@@ -43,8 +43,8 @@ def test_kl_of_flows_is_monte_carlo_and_not_negative(digits, posterior):
     result = bounds(model, digits.test, binarization="threshold", **CPU)
     assert result.kl_is_exact is False
     assert result.kl_per_sample > 0
-    again = bounds(model, digits.test, binarization="threshold", samples=50, **CPU)
-    assert result.kl_per_sample == pytest.approx(again.kl_per_sample, abs=4 * result.kl_se)
+    of_fewer_samples = bounds(model, digits.test, binarization="threshold", samples=50, **CPU)
+    assert result.kl_per_sample == pytest.approx(of_fewer_samples.kl_per_sample, abs=4 * result.kl_se)
 
 
 def test_the_misplaced_prior_of_flows_is_named_and_can_be_negative(digits):
@@ -52,8 +52,8 @@ def test_the_misplaced_prior_of_flows_is_named_and_can_be_negative(digits):
     spec = Spec(latent_dim=4, posterior={"kind": "planar", "layers": 8}, hidden=(64,), model="vae-prior-at-start")
     mistaken = build(spec)
     fit(mistaken, digits.train, epochs=20, binarization="threshold", lr=1e-2, progress=False, **CPU)
-    found = bounds(mistaken, digits.test, binarization="threshold", samples=20, **CPU)
-    assert found.kl_prior_at_start < 0 < found.kl_per_sample
+    result = bounds(mistaken, digits.test, binarization="threshold", samples=20, **CPU)
+    assert result.kl_prior_at_start < 0 < result.kl_per_sample
 
     x = binarize(digits.test, "threshold").as_float()
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_the_misplaced_prior_of_flows_is_named_and_can_be_negative(digits):
             log_determinants += transform.log_abs_det_jacobian(before, z)
         kl_of_base = kl_divergence(q.base_dist, p)
         by_hand = (kl_of_base - log_determinants.mean(0)).mean().item()
-    assert found.kl_prior_at_start == pytest.approx(by_hand, abs=0.1)
+    assert result.kl_prior_at_start == pytest.approx(by_hand, abs=0.1)
     assert bounds(build(Spec(latent_dim=2)), digits.test, **CPU, binarization="threshold").kl_prior_at_start is None
 
 
@@ -110,21 +110,21 @@ def test_beta_of_training_has_no_say(digits):
     trained, other = (build(Spec(latent_dim=3, hidden=(32,), beta=beta)) for beta in (0.25, 1.0))
     fit(trained, digits.train, epochs=10, beta=0.25, lr=5e-3, binarization="threshold", progress=False, **CPU)
     other.load_state_dict(trained.state_dict())
-    found = bounds(trained, digits.test, binarization="threshold", **CPU)
-    assert found == bounds(other, digits.test, binarization="threshold", **CPU)
+    result = bounds(trained, digits.test, binarization="threshold", **CPU)
+    assert result == bounds(other, digits.test, binarization="threshold", **CPU)
     with torch.no_grad():
         q = trained.encode(binarize(digits.test, "threshold").as_float()).base_dist
     kl = 0.5 * (q.loc**2 + q.scale**2 - 1 - (q.scale**2).log()).sum(-1)
     assert kl.mean() > 0.5  # or a factor could not be seen
-    assert found.kl_per_sample == pytest.approx(kl.mean().item(), rel=1e-4)
-    assert found.elbo_nats == pytest.approx(-(found.reconstruction_nats + kl.mean().item()), rel=1e-5)
+    assert result.kl_per_sample == pytest.approx(kl.mean().item(), rel=1e-4)
+    assert result.elbo_nats == pytest.approx(-(result.reconstruction_nats + kl.mean().item()), rel=1e-5)
 
 
 def test_more_samples_have_less_noise(tiny):
     """Of one image a thousand times, the means of 16 samples scatter a quarter as much as single ones."""
     model, copies = build(Spec(latent_dim=3)), tiny.take(torch.zeros(1000, dtype=torch.int64))
-    one, many = (bounds(model, copies, binarization="threshold", samples=samples, **CPU) for samples in (1, 16))
-    scatter = [result.per_image["reconstruction_nats"].std().item() for result in (one, many)]
+    single, many = (bounds(model, copies, binarization="threshold", samples=samples, **CPU) for samples in (1, 16))
+    scatter = [result.per_image["reconstruction_nats"].std().item() for result in (single, many)]
     assert scatter[0] / scatter[1] == pytest.approx(4, rel=0.2)
 
 
@@ -236,7 +236,7 @@ def test_noise_of_bounds_and_of_samples_is_independent(digits):
     decode = model.decode
     model.decode = lambda z: drawn.append(z) or decode(z)
     bounds(model, digits.test, binarization="static", seed=3, **CPU)
-    of_blocks = [one for one in drawn if len(one) > 2]  # the model is tried on one and two images before
+    of_blocks = [block for block in drawn if len(block) > 2]  # the model is tried on block and two images before
     noise = [z - mean for mean, z in zip(of_blocks[::2], of_blocks[1::2], strict=True)]
     drawn.clear()
     latent.prior_samples(model, len(digits.test), device="cpu", seed=3)

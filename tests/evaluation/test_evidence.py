@@ -68,9 +68,9 @@ def test_an_exact_full_covariance_guide_has_constant_weights_and_the_evidence_at
     vae.encoder, vae.posterior = nn.Flatten(), Exact(vae.decoder, 0.2)
     images = random_images(30)
     expected = truth.log_prob(images.as_float().flatten(1)).double()
-    one = evidence(vae, images, k=1, **CPU)
-    torch.testing.assert_close(one.log_likelihood, expected, rtol=1e-4, atol=1e-4)
-    assert one.pareto is None
+    result = evidence(vae, images, k=1, **CPU)
+    torch.testing.assert_close(result.log_likelihood, expected, rtol=1e-4, atol=1e-4)
+    assert result.pareto is None
     many = evidence(vae, images, k=100, **CPU)
     assert bool(many.pareto.exact.all())
     assert many.pareto.pareto_k.tolist() == [-math.inf] * 30
@@ -87,10 +87,10 @@ def test_a_mismatched_guide_still_finds_the_evidence_and_the_elbo_stays_below():
     vae, truth = mismatched()
     images = random_images(40)
     expected = truth.log_prob(images.as_float().flatten(1)).mean().item()
-    found = evidence(vae, images, k=4000, **CPU)
-    assert -found.nll_nats == pytest.approx(expected, abs=0.01)
-    assert abs(-found.nll_nats - expected) <= 3 * found.nll_mcse
-    assert found.warnings == ()
+    result = evidence(vae, images, k=4000, **CPU)
+    assert -result.nll_nats == pytest.approx(expected, abs=0.01)
+    assert abs(-result.nll_nats - expected) <= 3 * result.nll_mcse
+    assert result.warnings == ()
     elbo = bounds(vae, images, samples=500, **CPU).elbo_nats
     assert elbo < expected - 0.05
 
@@ -119,8 +119,8 @@ def test_counts_are_exact_when_nothing_divides(k, decoded_at_once):
         z, weights, _ = weighted_draws(vae, random_images(3).as_float(), k, decoded_at_once)
     assert z.shape == (k, 3, 2)
     assert weights.shape == (k, 3)
-    found = evidence(vae, random_images(53), k=k, decoded_at_once=decoded_at_once, **CPU)
-    assert found.log_likelihood.shape == found.pareto.pareto_k.shape == (53,)
+    result = evidence(vae, random_images(53), k=k, decoded_at_once=decoded_at_once, **CPU)
+    assert result.log_likelihood.shape == result.pareto.pareto_k.shape == (53,)
 
 
 def test_an_interrupted_evidence_goes_on_to_the_same_result(tmp_path, monkeypatch):
@@ -140,10 +140,10 @@ def test_an_interrupted_evidence_goes_on_to_the_same_result(tmp_path, monkeypatc
         evidence(vae, images, k=30, partial=partial, **CPU)
     with monkeypatch.context() as patch:
         patch.setattr("pyro_vae.evaluation.likelihood.evidence.weighted_draws", stop_at_the_third)
-        again = evidence(vae, images, k=30, partial=partial, **CPU)
+        resumed = evidence(vae, images, k=30, partial=partial, **CPU)
     assert len(calls) == 4  # the third block alone was left
-    assert again.log_likelihood.tolist() == whole.log_likelihood.tolist()
-    assert again.pareto.pareto_k.tolist() == whole.pareto.pareto_k.tolist()
+    assert resumed.log_likelihood.tolist() == whole.log_likelihood.tolist()
+    assert resumed.pareto.pareto_k.tolist() == whole.pareto.pareto_k.tolist()
     other = evidence(vae, images, k=30, seed=1, partial=partial, **CPU)  # other settings: nothing is taken over
     assert other.log_likelihood.tolist() == evidence(vae, images, k=30, seed=1, **CPU).log_likelihood.tolist()
     partial.write_bytes(b"damaged")
@@ -157,11 +157,11 @@ def test_chunks_change_the_noise_only():
 
 
 def test_beta_of_training_has_no_say(tiny):
-    found = [
+    results = [
         evidence(build(Spec(latent_dim=2, beta=beta)), tiny, k=10, binarization="threshold", **CPU)
         for beta in (1.0, 9.0)
     ]
-    assert found[0].nll_nats == found[1].nll_nats
+    assert results[0].nll_nats == results[1].nll_nats
 
 
 def test_the_standard_error_is_that_of_repetition():
@@ -183,16 +183,16 @@ def test_lost_numbers_are_an_error_and_not_a_result():
 
 def test_the_binarization_told_is_that_of_the_numbers(tiny):
     model = build(Spec(latent_dim=2))
-    found = [evidence(model, tiny, k=10, binarization=how, **CPU) for how in ("static", "dynamic")]
-    assert [one.binarization for one in found] == ["static", "static"]
-    assert found[0].nll_nats == found[1].nll_nats
+    results = [evidence(model, tiny, k=10, binarization=how, **CPU) for how in ("static", "dynamic")]
+    assert [result.binarization for result in results] == ["static", "static"]
+    assert results[0].nll_nats == results[1].nll_nats
 
 
 def test_the_standard_error():
     vae, _ = mismatched()
-    found = evidence(vae, random_images(200), k=50, **CPU)
-    assert found.nll_se == pytest.approx(found.log_likelihood.std().item() / 200**0.5)
-    assert (found.n, found.k, found.binarization) == (200, 50, "none")
+    result = evidence(vae, random_images(200), k=50, **CPU)
+    assert result.nll_se == pytest.approx(result.log_likelihood.std().item() / 200**0.5)
+    assert (result.n, result.k, result.binarization) == (200, 50, "none")
 
 
 class Narrow(nn.Module):
@@ -229,16 +229,16 @@ def test_a_guide_half_too_narrow_is_not_believed():
     vae, truth = scaled_guide(0.5)
     images = random_images(100)
     exact = -truth.log_prob(images.as_float().flatten(1)).mean().item()
-    found = evidence(vae, images, k=1000, anneal=20, anneal_temperatures=300, **CPU)
-    assert found.nll_nats - exact > 0.1 > 3 * found.nll_mcse
-    assert -found.pareto.log_likelihood.mean().item() - exact > 1.5 * (found.nll_nats - exact)  # further off
-    assert any("Pareto k above 0.67" in one for one in found.warnings)
-    assert any("fell by" in one for one in found.warnings)
-    assert found.trusted.n == int(found.pareto.trusted.sum()) < 50
-    check = found.annealed
-    assert not bool(found.pareto.trusted[check.index].any())
+    result = evidence(vae, images, k=1000, anneal=20, anneal_temperatures=300, **CPU)
+    assert result.nll_nats - exact > 0.1 > 3 * result.nll_mcse
+    assert -result.pareto.log_likelihood.mean().item() - exact > 1.5 * (result.nll_nats - exact)  # further off
+    assert any("Pareto k above 0.67" in warning for warning in result.warnings)
+    assert any("fell by" in warning for warning in result.warnings)
+    assert result.trusted.n == int(result.pareto.trusted.sum()) < 50
+    check = result.annealed
+    assert not bool(result.pareto.trusted[check.index].any())
     expected = truth.log_prob(images.as_float().flatten(1)).double()[check.index]
-    assert check.importance.nll_nats == pytest.approx(-found.log_likelihood[check.index].mean().item())
+    assert check.importance.nll_nats == pytest.approx(-result.log_likelihood[check.index].mean().item())
     assert abs(check.annealed_nll.nll_nats + expected.mean().item()) < 4 * check.annealed_nll.nll_mcse
     assert check.drop_nats == pytest.approx(check.importance.nll_nats - check.annealed_nll.nll_nats)
     assert check.annealed.chain_sd_nats.shape == check.annealed.effective_samples.shape == (20,)
@@ -249,10 +249,10 @@ def test_trusted_images_are_not_unbiased_where_all_tails_are_alike():
     vae, truth = scaled_guide(0.5)
     images = random_images(200)
     errors = -truth.log_prob(images.as_float().flatten(1)).double()
-    found = evidence(vae, images, k=1000, **CPU)
-    errors = -found.log_likelihood - errors
-    assert errors[found.pareto.trusted].mean() > errors[~found.pareto.trusted].mean() + 0.1
-    assert any("chosen by the same draws" in one for one in found.warnings)
+    result = evidence(vae, images, k=1000, **CPU)
+    errors = -result.log_likelihood - errors
+    assert errors[result.pareto.trusted].mean() > errors[~result.pareto.trusted].mean() + 0.1
+    assert any("chosen by the same draws" in warning for warning in result.warnings)
 
 
 def test_annealing_shows_what_importance_sampling_lacks():
@@ -260,11 +260,11 @@ def test_annealing_shows_what_importance_sampling_lacks():
     with torch.no_grad():
         vae.encoder[1].bias += torch.tensor([2.0, -2.0, 0.0, 0.0])  # a guide in the wrong place
     images = random_images(10)
-    found = evidence(vae, images, k=100, anneal=10, anneal_temperatures=300, **CPU)
-    exact = -truth.log_prob(images.as_float().flatten(1)).double()[found.annealed.index].mean().item()
-    assert abs(found.annealed.annealed_nll.nll_nats - exact) < 4 * found.annealed.annealed_nll.nll_mcse
-    assert found.annealed.importance.nll_nats - exact > 1
-    assert any("annealed importance sampling finds the NLL of" in one for one in found.warnings)
+    result = evidence(vae, images, k=100, anneal=10, anneal_temperatures=300, **CPU)
+    exact = -truth.log_prob(images.as_float().flatten(1)).double()[result.annealed.index].mean().item()
+    assert abs(result.annealed.annealed_nll.nll_nats - exact) < 4 * result.annealed.annealed_nll.nll_mcse
+    assert result.annealed.importance.nll_nats - exact > 1
+    assert any("annealed importance sampling finds the NLL of" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("s", [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.4])
@@ -273,59 +273,59 @@ def test_without_a_warning_the_exact_value_lies_within_three_monte_carlo_errors(
     images = random_images(60)
     exact = -truth.log_prob(images.as_float().flatten(1)).mean().item()
     for seed in range(4):
-        found = evidence(vae, images, k=500, seed=seed, **CPU)
-        doubt = [one for one in found.warnings if "over a quarter" not in one]
+        result = evidence(vae, images, k=500, seed=seed, **CPU)
+        doubt = [warning for warning in result.warnings if "over a quarter" not in warning]
         assert (
-            doubt or abs(found.nll_nats - exact) <= 3 * found.nll_mcse + found.nll_by_k[0].drop_nats + 1e-5
+            doubt or abs(result.nll_nats - exact) <= 3 * result.nll_mcse + result.nll_by_k[0].drop_nats + 1e-5
         )  # float32
         if s <= 0.5:
             assert doubt
         if 0.9 <= s <= 1.1:
-            assert not found.warnings
+            assert not result.warnings
 
 
 def test_the_curve_over_k():
     vae, _ = mismatched()
     images = random_images(30)
-    found = evidence(vae, images, k=400, **CPU)
-    assert [point.k for point in found.nll_by_k] == [400, 200, 100, 50, 25, 12, 6]
-    assert found.nll_by_k[0].nll_nats == found.nll_nats
-    values = [point.nll_nats for point in found.nll_by_k]
+    result = evidence(vae, images, k=400, **CPU)
+    assert [point.k for point in result.nll_by_k] == [400, 200, 100, 50, 25, 12, 6]
+    assert result.nll_by_k[0].nll_nats == result.nll_nats
+    values = [point.nll_nats for point in result.nll_by_k]
     assert values == sorted(values)
-    for point, fewer in itertools.pairwise(found.nll_by_k):
+    for point, fewer in itertools.pairwise(result.nll_by_k):
         assert point.drop_nats == pytest.approx(fewer.nll_nats - point.nll_nats)
         assert point.drop_se > 0
-    assert found.nll_by_k[-1].drop_nats is None
+    assert result.nll_by_k[-1].drop_nats is None
     # At 50 samples the NLL is that of 50 samples, in the mean.
     fewer = [evidence(vae, images, k=50, seed=seed, **CPU).nll_nats for seed in range(1, 9)]
-    assert found.nll_by_k[3].nll_nats == pytest.approx(sum(fewer) / 8, abs=0.02)
+    assert result.nll_by_k[3].nll_nats == pytest.approx(sum(fewer) / 8, abs=0.02)
 
 
 def test_one_sample_and_one_image_have_no_errors():
     vae, _ = mismatched()
-    found = evidence(vae, random_images(3), k=1, **CPU)
-    assert (found.nll_mcse, found.log_likelihood_mcse, found.trusted) == (None, None, None)
-    assert [(point.k, point.drop_nats) for point in found.nll_by_k] == [(1, None)]
-    assert any("too few for Pareto k" in one for one in found.warnings)
-    one = evidence(vae, random_images(1), k=50, **CPU)
-    assert (one.nll_se, one.nll_by_k[0].drop_se) == (None, None)
+    result = evidence(vae, random_images(3), k=1, **CPU)
+    assert (result.nll_mcse, result.log_likelihood_mcse, result.trusted) == (None, None, None)
+    assert [(point.k, point.drop_nats) for point in result.nll_by_k] == [(1, None)]
+    assert any("too few for Pareto k" in warning for warning in result.warnings)
+    single = evidence(vae, random_images(1), k=50, **CPU)
+    assert (single.nll_se, single.nll_by_k[0].drop_se) == (None, None)
 
 
 @pytest.mark.parametrize(("temperatures", "few"), [(3, True), (300, False)])
 def test_few_effective_chains_are_told(temperatures, few):
     vae, _ = scaled_guide(0.5)
-    found = evidence(vae, random_images(30), k=100, anneal=10, anneal_temperatures=temperatures, **CPU)
-    effective = found.annealed.annealed.effective_samples.median().item()
+    result = evidence(vae, random_images(30), k=100, anneal=10, anneal_temperatures=temperatures, **CPU)
+    effective = result.annealed.annealed.effective_samples.median().item()
     assert (effective < 8) == few
-    told = [one for one in found.warnings if "effective chains of 16" in one]
+    told = [warning for warning in result.warnings if "effective chains of 16" in warning]
     assert (f"has {effective:.1f} effective" in "".join(told)) == few == bool(told)
 
 
 def test_annealing_takes_the_distrusted_and_no_others():
     vae, _ = scaled_guide(0.5)
     images = random_images(30)
-    found = evidence(vae, images, k=200, anneal=10_000, anneal_temperatures=2, decoded_at_once=64, **CPU)
-    assert found.annealed.index.tolist() == (~found.pareto.trusted).nonzero()[:, 0].tolist()
+    result = evidence(vae, images, k=200, anneal=10_000, anneal_temperatures=2, decoded_at_once=64, **CPU)
+    assert result.annealed.index.tolist() == (~result.pareto.trusted).nonzero()[:, 0].tolist()
     few = [evidence(vae, images, k=200, anneal=3, anneal_temperatures=2, seed=seed, **CPU) for seed in (0, 0, 1)]
     assert few[0].annealed.index.tolist() == few[1].annealed.index.tolist() != few[2].annealed.index.tolist()
     assert few[0].annealed.annealed_nll == few[1].annealed.annealed_nll
@@ -362,8 +362,8 @@ def test_annealing_is_of_the_same_pixels(monkeypatch, dequantize):
         return anneal_images(model, x, **options)
 
     monkeypatch.setattr("pyro_vae.evaluation.likelihood.evidence.anneal_images", recorded)
-    found = evidence(vae, images, k=20, dequantize=dequantize, anneal=6, anneal_temperatures=2, **CPU)
-    pixels = images.pixels[found.annealed.index]
+    result = evidence(vae, images, k=20, dequantize=dequantize, anneal=6, anneal_temperatures=2, **CPU)
+    pixels = images.pixels[result.annealed.index]
     assert torch.equal(torch.cat(seen), dequantized_once(pixels) if dequantize else pixels / 255)
 
 
@@ -371,23 +371,27 @@ def test_metrics_show_what_the_error_is_made_of():
     vae, _ = scaled_guide(0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = evaluate(vae, random_images(40), metrics=["evidence"], k=200, anneal=2, **CPU)
+        metrics = evaluate(vae, random_images(40), metrics=["evidence"], k=200, anneal=2, **CPU)
     expected = evidence(vae, random_images(40), k=200, **CPU)
-    assert (found.nll_nats, found.nll_se, found.nll_mcse) == (expected.nll_nats, expected.nll_se, expected.nll_mcse)
-    assert found.nll_effective_samples == expected.effective_samples.median().item()
-    assert found.nll_trusted_share == expected.pareto.trusted.double().mean().item()
-    assert found.nll_trusted_nats == expected.trusted.nll_nats
-    assert [point["k"] for point in found.nll_by_k] == [200, 100, 50, 25, 12, 6, 3]
-    assert found.nll_warnings
-    assert found.provenance["nll_annealed_nats"]["anneal"] == found.nll_annealing["images"] == 2
-    assert json.loads(json.dumps(found.to_dict()))["nll_diagnostics"].keys() == {"pareto_smoothed_nats"}
-    rows = {label: (value, meaning) for label, value, meaning in found.rows()}
-    assert rows["NLL"][0] == f"{found.nll_nats:.2f} ± {found.nll_se:.2f}"
-    assert rows["NLL, Monte Carlo SE"][0] == f"{found.nll_mcse:.3f}"
+    assert (metrics.nll_nats, metrics.nll_se, metrics.nll_mcse) == (
+        expected.nll_nats,
+        expected.nll_se,
+        expected.nll_mcse,
+    )
+    assert metrics.nll_effective_samples == expected.effective_samples.median().item()
+    assert metrics.nll_trusted_share == expected.pareto.trusted.double().mean().item()
+    assert metrics.nll_trusted_nats == expected.trusted.nll_nats
+    assert [point["k"] for point in metrics.nll_by_k] == [200, 100, 50, 25, 12, 6, 3]
+    assert metrics.nll_warnings
+    assert metrics.provenance["nll_annealed_nats"]["anneal"] == metrics.nll_annealing["images"] == 2
+    assert json.loads(json.dumps(metrics.to_dict()))["nll_diagnostics"].keys() == {"pareto_smoothed_nats"}
+    rows = {label: (value, meaning) for label, value, meaning in metrics.rows()}
+    assert rows["NLL"][0] == f"{metrics.nll_nats:.2f} ± {metrics.nll_se:.2f}"
+    assert rows["NLL, Monte Carlo SE"][0] == f"{metrics.nll_mcse:.3f}"
     assert f"({expected.trusted.n} of 40)" in rows["NLL, trusted images"][1]
     assert "2 images" in rows["NLL, annealed"][1]
     assert not [label for label in rows if "smoothed" in label]
-    assert [meaning for label, _, meaning in found.rows() if label == "NLL, caution"] == found.nll_warnings
+    assert [meaning for label, _, meaning in metrics.rows() if label == "NLL, caution"] == metrics.nll_warnings
     good = evaluate(mismatched()[0], random_images(40), metrics=["evidence"], k=1000, **CPU)
     assert good.nll_warnings is good.nll_annealed_nats is None
 

@@ -22,9 +22,9 @@ def test_the_classifier_of_the_digits_is_good_and_trained_once(digits, cache, mo
     logits = extract(classifier, digits.test.pixels, device="cpu").logits
     assert (logits.argmax(1) == digits.test.labels).double().mean().item() == classifier.accuracy
     monkeypatch.setattr(classifiers, "_train_classifier", lambda *_: pytest.fail("trained twice"))
-    again = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
-    assert (again.name, again.accuracy) == (classifier.name, classifier.accuracy)
-    assert again.name == f"digits-convnet-128@{features.fingerprint(classifier)[:8]}"
+    cached = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
+    assert (cached.name, cached.accuracy) == (classifier.name, classifier.accuracy)
+    assert cached.name == f"digits-convnet-128@{features.fingerprint(classifier)[:8]}"
 
 
 def quick_splits():
@@ -78,7 +78,7 @@ def test_scores_of_real_images_are_computed_once_for_all_models(digits, cache, m
     monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path))
     classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
     counted, distance = [], scores.frechet_from_features
-    monkeypatch.setattr(scores, "frechet_from_features", lambda *given: counted.append(1) or distance(*given))
+    monkeypatch.setattr(scores, "frechet_from_features", lambda *arguments: counted.append(1) or distance(*arguments))
 
     def real_scores(latent_dim, **more):
         options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"} | more
@@ -111,12 +111,12 @@ def test_scores_carry_their_extractor(digits, cache):
     metrics = evaluate(
         model, digits.test, binarization="threshold", extractor=classifier, num_generated=200, device="cpu"
     )
-    found = metrics.to_dict()
-    assert found["extractor"] == classifier.name
-    assert found["provenance"]["frechet"]["extractor_accuracy"] == classifier.accuracy
-    assert found["provenance"]["frechet"]["num_generated"] == 200
-    assert found["frechet"] > 10  # an untrained model
-    assert 1 <= found["inception_score_mean"] < 4
+    numbers = metrics.to_dict()
+    assert numbers["extractor"] == classifier.name
+    assert numbers["provenance"]["frechet"]["extractor_accuracy"] == classifier.accuracy
+    assert numbers["provenance"]["frechet"]["num_generated"] == 200
+    assert numbers["frechet"] > 10  # an untrained model
+    assert 1 <= numbers["inception_score_mean"] < 4
 
 
 def test_scores_of_real_images_are_of_as_many_and_of_all_classes(digits, cache):
@@ -124,11 +124,11 @@ def test_scores_of_real_images_are_of_as_many_and_of_all_classes(digits, cache):
     classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
     by_class = digits.train.take(digits.train.labels.argsort())
     options = {"metrics": ["samples"], "extractor": classifier, "device": "cpu"}
-    found = {n: evaluate(build(Spec()), digits.test, train=by_class, num_generated=n, **options) for n in (60, 300)}
-    assert found[60].real_scores["frechet"] > 1.5 * found[300].real_scores["frechet"]
-    assert found[300].real_scores["inception_score_mean"] > 8
-    assert found[300].provenance["real_scores"]["num_real"] == 300
-    assert "(real" in {label: value for label, value, _ in found[300].rows()}["Frechet distance"]
+    by_count = {n: evaluate(build(Spec()), digits.test, train=by_class, num_generated=n, **options) for n in (60, 300)}
+    assert by_count[60].real_scores["frechet"] > 1.5 * by_count[300].real_scores["frechet"]
+    assert by_count[300].real_scores["inception_score_mean"] > 8
+    assert by_count[300].provenance["real_scores"]["num_real"] == 300
+    assert "(real" in {label: value for label, value, _ in by_count[300].rows()}["Frechet distance"]
 
 
 def test_the_classifier_is_not_trained_on_the_images_that_it_holds_out(digits, tmp_path, monkeypatch):
@@ -154,17 +154,17 @@ def test_real_images_are_scored_on_those_that_the_classifier_was_not_trained_on(
     classifier = in_domain_classifier(digits, cache=cache, device="cpu", progress=False)
     unseen = classifier.unseen(digits.train)
     options = {"metrics": ["samples"], "extractor": classifier, "train": digits.train, "device": "cpu"}
-    found = evaluate(build(Spec()), digits.test, num_generated=400, **options)
-    assert found.provenance["real_scores"]["real_sha256"] == unseen.fingerprint
-    assert found.provenance["real_scores"]["num_real"] == 359
-    assert "(real of 359 images" in {label: value for label, value, _ in found.rows()}["Frechet distance"]
+    metrics = evaluate(build(Spec()), digits.test, num_generated=400, **options)
+    assert metrics.provenance["real_scores"]["real_sha256"] == unseen.fingerprint
+    assert metrics.provenance["real_scores"]["num_real"] == 359
+    assert "(real of 359 images" in {label: value for label, value, _ in metrics.rows()}["Frechet distance"]
     keys = image_keys(digits.train.pixels)
     seen = digits.train.take(keys > classifier.last_key).draw(359)
     floor, trained = (
         scores.score_samples(*(extract(classifier, part.pixels, device="cpu") for part in (images, digits.test)), 10, 0)
         for images in (unseen, seen)
     )
-    assert floor["frechet"] == pytest.approx(found.real_scores["frechet"], rel=1e-4)
+    assert floor["frechet"] == pytest.approx(metrics.real_scores["frechet"], rel=1e-4)
     assert floor["confidence"] < trained["confidence"]
 
 
@@ -174,9 +174,9 @@ def test_without_enough_unseen_images_there_is_no_score_of_real_ones(digits):
             return None
 
     for extractor, count in ((AllSeen(), 0), (Flat(), 359)):
-        found = evaluate(build(Spec()), digits.test, train=digits.train, extractor=extractor, metrics=["samples"])
-        assert (found.real_scores is None) == (count == 0)
-        assert found.provenance["frechet"]["num_real"] == count
+        metrics = evaluate(build(Spec()), digits.test, train=digits.train, extractor=extractor, metrics=["samples"])
+        assert (metrics.real_scores is None) == (count == 0)
+        assert metrics.provenance["frechet"]["num_real"] == count
 
 
 def two_classes(n=64, classes=2):
@@ -315,9 +315,9 @@ def test_torchvisions_inception_from_a_file(tmp_path, monkeypatch):
     monkeypatch.setitem(extractors._INCEPTION_DIGESTS, "inception-torchvision", "")
     extractor = extractors.InceptionTorchvision(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-torchvision@")
-    found = extract(extractor, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), device="cpu")
-    assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1000))
-    torch.testing.assert_close(found.logits, extractor.head(found.pool))
+    extracted = extract(extractor, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), device="cpu")
+    assert (extracted.pool.shape, extracted.logits.shape) == ((2, 2048), (2, 1000))
+    torch.testing.assert_close(extracted.logits, extractor.head(extracted.pool))
 
 
 def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
@@ -336,9 +336,9 @@ def test_the_inception_of_2015_from_a_file(tmp_path, monkeypatch):
     extractor = extractors.Inception2015(tmp_path / "random.pth")
     assert extractor.name.startswith("inception-2015-12-05@")
     grey = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    found = extract(extractor, grey, device="cpu")
-    assert (found.pool.shape, found.logits.shape) == ((2, 2048), (2, 1008))
-    torch.testing.assert_close(found.pool, random(grey.expand(-1, 3, -1, -1))[0])
+    extracted = extract(extractor, grey, device="cpu")
+    assert (extracted.pool.shape, extracted.logits.shape) == ((2, 2048), (2, 1008))
+    torch.testing.assert_close(extracted.pool, random(grey.expand(-1, 3, -1, -1))[0])
     for content in ({}, [1, 2], 3):
         torch.save(content, tmp_path / "wrong.pth")
         with pytest.raises(InputError, match="the published weights of inception-2015-12-05"):

@@ -184,9 +184,11 @@ def test_kernel_distance_is_the_difference_of_moments():
     expected = (
         expectation(moments_x, moments_x) + expectation(moments_y, moments_y) - 2 * expectation(moments_x, moments_y)
     )
-    found = kernel_distance_from_features(normal(20_000, 1, 0), normal(20_000, 1, 1) + m, subsets=100, subset_size=1000)
-    assert found.mean == pytest.approx(expected, rel=0.05)
-    assert found.std > 0
+    distance = kernel_distance_from_features(
+        normal(20_000, 1, 0), normal(20_000, 1, 1) + m, subsets=100, subset_size=1000
+    )
+    assert distance.mean == pytest.approx(expected, rel=0.05)
+    assert distance.std > 0
 
 
 def test_kernel_distance_is_unbiased_at_small_samples():
@@ -244,9 +246,9 @@ def test_scores_hold_no_frechet_at_infinity_that_says_nothing():
 def test_frechet_at_infinity_has_the_error_that_it_states():
     """Against the spread of its values over 60 pairs of samples."""
     for shift in (0.0, 0.5):
-        found = [frechet_at_infinity(normal(600, 8, i), normal(600, 8, 100 + i) + shift, seed=i) for i in range(60)]
-        values = torch.tensor([one.value for one in found], dtype=torch.float64)
-        stated = torch.tensor([one.value_se for one in found]).mean().item()
+        lines = [frechet_at_infinity(normal(600, 8, i), normal(600, 8, 100 + i) + shift, seed=i) for i in range(60)]
+        values = torch.tensor([line.value for line in lines], dtype=torch.float64)
+        stated = torch.tensor([line.value_se for line in lines]).mean().item()
         assert values.std().item() / 1.5 < stated < 1.5 * values.std().item()
         assert abs(values.mean().item() - 8 * shift**2) < 4 * values.std().item() / 60**0.5
 
@@ -254,21 +256,21 @@ def test_frechet_at_infinity_has_the_error_that_it_states():
 def test_frechet_at_infinity_takes_the_bias_of_samples_against_exact_moments_away():
     d, n = 10, 4000
     real = Moments(2, torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64))  # N(0, I), exactly
-    found = [frechet_at_infinity(real, normal(n, d, seed), smallest=1000, seed=seed) for seed in range(20)]
+    lines = [frechet_at_infinity(real, normal(n, d, seed), smallest=1000, seed=seed) for seed in range(20)]
     bias = d / n + d * (d + 1) / (4 * n)
-    assert sum(one.distances[-1] for one in found) / 20 == pytest.approx(bias, rel=0.15)
-    values = torch.tensor([one.value for one in found])
+    assert sum(line.distances[-1] for line in lines) / 20 == pytest.approx(bias, rel=0.15)
+    values = torch.tensor([line.value for line in lines])
     assert abs(values.mean().item()) < min(bias / 4, 4 * values.std().item() / 20**0.5)
-    assert len(found[0].sizes) == 15
-    assert (found[0].sizes[0], found[0].sizes[-1]) == (1000, n)
+    assert len(lines[0].sizes) == 15
+    assert (lines[0].sizes[0], lines[0].sizes[-1]) == (1000, n)
 
 
 def test_frechet_at_infinity_is_the_intercept_of_its_points():
-    found = frechet_at_infinity(normal(300, 3, 0), normal(400, 3, 1), points=4)
-    x = torch.tensor([[1, 1 / size] for size in found.sizes], dtype=torch.float64)
-    line = torch.linalg.lstsq(x, torch.tensor(found.distances, dtype=torch.float64)[:, None]).solution.flatten()
-    assert (found.value, found.slope) == pytest.approx(tuple(line.tolist()), rel=1e-6)
-    assert (found.sizes, found.real_sizes) == ((200, 267, 333, 400), (150, 200, 250, 300))
+    extrapolated = frechet_at_infinity(normal(300, 3, 0), normal(400, 3, 1), points=4)
+    x = torch.tensor([[1, 1 / size] for size in extrapolated.sizes], dtype=torch.float64)
+    line = torch.linalg.lstsq(x, torch.tensor(extrapolated.distances, dtype=torch.float64)[:, None]).solution.flatten()
+    assert (extrapolated.value, extrapolated.slope) == pytest.approx(tuple(line.tolist()), rel=1e-6)
+    assert (extrapolated.sizes, extrapolated.real_sizes) == ((200, 267, 333, 400), (150, 200, 250, 300))
 
 
 @pytest.mark.parametrize(("shift", "exact_real"), [(0.0, False), (0.7, False), (0.7, True)])
@@ -296,11 +298,11 @@ def test_the_standard_error_of_a_kernel_distance_does_not_see_the_order_of_the_i
 def test_the_standard_error_of_a_kernel_distance_is_its_spread_over_samples(shift, n):
     """Not the deviation over subsets, which is several times that of their mean."""
     options = {"subsets": 20, "subset_size": 300}
-    found = [
+    scores = [
         kernel_distance_from_features(normal(n, 6, i), normal(n, 6, 100 + i) + shift, **options) for i in range(40)
     ]
-    spread = torch.tensor([one.mean for one in found]).std().item()
-    stated = torch.tensor([one.se for one in found]).square().mean().sqrt().item()
+    spread = torch.tensor([score.mean for score in scores]).std().item()
+    stated = torch.tensor([score.se for score in scores]).square().mean().sqrt().item()
     assert spread / 1.5 < stated < 1.5 * spread
 
 
@@ -323,8 +325,8 @@ def test_jackknife_of_a_mean_and_of_two_samples():
     one_by_one = jackknife_se(lambda x: x.mean().item(), x, groups=200)
     assert one_by_one == pytest.approx(x.std().item() / 200**0.5)
     expected = (x.var() / 200 + y.var() / 100).sqrt().item()
-    found = [jackknife_se(lambda x, y: (x.mean() - y.mean()).item(), x, y, seed=seed) for seed in range(20)]
-    assert sum(found) / 20 == pytest.approx(expected, rel=0.1)
+    errors = [jackknife_se(lambda x, y: (x.mean() - y.mean()).item(), x, y, seed=seed) for seed in range(20)]
+    assert sum(errors) / 20 == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ def exponential(seed=0, k=4000, n=20):
 @pytest.mark.parametrize("scale", [0.9, 0.2, 1e-3])
 def test_pareto_k_does_not_change_with_a_constant(shift, scale):
     log_weights = scale * exponential()
-    found, shifted = pareto_smooth(log_weights), pareto_smooth(log_weights + shift)
+    smoothed, shifted = pareto_smooth(log_weights), pareto_smooth(log_weights + shift)
     assert not bool(shifted.exact.any())
-    torch.testing.assert_close(shifted.pareto_k, found.pareto_k, rtol=0, atol=1e-5)
-    assert shifted.shares() == found.shares()
-    torch.testing.assert_close(shifted.log_likelihood - shift, found.log_likelihood, rtol=0, atol=1e-6)
+    torch.testing.assert_close(shifted.pareto_k, smoothed.pareto_k, rtol=0, atol=1e-5)
+    assert shifted.shares() == smoothed.shares()
+    torch.testing.assert_close(shifted.log_likelihood - shift, smoothed.log_likelihood, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [-1e6, 0.0, 1e5])
@@ -76,13 +76,13 @@ def test_pareto_k_does_not_change_with_a_constant(shift, scale):
 def test_bounded_weights_whose_largest_are_tied_have_no_tail(shift, share):
     log_weights = torch.zeros(4000, 3, dtype=torch.float64)
     log_weights[: int(4000 * share)] = 1.0  # fewer, and more, than the 190 of the tail
-    found = pareto_smooth(log_weights + shift)
-    assert found.pareto_k.tolist() == [-math.inf] * 3
-    assert bool(found.tied.all())
-    assert not bool(found.exact.any())
+    smoothed = pareto_smooth(log_weights + shift)
+    assert smoothed.pareto_k.tolist() == [-math.inf] * 3
+    assert bool(smoothed.tied.all())
+    assert not bool(smoothed.exact.any())
     expected = math.log(1 + share * (math.e - 1))
     torch.testing.assert_close(
-        found.log_likelihood, torch.full((3,), expected + shift, dtype=torch.float64), rtol=1e-9, atol=1e-3
+        smoothed.log_likelihood, torch.full((3,), expected + shift, dtype=torch.float64), rtol=1e-9, atol=1e-3
     )
     equal = pareto_smooth(torch.full((4000, 2), shift))
     assert bool(equal.exact.all())
@@ -93,9 +93,9 @@ def test_bounded_weights_whose_largest_are_tied_have_no_tail(shift, share):
 def test_a_few_weights_above_a_tied_bulk_are_not_believed(outliers):
     log_weights = torch.zeros(1000, 1, dtype=torch.float64)
     log_weights[:outliers] = 10.0
-    found = pareto_smooth(log_weights)
-    assert found.pareto_k.tolist() == [math.inf]
-    assert not bool(found.trusted.any())
+    smoothed = pareto_smooth(log_weights)
+    assert smoothed.pareto_k.tolist() == [math.inf]
+    assert not bool(smoothed.trusted.any())
 
 
 def test_what_counts_as_equal_is_the_precision_of_the_weights():
@@ -112,8 +112,8 @@ def test_what_counts_as_equal_is_the_precision_of_the_weights():
 def test_pareto_k_of_known_tails(k):
     """log w = k Exp(1) has the tail k exactly; a flipped sign gives about -1.6 instead."""
     weights = k * torch.distributions.Exponential(torch.ones(4000, 40, dtype=torch.float64)).sample()
-    found = pareto_smooth(weights).pareto_k
-    assert found.mean().item() == pytest.approx(k, abs=4 * 0.1 / 40**0.5 + 0.02)
+    pareto_k = pareto_smooth(weights).pareto_k
+    assert pareto_k.mean().item() == pytest.approx(k, abs=4 * 0.1 / 40**0.5 + 0.02)
 
 
 def test_pareto_k_of_a_narrow_proposal():

@@ -53,20 +53,20 @@ def test_both_gaps_are_those_of_the_closed_form(w, least, is_given):
     assert approximation > least
     amortization = kl_divergence(off, posterior).item() - approximation
     log_p = truth.log_prob(images.as_float().flatten(1))
-    given = log_p if is_given else None
-    found = inference_gap(vae, images, log_evidence=given, samples=2000, k=2000, tolerance_nats=0.001, **CPU)
-    assert found.converged
-    assert found.amortization_gap_nats == pytest.approx(amortization, abs=4 * found.amortization_gap_mcse + 0.004)
-    assert found.approximation_gap_mcse < 0.02
-    assert found.elbo_nats + found.amortization_gap_nats + found.approximation_gap_nats == pytest.approx(
-        found.log_evidence_nats
+    known_log_p = log_p if is_given else None
+    gap = inference_gap(vae, images, log_evidence=known_log_p, samples=2000, k=2000, tolerance_nats=0.001, **CPU)
+    assert gap.converged
+    assert gap.amortization_gap_nats == pytest.approx(amortization, abs=4 * gap.amortization_gap_mcse + 0.004)
+    assert gap.approximation_gap_mcse < 0.02
+    assert gap.elbo_nats + gap.amortization_gap_nats + gap.approximation_gap_nats == pytest.approx(
+        gap.log_evidence_nats
     )
     if w is STRONG and not is_given:  # so narrow a proposal misses the tails: the evidence is too small, and says so
-        assert found.evidence_trusted < 0.7
-        assert found.approximation_gap_nats < approximation
+        assert gap.evidence_trusted < 0.7
+        assert gap.approximation_gap_nats < approximation
         return
-    assert found.evidence_trusted is None if is_given else found.evidence_trusted > 0.9
-    assert found.approximation_gap_nats == pytest.approx(approximation, abs=4 * found.approximation_gap_mcse)
+    assert gap.evidence_trusted is None if is_given else gap.evidence_trusted > 0.9
+    assert gap.approximation_gap_nats == pytest.approx(approximation, abs=4 * gap.approximation_gap_mcse)
 
 
 def test_monte_carlo_errors_are_the_spread_over_seeds():
@@ -84,13 +84,13 @@ def test_monte_carlo_errors_are_the_spread_over_seeds():
 def test_of_the_exact_posterior_both_are_zero():
     vae, truth = linear_gaussian()
     images = random_images(20)
-    found = inference_gap(vae, images, samples=50, k=50, **CPU)
-    assert found.approximation_gap_nats == pytest.approx(0, abs=1e-3)
-    assert found.amortization_gap_nats == pytest.approx(0, abs=1e-3)
+    gap = inference_gap(vae, images, samples=50, k=50, **CPU)
+    assert gap.approximation_gap_nats == pytest.approx(0, abs=1e-3)
+    assert gap.amortization_gap_nats == pytest.approx(0, abs=1e-3)
     log_p = truth.log_prob(images.as_float().flatten(1)).double()
-    torch.testing.assert_close(found.per_image["log_evidence_nats"], log_p, atol=1e-3, rtol=0)
-    assert found.converged
-    assert found.evidence_trusted >= 0.75  # the weights are equal up to what the ascent leaves, which has tails
+    torch.testing.assert_close(gap.per_image["log_evidence_nats"], log_p, atol=1e-3, rtol=0)
+    assert gap.converged
+    assert gap.evidence_trusted >= 0.75  # the weights are equal up to what the ascent leaves, which has tails
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_of_every_posterior_and_nothing_is_changed(tiny, options):
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     before = torch.get_rng_state()
     quick = {"samples": 200, "steps": 50, "k": 200, "binarization": "threshold", "tolerance_nats": 0.05}
-    found = inference_gap(model, tiny, **quick, **CPU)
-    assert found.amortization_gap_nats > 0.2  # of an encoder without any training
-    assert found.approximation_gap_nats > -0.2
+    gap = inference_gap(model, tiny, **quick, **CPU)
+    assert gap.amortization_gap_nats > 0.2  # of an encoder without any training
+    assert gap.approximation_gap_nats > -0.2
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert all(one.grad is None for one in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
     quick |= {"steps": 5, "rounds": 3, "tolerance_nats": 100.0}
     first = inference_gap(model, tiny, **quick, **CPU)
     assert first == inference_gap(model, tiny, **quick, **CPU)
@@ -125,9 +125,9 @@ def test_of_every_posterior_and_nothing_is_changed(tiny, options):
 def test_what_has_not_converged_says_so(tiny):
     model = build(Spec(latent_dim=2, hidden=(16,)))
     with pytest.warns(UserWarning, match=r"the last of 1 rounds still brought .* nats per image"):
-        found = inference_gap(model, tiny, binarization="threshold", rounds=1, steps=20, samples=50, k=50, **CPU)
-    assert not found.converged
-    assert found.last_round_nats > 0.005
+        gap = inference_gap(model, tiny, binarization="threshold", rounds=1, steps=20, samples=50, k=50, **CPU)
+    assert not gap.converged
+    assert gap.last_round_nats > 0.005
 
 
 @pytest.mark.parametrize(

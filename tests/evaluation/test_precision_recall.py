@@ -27,28 +27,28 @@ def by_definition(real, generated, k):
 @pytest.mark.parametrize("chunk", [1000, 7])
 def test_definition_in_any_chunks(chunk):
     real, generated = normal(60, 4, 0), normal(50, 4, 1) * 0.8
-    found = precision_recall_from_features(real, generated, k=3, chunk=chunk)
+    scores = precision_recall_from_features(real, generated, k=3, chunk=chunk)
     expected = by_definition(real, generated, 3)
-    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
-    assert (found.k, found.n, found.m) == (3, 60, 50)
+    assert (scores.precision, scores.recall, scores.density, scores.coverage) == pytest.approx(expected)
+    assert (scores.k, scores.n, scores.m) == (3, 60, 50)
 
 
 @pytest.mark.parametrize("chunk", [1000, 7])
 def test_definition_with_ties_on_the_edge_of_each_ball(chunk):
     """On a grid, whose distances are exact, and shifted, where they are not: closed or open makes a difference."""
     real, generated = (normal(60, 2, seed).double().mul(2).round() for seed in (0, 1))
-    found = precision_recall_from_features(real, generated, k=3, chunk=chunk)
+    scores = precision_recall_from_features(real, generated, k=3, chunk=chunk)
     expected = by_definition(real, generated, 3)
-    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
+    assert (scores.precision, scores.recall, scores.density, scores.coverage) == pytest.approx(expected)
     shifted = precision_recall_from_features(real * 0.7 + 100.3, generated * 0.7 + 100.3, k=3, chunk=chunk)
-    assert shifted == found
+    assert shifted == scores
 
 
 def test_ten_real_images_copied_are_recalled_and_cover_as_the_papers_define_it():
     """A copy is at distance 0, which the closed ball of Kynkaanniemi et al. holds, and the open one does not."""
     real = normal(200, 64, 0) + 3
-    found = precision_recall_from_features(real, real[:10].repeat(20, 1))
-    assert (found.precision, found.recall) == (1.0, 0.05)
+    scores = precision_recall_from_features(real, real[:10].repeat(20, 1))
+    assert (scores.precision, scores.recall) == (1.0, 0.05)
     swapped = precision_recall_from_features(real[:10].repeat(20, 1), real)
     assert (swapped.precision, swapped.recall) == (0.05, 1.0)
     assert (swapped.density, swapped.coverage) == (0.0, 0.0)
@@ -58,11 +58,11 @@ def test_ten_real_images_copied_are_recalled_and_cover_as_the_papers_define_it()
 def test_standard_errors_are_the_spread_over_samples(shift, scale, d):
     """Of 40 pairs of samples; that of a share alone, sqrt(p (1 - p) / n), is too small by a third to a half."""
     pairs = [(normal(400, d, i), normal(400, d, 1000 + i) * scale + shift) for i in range(40)]
-    found = [precision_recall_from_features(*pair) for pair in pairs]
+    results = [precision_recall_from_features(*pair) for pair in pairs]
     errors = [precision_recall_se(*pair) for pair in pairs[:20]]
     for name in ("precision", "recall", "density", "coverage"):
-        values = torch.tensor([getattr(one, name) for one in found])
-        stated = torch.tensor([one[name] for one in errors]).square().mean().sqrt().item()
+        values = torch.tensor([getattr(result, name) for result in results])
+        stated = torch.tensor([error[name] for error in errors]).square().mean().sqrt().item()
         if 0.02 < values.mean().item() < 0.98 or name == "density":
             assert values.std().item() / 1.5 < stated < 1.5 * values.std().item(), name
 
@@ -76,19 +76,19 @@ def test_standard_errors_of_many_images_are_from_some_of_them():
 
 def test_equal_distributions_score_as_published():
     """Naeem et al.: two samples of N(0, I), here in the dimension where chance overlap is known to be high."""
-    found = precision_recall_from_features(normal(2000, 64, 0), normal(2000, 64, 1), k=5)
-    assert found.density == pytest.approx(1, abs=0.08)
-    assert found.coverage == pytest.approx(0.97, abs=0.03)
-    assert found.precision == pytest.approx(found.recall, abs=0.03)
+    scores = precision_recall_from_features(normal(2000, 64, 0), normal(2000, 64, 1), k=5)
+    assert scores.density == pytest.approx(1, abs=0.08)
+    assert scores.coverage == pytest.approx(0.97, abs=0.03)
+    assert scores.precision == pytest.approx(scores.recall, abs=0.03)
 
 
 def test_mode_collapse_lowers_recall_and_coverage_not_precision():
     real = torch.cat([normal(200, 2, 0), normal(200, 2, 1) + 100])
     collapsed = normal(400, 2, 2)
-    found = precision_recall_from_features(real, collapsed)
-    assert found.precision > 0.9
-    assert found.recall < 0.6
-    assert found.coverage < 0.6
+    scores = precision_recall_from_features(real, collapsed)
+    assert scores.precision > 0.9
+    assert scores.recall < 0.6
+    assert scores.coverage < 0.6
     swapped = precision_recall_from_features(collapsed, real)
     assert swapped.recall > 0.9
     assert swapped.precision < 0.6

@@ -48,25 +48,25 @@ def test_posterior_p_values_are_those_of_the_normal_predictive():
     covariance = W @ VARIANCE.diag() @ W.T + C * torch.eye(4)
     sd = covariance.sum().sqrt() / 4  # of the mean of four pixels
     expected = 1 - Normal(loc.mean(1), sd).cdf(x.mean(1))
-    one = predictive_check(linear(), images, MEAN_ONLY, replicates=4000, **CPU).statistics["mean"]
-    torch.testing.assert_close(one.p_per_image, expected.double(), atol=0.035, rtol=0)
+    check = predictive_check(linear(), images, MEAN_ONLY, replicates=4000, **CPU).statistics["mean"]
+    torch.testing.assert_close(check.p_per_image, expected.double(), atol=0.035, rtol=0)
     overall = 1 - Normal(loc.mean(), sd / 40**0.5).cdf(x.mean()).item()
-    assert one.p_mean == pytest.approx(overall, abs=4 * one.p_mean_mcse)
-    assert one.p_mean_mcse == pytest.approx(math.sqrt(overall * (1 - overall) / 4000), rel=0.1)
+    assert check.p_mean == pytest.approx(overall, abs=4 * check.p_mean_mcse)
+    assert check.p_mean_mcse == pytest.approx(math.sqrt(overall * (1 - overall) / 4000), rel=0.1)
 
 
 def test_prior_p_values_are_those_of_the_normal_and_the_chi_square():
     images = simulated(40)
     means = images.as_float().flatten(1).mean(1)
     variance = (W @ W.T + C * torch.eye(4)).sum().item() / 16
-    one = predictive_check(linear(), images, MEAN_ONLY, kind="prior", replicates=4000, **CPU).statistics["mean"]
+    check = predictive_check(linear(), images, MEAN_ONLY, kind="prior", replicates=4000, **CPU).statistics["mean"]
     expected = 1 - Normal(0.5, math.sqrt(variance / 40)).cdf(means.mean()).item()
-    assert one.p_mean == pytest.approx(expected, abs=4 * one.p_mean_mcse)
-    assert one.p_sd == pytest.approx(chi2.sf(39 * means.var().item() / variance, 39), abs=4 * one.p_sd_mcse)
-    assert one.observed_mean == pytest.approx(means.mean().item())
-    assert one.observed_sd == pytest.approx(means.std().item())
-    assert one.replicated_means.std().item() == pytest.approx(math.sqrt(variance / 40), rel=0.05)
-    assert one.p_per_image is None
+    assert check.p_mean == pytest.approx(expected, abs=4 * check.p_mean_mcse)
+    assert check.p_sd == pytest.approx(chi2.sf(39 * means.var().item() / variance, 39), abs=4 * check.p_sd_mcse)
+    assert check.observed_mean == pytest.approx(means.mean().item())
+    assert check.observed_sd == pytest.approx(means.std().item())
+    assert check.replicated_means.std().item() == pytest.approx(math.sqrt(variance / 40), rel=0.05)
+    assert check.p_per_image is None
 
 
 def test_prior_p_values_of_the_models_own_data_are_uniform_and_posterior_ones_central():
@@ -75,9 +75,9 @@ def test_prior_p_values_of_the_models_own_data_are_uniform_and_posterior_ones_ce
         images, quick = simulated(20, seed), {"replicates": 99, "seed": seed, **CPU}
         prior.append(predictive_check(linear(), images, kind="prior", **quick).statistics["mean intensity"])
         posterior.append(predictive_check(linear(), images, **quick).statistics["mean intensity"])
-    assert kstest([one.p_mean for one in prior], "uniform").pvalue > 0.01
-    assert kstest([one.p_sd for one in prior], "uniform").pvalue > 0.01
-    p = torch.tensor([one.p_mean for one in posterior])
+    assert kstest([check.p_mean for check in prior], "uniform").pvalue > 0.01
+    assert kstest([check.p_sd for check in prior], "uniform").pvalue > 0.01
+    p = torch.tensor([check.p_mean for check in posterior])
     assert p.mean().item() == pytest.approx(0.5, abs=0.1)
     assert p.std().item() < 12**-0.5  # below that of a uniform: the data are used twice
 
@@ -91,14 +91,14 @@ def test_prior_p_values_of_the_models_own_data_are_uniform_and_posterior_ones_ce
     ],
 )
 def test_other_data_give_extreme_p_values(kind, how, name, p):
-    one = predictive_check(linear(), simulated(100, **how), kind=kind, **CPU).statistics[name]
-    assert one.p_mean == pytest.approx(p, abs=0.01)
+    check = predictive_check(linear(), simulated(100, **how), kind=kind, **CPU).statistics[name]
+    assert check.p_mean == pytest.approx(p, abs=0.01)
 
 
 def test_a_wrong_guide_is_seen_in_the_posterior_check():
-    one = predictive_check(linear(shift=2.0), simulated(100), **CPU).statistics["mean intensity"]
-    assert one.p_mean > 0.99
-    assert one.p_per_image.mean() > 0.9
+    check = predictive_check(linear(shift=2.0), simulated(100), **CPU).statistics["mean intensity"]
+    assert check.p_mean > 0.99
+    assert check.p_per_image.mean() > 0.9
 
 
 def test_blocks_and_chunks_are_put_together():
@@ -106,21 +106,21 @@ def test_blocks_and_chunks_are_put_together():
     images = simulated(250)
     for at_once in (7, 300, 100_000):
         options = {"replicates": 30, "decoded_at_once": at_once, **CPU}
-        found = predictive_check(linear(), images, {"one": lambda x: torch.ones(len(x))}, **options)
-        one = found.statistics["one"]
-        assert (found.n, found.replicates, found.kind) == (250, 30, "posterior")
-        assert one.replicated_means.tolist() == [1.0] * 30
-        assert one.replicated_sds.tolist() == [0.0] * 30
-        assert one.p_mean == one.p_sd == 0.5  # all are ties
-        assert one.p_per_image.tolist() == [0.5] * 250
+        result = predictive_check(linear(), images, {"one": lambda x: torch.ones(len(x))}, **options)
+        check = result.statistics["one"]
+        assert (result.n, result.replicates, result.kind) == (250, 30, "posterior")
+        assert check.replicated_means.tolist() == [1.0] * 30
+        assert check.replicated_sds.tolist() == [0.0] * 30
+        assert check.p_mean == check.p_sd == 0.5  # all are ties
+        assert check.p_per_image.tolist() == [0.5] * 250
 
 
 def test_seeds_and_generators(tiny):
     model, before = build(Spec(latent_dim=2, hidden=(8,))).train(), torch.get_rng_state()
 
     def means(**options):
-        found = predictive_check(model, tiny, binarization="threshold", replicates=20, **options, **CPU)
-        return torch.stack([one.replicated_means for one in found.statistics.values()])
+        result = predictive_check(model, tiny, binarization="threshold", replicates=20, **options, **CPU)
+        return torch.stack([statistic.replicated_means for statistic in result.statistics.values()])
 
     assert torch.equal(means(), means())
     assert not torch.equal(means(), means(seed=1))
@@ -169,13 +169,13 @@ def test_other_models_and_values_are_refused(tiny):
 
 @pytest.mark.parametrize(("kind", "n", "panels"), [("posterior", 20, 9), ("prior", 20, 6), ("posterior", 1, 6)])
 def test_its_figure(kind, n, panels):
-    found = predictive_check(linear(), simulated(n), kind=kind, replicates=30, **CPU)
-    figure = predictive_panels(found, title="a title")
+    result = predictive_check(linear(), simulated(n), kind=kind, replicates=30, **CPU)
+    figure = predictive_panels(result, title="a title")
     assert len(figure.axes) == panels
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
-    assert found.statistics["mean intensity"].observed_sd is None or n > 1
+    assert result.statistics["mean intensity"].observed_sd is None or n > 1
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])

@@ -169,8 +169,8 @@ def test_programs_that_say_the_same_are_evaluated(tiny, posterior):
     model = with_programs_of(Same, posterior=posterior)
     fit(model, tiny, epochs=1, beta=0.5, binarization="threshold", device="cpu", progress=False)
     expected = evaluate(with_parts_of(model), tiny, metrics=["bounds", "evidence"], k=30, binarization="threshold")
-    found = evaluate(model, tiny, metrics=["bounds", "evidence"], k=30, binarization="threshold")
-    assert (found.elbo_nats, found.nll_nats) == (expected.elbo_nats, expected.nll_nats)
+    metrics = evaluate(model, tiny, metrics=["bounds", "evidence"], k=30, binarization="threshold")
+    assert (metrics.elbo_nats, metrics.nll_nats) == (expected.elbo_nats, expected.nll_nats)
 
 
 def with_parts_of(model):

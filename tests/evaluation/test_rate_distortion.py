@@ -68,28 +68,28 @@ def test_the_curve_of_a_linear_gaussian_model_is_that_of_the_closed_form(tmp_pat
     """Evaluated as runs are, written as runs are, and read back."""
     some = images()
     for beta in BETAS:
-        found = bounds(optimal(beta)[0], some, samples=500, device="cpu")
-        of_run = numbers(found.kl_per_sample, found.reconstruction_nats, found.kl_se, found.reconstruction_se)
+        result = bounds(optimal(beta)[0], some, samples=500, device="cpu")
+        of_run = numbers(result.kl_per_sample, result.reconstruction_nats, result.kl_se, result.reconstruction_se)
         write_run(tmp_path / f"beta{beta}" / "seed-0", Spec(beta=beta, latent_dim=2), of_run)
     (curve,) = rate_distortion(tmp_path)
-    assert tuple(one.beta for one in curve.points) == BETAS
+    assert tuple(point.beta for point in curve.points) == BETAS
     x = some.as_float().flatten(1)
-    for one in curve.points:
-        rate, distortion = in_closed_form(one.beta, x)
-        assert one.rate_nats == pytest.approx(rate, rel=1e-4)
-        assert one.distortion_nats == pytest.approx(distortion, abs=0.03)
-        assert one.elbo_nats == pytest.approx(-(rate + distortion), abs=0.03)
-        assert one.seeds == 1
+    for point in curve.points:
+        rate, distortion = in_closed_form(point.beta, x)
+        assert point.rate_nats == pytest.approx(rate, rel=1e-4)
+        assert point.distortion_nats == pytest.approx(distortion, abs=0.03)
+        assert point.elbo_nats == pytest.approx(-(rate + distortion), abs=0.03)
+        assert point.seeds == 1
     # D + beta R has its minimum at the point of beta, so no other is below its line, and the curve is convex.
-    for one, other in itertools.product(curve.points, repeat=2):
-        assert other.distortion_nats > one.distortion_nats - one.beta * (other.rate_nats - one.rate_nats) - 0.03
+    for point, other in itertools.product(curve.points, repeat=2):
+        assert other.distortion_nats > point.distortion_nats - point.beta * (other.rate_nats - point.rate_nats) - 0.03
         assert curve.least_rate_nats(other.distortion_nats) <= other.rate_nats + 0.03
-    assert all(one.fits for one in curve.secants)
+    assert all(secant.fits for secant in curve.secants)
     assert curve.is_convex
     # At beta = 1 the guide is the posterior: R + D = -log p(x), the least that there is.
     log_p = optimal(1.0)[1].log_prob(x).mean().item()
     assert curve.points[2].elbo_nats == pytest.approx(log_p, abs=0.03)
-    assert max(curve.points, key=lambda one: one.elbo_nats).beta == 1.0
+    assert max(curve.points, key=lambda point: point.elbo_nats).beta == 1.0
 
 
 def test_the_slope_at_a_point_is_minus_beta():
@@ -109,7 +109,7 @@ def test_errors_of_slopes_and_what_is_beyond_them():
     assert secant.slope == -2.5  # below -2
     assert secant.slope_se == pytest.approx(math.hypot(0.5, 2.5 * 0.5) / 2)
     assert secant.fits  # within two of these
-    exact = RateDistortion(tuple(dataclasses.replace(one, rate_se=0.0, distortion_se=0.0) for one in steep.points))
+    exact = RateDistortion(tuple(dataclasses.replace(point, rate_se=0.0, distortion_se=0.0) for point in steep.points))
     assert not exact.secants[0].fits
     bent = RateDistortion((RatePoint(1.0, 6.0, 5.0), RatePoint(2.0, 4.0, 9.0), RatePoint(4.0, 2.0, 10.0)))
     assert not bent.is_convex
@@ -139,10 +139,10 @@ def test_seeds_are_averaged_and_other_settings_are_other_curves(tmp_path):
 
 def test_the_committed_study_has_the_slopes_of_its_betas():
     curves = rate_distortion(RESULTS / "fashion-14")
-    assert [one.name for one in curves] == ["latent_dim 32", "latent_dim 64"]
+    assert [curve.name for curve in curves] == ["latent_dim 32", "latent_dim 64"]
     for curve in curves:
-        assert [one.beta for one in curve.points] == [0.25, 1.0, 2.0, 4.0]
-        assert all(one.fits for one in curve.secants)
+        assert [point.beta for point in curve.points] == [0.25, 1.0, 2.0, 4.0]
+        assert all(secant.fits for secant in curve.secants)
         assert curve.is_convex
 
 

@@ -58,16 +58,16 @@ class Page(HTMLParser):
 
     def all(self, tag, **attributes):
         return [
-            one
-            for one in self.elements
-            if one["tag"] == tag and all(one.get(name) == value for name, value in attributes.items())
+            element
+            for element in self.elements
+            if element["tag"] == tag and all(element.get(name) == value for name, value in attributes.items())
         ]
 
     def row(self, name):
         """The cells of a model in the table of results, by label of the column."""
-        heads = [one["text"] for one in self.all("span", **{"class": "label"})]
-        start = next(i for i, one in enumerate(self.elements) if one.get("data-value") == name)
-        cells = [one["text"] for one in self.elements[start:] if one["tag"] in ("th", "td")]
+        heads = [element["text"] for element in self.all("span", **{"class": "label"})]
+        start = next(i for i, element in enumerate(self.elements) if element.get("data-value") == name)
+        cells = [element["text"] for element in self.elements[start:] if element["tag"] in ("th", "td")]
         return dict(zip(heads, cells, strict=False))
 
 
@@ -133,22 +133,22 @@ def study(tmp_path):
 def test_what_a_study_says(study):
     (lang,) = study.all("html")
     assert lang["lang"] == "en"
-    assert [one["text"] for one in study.all("h1")] == ["A small study"]
+    assert [element["text"] for element in study.all("h1")] == ["A small study"]
     assert study.row("two")["reconstruction (nats)"] == "131.00published 137.00difference −6.00"
     assert study.row("two")["KL (nats)"] == "6.00published 5.50difference +0.50"
     assert study.row("ten")["KL (nats)"] == "20.00"
     assert study.row("other")["KL (nats)"] == "–"
-    commands = [one["text"] for one in study.all("pre")]
+    commands = [element["text"] for element in study.all("pre")]
     assert "pyro-vae study small --out S" in commands
     assert "pyro-vae train --dataset=mnist --latent-dim=10 --out RUN" in commands
     assert json.loads(next(text for text in commands if text.startswith("{"))) == SMALL.to_dict()
-    texts = [one["text"] for one in study.all("dd")]
+    texts = [element["text"] for element in study.all("dd")]
     assert "2.15.0" in texts  # the environment is that of the first run, where the study has none
     assert "21.0 s" in texts
-    heads = [one["text"] for one in study.all("th", scope="col")]
+    heads = [element["text"] for element in study.all("th", scope="col")]
     assert {"latent_dim", "likelihood"} <= set(heads)
     assert "network" not in heads
-    assert "network" in [one["text"] for one in study.all("dt")]
+    assert "network" in [element["text"] for element in study.all("dt")]
 
 
 def test_best_values_are_marked_in_words_and_only_among_comparable_models(study):
@@ -171,7 +171,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     page = Page(report(folder))
     assert page.row("one")["ELBO (nats)"] == "−102.00 (sd 2.65)published −100.00difference −2.00"
     assert "over seeds" in page.all("caption")[0]["text"]
-    assert "0, 1, 2" in [one["text"] for one in page.all("td")]
+    assert "0, 1, 2" in [element["text"] for element in page.all("td")]
 
 
 def test_results_csv_is_what_is_shown_where_there_is_one(tmp_path):
@@ -183,12 +183,14 @@ def test_results_csv_is_what_is_shown_where_there_is_one(tmp_path):
     page = Page(report(folder))
     assert page.row("two")["loss (nats)"] == "138.25 (sd 0.50)published 143.00difference −4.75"
     assert page.row("ten")["loss (nats)"] == "–"
-    assert "results.csv" in [one["text"] for one in page.all("code")]
-    assert not [one for one in page.all("a") if not one["href"].startswith("#")]
+    assert "results.csv" in [element["text"] for element in page.all("code")]
+    assert not [element for element in page.all("a") if not element["href"].startswith("#")]
 
 
 def test_the_page_stands_alone(study):
-    loaded = [one[name] for one in study.elements for name in ("src", "srcset", "data", "poster") if name in one]
+    loaded = [
+        element[name] for element in study.elements for name in ("src", "srcset", "data", "poster") if name in element
+    ]
     assert loaded
     assert all(source.startswith("data:image/") for source in loaded)
     assert not study.all("link")
@@ -201,19 +203,19 @@ def test_the_page_stands_alone(study):
 
 
 def test_headings_tables_and_pictures_are_accessible(study):
-    levels = [int(one["tag"][1]) for one in study.elements if re.fullmatch("h[1-6]", one["tag"])]
+    levels = [int(element["tag"][1]) for element in study.elements if re.fullmatch("h[1-6]", element["tag"])]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert len(study.all("caption")) == len(study.all("table")) == len(study.all("div", **{"class": "scroll"}))
-    assert all("scope" in one for one in study.all("th"))
-    assert all(one.get("alt", "").strip() for one in study.all("img"))
-    targets = [one["href"].removeprefix("#") for one in study.all("a")]
+    assert all("scope" in element for element in study.all("th"))
+    assert all(element.get("alt", "").strip() for element in study.all("img"))
+    targets = [element["href"].removeprefix("#") for element in study.all("a")]
     assert study.all("a")[0]["class"] == "skip"
-    assert set(targets) <= {one["id"] for one in study.elements if "id" in one}
+    assert set(targets) <= {element["id"] for element in study.elements if "id" in element}
     regions = study.all("div", role="region")
     assert len(regions) == len(study.all("table"))
-    assert all(one["tabindex"] == "0" and one["aria-label"] for one in regions)
+    assert all(element["tabindex"] == "0" and element["aria-label"] for element in regions)
 
 
 def test_contrast_is_at_least_4_5(study):
@@ -258,14 +260,14 @@ def test_everything_from_users_is_escaped(tmp_path):
     (folder / "figures" / '"><script>.png').write_bytes(picture())
     page = Page(report(folder))
     assert len(page.all("script")) == 1  # the page's own
-    assert not [name for one in page.elements for name in one if name.startswith("on")]
+    assert not [name for element in page.elements for name in element if name.startswith("on")]
     assert EVIL not in page.source
-    shown = [
-        one["text"]
+    texts = [
+        element["text"]
         for tag in ("h1", "th", "td", "pre", "p", "dd", "dt", "summary", "figcaption")
-        for one in page.all(tag)
+        for element in page.all(tag)
     ]
-    assert sum(EVIL in text for text in shown) >= 12
+    assert sum(EVIL in text for text in texts) >= 12
 
 
 def test_figures_have_their_captions_and_alternatives(tmp_path):
@@ -284,9 +286,9 @@ def test_figures_have_their_captions_and_alternatives(tmp_path):
     (image,) = page.all("img", alt="Rows of digits")
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == picture()
     assert (image["width"], image["height"]) == ("20", "20")
-    assert "Samples. Decoded draws." in [one["text"] for one in page.all("figcaption")]
+    assert "Samples. Decoded draws." in [element["text"] for element in page.all("figcaption")]
     assert "Not there, or no picture: figures/gone.png, figures/text.png, figures/half.png" in [
-        one["text"] for one in page.all("p")
+        element["text"] for element in page.all("p")
     ]
 
 
@@ -329,15 +331,15 @@ def test_what_failed_and_what_waits_is_said(tmp_path):
     ]
     page = Page(report(write_study(tmp_path / "study", models)))
     assert page.row("lost")["model"] == "lost (failed)"
-    assert "epoch 3: the loss is nan" in [one["text"] for one in page.all("pre")]
-    assert "Not trained yet: later." in [one["text"] for one in page.all("p")]
+    assert "epoch 3: the loss is nan" in [element["text"] for element in page.all("pre")]
+    assert "Not trained yet: later." in [element["text"] for element in page.all("p")]
 
 
 def test_claims_with_their_numbers(tmp_path):
     claim = {"text": "More is more", "metric": "kl_per_sample", "rising": ["two", "ten"], "means": [6.0, 20.0]}
     claim |= {"sds": [0.5, None], "verdict": "not decided", "reason": "within noise", "seeds": 3, "seeds_holding": 2}
     page = Page(report(write_study(tmp_path / "study", MODELS, claims=[claim])))
-    cells = [one["text"] for one in page.all("td")]
+    cells = [element["text"] for element in page.all("td")]
     evidence = "KL: two 6.00 (sd 0.50), ten 20.00; so in 2 of 3 seeds; within noise"
     assert {"More is more", "not decided", evidence} <= set(cells)
 
@@ -347,22 +349,24 @@ def test_the_binarization_of_training_and_of_evaluation_is_said(tmp_path):
     path = tmp_path / "run" / "metrics.json"
     source = {"elbo_nats": {"group": "bounds", "binarization": "static", "trained_with": "dynamic"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": source}))
-    cells = [one["text"] for one in Page(report(tmp_path / "run")).all("td")]
-    assert any("trained with dynamic binarization, evaluated on one fixed draw per image" in one for one in cells)
+    cells = [element["text"] for element in Page(report(tmp_path / "run")).all("td")]
+    assert any("trained with dynamic binarization, evaluated on one fixed draw per image" in cell for cell in cells)
 
 
 def test_claims_of_earlier_versions_without_errors_are_not_decided(tmp_path):
     claim = {"text": "More is more", "metric": "kl_per_sample", "rising": ["two", "ten"], "means": [6.0, 20.0]}
     claim |= {"sds": [None, None], "holds": True, "seeds": 1, "seeds_holding": 1}
-    cells = [one["text"] for one in Page(report(write_study(tmp_path / "study", MODELS, claims=[claim]))).all("td")]
+    cells = [
+        element["text"] for element in Page(report(write_study(tmp_path / "study", MODELS, claims=[claim]))).all("td")
+    ]
     assert "not decided" in cells
     assert "holds" not in cells
 
 
 def test_differences_between_models(tmp_path):
-    one = {"metric": "elbo_nats", "first": "two", "second": "ten", "difference": 0.5, "se": 0.1, "beyond_noise": True}
-    other = one | {"metric": "kl_per_sample", "difference": -0.01, "se": 0.02, "beyond_noise": False}
-    page = Page(report(write_study(tmp_path / "study", MODELS, differences=[one, other])))
+    elbo = {"metric": "elbo_nats", "first": "two", "second": "ten", "difference": 0.5, "se": 0.1, "beyond_noise": True}
+    other = elbo | {"metric": "kl_per_sample", "difference": -0.01, "se": 0.02, "beyond_noise": False}
+    page = Page(report(write_study(tmp_path / "study", MODELS, differences=[elbo, other])))
     cells = [cell["text"] for cell in page.all("td")]
     assert {"+0.50 ± 0.10", "\N{MINUS SIGN}0.01 ± 0.02 within noise"} <= set(cells)
 
@@ -385,13 +389,16 @@ def test_a_run(tmp_path):
     for name in ("samples", "curves", "mine"):
         (folder / "figures" / f"{name}.png").write_bytes(picture())
     page = Page(report(folder, tmp_path / "new" / "page.html"))
-    cells = [one["text"] for one in page.all("td")]
+    cells = [element["text"] for element in page.all("td")]
     assert {"−137.00 ± 0.25", "30.00", "1.50", "ok 75.0%, bad 25.0%"} <= set(cells)
     assert "a <b> doubt" in cells  # as text
     scored = "scored with classifier@1 (1,000 samples, 359 real images in their place)"
-    assert any(scored in one["text"] for one in page.all("caption"))
-    assert [one["text"] for one in page.all("figcaption")][3:] == ["mine. ", "Samples from the prior, decoded. "]
-    commands = [one["text"] for one in page.all("pre")]
+    assert any(scored in element["text"] for element in page.all("caption"))
+    assert [element["text"] for element in page.all("figcaption")][3:] == [
+        "mine. ",
+        "Samples from the prior, decoded. ",
+    ]
+    commands = [element["text"] for element in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands
     assert not list(folder.glob("*.html"))
 
@@ -401,7 +408,7 @@ def test_a_run_that_is_not_finished(tmp_path):
     folder.mkdir()
     (folder / "spec.json").write_text(SMALL.to_json())
     page = Page(report(folder))
-    assert "pyro-vae train --resume --out run resumes it" in [one["text"] for one in page.all("pre")]
+    assert "pyro-vae train --resume --out run resumes it" in [element["text"] for element in page.all("pre")]
     assert not page.all("h2", id="training")
 
 

@@ -32,7 +32,9 @@ def paired(difference, sd, n=400):
         for name, values in (("flow4", images), ("vanilla", images + own))
     }
     numbers = {
-        name: [{"mse_per_pixel": one.per_image["bounds"].values["mse_per_pixel"].mean().item()} for one in several]
+        name: [
+            {"mse_per_pixel": metrics.per_image["bounds"].values["mse_per_pixel"].mean().item()} for metrics in several
+        ]
         for name, several in tables.items()
     }
     return Scores(numbers, tables)
@@ -41,7 +43,7 @@ def paired(difference, sd, n=400):
 def test_a_difference_within_the_spread_of_seeds_decides_nothing():
     """The numbers of the first Fashion-MNIST study: .01568 and .01577, deviations .0002 and .0001, three seeds."""
     flow, vanilla = 0.015681304, 0.015768315
-    found = verdict(
+    decided = verdict(
         FLOWS,
         runs(
             "mse_per_pixel",
@@ -49,11 +51,11 @@ def test_a_difference_within_the_spread_of_seeds_decides_nothing():
             vanilla=[vanilla - 0.00011, vanilla, vanilla + 0.00011],
         ),
     )
-    assert found["sds"] == pytest.approx([0.00021, 0.00011])
-    assert found["means"][0] < found["means"][1]
-    assert found["verdict"] == "not decided"
-    assert "within noise" in found["reason"]
-    (step,) = found["steps"]
+    assert decided["sds"] == pytest.approx([0.00021, 0.00011])
+    assert decided["means"][0] < decided["means"][1]
+    assert decided["verdict"] == "not decided"
+    assert "within noise" in decided["reason"]
+    (step,) = decided["steps"]
     assert step["difference"] == pytest.approx(0.000087, abs=1e-6)
     assert step["se"] == pytest.approx((0.00021**2 / 3 + 0.00011**2 / 3) ** 0.5)
 
@@ -77,9 +79,9 @@ def test_three_verdicts(scores, expected):
 
 
 def test_one_seed_without_errors_is_said():
-    found = verdict(FLOWS, runs("mse_per_pixel", flow4=[0.01], vanilla=[0.02]))
-    assert found["steps"] == [None]
-    assert found["reason"] == "not decided by one seed of a model: no error of a single run is known"
+    decided = verdict(FLOWS, runs("mse_per_pixel", flow4=[0.01], vanilla=[0.02]))
+    assert decided["steps"] == [None]
+    assert decided["reason"] == "not decided by one seed of a model: no error of a single run is known"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_stored_standard_errors_decide_where_nothing_else_is_known():
 def test_each_step_must_hold():
     claim = Claim("It rises", "elbo_nats", ("a", "b", "c"))
     rises, stays, falls = (single(a=(-9.0, 0.1), b=(-8.0, 0.1), c=(last, 0.1)) for last in (-7.0, -7.99, -9.5))
-    assert [verdict(claim, one)["verdict"] for one in (rises, stays, falls)] == [
+    assert [verdict(claim, scores)["verdict"] for scores in (rises, stays, falls)] == [
         "holds",
         "not decided",
         "does not hold",
@@ -133,9 +135,14 @@ def test_differences_are_of_models_whose_numbers_mean_the_same():
         "other": Spec(image_shape=(1, 8, 8), likelihood="gaussian"),
     }
     scores = single(a=(-90.0, 0.3), b=(-89.7, 0.4), other=(700.0, 1.0))
-    (found,) = tables.differences(models, ("elbo_nats", "kl_per_sample"), scores)
-    assert (found.first, found.second, found.difference, found.se) == ("a", "b", pytest.approx(0.3), pytest.approx(0.5))
-    text = tables.differences_to_markdown([found])
+    (difference,) = tables.differences(models, ("elbo_nats", "kl_per_sample"), scores)
+    assert (difference.first, difference.second, difference.difference, difference.se) == (
+        "a",
+        "b",
+        pytest.approx(0.3),
+        pytest.approx(0.5),
+    )
+    text = tables.differences_to_markdown([difference])
     assert "| b | a | (+0.3 ± 0.5) |" in text
     assert tables.differences_to_markdown([]) == ""
 
@@ -157,5 +164,9 @@ def test_probabilities_of_256_levels_are_one_group():
         "density": Spec(image_shape=shape, likelihood="gaussian-learned", dequantize=True),
     }
     scores = single(logistic=(-230.0, 1.0), gaussian=(-390.0, 2.0), density=(45.0, 0.5))
-    (found,) = tables.differences(models, ("elbo_nats",), scores)
-    assert (found.first, found.second, found.difference) == ("logistic", "gaussian", pytest.approx(-160.0))
+    (difference,) = tables.differences(models, ("elbo_nats",), scores)
+    assert (difference.first, difference.second, difference.difference) == (
+        "logistic",
+        "gaussian",
+        pytest.approx(-160.0),
+    )

@@ -27,9 +27,9 @@ def test_a_run_folder_holds_everything_about_the_run(tmp_path):
     assert environment["images"] == images.train.fingerprint
     assert {"torch", "pyro", "python", "device", "cores"} <= set(environment)
     assert history.column("validation_loss_nats")[-1] is not None
-    opened, spec, again = open_run(folder)
+    opened, spec, opened_images = open_run(folder)
     assert spec == model.spec
-    assert again.test.fingerprint == images.test.fingerprint
+    assert opened_images.test.fingerprint == images.test.fingerprint
     x = images.test.as_float()
     assert torch.equal(opened.reconstruct(x), model.reconstruct(x))
 
@@ -118,9 +118,9 @@ def test_a_group_of_metrics_replaces_itself_and_leaves_the_others(tmp_path):
     add_metrics(tmp_path, Metrics(elbo_nats=-1.0, kl_se=2.0, provenance=source("bounds", "elbo_nats", "kl_se")))
     add_metrics(tmp_path, Metrics(frechet=4.0, provenance=source("samples", "frechet")))
     path = add_metrics(tmp_path, Metrics(elbo_nats=-3.0, provenance=source("bounds", "elbo_nats")))
-    found = json.loads(path.read_text())
-    assert found["provenance"] == source("bounds", "elbo_nats") | source("samples", "frechet")
-    assert (found["elbo_nats"], found["frechet"], "kl_se" in found) == (-3.0, 4.0, False)
+    stored = json.loads(path.read_text())
+    assert stored["provenance"] == source("bounds", "elbo_nats") | source("samples", "frechet")
+    assert (stored["elbo_nats"], stored["frechet"], "kl_se" in stored) == (-3.0, 4.0, False)
 
 
 def test_folders_that_hold_something_else_are_left_alone(tmp_path):
@@ -178,7 +178,7 @@ def own(tmp_path, grey):
 def test_images_that_were_added_are_noticed(own, grey):
     spec, path, folder = own
     np.savez(path, images=grey)  # most of the new test images would be ones that were trained on
-    before = {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     message = (
         r"mine with 23 training images \(.{8}\) and 2 test .*expected the 18 training .* and 2 test .*--dataset PATH"
     )
@@ -186,7 +186,7 @@ def test_images_that_were_added_are_noticed(own, grey):
         open_run(folder)
     with pytest.raises(InputError, match=message):
         run(replace(spec, epochs=3), folder, resume=True, **QUIET)
-    assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_other_test_images_are_noticed(tmp_path, grey):
@@ -265,7 +265,7 @@ def test_members_trained_on_some_of_the_images_are_opened(digits, tmp_path):
 
 
 def contents(folder):
-    return {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def changed_spec(folder, **fields):

@@ -14,9 +14,9 @@ from pyro_vae.spec import Spec
 def test_a_python_file_with_a_list(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from pyro_vae import Spec\nSPECS = [Spec(latent_dim=d, beta=b) for d in (2, 3) for b in (1, 4)]\n")
-    one = named(str(path))
-    assert one.name == one.title == "mine"
-    assert [entry.name for entry in one.entries] == [
+    mine = named(str(path))
+    assert mine.name == mine.title == "mine"
+    assert [entry.name for entry in mine.entries] == [
         "latent_dim=2-beta=1.0",
         "latent_dim=2-beta=4.0",
         "latent_dim=3-beta=1.0",
@@ -38,12 +38,12 @@ def test_a_toml_file(tmp_path):
         'title = "How many?"\ndocument = "Me"\ncolumns = ["elbo_nats"]\n[common]\nhidden = [8]\n[models.two]\n'
         "latent_dim = 2\n[models.ten]\nlatent_dim = 10\npublished = {elbo_nats = -20.5}\n"
     )
-    one = named(str(path))
-    assert (one.name, one.title, one.document, one.columns) == ("mine", "How many?", "Me", ("elbo_nats",))
-    assert one.entries[0] == Entry("two", Spec(latent_dim=2, hidden=(8,)))
-    assert one.entries[1].published == {"elbo_nats": -20.5}
-    assert [picture.function for picture in one.pictures] == ["training_curves", "reconstructions", "samples"]
-    assert all(picture.runs == ("two", "ten") for picture in one.pictures)
+    mine = named(str(path))
+    assert (mine.name, mine.title, mine.document, mine.columns) == ("mine", "How many?", "Me", ("elbo_nats",))
+    assert mine.entries[0] == Entry("two", Spec(latent_dim=2, hidden=(8,)))
+    assert mine.entries[1].published == {"elbo_nats": -20.5}
+    assert [picture.function for picture in mine.pictures] == ["training_curves", "reconstructions", "samples"]
+    assert all(picture.runs == ("two", "ten") for picture in mine.pictures)
 
 
 def test_a_python_file_imports_what_stands_beside_it(tmp_path):
@@ -70,8 +70,8 @@ def test_autoencoders_and_other_images_have_figures_of_their_own(tmp_path):
         "from pyro_vae import Spec\n"
         "SPECS = {'a': Spec(model='autoencoder'), 'b': Spec(), 'c': Spec(model='autoencoder', dataset='mnist')}\n"
     )
-    shown = {picture.file: picture.runs for picture in named(str(path)).pictures}
-    assert shown == {
+    pictures = {picture.file: picture.runs for picture in named(str(path)).pictures}
+    assert pictures == {
         "digits-training-curves.png": ("a", "b"),
         "digits-reconstructions.png": ("a", "b"),
         "digits-samples.png": ("b",),
@@ -81,10 +81,10 @@ def test_autoencoders_and_other_images_have_figures_of_their_own(tmp_path):
 
 
 def test_other_images_have_no_published_numbers():
-    one = Study("a", "A", (Entry("b", Spec(dataset="mnist"), {"elbo_nats": -1.0}),))
-    assert one.adapted(epochs=2).entries[0].spec.epochs == 2
-    assert one.adapted(epochs=2).entries[0].published == {"elbo_nats": -1.0}
-    assert one.adapted(dataset="digits").entries[0].published == {}
+    original = Study("a", "A", (Entry("b", Spec(dataset="mnist"), {"elbo_nats": -1.0}),))
+    assert original.adapted(epochs=2).entries[0].spec.epochs == 2
+    assert original.adapted(epochs=2).entries[0].published == {"elbo_nats": -1.0}
+    assert original.adapted(dataset="digits").entries[0].published == {}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,6 @@ def test_needs_no_torch():
     ],
 )
 def test_figures_are_named_after_data_sets_and_not_after_paths(datasets, names):
-    found = study._file_names(datasets)
-    assert list(found.values()) == names
-    assert list(found) == datasets
+    file_names = study._file_names(datasets)
+    assert list(file_names.values()) == names
+    assert list(file_names) == datasets

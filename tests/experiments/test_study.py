@@ -70,7 +70,7 @@ GRID = study(
 def test_a_study_folder_holds_runs_tables_and_figures(whole):
     stored = read_study(whole)
     assert stored["format"] == 1
-    assert [one["status"] for one in stored["entries"]] == ["done"] * 3
+    assert [entry["status"] for entry in stored["entries"]] == ["done"] * 3
     assert stored["entries"][0]["runs"] == ["runs/two/seed-0"]
     assert stored["figures"][0] == {
         "file": "figures/codes.png",
@@ -79,14 +79,18 @@ def test_a_study_folder_holds_runs_tables_and_figures(whole):
         "alt": "A scatter",
     }
     assert len(stored["figures"]) == 3
-    assert all((whole / one["file"]).stat().st_size > 1000 for one in stored["figures"])
-    assert [one["verdict"] for one in stored["claims"]] == ["holds", "does not hold", "not decided"]
+    assert all((whole / figure["file"]).stat().st_size > 1000 for figure in stored["figures"])
+    assert [claim["verdict"] for claim in stored["claims"]] == ["holds", "does not hold", "not decided"]
     assert stored["claims"][0]["steps"][0]["error_of"] == "images, paired"
-    assert {(one["metric"], one["first"], one["second"]) for one in stored["differences"]} >= {
+    assert {
+        (difference["metric"], difference["first"], difference["second"]) for difference in stored["differences"]
+    } >= {
         ("elbo_nats", "two", "ten"),
         ("mse_per_pixel", "two", "autoencoder"),
     }
-    assert all(one["images"] == 359 for one in stored["differences"] if one["metric"] == "elbo_nats")
+    assert all(
+        difference["images"] == 359 for difference in stored["differences"] if difference["metric"] == "elbo_nats"
+    )
     assert stored["command"] == "pyro-vae study tiny"
     assert stored["seconds"]["total"] == pytest.approx(sum(stored["seconds"]["training"].values()))
     assert read_spec(whole / "runs" / "two" / "seed-0") == replace(
@@ -103,11 +107,11 @@ def test_the_table_has_published_numbers_and_differences(whole):
     lines = [line.split(",") for line in (whole / "results.csv").read_text().splitlines()]
     rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
     two = {name: float(text) for name, text in rows[0].items() if text and name != "model"}
-    found = json.loads((whole / "runs" / "two" / "seed-0" / "metrics.json").read_text())
-    assert two["kl_per_sample"] == found["kl_per_sample"]
-    assert two["kl_per_sample_difference"] == pytest.approx(found["kl_per_sample"] - 1)
+    metrics = json.loads((whole / "runs" / "two" / "seed-0" / "metrics.json").read_text())
+    assert two["kl_per_sample"] == metrics["kl_per_sample"]
+    assert two["kl_per_sample_difference"] == pytest.approx(metrics["kl_per_sample"] - 1)
     assert two["loss_nats_published"] == 41.0
-    assert two["loss_nats"] == pytest.approx(found["kl_per_sample"] + found["reconstruction_nats"])
+    assert two["loss_nats"] == pytest.approx(metrics["kl_per_sample"] + metrics["reconstruction_nats"])
     assert two["frechet_published"] == 5.0
     assert "frechet_difference" not in rows[0]  # of another network
     assert not any(name.endswith("_sd") for name in lines[0])  # one seed
@@ -133,10 +137,10 @@ def test_two_jobs_give_the_same_table(whole, tmp_path):
 
 def test_only_some_models_and_then_the_others(whole, tmp_path):
     stored = run_study(GRID, tmp_path / "parts", only=["ten"], **QUIET)
-    assert [one["status"] for one in stored["entries"]] == ["pending", "done", "pending"]
+    assert [entry["status"] for entry in stored["entries"]] == ["pending", "done", "pending"]
     assert stored["claims"] == []
     stored = run_study(GRID, tmp_path / "parts", **QUIET)
-    assert [one["status"] for one in stored["entries"]] == ["done"] * 3
+    assert [entry["status"] for entry in stored["entries"]] == ["done"] * 3
     assert table(tmp_path / "parts") == table(whole)
 
 
@@ -148,9 +152,9 @@ def test_seeds_give_means_and_deviations(tmp_path):
         for seed in (0, 1)
     ]
     header, row = [line.split(",") for line in table(tmp_path / "study").decode().splitlines()]
-    found = dict(zip(header, row, strict=True))
-    assert float(found["kl_per_sample"]) == pytest.approx(sum(values) / 2)
-    assert float(found["kl_per_sample_sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    cells = dict(zip(header, row, strict=True))
+    assert float(cells["kl_per_sample"]) == pytest.approx(sum(values) / 2)
+    assert float(cells["kl_per_sample_sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert "(sd " in (tmp_path / "study" / "results.md").read_text()
 
 
@@ -158,8 +162,8 @@ def test_seeds_and_commands_of_before_stay_in_the_table(tmp_path):
     grid = study(Entry("two", replace(SPEC, epochs=1)), Entry("other", replace(SPEC, epochs=1, latent_dim=3)))
     run_study(grid, tmp_path / "study", seeds=2, only=["two"], command="first", **QUIET)
     stored = run_study(grid, tmp_path / "study", command="second", **QUIET)
-    assert [one["seeds"] for one in stored["entries"]] == [[0, 1], [0]]
-    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    assert [entry["seeds"] for entry in stored["entries"]] == [[0, 1], [0]]
+    assert [entry["status"] for entry in stored["entries"]] == ["done", "done"]
     assert run_study(grid, tmp_path / "study", command="first", **QUIET)["command"] == "first\nsecond"
 
 
@@ -170,7 +174,7 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path):
         Entry("elsewhere", replace(SPEC, dataset="cifar10"), optional=True),
     )
     stored = run_study(grid, tmp_path / "study", data_root=tmp_path, **QUIET)
-    assert [one["status"] for one in stored["entries"]] == ["failed", "done", "skipped"]
+    assert [entry["status"] for entry in stored["entries"]] == ["failed", "done", "skipped"]
     assert "FloatingPointError" in stored["entries"][0]["error"]
     assert "try a smaller lr" in stored["entries"][0]["error"]
     assert "CIFAR-10" in stored["entries"][2]["error"]
@@ -185,9 +189,9 @@ def test_beta_0_has_no_kl_and_still_a_row(tmp_path):
     long = replace(SPEC, beta=0.0, epochs=1)
     stored = run_study(study(Entry("beta0", long)), tmp_path / "study", **QUIET)
     assert stored["entries"][0]["status"] == "done"
-    found = json.loads((tmp_path / "study" / "runs" / "beta0" / "seed-0" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "study" / "runs" / "beta0" / "seed-0" / "metrics.json").read_text())
     header, row = [line.split(",") for line in table(tmp_path / "study").decode().splitlines()]
-    assert float(dict(zip(header, row, strict=True))["loss_nats"]) == pytest.approx(found["reconstruction_nats"])
+    assert float(dict(zip(header, row, strict=True))["loss_nats"]) == pytest.approx(metrics["reconstruction_nats"])
 
 
 def test_longer_training_goes_on(tmp_path):
@@ -285,10 +289,10 @@ def test_bad_input_is_named(tmp_path, arguments, message):
 def test_the_grids_are_whole():
 
     for name in definitions.NAMES:
-        one = definitions.named(name)
-        assert one.name == name
-        assert len({picture.file for picture in one.pictures}) == len(one.pictures)
-        for picture in one.pictures:
+        grid = definitions.named(name)
+        assert grid.name == name
+        assert len({picture.file for picture in grid.pictures}) == len(grid.pictures)
+        for picture in grid.pictures:
             assert callable(getattr(figures, picture.function))
             assert picture.title
             assert picture.caption
@@ -323,7 +327,7 @@ def test_ray_gives_the_same_table_and_goes_on_where_a_worker_is_lost(whole, tmp_
     monkeypatch.setattr(RayTasks, "wait", wait)
     stored = run_study(grid, folder, jobs=2, ray="local", **QUIET)
     assert killed
-    assert [one["status"] for one in stored["entries"]] == ["done", "done"]
+    assert [entry["status"] for entry in stored["entries"]] == ["done", "done"]
     run_study(grid, tmp_path / "local", jobs=2, **QUIET)
     assert table(folder) == table(tmp_path / "local")
 
@@ -346,12 +350,12 @@ def workers_of(pid):
                     parents.setdefault(int(file.read().rsplit(")", 1)[1].split()[1]), []).append(int(name))
             except OSError:
                 continue
-    found, left = [], [pid]
+    processes, left = [], [pid]
     while left:
         children = parents.get(left.pop(), [])
-        found += children
+        processes += children
         left += children
-    return found
+    return processes
 
 
 def test_ray_that_is_not_there_is_named(tmp_path, monkeypatch):
@@ -384,14 +388,14 @@ def test_nothing_is_written_beside_the_data(tmp_path):
     out = tmp_path / "study"
     stored = run_study(definitions.named(str(tmp_path / "mine.toml")), out, **QUIET)
     assert sorted((tmp_path / "data").rglob("*")) == before
-    files = [one["file"] for one in stored["figures"]]
+    files = [figure["file"] for figure in stored["figures"]]
     assert len(files) == len(set(files)) == 6
     assert files[0] == "figures/small-training-curves.png"
     assert files[3] == "figures/small-2-training-curves.png"
     assert all((out / file).resolve().is_relative_to(out) for file in files)
     assert str(tmp_path) not in json.dumps(stored["figures"])
-    again = run_study(definitions.named(str(tmp_path / "mine.toml")), out, **QUIET)
-    assert [one["status"] for one in again["entries"]] == ["done", "done"]
+    resumed = run_study(definitions.named(str(tmp_path / "mine.toml")), out, **QUIET)
+    assert [entry["status"] for entry in resumed["entries"]] == ["done", "done"]
     report(out)
 
 
@@ -429,10 +433,10 @@ def test_scores_that_the_data_do_not_allow_are_left_out(tmp_path, arrays, reason
 def test_a_picture_that_fails_takes_nothing_with_it(tmp_path):
     np.savez(tmp_path / "mine.npz", images=pixels(20))
     spec = replace(BRIEF, dataset=str(tmp_path / "mine.npz"))
-    shown = (Picture("one.png", "confidence_by_epoch", ("two",)), Picture("two.png", "samples", ("two",)))
+    pictures = (Picture("one.png", "confidence_by_epoch", ("two",)), Picture("two.png", "samples", ("two",)))
     with pytest.warns(UserWarning, match="figure one.png is left out: InputError: extractor: given 'classifier'"):
-        stored = run_study(study(Entry("two", spec), pictures=shown), tmp_path / "study", **QUIET)
-    assert [one["file"] for one in stored["figures"]] == ["figures/two.png"]
+        stored = run_study(study(Entry("two", spec), pictures=pictures), tmp_path / "study", **QUIET)
+    assert [figure["file"] for figure in stored["figures"]] == ["figures/two.png"]
 
 
 @pytest.mark.parametrize("file", ["../a.png", "/a.png", "a/b.png", "", "a", "a\\b.png", ".."])

@@ -24,10 +24,10 @@ def test_bernoulli_and_its_gradient_at_every_logit(logit):
     """d/dl log p(x) = x - sigmoid(l), at the kink of |l| too."""
     for x in (0.0, 0.3, 1.0):
         logits = torch.tensor(logit).reshape(1, 1, 1).requires_grad_()
-        found = likelihoods.Bernoulli()(logits).log_prob(torch.full((1, 1, 1), x))
+        log_prob = likelihoods.Bernoulli()(logits).log_prob(torch.full((1, 1, 1), x))
         exact = x * logit - max(logit, 0) - math.log1p(math.exp(-abs(logit)))
-        assert found.item() == pytest.approx(exact, rel=1e-6, abs=1e-7)
-        (gradient,) = torch.autograd.grad(found, logits)
+        assert log_prob.item() == pytest.approx(exact, rel=1e-6, abs=1e-7)
+        (gradient,) = torch.autograd.grad(log_prob, logits)
         assert gradient.item() == pytest.approx(x - 1 / (1 + math.exp(-logit)), rel=1e-6, abs=1e-7)
 
 
@@ -133,8 +133,8 @@ def test_continuous_bernoulli_has_finite_gradients_everywhere(dtype):
     p = likelihoods.ContinuousBernoulli()(logits.reshape(-1, 1, 1, 1)).base_dist
     for x in (0.0, 0.5, 1.0):
         value = torch.tensor(x, dtype=dtype)
-        for found in (p.log_prob(value), p.mean, p.variance, p.entropy(), p.cdf(value), p.icdf(value)):
-            (gradient,) = torch.autograd.grad(found.sum(), logits)
+        for output in (p.log_prob(value), p.mean, p.variance, p.entropy(), p.cdf(value), p.icdf(value)):
+            (gradient,) = torch.autograd.grad(output.sum(), logits)
             assert bool(gradient.isfinite().all())
     at_zero = logits.detach() == 0
     (gradient,) = torch.autograd.grad(p.log_prob(torch.tensor(0.75, dtype=dtype)).sum(), logits)
@@ -160,7 +160,7 @@ def test_both_sides_of_annealing_hold_the_truth_where_logits_are_steep():
     encoder = networks.mlp_encoder((1, 6, 7), 2, (4,))
     model = VAE(encoder, SteepLogits(), priors.StandardNormal(1), likelihood, posteriors.DiagonalNormal(1))
     n = 200
-    found = bidirectional_monte_carlo(model, n, temperatures=5, device="cpu")
+    sandwich = bidirectional_monte_carlo(model, n, temperatures=5, device="cpu")
     torch.manual_seed(0)
     z = torch.randn(500, 1, dtype=torch.float64)
     x = likelihood(SteepLogits()(z)).sample()
@@ -168,8 +168,8 @@ def test_both_sides_of_annealing_hold_the_truth_where_logits_are_steep():
     joint = likelihood(SteepLogits()(grid)).log_prob(x[:, None]) - grid.square() / 2 - math.log(2 * math.pi) / 2
     exact = joint.logsumexp(1) + (grid[1] - grid[0]).log()  # log p(x) by quadrature
     error = exact.std().item() * (1 / n + 1 / len(exact)) ** 0.5
-    assert found.gap > -3 * found.gap_se
-    assert found.lower - 3 * error < exact.mean().item() < found.upper + 3 * error
+    assert sandwich.gap > -3 * sandwich.gap_se
+    assert sandwich.lower - 3 * error < exact.mean().item() < sandwich.upper + 3 * error
 
 
 def test_gaussian_with_variance_one_half_is_the_summed_squared_error():

@@ -70,9 +70,9 @@ def test_contract(spec, tmp_path):
     expected = {f"{model.prefix}.{name}" for name in with_parameters}
     assert {name.split("$$$")[0] for name in pyro.get_param_store()} == expected
 
-    again = load(save(model, tmp_path / "model.safetensors"))
-    assert again.spec == spec
-    torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x), rtol=0, atol=0)
+    loaded = load(save(model, tmp_path / "model.safetensors"))
+    assert loaded.spec == spec
+    torch.testing.assert_close(loaded.reconstruct(x), model.reconstruct(x), rtol=0, atol=0)
     for part in dict(model.named_children()):
         assert part in repr(model)
 
@@ -223,7 +223,7 @@ def test_beta_zero_drops_the_kl_term():
 def test_same_capacity():
     """The autoencoder has the VAE's networks, but for the outputs that would be variances."""
     vae, autoencoder = (build(Spec(model=name, latent_dim=3)) for name in ("vae", "autoencoder"))
-    weights = [{name: value.shape for name, value in one.named_parameters()} for one in (vae, autoencoder)]
+    weights = [{name: value.shape for name, value in model.named_parameters()} for model in (vae, autoencoder)]
     differing = {name for name in weights[0] if weights[0][name] != weights[1].get(name)}
     assert differing == {"encoder.3.weight", "encoder.3.bias"}
 

@@ -72,8 +72,8 @@ def test_he_starts_at_zero_biases_by_the_seed_and_is_asked_for():
     networks.initialize_he(layers)
     assert not layers[2].bias.any()
     models = [build(Spec(network={"kind": "mlp", "initialization": "he"}, seed=seed)) for seed in (0, 0, 1)]
-    first, again, other = (torch.cat([one.flatten() for one in model.parameters()]) for model in models)
-    assert torch.equal(first, again)
+    first, same_seed, other = (torch.cat([parameter.flatten() for parameter in model.parameters()]) for model in models)
+    assert torch.equal(first, same_seed)
     assert not torch.equal(first, other)
     torch.manual_seed(0)
     alone = networks.mlp_encoder((1, 8, 8), 40)

@@ -28,8 +28,8 @@ def alone(spec, images, seed):
     return model, history
 
 
-def equal(one, other, rtol=1e-4, atol=1e-5):
-    (model, history), (reference, expected) = one, other
+def equal(run, other, rtol=1e-4, atol=1e-5):
+    (model, history), (reference, expected) = run, other
     torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=rtol, atol=atol)
     for name in ("epoch", "beta", "train_loss_nats", "train_reconstruction_nats", "train_kl_nats"):
         assert history.column(name) == pytest.approx(expected.column(name), rel=rtol, abs=atol)
@@ -152,9 +152,9 @@ def test_run_folders_and_resume(few, tmp_path):
         ({"spec": dataclasses.replace(spec, lr=0.1)}, "lr: given 0.1, expected 0.01"),
         ({"resume": False}, "out: given .*expected a new or empty folder"),
     ]:
-        given = {"spec": spec, "images": few, "seeds": SEEDS, "out": tmp_path / "runs", "resume": True} | options
+        arguments = {"spec": spec, "images": few, "seeds": SEEDS, "out": tmp_path / "runs", "resume": True} | options
         with pytest.raises(InputError, match=message):
-            fit_many(**given, **QUIET)
+            fit_many(**arguments, **QUIET)
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,14 @@ def work(folder: Path) -> int:
 
 def train_several(folder: Path) -> None:
     """All runs through `fit`; each process keeps what it had at the end."""
-    found = {}
+    results = {}
     for name, (spec, count, options) in RUNS.items():
         model = build(dataclasses.replace(spec, seed=peers().rank))  # only the first one's initial weights count
         history = fit(model, images(count), validation=images(3), **options, **QUIET)
-        found[name] = {"weights": model.state_dict(), "epochs": [dataclasses.asdict(one) for one in history.epochs]}
+        results[name] = {
+            "weights": model.state_dict(),
+            "epochs": [dataclasses.asdict(epoch) for epoch in history.epochs],
+        }
     checkpoint = folder / f"checkpoint-{peers().rank}"
     for name, epochs, resume, keep in (
         ("whole", 4, False, None),
@@ -95,9 +98,9 @@ def train_several(folder: Path) -> None:
     ):
         model = build(VAE)
         fit(model, images(120), **(RESUMED | {"epochs": epochs}), checkpoint=keep, resume=resume, **QUIET)
-        found[name] = {"weights": model.state_dict()}
-    found["drawn"] = drawn()
-    torch.save(found, folder / f"{peers().rank}.pt")
+        results[name] = {"weights": model.state_dict()}
+    results["drawn"] = drawn()
+    torch.save(results, folder / f"{peers().rank}.pt")
 
 
 def drawn() -> torch.Tensor:
@@ -168,17 +171,20 @@ def of_both(launched):
 @pytest.fixture(scope="module")
 def alone():
     """The same runs by one process."""
-    found = {}
+    results = {}
     for name, (spec, count, options) in RUNS.items():
         model = build(spec)
         history = fit(model, images(count), validation=images(3), **options, **QUIET)
-        found[name] = {"weights": model.state_dict(), "epochs": [dataclasses.asdict(one) for one in history.epochs]}
-    return found
+        results[name] = {
+            "weights": model.state_dict(),
+            "epochs": [dataclasses.asdict(epoch) for epoch in history.epochs],
+        }
+    return results
 
 
 @pytest.mark.parametrize("name", [*RUNS, "whole", "resumed"])
 def test_all_processes_hold_the_same_weights(of_both, name):
-    first, second = (found[name]["weights"] for found in of_both)
+    first, second = (of_process[name]["weights"] for of_process in of_both)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -201,7 +207,7 @@ def test_with_noise_the_losses_are_as_good(of_both, alone):
 
 
 def test_noise_is_of_ones_own_in_each_process_and_epoch(of_both):
-    images_drawn = torch.cat([found["drawn"] for found in of_both]).flatten(1)
+    images_drawn = torch.cat([of_process["drawn"] for of_process in of_both]).flatten(1)
     assert len(images_drawn) == 4
     assert len(images_drawn.unique(dim=0)) == 4
 
@@ -230,9 +236,9 @@ def test_a_run_of_one_process_goes_on_by_two(launched):
 
 
 def the_same_weights(run, other):
-    one, two = (load(folder).state_dict() for folder in (run, other))
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-5, atol=1e-6)
+    weights, weights_of_two = (load(folder).state_dict() for folder in (run, other))
+    for key in weights:
+        torch.testing.assert_close(weights_of_two[key], weights[key], rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_one_line_and_exit_code_2(launched):

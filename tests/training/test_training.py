@@ -216,10 +216,10 @@ def test_nan_stops_training_and_keeps_the_last_good_checkpoint(tiny, tmp_path, m
     with pyro.validation_enabled(validation), pytest.raises(FloatingPointError, match="at epoch 2, step 3; try"):
         fit(model, tiny, epochs=3, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
     monkeypatch.undo()
-    again = build(SPEC)
-    history = fit(again, tiny, epochs=1, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
+    resumed = build(SPEC)
+    history = fit(resumed, tiny, epochs=1, binarization="threshold", checkpoint=tmp_path, resume=True, **QUIET)
     assert len(history.epochs) == 1
-    assert same(weights(again), good)
+    assert same(weights(resumed), good)
 
 
 def test_a_weight_lost_in_the_last_step_is_not_checkpointed(tiny, tmp_path, monkeypatch):
@@ -351,10 +351,10 @@ def test_validation_is_the_mean_loss_of_the_held_out_images_at_the_same_beta(tin
 
 def test_an_elbo_of_pyros_may_be_given(tiny):
     """And is what is minimised: the same as by its name, with two particles."""
-    given = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    elbo = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     losses = [
-        fit(build(SPEC), tiny, epochs=2, objective=one, binarization="threshold", **options, **QUIET).epochs
-        for one, options in ((given, {}), ("elbo", {"particles": 2}), ("elbo", {}))
+        fit(build(SPEC), tiny, epochs=2, objective=objective, binarization="threshold", **options, **QUIET).epochs
+        for objective, options in ((elbo, {}), ("elbo", {"particles": 2}), ("elbo", {}))
     ]
     by_object, by_name, of_one = ([epoch.train_loss_nats for epoch in epochs] for epochs in losses)
     assert by_object == by_name != of_one
