@@ -18,7 +18,7 @@ def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float) ->
               \max\Big(\lambda, \frac1B \sum_{i=1}^B \mathrm{KL}\big(q(z_j|x_i) \,\|\, p(z_j)\big)\Big)
 
     Args:
-        model_trace, guide_trace: of Pyro's, with their log densities.
+        model_trace, guide_trace: traces of Pyro's, with log densities computed.
         free_bits: :math:`\lambda`, nats per latent dimension.
 
     Raises:

@@ -1,6 +1,6 @@
 """p(x|z): modules whose `forward(parameters)` returns a Pyro distribution over images of shape `(C, H, W)`.
 
-`parameters` is what a decoder puts out, `(..., P * C, H, W)` with P real numbers for each pixel and channel, which is
+`parameters` is the output of a decoder, `(..., P * C, H, W)` with P real numbers for each pixel and channel, which is
 `parameters_per_pixel`, mostly 1. `data_range` says what p(x|z) is a distribution of: `"binary"` pixels, pixels of `"256
 levels"`, or, as a density, the `"unit interval"`.
 """
@@ -78,7 +78,7 @@ class ContinuousBernoulli(nn.Module):
 
 
 class Gaussian(nn.Module):
-    r"""Independent normal pixels of one variance c, around a mean in [0, 1].
+    r"""Independent normal pixels with a common variance c, around a mean in [0, 1].
 
     .. math:: \log p(x|z) = -\frac{1}{2c} \lVert x - f(z) \rVert^2 - \frac{D}{2} \log(2 \pi c),
               \qquad f(z) = \mathrm{sigmoid}(\text{parameters})

@@ -1,7 +1,7 @@
-"""MLP and convolutional bodies: tensor -> parameters. They know no probability.
+"""MLP and convolutional networks: tensor -> parameters of a distribution, which is made elsewhere.
 
 Encoders map images `(N, C, H, W)` to `(N, num_outputs)`; decoders map codes `(N, latent_dim)` to `(N, C, H, W)`. All
-are plain `nn.Sequential`, so any other module with these shapes can stand in their place. A network is a pair of them.
+are plain `nn.Sequential`, so any module with these shapes can replace them. A network is an encoder and a decoder.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def conv_decoder(
     ]
     outputs = (image_shape[0], *channels[:-1])
     for level in reversed(range(len(channels))):
-        # A transposed convolution gives back 2 * size; one more where the halving had rounded down.
+        # A transposed convolution gives 2 * size; one more where the halving had rounded down.
         odd = (sizes[level][0] - 2 * sizes[level + 1][0], sizes[level][1] - 2 * sizes[level + 1][1])
         layers.append(
             nn.ConvTranspose2d(channels[level], outputs[level], kernel_size=4, stride=2, padding=1, output_padding=odd)
@@ -175,12 +175,12 @@ def conv_decoder(
 
 
 def initialize_he(body: nn.Sequential) -> None:
-    r"""Draws the weights of a body anew, so that signals keep their size from layer to layer.
+    r"""Draws new weights for a network, so that signals keep their size from layer to layer.
 
     .. math:: w \sim \mathcal N(0, g / n), \qquad b = 0
 
     with n the number of inputs that an output of the layer sums over, and g = 2 before an activation that lets about
-    half of the mean square through, such as a ReLU, else 1. PyTorch's own start has a variance of 1 / (3 n): each layer
+    half of the mean square through, such as a ReLU, else 1. PyTorch's default has a variance of 1 / (3 n): each layer
     with a ReLU divides the mean square of the signal by 6, so that the outputs of a deep decoder hardly depend on z at
     first, and a VAE takes its first epochs to leave the solution that ignores z.
 

@@ -1,4 +1,4 @@
-"""Which bound is trained, the parts of its last estimate, and how beta rises."""
+"""The objectives of training, the parts of an estimate, and the warm-up of beta."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def objective(name: AnyPart, particles: int = 1) -> ELBO:
 def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     """`name` as a Part, or what `auto` stands for with this model: see :class:`Auto`.
 
-    The posterior of the first image tells. Other programs than those of a `VAE`, and what can't be asked, are trained
-    with `elbo`, which is right for any.
+    It is decided by the posterior of the first image. Programs other than those of a `VAE`, and posteriors that can't
+    be evaluated so, are trained with `elbo`, which suits any.
 
     Raises:
         InputError: the model can't be trained with this objective.
@@ -170,11 +170,11 @@ def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     if not _has_programs_of_vae(model):
         return Part("elbo") if part.kind == Auto.kind else part
     try:
-        # With gradients, as it is told by them whether a support moves with the parameters.
+        # With gradients, which tell whether a support moves with the parameters.
         with preserved_rng([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
             q, p = model.encode(first_of(model, images)[:1]), model.prior()
             moves, takes_path, has_closed_kl = support_moves(q), takes_path_gradient(q), _has_closed_kl(q, p)
-    except Exception:  # a user's own parts, which may do anything; what is wrong with them, training itself says
+    except Exception:  # a user's own parts may raise anything; training then reports it
         return Part("elbo") if part.kind == Auto.kind else part
     if part.kind == Auto.kind:
         return Part("path-gradient" if takes_path else "mean-field" if has_closed_kl else "elbo")
@@ -189,10 +189,10 @@ def resolved(name: AnyPart, model: Any, images: Images) -> Part:
 
 
 def with_objective(spec: Spec, images: Images) -> Spec:
-    """`spec`, its objective `auto` replaced by what it stands for with the model of this spec, which is built for it.
+    """`spec`, its objective `auto` resolved for the model of this spec, which is built for it.
 
     Raises:
-        InputError: the model can't be built, or not be trained with this objective.
+        InputError: the model can't be built, or can't be trained with this objective.
 
     >>> from pyro_vae import Spec
     >>> with_objective(Spec(), Images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))).objective
@@ -245,7 +245,7 @@ class Terms:
     """The parts of an ELBO, summed over images and over all estimates since the last reset, at beta = 1.
 
     `watch(elbo)` returns a copy of an objective of Pyro's that adds log p(x|z), log q(z|x) and log p(z) to `sums` each
-    time it makes its traces: the parts come with the step, at no second pass through the networks, and stay on the
+    time it makes its traces: the parts come with the step, without a second pass through the networks, and stay on the
     device. A captured step adds to them as well, because it adds in place. Not every device has float64, so what the
     additions round off is summed in `lost`.
 
@@ -258,12 +258,12 @@ class Terms:
         self.sums, self.lost = (torch.zeros(3, dtype=dtype, device=device) for _ in range(2))
 
     def reset(self) -> None:
-        """Back to nothing."""
+        """Sets the sums to zero."""
         self.sums.zero_()
         self.lost.zero_()
 
     def watch(self, elbo: ELBO) -> ELBO:
-        """A copy of `elbo` that reports here."""
+        """A copy of `elbo` that adds its parts to these sums."""
         watched = copy.copy(elbo)
 
         def get_trace(*args: Any) -> Any:
@@ -275,7 +275,7 @@ class Terms:
         return watched
 
     def totals(self) -> Tensor:
-        """log p(x|z) and KL since the reset, float64 on the CPU, shape `(2,)`; here alone the device is waited for."""
+        """log p(x|z) and KL since the reset, float64 on the CPU, shape `(2,)`; waits for the device."""
         return exact_totals(self.sums, self.lost)
 
     @torch.no_grad()

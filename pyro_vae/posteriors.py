@@ -1,7 +1,7 @@
 """q(z|x): modules whose `forward(parameters)` returns a Pyro distribution over codes of shape `(latent_dim,)`.
 
-`parameters` is what an encoder puts out, `(..., num_parameters)`; each posterior says how many numbers an image it
-wants.
+`parameters` is the output of an encoder, `(..., num_parameters)`; each posterior has its own `num_parameters`, the
+numbers per image.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Uniform(nn.Module):
               (a, b) = \text{parameters}
 
     with :math:`\varepsilon = 2^{-14}`, so that the two ends of the shortest box differ in float32. Its KL to
-    :class:`pyro_vae.priors.Uniform` is :math:`-\sum_i \log h_i`: how much of the cube it leaves out.
+    :class:`pyro_vae.priors.Uniform` is :math:`-\sum_i \log h_i`: the log of how much smaller it is than the cube.
 
     Args:
         latent_dim: dimension d of z; `num_parameters` is 2 d.
@@ -110,7 +110,7 @@ class Uniform(nn.Module):
 
 
 class Planar(nn.Module):
-    r"""A diagonal normal carried through L planar layers whose weights are shared by all images.
+    r"""A diagonal normal transformed by L planar layers whose weights are shared by all images.
 
     .. math:: z_l = z_{l-1} + \hat u_l \tanh(w_l^\top z_{l-1} + b_l), \qquad
               \log q(z_L|x) = \log q_0(z_0|x) - \sum_l \log \lvert 1 + \hat u_l^\top \psi_l(z_{l-1}) \rvert
@@ -142,13 +142,13 @@ class Planar(nn.Module):
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
         """q(z_L|x), batch shape `(...)`, event shape `(d,)`."""
         # q(z_L|x) (eq. 9.3)
-        # A copy shares its layer's weights but has its own cache of codes, so that two distributions don't lose each
-        # other's.
+        # A copy shares its layer's weights but has its own cache of codes, so that two distributions don't evict
+        # each other's.
         return dist.TransformedDistribution(self.base(parameters), [copy.copy(layer) for layer in self.layers])
 
 
 class ConditionalPlanar(nn.Module):
-    r"""A diagonal normal carried through L planar layers whose weights the encoder puts out for each image.
+    r"""A diagonal normal transformed by L planar layers whose weights are outputs of the encoder for each image.
 
     The equations are those of :class:`Planar`, with :math:`u_l(x), w_l(x), b_l(x)`: the amortized flow that the paper
     describes.
@@ -196,7 +196,7 @@ def _split_planar(weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def location(q: dist.TorchDistribution) -> Tensor:
-    """One code for each image: the mean of q where it is known; for a flow, the base's mean carried through the layers.
+    """One code for each image: the mean of q where it is known; for a flow, the base's mean through the layers.
 
     The latter is not the mean of the flow, which has no closed form, but a deterministic point in its bulk.
     """

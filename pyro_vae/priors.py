@@ -40,7 +40,7 @@ class StandardNormal(nn.Module):
 
 
 class Laplace(nn.Module):
-    r"""Independent Laplace codes: heavier tails than the normal's, and the mass nearer to the axes.
+    r"""Independent Laplace codes: heavier tails than the normal's, and more mass near the axes.
 
     .. math:: p(z) = \prod_i \tfrac12 e^{-|z_i|}
 
@@ -67,7 +67,7 @@ class Laplace(nn.Module):
 
 
 class ClosedUniform(dist.Uniform):
-    """A uniform with both ends in it. torch's leaves out the upper one, which rounding can put a draw on."""
+    """A uniform distribution on the closed interval: torch's excludes the upper end, to which a draw can round."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -81,7 +81,7 @@ class Uniform(nn.Module):
 
     .. math:: p(z) = \prod_i \tfrac12 [\lvert z_i \rvert \le 1]
 
-    A posterior must keep within the cube (:class:`pyro_vae.posteriors.Uniform` does): of any other the KL is infinite.
+    A posterior must stay within the cube, as :class:`pyro_vae.posteriors.Uniform` does; else its KL is infinite.
 
     Args:
         latent_dim: dimension of z.

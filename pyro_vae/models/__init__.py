@@ -1,4 +1,4 @@
-"""Graphical models, one a file, and `build`, which composes one from a `Spec`."""
+"""Graphical models, a file each, and `build`, which makes one from a `Spec`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1,
 
 
 def build(spec: Spec) -> Model:
-    """The untrained model of a `Spec`, its weights drawn from `spec.seed`; the global generators stay as they were.
+    """The untrained model of a `Spec`, with weights drawn from `spec.seed`; the global generators are not changed.
 
     Parts of a user's own are imported. The spec is kept as `model.spec`, so that :func:`pyro_vae.save` can store it
     beside the weights.
@@ -49,7 +49,7 @@ def build(spec: Spec) -> Model:
 
 
 def require_prior(model: Model) -> VAE:
-    """`model`, where it has a prior; an autoencoder has none, so no samples and no evidence."""
+    """Checks that `model` has a prior; an autoencoder has none, so neither samples nor evidence."""
     if isinstance(model, Autoencoder):
         raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
     check_model(model, "encode", "decode", "prior")
@@ -57,7 +57,7 @@ def require_prior(model: Model) -> VAE:
 
 
 def _compose(spec: Spec, shape: tuple[int, ...]) -> Any:
-    """The model of a spec, of those parts that its class asks for."""
+    """The model of a spec, made of the parts that its class takes."""
     asked = parts.arguments("model", spec.model)
     sizes: dict[str, Any] = {"image_shape": shape, "latent_dim": spec.latent_dim}
     made: dict[str, Any] = {}
@@ -78,13 +78,13 @@ def _compose(spec: Spec, shape: tuple[int, ...]) -> Any:
 
 
 def _check_supports(spec: Spec, p: dist.TorchDistribution, q: dist.TorchDistribution) -> None:
-    """p(z) has a density wherever q(z|x) has; else the KL is infinite."""
+    """Checks that the support of p(z) contains that of q(z|x); else the KL is infinite."""
     if _reaches_far(q) and not _reaches_far(p):
         expected = f"one within the support of the prior {spec.prior}: the KL of any other to it is infinite"
         raise checks.fail("posterior", str(spec.posterior), expected)
 
 
 def _reaches_far(q: dist.TorchDistribution) -> bool:
-    """Whether codes far from 0, to either side, are in the support, as where it is unbounded."""
+    """Whether codes far from 0, on either side, are in the support, as if it is unbounded."""
     support, far = q.support, torch.full(q.event_shape, 1e4)
     return support is None or all(bool(support.check(z).all()) for z in (far, -far))

@@ -1,4 +1,4 @@
-"""The deterministic autoencoder, as the Pyro model that it is: no latent variable."""
+"""The deterministic autoencoder, as a Pyro model without latent variables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Autoencoder(PyroPair):
         self.likelihood = likelihood
 
     def model(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
-        """log p(x|f(x)); `beta` weights nothing here, and is taken so that all models are called alike."""
+        """log p(x|f(x)); `beta` has no effect, and is there so that all models are called alike."""
         self.register("encoder", "decoder", "likelihood")
         with pyro.plate("data", x.shape[0]):
             pyro.sample("x", self.decode(self.encoder(check_images(x))), obs=x)

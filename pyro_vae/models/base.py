@@ -1,4 +1,4 @@
-"""What every model over images shares."""
+"""Functions and checks that all models over images share."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class PyroPair(nn.Module):
-    """A module with a `model` and a `guide`, whose parameters have names of their own in Pyro's param store.
+    """A module with a `model` and a `guide`, whose parameters have unique names in Pyro's param store.
 
     `pyro.module("encoder", ...)` of two modules would be one entry: the second gets the weights of the first. So each
-    instance, and each copy, registers its parts under a `prefix` that no other has, such as `vae_1c25a7f0.encoder`.
+    instance, and each copy, registers its parts under a unique `prefix`, such as `vae_1c25a7f0.encoder`.
     """
 
     prefix: str  #: of its parameters in the param store; set it where another program must find them there
@@ -51,12 +51,12 @@ class PyroPair(nn.Module):
 
 
 def _unique_prefix(module: nn.Module) -> str:
-    # By the system's entropy: a counter would be state that programs reach, and that each new model changes.
+    # From the system's entropy: a counter would be global state that each new model changes.
     return f"{type(module).__name__.lower()}_{os.urandom(4).hex()}"
 
 
 def batch_size_of(x: Tensor | None, size: int | None) -> int:
-    """How many images a program is of: those of `x`, or the `size` that are to be drawn."""
+    """The number of images of a program: those of `x`, or the `size` to draw."""
     if x is None:
         return checks.positive_integer("size", size)
     if size is not None and size != len(x):
@@ -65,7 +65,7 @@ def batch_size_of(x: Tensor | None, size: int | None) -> int:
 
 
 def check_images(x: Tensor) -> Tensor:
-    """`x`, where it is a batch of float images `(N, C, H, W)`."""
+    """Checks that `x` is a batch of float images `(N, C, H, W)`."""
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
         description = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else x
         raise checks.fail("x", description, "floats in [0, 1] of shape (N, C, H, W)")
@@ -73,7 +73,7 @@ def check_images(x: Tensor) -> Tensor:
 
 
 def check_model(model: object, *methods: str) -> None:
-    """`model` is a module with these methods."""
+    """Checks that `model` is a module with these methods."""
     if not isinstance(model, nn.Module) or any(not callable(getattr(model, name, None)) for name in methods):
         names = ", ".join(f"`{name}`" for name in methods)
         raise checks.fail(
@@ -82,7 +82,7 @@ def check_model(model: object, *methods: str) -> None:
 
 
 def check_set(argument: str, images: object) -> None:
-    """`images` are such."""
+    """Checks that `images` are `Images`."""
     if isinstance(images, tuple):
         raise checks.fail(argument, images, "Images, such as the `train` or the `test` of these splits")
     if not isinstance(images, Images):
@@ -90,7 +90,7 @@ def check_set(argument: str, images: object) -> None:
 
 
 def decode(decoder: nn.Module, likelihood: nn.Module, z: Tensor) -> dist.TorchDistribution:
-    """p(x|z) for codes with any number of leading dimensions; they are folded into the one that convolutions take."""
+    """p(x|z) for codes with any number of leading dimensions, flattened to the one that convolutions take."""
     parameters = decoder(z.reshape(-1, z.shape[-1]))
     return likelihood(parameters.reshape(*z.shape[:-1], *parameters.shape[1:]))
 
@@ -109,12 +109,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def first_of(model: nn.Module, images: Images) -> Tensor:
-    """The first two images (the one, where there are no more), as the model takes them."""
+    """The first two images, or the only one, as the model takes them."""
     return images.take(slice(0, 2)).as_float().to(device_of(model), dtype_of(model))
 
 
 def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
-    """What the model's programs take of each image beside its pixels: labels and covariates, by argument.
+    """The inputs of the model's programs for each image, besides pixels: labels and covariates, by argument.
 
     These are the parameters that `model.model` names beside `x`, `beta` and `size`, and that the images have: `labels`,
     or one of :attr:`~pyro_vae.Images.covariates`. Floats come in the type of the model's weights, and all where the
@@ -143,12 +143,12 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
 
 
 def required_arguments(model: nn.Module) -> list[str]:
-    """What `model.model` cannot do without, beside `x`, `beta` and `size`."""
+    """The required arguments of `model.model`, besides `x`, `beta` and `size`."""
     return [parameter.name for parameter in _own_parameters(model) if parameter.default is parameter.empty]
 
 
 def _own_parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """Those of `model.model` beside `x`, `beta` and `size`."""
+    """The parameters of `model.model` besides `x`, `beta` and `size`."""
     program = getattr(model, "model", None)
     parameters = inspect.signature(program).parameters.values() if callable(program) else ()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -174,14 +174,14 @@ def conditioned_batches(
 
 
 def check_unconditional(model: nn.Module, function: str) -> None:
-    """`model` needs nothing beside the pixels, as a function that simulates its images must have it."""
+    """Checks that `model` needs only pixels, for functions that simulate images from it."""
     if names := required_arguments(model):
         expected = f"one without, as {function} draws images and has nothing to condition them on"
         raise checks.fail("model", f"{type(model).__name__}, whose model takes {', '.join(names)}", expected)
 
 
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
-    """Moves a model to `device`, which may be "auto", and says which one that is."""
+    """Moves a model to `device`, which may be "auto"; returns the device."""
     target = choose_device(device)
     if target.type == "mps" and dtype_of(model) is torch.float64:
         raise checks.fail("model", "float64 weights", f"float32 on {target}, which has no float64")
@@ -191,7 +191,7 @@ def move(model: nn.Module, device: str | torch.device) -> torch.device:
 
 @contextmanager
 def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
-    """In evaluation mode, and without gradients unless wanted, inside; each part in its own mode again outside."""
+    """Inside, the model is in evaluation mode, without gradients unless wanted; outside, each module is as it was."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -204,7 +204,7 @@ def evaluating(model: nn.Module, gradients: bool = False) -> Iterator[None]:
 
 @contextmanager
 def evaluating_on(model: nn.Module, device: str | torch.device, gradients: bool = False) -> Iterator[torch.device]:
-    """As :func:`evaluating`, on `device`, which may be "auto"; outside, the model is where it was.
+    """As :func:`evaluating`, on `device`, which may be "auto"; outside, the model is on its device again.
 
     Yields:
         The device.
@@ -220,7 +220,7 @@ def evaluating_on(model: nn.Module, device: str | torch.device, gradients: bool 
 
 
 def check_fits(model: Model, images: Images) -> None:
-    """Tries the model on one image, so that a wrong size or number of channels is an error before any work is done."""
+    """Runs the model on one image, so that a wrong size or number of channels is an error before any work is done."""
     device = device_of(model)
     (x, densities), *_ = conditioned_batches(model, images.take(slice(0, 1)), 1, device)
     try:
@@ -237,19 +237,19 @@ def check_fits(model: Model, images: Images) -> None:
 
 
 def check_finite_weights(model: nn.Module) -> None:
-    """No weight of the model is NaN or infinite."""
+    """Checks that no weight of the model is NaN or infinite."""
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise checks.fail("model", f"weights that are not finite, in {name}", "finite weights")
 
 
 def data_range_of(model: nn.Module) -> str | None:
-    """What data the model's likelihood says that it is of; None where it has none, or does not say."""
+    """The `data_range` of the model's likelihood; None if it has none."""
     return getattr(getattr(model, "likelihood", None), "data_range", None)
 
 
 def check_dequantize(model: nn.Module, dequantize: object, binarization: str) -> bool:
-    """`dequantize`, which is for grey pixels under a density of the unit interval alone."""
+    """Checks `dequantize`, which is only for grey pixels under a density on the unit interval."""
     if not checks.boolean("dequantize", dequantize):
         return False
     if binarization != "none":
@@ -261,7 +261,7 @@ def check_dequantize(model: nn.Module, dequantize: object, binarization: str) ->
 
 
 def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool, stacklevel: int = 3) -> None:
-    """Says so where a continuous Bernoulli meets pixels that are exactly 0 or 1, where its density has no bound."""
+    """Warns if a continuous Bernoulli is used on pixels that are exactly 0 or 1, where its density has no bound."""
     if not isinstance(getattr(model, "likelihood", None), ContinuousBernoulli) or dequantize:
         return
     if bool(((images.pixels == 0) | (images.pixels == 255)).any()):
@@ -273,7 +273,7 @@ def warn_if_unbounded(model: nn.Module, images: Images, dequantize: bool, stackl
 
 
 def warn_if_not_binary(model: nn.Module, images: Images | Tensor, binarization: str, stacklevel: int = 3) -> None:
-    """Says so where a Bernoulli meets grey pixels; dynamic binarization makes them binary in each batch."""
+    """Warns if a Bernoulli is used on grey pixels; dynamic binarization makes them binary in each batch."""
     pixels = images if isinstance(images, Tensor) else images.pixels
     if data_range_of(model) == "binary" and binarization != "dynamic" and not is_binary(pixels):
         warnings.warn(

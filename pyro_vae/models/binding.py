@@ -1,4 +1,4 @@
-"""A spec binds: what a function is not told, it takes from the spec of its model."""
+"""Arguments that a function is not passed are taken from the spec of its model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def bound(model: nn.Module, caller: str, *, stacklevel: int = 3, **arguments: An
     """`arguments`, where each None is replaced by what the model's spec says.
 
     A model without a spec, one composed by hand, has the defaults of :class:`~pyro_vae.Spec`. An argument that is not
-    None holds. Where it contradicts the spec, a warning tells so: the spec has another value, not merely its default,
-    in a field that makes a difference to the result (`epochs`, `compile` and `precision` may differ).
+    None holds. If it contradicts the spec, a warning says so: the spec has another value, not merely its default, in a
+    field that changes the result (`epochs`, `compile` and `precision` may differ).
 
     Args:
-        model: whose `spec`, if any, is asked.
+        model: whose `spec`, if any, is used.
         caller: the function that the warning names.
         stacklevel: of the warning; 3 is where `caller` is called.
         arguments: fields of `Spec` by name.

@@ -48,7 +48,7 @@ class Densities:
         return p.sample((draws,) if p.batch_shape else (draws, n))
 
     def rows(self, index: slice) -> Densities:
-        """Those of some of the images of the batch."""
+        """The densities for some of the images of the batch."""
         return Densities(self.model, {name: values[index] for name, values in self.arguments.items()})
 
     def _call(self, method: Any, *positional: Tensor) -> Any:
@@ -58,6 +58,6 @@ class Densities:
 
 
 def named(method: Any, arguments: Mapping[str, Tensor]) -> list[str]:
-    """Those of `arguments` that a method names; a module is asked by its `forward`."""
+    """The `arguments` that a method takes; of a module, those that its `forward` takes."""
     parameters = inspect.signature(method.forward if isinstance(method, nn.Module) else method).parameters
     return [name for name in arguments if name in parameters]

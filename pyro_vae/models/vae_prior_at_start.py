@@ -11,7 +11,7 @@ from pyro_vae.models.vae import VAE, weighted
 
 
 class PriorAtStart(VAE):
-    r"""A VAE that is trained on what is no bound; build a :class:`VAE` unless you want to see what goes wrong.
+    r"""A VAE trained on an objective that is not a bound; build a :class:`VAE` unless you want to see what goes wrong.
 
     .. math:: \mathbb E_{q}[\log p(x|z_L)] - \beta \Big( \mathrm{KL}(q_0(z_0|x) \,\|\, p(z_0))
               - \mathbb E \sum_l \log \lvert \det J_l \rvert \Big)

@@ -22,7 +22,7 @@ from pyro_vae.spec import WEIGHTS, Spec
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Writes the weights of a model, and its `Spec` where :func:`pyro_vae.build` made it, as one safetensors file.
 
-    A tensor that stands in the model under several names, as that of an encoder that the prior uses too, is written
+    A tensor that the model has under several names, such as that of an encoder that the prior uses too, is written
     under the first; the file's metadata has the others, as `shared`.
 
     >>> import tempfile
@@ -102,14 +102,14 @@ def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: boo
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """What a model's state has of tensors; lazy ones, which have no size yet, are left out."""
+    """The tensors of a model's state; lazy ones, which have no size yet, are left out."""
     return [
         (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor) and not is_lazy(value)
     ]
 
 
 def _put(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Loads `state`; an error where a name, a shape, or one memory under several names does not fit."""
+    """Loads `state`; an error if a name, a shape, or memory shared by several names does not fit."""
     model.load_state_dict(state)
     for name, value in _tensors(model):  # which another may have overwritten
         if name in state and not torch.allclose(value, state[name].to(value), rtol=0, atol=0, equal_nan=True):
@@ -117,7 +117,7 @@ def _put(state: dict[str, Tensor], model: nn.Module) -> None:
 
 
 def _shared(state: dict[str, Tensor], text: str) -> dict[str, Tensor]:
-    """The tensors that a file has under other names; a ValueError where it does not say so rightly."""
+    """The shared tensors of a file by their other names; a ValueError if its metadata are wrong."""
     names = json.loads(text)
     if not isinstance(names, dict):
         raise ValueError("`shared` is no object of names")

@@ -144,7 +144,7 @@ class LearningRate:
     """The rates of an optimizer, moved by a schedule.
 
     A scheduler whose class or function has an argument `steps_per_epoch`, as ours and `OneCycleLR` have, moves with
-    each step; others, and so most of torch's, with each epoch. `epochs` is passed as well where it is asked for.
+    each step; others, such as most of torch's, with each epoch. `epochs` is passed if there is such an argument.
 
     Args:
         optimizer: whose rates move.
@@ -188,17 +188,17 @@ class LearningRate:
 
     @property
     def lr(self) -> float:
-        """Of the first group of parameters."""
+        """The learning rate of the first group of parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        """A step is done, at the rate that is `of_last_step` from now on."""
+        """Called after a step; its rate is now `of_last_step`."""
         self.of_last_step = self.lr
         if self._with_steps:
             self._move()
 
     def after_epoch(self, loss: float) -> None:
-        """An epoch is done; the loss, of the held-out images where there are some, is for `ReduceLROnPlateau`."""
+        """Called after an epoch; the loss, of the held-out images if any, is for `ReduceLROnPlateau`."""
         if not self._with_steps:
             self._move(loss)
 
@@ -209,10 +209,10 @@ class LearningRate:
             self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the scheduler."""
+        """The state of the scheduler."""
         return {} if self._scheduler is None else self._scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from such a state."""
+        """Continues from the state of a checkpoint."""
         if self._scheduler is not None and state:
             self._scheduler.load_state_dict(state)
