@@ -67,11 +67,11 @@ def reset(gallery_conf, name):
 def figures(block, block_vars, gallery_conf):
     """Saves the figures that a block has made: ours are plain `Figure`s, which pyplot does not know."""
     names = block_vars["example_globals"]
-    shown = names.setdefault("__shown__", [])
+    saved = names.setdefault("__saved__", [])
     paths = []
     for value in list(names.values()):
-        if isinstance(value, Figure) and not any(value is one for one in shown):
-            shown.append(value)
+        if isinstance(value, Figure) and not any(value is figure for figure in saved):
+            saved.append(value)
             path = next(block_vars["image_path_iterator"])
             value.savefig(path, dpi=110, bbox_inches="tight")
             paths.append(path)
