@@ -70,7 +70,7 @@ def decide(results=RESULTS):
     Where they were run before single images were stored, they are decided by seeds or by the standard errors of
     `metrics.json`, or not at all.
     """
-    from pyro_vae.experiments import tables
+    from pyro_vae.experiments import claims, tables
     from pyro_vae.experiments.study import named
     from pyro_vae.experiments.study_folder import StudyRun, scores_of
     from pyro_vae.spec import read_spec
@@ -91,7 +91,7 @@ def decide(results=RESULTS):
         scores = scores_of(runs)
         specs = {name: several[0].spec for name, several in runs.items()}
         differences = tables.differences(specs, stored["columns"], scores)
-        stored["claims"] = tables.verdicts(definition.claims, scores)
+        stored["claims"] = claims.verdicts(definition.claims, scores)
         stored["differences"] = [difference.to_dict() for difference in differences]
         path.write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         page = path.with_name("results.md")

@@ -35,7 +35,7 @@ from pyro_vae.evaluation.likelihood.annealing import (
 )
 from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension
 from pyro_vae.evaluation.likelihood.evidence import Evidence, evidence
-from pyro_vae.evaluation.likelihood.importance import (
+from pyro_vae.evaluation.likelihood.importance_weights import (
     ParetoSmoothed,
     effective_sample_size,
     log_mean_weight,

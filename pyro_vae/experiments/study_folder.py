@@ -17,7 +17,7 @@ from pyro_vae._utils.environment import environment
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import Metrics
 from pyro_vae.evaluation.samples import classifier
-from pyro_vae.experiments import tables
+from pyro_vae.experiments import claims, tables
 from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
 from pyro_vae.models import build
@@ -221,7 +221,7 @@ def write_results(state: StudyState) -> dict[str, Any]:
         ],
         "environment": environment(state.device),
         "seconds": {"training": seconds, "total": sum(seconds.values())},
-        "claims": tables.verdicts(study.claims, scores),
+        "claims": claims.verdicts(study.claims, scores),
         "differences": [difference.to_dict() for difference in differences],
     }
     files.write(out / "results.csv", tables.to_csv(columns, table))

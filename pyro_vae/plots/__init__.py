@@ -1,8 +1,9 @@
 """Arrays -> matplotlib `Figure`. Only `save_figure` writes a file; no function opens a window."""
 
+from pyro_vae._utils.figure_style import COLOURS, MARKERS
 from pyro_vae.plots.calibration import calibration_panels
 from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves
-from pyro_vae.plots.frame import COLOURS, MARKERS, save_figure
+from pyro_vae.plots.frame import save_figure
 from pyro_vae.plots.image_grids import (
     image_grid,
     image_panels,

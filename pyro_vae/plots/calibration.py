@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, new_panels, set_title
+from pyro_vae._utils.figure_style import COLOURS, default_style
+from pyro_vae.plots.frame import new_panels, set_title
 
 if TYPE_CHECKING:
     from pyro_vae.evaluation import Calibration

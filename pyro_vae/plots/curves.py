@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, add_legend, by_name, new_panels, set_title, shortened
+from pyro_vae._utils.figure_style import COLOURS, default_style
+from pyro_vae.plots.frame import add_legend, by_name, new_panels, set_title, shortened
 
 if TYPE_CHECKING:
     from pyro_vae.training.history import History

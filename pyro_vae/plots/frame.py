@@ -20,11 +20,6 @@ from PIL import Image
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.figure_style import default_style
 
-# Okabe and Ito's palette, safe for colour-blind readers (the yellow darkened to be seen on white), and three more.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000", "#999999", "#882255")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-
-
 LONGEST_NAME, LONGEST_IN_LEGEND = 45, 30  # characters of a name beside or above a picture
 LONGEST_LEGEND = 24  # entries
 

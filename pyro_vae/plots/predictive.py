@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, new_panels, set_title, shortened
+from pyro_vae._utils.figure_style import COLOURS, default_style
+from pyro_vae.plots.frame import new_panels, set_title, shortened
 
 if TYPE_CHECKING:
     from pyro_vae.evaluation import PredictiveCheck

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae._utils import checks
-from pyro_vae._utils.figure_style import default_style
-from pyro_vae.plots.frame import COLOURS, MARKERS, add_legend, new_figure, set_only_title
+from pyro_vae._utils.figure_style import COLOURS, MARKERS, default_style
+from pyro_vae.plots.frame import add_legend, new_figure, set_only_title
 
 if TYPE_CHECKING:
     from pyro_vae.evaluation import RateDistortion

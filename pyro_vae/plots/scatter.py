@@ -12,18 +12,8 @@ from torch import Tensor
 
 from pyro_vae import latent
 from pyro_vae._utils import checks
-from pyro_vae._utils.figure_style import default_style
-from pyro_vae.plots.frame import (
-    COLOURS,
-    MARKERS,
-    add_legend,
-    by_name,
-    new_figure,
-    new_panels,
-    set_only_title,
-    set_title,
-    shortened,
-)
+from pyro_vae._utils.figure_style import COLOURS, MARKERS, default_style
+from pyro_vae.plots.frame import add_legend, by_name, new_figure, new_panels, set_only_title, set_title, shortened
 
 SMALLEST_SPAN = 1.0  # of an axis; the standard deviation of the prior is 1
 SHAPES_FROM = 8.0  # marker area in points squared; smaller markers are all dots

@@ -138,15 +138,15 @@ def peers() -> Peers:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, if `device` is CUDA and there are several processes.
+    """The GPU of this process, if `device` is CUDA and there are several processes. It has its number, as tensors name their device.
 
     Raises:
         InputError: `device` is one GPU for all processes, or there are fewer GPUs than processes.
     """
-    if peers().size == 1 or device.type != "cuda":
-        return device
     import torch
 
+    if peers().size == 1 or device.type != "cuda":
+        return torch.empty(0, device=device).device
     index, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if device.index not in (None, index):
         raise checks.fail("device", str(device), "cpu, or cuda without a number: each process takes a GPU of its own")
@@ -204,12 +204,14 @@ def first_to_fail() -> bool:
         return True
 
 
-def refuse_batch_norm(model: nn.Module, here: Peers) -> None:
-    """Refuses BatchNorm, whose statistics would be those of a process's share of the batch, not of the batch."""
+def refuse_batch_statistics(model: nn.Module, elbo: Any, here: Peers) -> None:
+    """Refuses BatchNorm and free bits, whose means would be over a process's share of the batch, not over the batch."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     if here.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise checks.fail("model", "one with BatchNorm", "one without, where the batch is divided among processes")
+    if here.size > 1 and getattr(elbo, "free_bits", 0):
+        raise checks.fail("free_bits", elbo.free_bits, "0, where the batch is divided among processes")
 
 
 @functools.cache

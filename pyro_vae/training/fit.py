@@ -156,7 +156,7 @@ def fit(
     _check_callback(callback)
     checkpoint, snapshots = _files(checkpoint, snapshots, resume, here)
     target = distributed.own_device(choose_device(device))
-    distributed.refuse_batch_norm(model, here)
+    distributed.refuse_batch_statistics(model, settings.elbo(objective), here)
     train, held_out = _image_sets(model, images, validation, settings, here)
     move(model, target)
     model.train()

@@ -6,8 +6,9 @@ import torch
 from pyro_vae import Spec
 from pyro_vae.evaluation import Metrics, PerImage
 from pyro_vae.experiments import tables
+from pyro_vae.experiments.claims import verdict
 from pyro_vae.experiments.study import Claim
-from pyro_vae.experiments.tables import Scores, verdict
+from pyro_vae.experiments.tables import Scores
 
 FLOWS = Claim("4 flow layers reconstruct better than none", "mse_per_pixel", ("flow4", "vanilla"))
 

@@ -13,7 +13,11 @@ from torch.distributions import Transform, biject_to
 from pyro_vae._utils import checks
 from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import seeded_rng
-from pyro_vae.evaluation.likelihood.importance import effective_sample_size, log_mean_weight, log_mean_weight_mcse
+from pyro_vae.evaluation.likelihood.importance_weights import (
+    effective_sample_size,
+    log_mean_weight,
+    log_mean_weight_mcse,
+)
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import Model, require_prior
 from pyro_vae.models.base import check_images, check_unconditional, dtype_of, evaluating_on, warn_if_not_binary

@@ -22,7 +22,7 @@ from pyro_vae._utils.rng import seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.likelihood.annealing import Annealed, anneal_images
 from pyro_vae.evaluation.likelihood.bits_per_dimension import bits_per_dimension, why_not_a_probability
-from pyro_vae.evaluation.likelihood.importance import (
+from pyro_vae.evaluation.likelihood.importance_weights import (
     LEAST,
     ParetoSmoothed,
     effective_sample_size,

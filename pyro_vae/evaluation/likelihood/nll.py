@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.evaluation.likelihood.annealing import Annealed
-from pyro_vae.evaluation.likelihood.importance import ParetoSmoothed
+from pyro_vae.evaluation.likelihood.importance_weights import ParetoSmoothed
 
 
 @dataclass(frozen=True)
