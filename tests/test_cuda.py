@@ -11,11 +11,13 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae import Spec, build, evaluate, fit, fit_many, load, save
+from pyro_vae._utils.device import choose_device
 from pyro_vae.cli.app import main
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import in_domain_classifier
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.training.distributed import own_device
 
 SPEC = Spec(latent_dim=2, hidden=(32,), image_shape=(1, 8, 8))
 BACKENDS = ("capture", "inductor", "cudagraph")
@@ -188,6 +190,10 @@ def test_out_of_memory_is_one_clear_line_and_harms_nothing(few, device):
     with pytest.raises(torch.OutOfMemoryError, match=message):
         fit(model, few, epochs=1, binarization="threshold", device=device, progress=False)
     trained(SPEC, few, device, "capture")
+
+
+def test_a_device_has_the_name_that_its_tensors_have(device):
+    assert own_device(choose_device(device)) == torch.zeros(1, device=device).device
 
 
 def test_generators_are_as_before(few, device):

@@ -318,6 +318,9 @@ def test_batch_statistics_are_refused(second_of_two, tiny):
     model.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
     with pytest.raises(InputError, match="model: given 'one with BatchNorm'"):
         fit(model, tiny, epochs=1, **QUIET)
+    objective = {"kind": "mean-field", "free_bits": 0.5}
+    with pytest.raises(InputError, match="free_bits: given 0.5, expected 0, where the batch is divided"):
+        fit(build(VAE), tiny, epochs=1, objective=objective, **QUIET)
 
 
 if __name__ == "__main__":
