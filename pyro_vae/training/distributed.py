@@ -138,7 +138,7 @@ def peers() -> Peers:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, if `device` is CUDA and there are several processes. It has its number, as tensors name their device.
+    """`device` with its number, as tensors name it; of several processes on CUDA, each has a GPU of its own.
 
     Raises:
         InputError: `device` is one GPU for all processes, or there are fewer GPUs than processes.

@@ -198,7 +198,7 @@ def test_other_likelihoods_take_no_noise(tiny, likelihood):
         (lambda: Spec(dequantize=1), "dequantize: given 1"),
         (lambda: Spec(likelihood="gaussian", dequantize=True, binarization="static"), "binarization static"),
         (lambda: Spec.parse({"dequantize": "maybe"}), "dequantize: given 'maybe', expected one of true, false"),
-        (lambda: bounds(ignoring_z(0.0), levels(), dequantize=None), "dequantize: given None"),
+        (lambda: bounds(ignoring_z(0.0), levels(), dequantize="yes"), "dequantize: given 'yes'"),
         (lambda: bounds(ignoring_z(0.0), levels(), dequantize=True, binarization="dynamic"), "binarization 'dynamic'"),
     ],
 )
