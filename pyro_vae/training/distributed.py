@@ -210,7 +210,7 @@ def refuse_batch_statistics(model: nn.Module, elbo: Any, here: Peers) -> None:
 
     if here.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise checks.fail("model", "one with BatchNorm", "one without, where the batch is divided among processes")
-    if here.size > 1 and getattr(elbo, "free_bits", 0):
+    if here.size > 1 and getattr(elbo, "free_bits", None):
         raise checks.fail("free_bits", elbo.free_bits, "0, where the batch is divided among processes")
 
 
