@@ -77,7 +77,7 @@ class Part:
 
     @property
     def own(self) -> bool:
-        """Whether the kind is a user's own `module:Class`."""
+        """Whether the kind is a class of the user's own."""
         return isinstance(self.kind, str) and ":" in self.kind
 
     def plain(self) -> Any:

@@ -1,5 +1,5 @@
 """The command line, one file per command."""
 
-from pyro_vae.cli.app import app, main
+from pyro_vae.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

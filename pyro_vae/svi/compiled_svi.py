@@ -203,7 +203,7 @@ class CompiledSVI:
 
         Python state and the state of the optimizer are checked only at every 100th step. Do not change them during the
         iteration, except for the learning rate and the content of tensors; under `bf16`, change parameters by ordinary
-        in-place operations and not through `.data`, because rounded copies of them are made by the preceding step.
+        in-place operations and not through ``.data``, because rounded copies of them are made by the preceding step.
         """
         trusted: Replay | None = None
         kinds: list[Any] = []
