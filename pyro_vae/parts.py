@@ -267,12 +267,28 @@ def to_texts(part: str, value: AnyPart) -> dict[str, str]:
 # --- what stands behind them -----------------------------------------------------------------------------------------
 
 
-def check_trusted(values: Mapping[str, Any], source: object) -> None:
-    """No part in `values`, the fields of a Spec that was read from `source`, is code from outside of the package."""
+def check_trusted(values: Mapping[str, Any], source: object, trust: bool | Mapping[str, Any] = False) -> None:
+    """Checks that no file chooses what is imported: all that is read from one passes here before it is resolved.
+
+    Args:
+        values: fields of a Spec that was read from a file.
+        source: the file or folder, for the message.
+        trust: whether they may name code of outside of the package; or the fields that the user named, whose code
+            alone they may name.
+
+    Raises:
+        InputError: they name other code.
+    """
+    if trust is True:
+        return
     for part in SHELVES:
-        if part in values and Part.of(values[part]).own:
-            expected = f"parts of pyro_vae alone: {source} names code to import; if you trust it, --trust (trust=True)"
-            raise checks.fail(part, Part.of(values[part]).kind, expected)
+        kind = Part.of(values.get(part, "")).kind
+        if Part(kind).own and not (trust and part in trust and Part.of(trust[part]).kind == kind):
+            expected = (
+                f"parts of pyro_vae alone: {source} names code to import; if you trust it, --trust (trust=True), or, "
+                "for a training, name it yourself"
+            )
+            raise checks.fail(part, kind, expected)
 
 
 def resolve(part: str, value: AnyPart) -> Any:

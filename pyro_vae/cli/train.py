@@ -11,7 +11,7 @@ from pyro_vae._utils.checks import fail
 from pyro_vae.cli.evaluate import show_metrics, try_each
 from pyro_vae.cli.options import DataRoot, Device, Quiet, Trust, path, spec_options
 from pyro_vae.parts import check_trusted
-from pyro_vae.spec import Spec, check_dataset, check_still_there, read_spec
+from pyro_vae.spec import PARTS, Spec, check_dataset, check_still_there, read_spec
 from pyro_vae.training import distributed
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def train(
         from pyro_vae.experiments.figures.of_run import save_run_figures
         from pyro_vae.experiments.run import add_metrics, run
 
-        model, history, images = run(spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet)
+        model, history, images = run(
+            spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet, trust=trust
+        )
     if here.rank > 0:
         return  # the first process does the rest
     results: list[Metrics] = []
@@ -85,6 +87,6 @@ def _resumed_spec(out: Path, texts: dict[str, str], trust: bool) -> Spec:
         raise fail("--out", str(out), "a run folder to resume, with a spec.json")
     if "dataset" not in texts:
         check_still_there(stored)
-    if not trust:  # what the user names is the user's own word
-        check_trusted({name: value for name, value in stored.to_dict().items() if name not in texts}, out)
-    return Spec.from_dict(stored.to_dict() | Spec.parse(texts, stored))
+    spec = Spec.from_dict(stored.to_dict() | Spec.parse(texts, stored))
+    check_trusted(spec.to_dict(), out, trust or {name: texts[name] for name in PARTS if name in texts})
+    return spec

@@ -41,10 +41,12 @@ def run(
     resume: bool = False,
     snapshots: Sequence[int] = (),
     progress: bool = True,
+    trust: bool = False,
 ) -> tuple[Model, History, Splits]:
     """Trains the model of a `Spec` into a run folder.
 
-    An objective `auto` is resolved, to that of an earlier run in the folder if there is one, and recorded so. The
+    An objective `auto` is resolved, to that of an earlier run in the folder if there is one, and recorded so; user code
+    that only the folder names is imported only if `trust` is true. The
     folder gets `spec.json` and `environment.json` at the start, a `checkpoint/` after each epoch, and `history.csv`
     and `weights.safetensors` at the end; a run that is refused leaves it as it was. An existing run of the same spec is
     resumed with `resume`, which may also raise the number of epochs, or give another path of the same images. The
@@ -57,7 +59,7 @@ def run(
     """
     folder = checks.path("out", folder)
     images = load_data(spec.dataset, data_root, progress=progress)
-    spec = with_objective(_with_shape(spec, images), folder, images.train)
+    spec = with_objective(_with_shape(spec, images), folder, images.train, trust=trust)
     with joined(device) as here:
         if here.rank == 0:
             _check_folder(folder, spec, resume)
@@ -95,14 +97,17 @@ def _begin(folder: Path, spec: Spec, surroundings: dict[str, Any]) -> None:
     files.write_json(folder / "environment.json", surroundings)
 
 
-def with_objective(spec: Spec, folder: str | os.PathLike[str], train: Images) -> Spec:
+def with_objective(spec: Spec, folder: str | os.PathLike[str], train: Images, *, trust: bool = False) -> Spec:
     """`spec`, its objective `auto` replaced by that of the run in the folder, or else by the one that fits the model.
 
     Raises:
-        InputError: the parts of `spec` do not go together.
+        InputError: the parts of `spec` do not go together, or the objective in the folder is code that is not trusted.
     """
     stored = read_spec(folder) if spec.objective == "auto" else None
-    return objectives.with_objective(spec if stored is None else replace(spec, objective=stored.objective), train)
+    if stored is not None:
+        check_trusted({"objective": stored.objective}, folder, trust)
+        spec = replace(spec, objective=stored.objective)
+    return objectives.with_objective(spec, train)
 
 
 def snapshot_file(folder: str | os.PathLike[str], epoch: int) -> Path:
@@ -122,7 +127,7 @@ def open_run(
     dataset: str | None = None,
     *,
     progress: bool = True,
-    trust: bool = False,
+    trust: bool | Spec = False,
 ) -> tuple[Model, Spec, Splits]:
     """The trained model of a run folder, its spec, and its data set.
 
@@ -131,14 +136,14 @@ def open_run(
         data_root: folder of the named data sets.
         dataset: path of the same images, if they were moved.
         progress: a bar or lines while image files are decoded.
-        trust: whether to import user code that the spec names, `module:Class` in the place of a kind.
+        trust: whether to import user code that the spec names, `module:Class` in the place of a kind; or a `Spec`,
+            whose code alone is imported.
 
     Raises:
         InputError: the run is not finished, or the images are not those that it was trained on.
     """
     spec = _finished(folder)
-    if not trust:
-        check_trusted(spec.to_dict(), folder)
+    check_trusted(spec.to_dict(), folder, trust.to_dict() if isinstance(trust, Spec) else trust)
     if dataset is None:
         check_still_there(spec)
     images = load_data(spec.dataset if dataset is None else dataset, data_root, progress=progress)

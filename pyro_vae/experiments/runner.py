@@ -107,7 +107,8 @@ def run_study(
             options["modules"] = study.folder
             tasks = _tasks(waiting, study.snapshots, images, options, progress)
             _work(state, workers, tasks, chosen_runs, progress)
-        draw_figures(study.pictures, out / "figures", runs, images)
+        with importable(study.folder):
+            draw_figures(study.pictures, out / "figures", runs, images)
         return write_results(state)
 
 
@@ -131,7 +132,7 @@ def train_and_evaluate(
         warnings.filterwarnings("ignore", re.escape(f"{run.spec.dataset}: "))  # said when the study loaded it
         warnings.filterwarnings("ignore", "nothing is kept in the cache")  # said when the classifier was trained
         if run.trained:  # perhaps without a checkpoint, which evaluation does not need
-            model, _, images = run_folder.open_run(run.folder, data_root, progress=False, trust=True)
+            model, _, images = run_folder.open_run(run.folder, data_root, progress=False, trust=run.spec)
         else:
             model, _, images = run_folder.run(
                 run.spec,

@@ -53,14 +53,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return files.write(checks.path("path", path), to_safetensors(state, metadata))
 
 
-def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: bool = False) -> Model:
+def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: bool | Spec = False) -> Model:
     """Reads what :func:`save` wrote, from the file or from a run folder; nothing in it is executed.
 
     Args:
         path: the file, or a folder that holds `weights.safetensors`.
         model: a model of the same parts, into which the weights go; needed where the file has no `Spec` because the
             model was composed by hand.
-        trust: whether the `Spec` in the file may name code to import, `module:Class` in the place of a kind.
+        trust: whether the `Spec` in the file may name code to import, `module:Class` in the place of a kind;
+            or a `Spec`, whose code alone it may name.
 
     Raises:
         InputError: a missing or damaged file, code that is not trusted, or weights that do not fit the model, which is
@@ -83,8 +84,7 @@ def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: boo
         if "spec" not in metadata:
             raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
         spec = Spec.from_json(metadata["spec"])
-        if not trust:
-            check_trusted(spec.to_dict(), path)
+        check_trusted(spec.to_dict(), path, trust.to_dict() if isinstance(trust, Spec) else trust)
         model = build(spec)
     # load_state_dict copies what fits before it refuses the rest.
     before = {name: value.clone() for name, value in _tensors(model)}

@@ -25,6 +25,7 @@ from pyro_vae.models import Model, build
 from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at, with_objective
+from pyro_vae.parts import check_trusted
 from pyro_vae.spec import FIELDS_FREE_ON_RESUME, WEIGHTS, Spec
 from pyro_vae.training.backend import WORTH_COMPILING, backend_on
 from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint
@@ -92,7 +93,9 @@ def fit_many(
     folder = _folder(out, resume)
     stored = read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
     if stored is not None and spec.objective == "auto":
-        specs = [dataclasses.replace(member, objective=stored["settings"]["objective"]) for member in specs]
+        objective = {"objective": stored["settings"]["objective"]}
+        check_trusted(objective, folder)
+        specs = [dataclasses.replace(member, **objective) for member in specs]
     specs = [with_objective(member, images) for member in specs]
     spec = specs[0]
     model = build(spec)

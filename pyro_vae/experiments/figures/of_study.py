@@ -40,7 +40,7 @@ def _figure(picture: Picture, runs: Sequence[StudyRun], splits: Splits | None) -
     from pyro_vae.experiments import figures
 
     function = getattr(figures, picture.function)
-    fitted = {run.model: figures.open_run(run.folder, trust=True) for run in runs}
+    fitted = {run.model: figures.open_run(run.folder, trust=run.spec) for run in runs}
     options = _options(picture, function, splits, min((run.spec.epochs for run in runs), default=0))
     return function(fitted, splits and splits.test, **options)
 

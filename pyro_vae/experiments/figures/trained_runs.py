@@ -64,10 +64,12 @@ class Fitted:
 Runs = Mapping[str, Fitted]
 
 
-def open_run(folder: str | os.PathLike[str], device: str | torch.device = "cpu", *, trust: bool = False) -> Fitted:
+def open_run(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu", *, trust: bool | Spec = False
+) -> Fitted:
     """The run in a folder: its weights, `history.csv`, and snapshots such as `snapshots/epoch-00005.safetensors`.
 
-    Code that its spec names is imported only if `trust` is True.
+    Code that its spec names is imported only if `trust` is True, or a `Spec` that names it too.
     """
     folder = checks.path("folder", folder)
     matches = {path: _SNAPSHOT.fullmatch(path.name) for path in (folder / "snapshots").glob("*")}
