@@ -16,8 +16,7 @@ from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
-from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.base import check_model
+from pyro_vae.models import Autoencoder, Model, check_evaluable
 from pyro_vae.models.densities import Densities
 from pyro_vae.posteriors import location
 
@@ -139,7 +138,7 @@ def bounds(
     >>> result.n, result.kl_is_exact
     (359, True)
     """
-    check_model(model, "encode", "decode", "reconstruct")
+    check_evaluable(model)
     samples = checks.positive_integer("samples", samples)
     seed = checks.seed("seed", seed)
     batch_size = checks.positive_integer("batch_size", batch_size)

@@ -27,8 +27,8 @@ from pyro_vae.evaluation.metrics import Metrics
 from pyro_vae.evaluation.samples.features import Extractor, extract
 from pyro_vae.evaluation.samples.scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples
-from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.base import check_model, check_set, data_range_of, dtype_of
+from pyro_vae.models import Autoencoder, Model, check_evaluable
+from pyro_vae.models.base import check_set, data_range_of, dtype_of, likelihood_of
 from pyro_vae.spec import GROUPS
 
 
@@ -92,7 +92,7 @@ def evaluate(
     >>> sorted(metrics.to_dict())[:4]
     ['active_units', 'active_units_se', 'elbo_nats', 'elbo_se']
     """
-    check_model(model, "encode", "decode", "reconstruct")
+    check_evaluable(model)
     check_set("images", images)
     if train is not None:
         check_set("train", train)
@@ -200,10 +200,9 @@ def _source(evaluation: Evaluation, images: Images, seed: int) -> dict[str, Any]
 
 def _comparable(evaluation: Evaluation) -> dict[str, Any]:
     """The settings that two models must share for their log-likelihoods to be comparable."""
-    return {
-        "likelihood": type(getattr(evaluation.model, "likelihood", None)).__name__,
-        "binarization": evaluation.binarization,
-    } | _noised(evaluation)
+    name = likelihood_of(evaluation.model)
+    likelihood = {} if name is None else {"likelihood": name}
+    return likelihood | {"binarization": evaluation.binarization} | _noised(evaluation)
 
 
 def _noised(evaluation: Evaluation) -> dict[str, Any]:

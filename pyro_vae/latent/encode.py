@@ -14,12 +14,14 @@ from pyro_vae.models.base import (
     check_model,
     check_set,
     check_unconditional,
+    condition_of,
     conditioned_batches,
     device_of,
     dtype_of,
     evaluating,
     evaluating_on,
 )
+from pyro_vae.models.densities import Densities, named
 from pyro_vae.posteriors import location
 
 
@@ -57,26 +59,65 @@ def posterior_means(
 
 
 def prior_samples(
-    model: Model, n: int, *, batch_size: int = 500, device: str | torch.device = "auto", seed: int = 0
+    model: Model,
+    n: int,
+    *,
+    labels: Tensor | None = None,
+    batch_size: int = 500,
+    device: str | torch.device = "auto",
+    seed: int = 0,
 ) -> Tensor:
     """n samples, as the means of p(x|z) for z from the prior, `(n, C, H, W)`.
+
+    Of a model that is conditional on labels, `labels` has that of each sample, `(n,)`.
 
     The codes are drawn 100 at a time, each block from a seed of its own: `batch_size`, of the decoder, changes the
     result by rounding only, and the first samples are the same whatever `n` is.
 
     Raises:
-        InputError: the model has no prior.
+        InputError: the model has no prior, or is conditional on something else than these labels.
     """
     n, batch_size = checks.positive_integer("n", n), checks.positive_integer("batch_size", batch_size)
     seed = checks.seed("seed", seed)
     vae = require_prior(model)
-    check_unconditional(vae, "prior_samples")
+    arguments = _arguments_of_samples(vae, n, labels)
     blocks = []
     with evaluating_on(model, device) as target:
-        for block in range(-(-n // NOISE_BLOCK)):
-            with seeded_rng(target, stream_seed(seed, f"samples {block}")):
-                blocks.append(vae.prior().sample((NOISE_BLOCK,)))
-        return torch.cat([vae.decode(z).mean.cpu() for z in torch.cat(blocks)[:n].split(batch_size)])
+        densities = Densities(vae, {name: values.to(target) for name, values in arguments.items()})
+        for start in range(0, n, NOISE_BLOCK):
+            with seeded_rng(target, stream_seed(seed, f"samples {start // NOISE_BLOCK}")):
+                p = densities.rows(slice(start, start + NOISE_BLOCK)).prior()
+                blocks.append(p.sample(() if p.batch_shape else (NOISE_BLOCK,)))
+        z = torch.cat(blocks)[:n]
+        batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
+        try:
+            return torch.cat([densities.rows(batch).decode(z[batch]).mean.cpu() for batch in batches])
+        except (IndexError, RuntimeError) as error:
+            if not arguments:
+                raise
+            raise checks.fail("labels", labels, f"labels that `decode` takes ({error})") from error
+
+
+def _arguments_of_samples(model: Model, n: int, labels: Tensor | None) -> dict[str, Tensor]:
+    """The labels of n samples, by name, checked; nothing for a model of pixels alone."""
+    needed = condition_of(model)
+    if labels is None:
+        if "labels" in needed:
+            raise checks.fail(
+                "labels", None, f"a label for each sample, on which {type(model).__name__} is conditional"
+            )
+        check_unconditional(model, "prior_samples")
+        return {}
+    values = checks.tensor("labels", labels)
+    if values.shape != (n,) or values.is_floating_point():
+        raise checks.fail("labels", labels, f"{n} whole numbers, a label for each sample")
+    if not any(named(method, {"labels": values}) for method in (model.prior, model.decode)):
+        raise checks.fail(
+            "labels", labels, f"None: neither `prior` nor `decode` of {type(model).__name__} takes labels"
+        )
+    if others := [name for name in needed if name != "labels"]:
+        raise checks.fail("model", f"{type(model).__name__}, which takes {', '.join(others)}", "one of labels alone")
+    return {"labels": values.long()}
 
 
 def decode_codes(model: Model, z: Tensor) -> Tensor:
@@ -93,6 +134,6 @@ def decode_codes(model: Model, z: Tensor) -> Tensor:
 
 
 def check_encodes(model: Model, images: Images, batch_size: int) -> None:
-    check_model(model, "encode", "decode", "reconstruct")
+    check_model(model, "encode", "decode")
     check_set("images", images)
     checks.positive_integer("batch_size", batch_size)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from torch import nn
 
 from pyro_vae import parts
 from pyro_vae._utils import checks
@@ -14,7 +15,7 @@ from pyro_vae.models.base import check_dequantize, check_model
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
-__all__ = ["VAE", "Autoencoder", "Model", "build", "require_prior"]
+__all__ = ["VAE", "Autoencoder", "Model", "build", "check_evaluable", "missing_methods", "require_prior"]
 
 Model = VAE | Autoencoder
 
@@ -54,6 +55,17 @@ def require_prior(model: Model) -> VAE:
         raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
     check_model(model, "encode", "decode", "prior")
     return model
+
+
+def missing_methods(model: nn.Module) -> list[str]:
+    """The methods that evaluation and figures need and that `model` lacks; an autoencoder needs no prior."""
+    needed = ("encode", "decode") if isinstance(model, Autoencoder) else ("encode", "decode", "prior")
+    return [name for name in needed if not callable(getattr(model, name, None))]
+
+
+def check_evaluable(model: object) -> None:
+    """Checks that `model` is a module with the methods that an evaluation needs."""
+    check_model(model, *(missing_methods(model) if isinstance(model, nn.Module) else ("encode", "decode", "prior")))
 
 
 def _compose(spec: Spec, shape: tuple[int, ...]) -> Any:

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae._utils import checks
 from pyro_vae.models.base import PyroPair, check_images, decode
 from pyro_vae.spec import Spec
 
@@ -40,8 +41,14 @@ class Autoencoder(PyroPair):
         self.decoder = decoder
         self.likelihood = likelihood
 
-    def model(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
-        """log p(x|f(x)); `beta` has no effect, and is there so that all models are called alike."""
+    def model(self, x: Tensor | None = None, beta: float | Tensor = 1.0, *, size: int | None = None) -> None:
+        """log p(x|f(x)); `beta` has no effect, and is there so that all models are called alike.
+
+        Raises:
+            InputError: no images, only a `size` to draw: there is no prior to draw codes from.
+        """
+        if x is None:
+            raise checks.fail("x", None, "images: an autoencoder has no prior, from which codes could be drawn")
         self.register("encoder", "decoder", "likelihood")
         with pyro.plate("data", x.shape[0]):
             pyro.sample("x", self.decode(self.encoder(check_images(x))), obs=x)

@@ -74,8 +74,9 @@ def check_images(x: Tensor) -> Tensor:
 
 def check_model(model: object, *methods: str) -> None:
     """Checks that `model` is a module with these methods."""
-    if not isinstance(model, nn.Module) or any(not callable(getattr(model, name, None)) for name in methods):
-        names = ", ".join(f"`{name}`" for name in methods)
+    missing = [name for name in methods if not callable(getattr(model, name, None))]
+    if not isinstance(model, nn.Module) or missing:
+        names = ", ".join(f"`{name}`" for name in missing or methods)
         raise checks.fail(
             "model", model, f"a VAE, an Autoencoder, or another module with {names}; build(spec) makes one"
         )
@@ -147,12 +148,28 @@ def required_arguments(model: nn.Module) -> list[str]:
     return [parameter.name for parameter in _own_parameters(model) if parameter.default is parameter.empty]
 
 
+def condition_of(model: nn.Module) -> list[str]:
+    """The labels and covariates without which the model draws no image: what `model`, `prior` or `decode` require."""
+    required = required_arguments(model)
+    for method, positional in (("prior", 0), ("decode", 1)):
+        if callable(function := getattr(model, method, None)):
+            parameters = _named_parameters(function)[positional:]
+            required += [each.name for each in parameters if each.default is each.empty]
+    return list(dict.fromkeys(required))
+
+
+def _named_parameters(function: Any) -> list[inspect.Parameter]:
+    """The parameters of a function, or of a module's `forward`, besides `*args` and `**kwargs`."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    return [each for each in signature.parameters.values() if each.kind not in variadic]
+
+
 def _own_parameters(model: nn.Module) -> list[inspect.Parameter]:
     """The parameters of `model.model` besides `x`, `beta` and `size`."""
     program = getattr(model, "model", None)
-    parameters = inspect.signature(program).parameters.values() if callable(program) else ()
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each for each in parameters if each.name not in ("x", "beta", "size") and each.kind not in variadic]
+    parameters = _named_parameters(program) if callable(program) else []
+    return [each for each in parameters if each.name not in ("x", "beta", "size")]
 
 
 def conditioned_batches(
@@ -175,9 +192,9 @@ def conditioned_batches(
 
 def check_unconditional(model: nn.Module, function: str) -> None:
     """Checks that `model` needs only pixels, for functions that simulate images from it."""
-    if names := required_arguments(model):
+    if names := condition_of(model):
         expected = f"one without, as {function} draws images and has nothing to condition them on"
-        raise checks.fail("model", f"{type(model).__name__}, whose model takes {', '.join(names)}", expected)
+        raise checks.fail("model", f"{type(model).__name__}, which takes {', '.join(names)}", expected)
 
 
 def move(model: nn.Module, device: str | torch.device) -> torch.device:
@@ -241,6 +258,12 @@ def check_finite_weights(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise checks.fail("model", f"weights that are not finite, in {name}", "finite weights")
+
+
+def likelihood_of(model: nn.Module) -> str | None:
+    """The class of the model's likelihood by name; None where p(x|z) has no such part."""
+    likelihood = getattr(model, "likelihood", None)
+    return None if likelihood is None else type(likelihood).__name__
 
 
 def data_range_of(model: nn.Module) -> str | None:

@@ -40,7 +40,10 @@ class Densities:
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the location of q(z|x), `(N, C, H, W)`."""
-        return self.decode(location(self.encode(x))).mean if self.arguments else self.model.reconstruct(x)
+        if self.arguments or not hasattr(self.model, "reconstruct"):
+            return self.decode(location(self.encode(x))).mean
+        reconstructed: Tensor = self.model.reconstruct(x)
+        return reconstructed
 
     def prior_sample(self, draws: int, n: int) -> Tensor:
         """z from the prior, `(draws, n, d)`, for a batch of n images."""

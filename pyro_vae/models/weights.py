@@ -25,6 +25,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     A tensor that the model has under several names, such as that of an encoder that the prior uses too, is written
     under the first; the file's metadata has the others, as `shared`.
 
+    Raises:
+        InputError: no model, a state that is not of tensors alone, or a file that can't be written.
+
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> path = save(build(Spec(latent_dim=2)), folder + "/vae.safetensors")
@@ -50,7 +53,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
             state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     if shared:
         metadata["shared"] = json.dumps(shared)
-    return files.write(checks.path("path", path), to_safetensors(state, metadata))
+    path = checks.path("path", path)
+    try:
+        return files.write(path, to_safetensors(state, metadata))
+    except OSError as error:
+        raise checks.fail("path", str(path), f"a file that can be written ({error.strerror or error})") from error
 
 
 def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: bool | Spec = False) -> Model:

@@ -160,7 +160,7 @@ def test_programs_that_take_what_is_not_there_are_refused(tiny):
         lambda: evaluation.simulation_based_calibration(covariate),
         lambda: latent.prior_samples(covariate, 3),
     ):
-        with pytest.raises(InputError, match="model: given 'WithCovariate, whose model takes more', expected one with"):
+        with pytest.raises(InputError, match="model: given 'WithCovariate, which takes more', expected one with"):
             simulate()
 
 

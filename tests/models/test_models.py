@@ -250,3 +250,15 @@ def test_bad_input_is_named(tiny, digits):
     ]:
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_an_autoencoder_has_nothing_to_draw_images_from():
+    model = build(Spec(model="autoencoder", latent_dim=2))
+    for call in (lambda: model.model(size=3), lambda: pyro.infer.Predictive(model.model, num_samples=2)(size=3)):
+        with pytest.raises(InputError, match="^x: given None, expected images: an autoencoder has no prior"):
+            call()
+
+
+def test_a_file_of_weights_that_cannot_be_written_is_named():
+    with pytest.raises(InputError, match="^path: given '/proc/nowhere/y', expected a file that can be written"):
+        save(build(Spec(latent_dim=2)), "/proc/nowhere/y")

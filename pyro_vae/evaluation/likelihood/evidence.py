@@ -43,7 +43,7 @@ from pyro_vae.evaluation.likelihood.nll import (
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.samples.features import fingerprint
 from pyro_vae.models import Model, require_prior
-from pyro_vae.models.base import data_range_of
+from pyro_vae.models.base import data_range_of, likelihood_of
 from pyro_vae.models.densities import Densities
 
 
@@ -72,7 +72,7 @@ class Evidence:
 
     n: int
     k: int
-    likelihood: str
+    likelihood: str | None
     binarization: str
     nll_nats: float
     nll_se: float | None
@@ -188,7 +188,7 @@ def evidence_of(
     return Evidence(
         n=whole.n,
         k=k,
-        likelihood=type(evaluation.model.likelihood).__name__,
+        likelihood=likelihood_of(evaluation.model),
         binarization=evaluation.binarization,
         nll_nats=whole.nll_nats,
         nll_se=whole.nll_se,

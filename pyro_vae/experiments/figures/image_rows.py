@@ -118,9 +118,10 @@ def likelihood_variances(runs: Runs, images: Images, *, n: int = 10, seed: int =
     x = images.as_float()
     rows, points = {"original": originals.as_float()}, []
     for name, model in models.items():
-        if not isinstance(model.likelihood, Gaussian):
+        likelihood = getattr(model, "likelihood", None)
+        if not isinstance(likelihood, Gaussian):
             raise checks.fail("runs", name, "models with a Gaussian likelihood")
-        c = model.likelihood.log_variance.exp().item()
+        c = likelihood.log_variance.exp().item()
         rows[f"{name}\n(c = {c:.3g})"] = reconstruct(model, originals)
         reconstructed = reconstruct(model, images)
         points.append((c, (reconstructed - x).square().mean().item(), sharpness(reconstructed) / sharpness(x)))

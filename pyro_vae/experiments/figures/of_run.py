@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import latent
+from pyro_vae._utils import checks
 from pyro_vae.data import Images
-from pyro_vae.models import Autoencoder, Model
-from pyro_vae.models.base import evaluating
+from pyro_vae.models import Autoencoder, Model, missing_methods
+from pyro_vae.models.base import condition_of, conditioned_batches, device_of, evaluating
 from pyro_vae.plots.curves import learning_curves
 from pyro_vae.plots.frame import save_figure
 from pyro_vae.plots.image_grids import image_grid, manifold, reconstructions
@@ -29,9 +30,22 @@ def save_run_figures(
 ) -> list[Path]:
     """Saves the pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples, 2-d manifold.
 
-    A picture that can't be drawn is left out, with a warning that says why.
+    A model that is conditional on labels or covariates reconstructs images given theirs, and is sampled given the
+    labels of test images; it has no interpolation and no manifold, whose codes have no label. A model that lacks what
+    evaluation needs has its curves alone. A picture that can't be drawn is left out, with a warning that says why.
     """
-    originals = images.take(slice(0, 20)).as_float()
+    curves: dict[str, Callable[[], Figure]] = {}
+    if history is not None and history.epochs:
+        curves["curves"] = lambda: learning_curves(history, images.name)
+    figures = curves if missing_methods(model) else _of_model(model, images) | curves
+    saved = (save_if_drawn(draw, Path(folder) / f"{name}.png") for name, draw in figures.items())
+    return [path for path in saved if path is not None]
+
+
+def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
+    """The pictures that need a trained model, by name."""
+    first = images.take(slice(0, 20))
+    originals, condition = first.as_float(), condition_of(model)
     title = f"{images.name}: codes of {len(images):,} images"
 
     def plane() -> latent.Plane:
@@ -46,21 +60,30 @@ def save_run_figures(
 
     figures: dict[str, Callable[[], Figure]] = {
         "reconstructions": lambda: reconstructions(
-            originals, _reconstructed(model, originals), f"{images.name}: originals and reconstructions"
+            originals, _reconstructed(model, first), f"{images.name}: originals and reconstructions"
         )
     }
     if len(images) > 1:
         figures["latent"] = lambda: latent_scatter(plane(), images.labels, images.class_names, title)
-        figures["interpolation"] = of_interpolation
-    if history is not None and history.epochs:
-        figures["curves"] = lambda: learning_curves(history, images.name)
-    if not isinstance(model, Autoencoder):
+        if not condition:
+            figures["interpolation"] = of_interpolation
+    if condition == ["labels"]:
+        figures["samples"] = lambda: _samples_of_labels(model, images)
+    elif not condition and not isinstance(model, Autoencoder):
         figures["samples"] = lambda: image_grid(latent.prior_samples(model, 64), "Samples from the prior, decoded")
         if latent.codes(model, images.take(slice(0, 1))).shape[1] == 2:
             figures["manifold-even"] = lambda: of_manifold("even", "an even grid")
             figures["manifold-quantiles"] = lambda: of_manifold("quantiles", "quantiles of the prior")
-    saved = (save_if_drawn(draw, Path(folder) / f"{name}.png") for name, draw in figures.items())
-    return [path for path in saved if path is not None]
+    return figures
+
+
+def _samples_of_labels(model: Model, images: Images) -> Figure:
+    """A column of 8 samples for each of the labels that the images have, of the first 10 where there are more."""
+    if images.labels is None:
+        raise checks.fail("images", images.name, "images with labels")
+    labels = images.labels.unique()[:10].cpu()
+    samples = latent.prior_samples(model, 8 * len(labels), labels=labels.repeat(8))
+    return image_grid(samples, "Samples from the prior, decoded: a column for each label", columns=len(labels))
 
 
 def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
@@ -78,6 +101,7 @@ def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
         return None
 
 
-def _reconstructed(model: Model, originals: Tensor) -> Tensor:
+def _reconstructed(model: Model, images: Images) -> Tensor:
+    (x, densities), *_ = conditioned_batches(model, images, len(images), device_of(model))
     with evaluating(model):
-        return model.reconstruct(originals.to(next(model.parameters()).device)).cpu()
+        return densities.reconstruct(x).cpu()

@@ -16,7 +16,7 @@ from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
 from pyro_vae.models import Model
-from pyro_vae.models.base import check_fits
+from pyro_vae.models.base import batch_arguments, check_fits, conditioned_batches, evaluating
 from pyro_vae.models.weights import load
 from pyro_vae.spec import Spec
 from pyro_vae.training.history import History
@@ -139,7 +139,11 @@ def device_of(model: Model) -> torch.device:
 
 
 def reconstruct(model: Model, images: Images) -> Tensor:
-    """The means of p(x|z) at the codes of all images, `(N, C, H, W)`."""
+    """The means of p(x|z) at the codes of all images, `(N, C, H, W)`, given their labels and covariates."""
+    if batch_arguments(model, images):
+        with evaluating(model):
+            batches = conditioned_batches(model, images, 500, device_of(model))
+            return torch.cat([densities.reconstruct(x).cpu() for x, densities in batches])
     return latent.decode_codes(model, latent.codes(model, images, device=device_of(model)))
 
 
