@@ -11,15 +11,17 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from pyro_vae._utils import checks
@@ -48,9 +50,11 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Part:
-    """A kind with those of its options that are not at their defaults; equal to what it may be written as.
+    """A kind with its options, read-only; equal to what it may be written as.
+
+    An option at its default is left out by :func:`checked`, as in a :class:`~pyro_vae.Spec`, and not here: the kind
+    alone, such as `laplace`, does not say of which part it is.
 
     >>> Part("planar", {"layers": 8}) == {"kind": "planar", "layers": 8}, Part("normal") == "normal"
     (True, True)
@@ -58,8 +62,24 @@ class Part:
     planar(layers=8)
     """
 
+    # No dataclass, of which `dataclasses.asdict(spec)` would make an object that is no part.
+    __slots__ = ("kind", "options")
     kind: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
+
+    def __init__(self, kind: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "options", MappingProxyType(dict(options)))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Part is read-only: {name} can't be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Part is read-only: {name} can't be deleted")
+
+    def __reduce__(self) -> tuple[type[Part], tuple[str, dict[str, Any]]]:
+        """For pickle and copy, which take no view of a dictionary."""
+        return Part, (self.kind, dict(self.options))
 
     @classmethod
     def of(cls, value: AnyPart) -> Part:
@@ -82,14 +102,19 @@ class Part:
 
     def plain(self) -> Any:
         """As JSON and TOML have it: the kind alone, or an object where there are options."""
-        options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
+        options = {name: _as_lists(value) for name, value in self.options.items()}
         return {"kind": self.kind, **options} if options else self.kind
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str | Mapping | Part):
             return NotImplemented
         other = Part.of(other)
-        return self.kind == other.kind and self.plain() == other.plain()
+        same_names = self.options.keys() == other.options.keys()
+        return (
+            self.kind == other.kind
+            and same_names
+            and all(_alike(value, other.options[name]) for name, value in self.options.items())
+        )
 
     def __hash__(self) -> int:
         return hash(self.kind)
@@ -100,6 +125,20 @@ class Part:
     def __str__(self) -> str:
         options = ", ".join(f"{name}={_text(value)}" for name, value in self.options.items())
         return f"{self.kind}({options})" if options else self.kind
+
+    def __format__(self, format_spec: str) -> str:
+        return format(str(self), format_spec)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _alike(value: Any, other: Any) -> bool:
+    """Whether two options are equal; unlike in Python, True is not 1."""
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(_alike, value, other))
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 AnyPart = str | Mapping[str, Any] | Part
@@ -207,6 +246,8 @@ def _plain(name: str, value: Any) -> Any:
         return tuple(_plain(name, item) for item in value)
     if value is not None and not isinstance(value, bool | int | float | str):
         raise checks.fail(name, value, "a number, a string, or a list of them")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise checks.fail(name, value, "a finite number")
     return value
 
 
@@ -215,7 +256,7 @@ def _same(value: Any, option: Option) -> bool:
         default = ast.literal_eval(option.default)
     except (ValueError, SyntaxError):
         return False
-    return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
+    return _alike(value, default)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
@@ -308,6 +349,7 @@ def resolve(part: str, value: AnyPart) -> Any:
     try:
         with importable(os.getcwd()):
             target: Any = importlib.import_module(module_name)
+            _check_origin(part, kind, sys.modules[module_name.partition(".")[0]])
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise checks.fail(part, kind, f"a module that can be imported ({error})") from error
@@ -324,6 +366,18 @@ def resolve(part: str, value: AnyPart) -> Any:
             raise checks.fail(part, kind, f"a class or function of {module_name}{hint}")
         target = getattr(target, name)
     return target
+
+
+def _check_origin(part: str, kind: str, module: ModuleType) -> None:
+    """The module is the one that a new process would import here, and not another of its name, imported before."""
+    here = PathFinder.find_spec(module.__name__)
+    file = getattr(module, "__file__", None)
+    if here is not None and here.has_location and here.origin and file is not None:
+        before, now = Path(file).resolve(), Path(here.origin).resolve()
+        if before != now:
+            raise checks.fail(
+                part, kind, f"that of {now}, but this process has imported another module of its name, {before}"
+            )
 
 
 @contextmanager

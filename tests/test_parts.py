@@ -1,9 +1,12 @@
 """Kinds and options as the classes say them; a user's own parts by name; code is imported only where it is trusted."""
 
+import copy
 import dataclasses
 import importlib
 import inspect
 import json
+import math
+import pickle
 import re
 import shlex
 import shutil
@@ -16,7 +19,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import Spec, build, fit, load, parts, save
+from pyro_vae import Spec, build, fit, fit_many, load, load_data, parts, save
 from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
 from pyro_vae.experiments.run import open_model, open_run, run
@@ -167,6 +170,38 @@ def test_a_part_is_equal_to_what_it_may_be_written_as():
     assert json.loads(spec.to_json())["network"] == {"kind": "conv", "channels": [4, 8]}
 
 
+def test_true_is_not_one():
+    assert Part("mine:A", {"flag": True}) != Part("mine:A", {"flag": 1})
+    assert Part("mine:A", {"flags": [True, 2]}) != Part("mine:A", {"flags": (1, 2)})
+    assert Part("mine:A", {"sizes": [[1, 2], 3]}) == Part("mine:A", {"sizes": ((1, 2), 3.0)})
+    assert Part("mine:A", {"sizes": ((1, 2),)}).plain() == {"kind": "mine:A", "sizes": [[1, 2]]}
+
+
+def test_a_part_is_read_only_and_can_be_copied():
+    part = Spec(posterior={"kind": "planar", "layers": 8}).posterior
+    with pytest.raises(TypeError):
+        part.options["layers"] = 3
+    for change in (lambda: setattr(part, "kind", "normal"), lambda: delattr(part, "kind")):
+        with pytest.raises(AttributeError, match="read-only: kind"):
+            change()
+    options = {"layers": 8}
+    mine = Part("planar", options)
+    options["layers"] = 3
+    assert mine == part
+    for same in (copy.copy(part), copy.deepcopy(part), pickle.loads(pickle.dumps(part))):  # noqa: S301 (made here)
+        assert (same, hash(same), repr(same)) == (part, hash(part), repr(part))
+
+
+def test_a_spec_is_made_of_its_dataclass_fields():
+    for spec in (Spec(), Spec(network={"kind": "conv", "channels": (4,)}, prior={"kind": "mine:Prior", "scale": 2.0})):
+        assert Spec(**dataclasses.asdict(spec)) == spec == Spec.from_dict(dataclasses.asdict(spec))
+
+
+def test_a_part_is_formatted_as_its_text():
+    part = Part("planar", {"layers": 8})
+    assert f"{part:>18}|{part}|{Part('normal'):8}|" == "  planar(layers=8)|planar(layers=8)|normal  |"
+
+
 def test_options_come_from_texts_and_go_back():
     texts = {"posterior": "planar", "posterior.layers": "8", "network": "conv", "network.channels": "8"}
     spec = Spec(**Spec.parse(texts | {"likelihood": "gaussian", "likelihood.variance": "1e-2"}))
@@ -202,6 +237,15 @@ def test_options_come_from_texts_and_go_back():
         (lambda: Spec(prior={"kind": "laplace", "scale": 2}), "prior.scale: given 2, .*: laplace has none"),
         (lambda: Spec(posterior={"kind": "planar", "latent_dim": 3}), "posterior.latent_dim: given 3"),
         (lambda: Spec(posterior={"kind": "planar", "layers": {}}), "posterior.layers: given {}, expected a number"),
+        (
+            lambda: Spec(likelihood={"kind": "gaussian", "variance": math.inf}),
+            "likelihood.variance: given inf, .*finite",
+        ),
+        (lambda: Spec(prior={"kind": "a:B", "at": [1.0, math.nan]}), "prior.at: given nan, expected a finite number"),
+        (
+            lambda: fit_many(Spec(schedule={"kind": "step", "every": 3}), load_data("digits").train, seeds=[0]),
+            "schedule: given {'kind': 'step', 'every': 3}, expected constant",
+        ),
         (lambda: build(Spec(posterior={"kind": "planar", "layers": 0})), "posterior.layers: given 0, expected a whole"),
         (lambda: build(Spec(posterior={"kind": "planar", "layers": "8"})), "posterior.layers: given '8'"),
         (lambda: build(Spec(likelihood={"kind": "gaussian", "variance": 0})), "likelihood.variance: given 0, expected"),
@@ -261,6 +305,20 @@ def test_own_parts_are_built_and_sys_path_stays(own):
     assert len(model.posterior.layers) == 3
     assert model.encoder[1].out_features == 5
     assert isinstance(model.prior(), dist.MixtureSameFamily)
+
+
+def test_another_module_of_the_same_name_is_an_error(own, tmp_path, monkeypatch):
+    """And not silently the class of the folder that was the current one before."""
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    (there / f"{own}.py").write_text(OWN, encoding="utf-8")
+    assert resolve("posterior", f"{own}:Radial") is sys.modules[own].Radial
+    (there / f"{own}.py").unlink()
+    assert resolve("posterior", f"{own}:Radial") is sys.modules[own].Radial  # of whose name there is no other here
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"posterior: given '{own}:Radial', expected that of .*/{own}.py, but this"):
+        resolve("posterior", f"{own}:Radial")
 
 
 def test_own_parts_in_every_command(own, tmp_path, capsys):

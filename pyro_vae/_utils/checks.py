@@ -140,6 +140,8 @@ def _described(value: object) -> str:
     """`value` in a single line; an array by its dtype and shape, other large objects by their type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if hasattr(value, "plain"):  # a part, as JSON has it
+        value = value.plain()
     shape = getattr(value, "shape", None)
     if hasattr(value, "dtype") and isinstance(shape, tuple) and shape:
         return f"{type(value).__name__} of {str(value.dtype).removeprefix('torch.')} and shape {tuple(shape)}"
