@@ -93,6 +93,8 @@ class Spec:
         for name in ("validation_fraction", "beta", "clip_norm", "ema"):
             self._keep(name, checks.non_negative(name, getattr(self, name)))
         self._keep("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
+        if self.beta_warmup and not self.beta:
+            raise checks.fail("beta_warmup", self.beta_warmup, "0 where beta is 0")
         self._keep("seed", checks.seed("seed", self.seed))
         if self.validation_fraction >= 1:
             raise checks.fail("validation_fraction", self.validation_fraction, "a number from 0 to below 1")

@@ -64,6 +64,7 @@ def test_every_field_has_help():
         ({"beta": -1}, "beta: given -1, expected a finite number of at least 0"),
         ({"beta": float("nan")}, "beta: given nan"),
         ({"beta_warmup": -1}, "beta_warmup: given -1"),
+        ({"beta": 0.0, "beta_warmup": 2}, "beta_warmup: given 2, expected 0 where beta is 0"),
         ({"objective": "elb"}, "objective: given 'elb', .*did you mean 'elbo'"),
         ({"particles": 0}, "particles: given 0"),
         ({"epochs": 0}, "epochs: given 0"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from pyro_vae.spec import FIELDS_FREE_ON_RESUME, Spec
+from pyro_vae.parts import Part, checked
+from pyro_vae.spec import FIELDS_FREE_ON_RESUME, PARTS, Spec
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Spec)}
 
@@ -17,8 +19,9 @@ def bound(model: nn.Module, caller: str, *, stacklevel: int = 3, **arguments: An
     """`arguments`, where each None is replaced by what the model's spec says.
 
     A model without a spec, one composed by hand, has the defaults of :class:`~pyro_vae.Spec`. An argument that is not
-    None holds. If it contradicts the spec, a warning says so: the spec has another value, not merely its default, in a
-    field that changes the result (`epochs`, `compile` and `precision` may differ).
+    None holds; a part given by kind becomes a checked :class:`~pyro_vae.parts.Part`, as in a spec. If an argument
+    contradicts the spec, a warning says so: the spec has another value, not merely its default, in a field that changes
+    the result (`epochs`, `compile` and `precision` may differ).
 
     Args:
         model: whose `spec`, if any, is used.
@@ -35,6 +38,8 @@ def bound(model: nn.Module, caller: str, *, stacklevel: int = 3, **arguments: An
     values = {}
     for name, value in arguments.items():
         said = getattr(spec, name)
+        if name in PARTS and isinstance(value, str | Mapping | Part):
+            value = checked(name, value)
         values[name] = said if value is None else value
         is_said = said != _DEFAULTS[name] and name not in FIELDS_FREE_ON_RESUME
         if is_said and value is not None and value != said:

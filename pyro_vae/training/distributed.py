@@ -89,9 +89,9 @@ class Peers:
             return
         import torch
 
-        from pyro_vae.training.gradients import clip_by_norm
+        from pyro_vae.training.gradients import clip_by_norm, stepped
 
-        params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
+        params = stepped(optimizer)
 
         def before_step(*_: Any) -> None:
             gradients = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]

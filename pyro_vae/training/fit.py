@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,15 @@ from pyro_vae._utils.device import choose_device
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.models import Model
-from pyro_vae.models.base import check_fits, check_model, check_set, evaluating, move, warn_if_not_binary
+from pyro_vae.models.base import (
+    check_fits,
+    check_model,
+    check_set,
+    device_of,
+    evaluating,
+    move,
+    warn_if_not_binary,
+)
 from pyro_vae.models.binding import bound
 from pyro_vae.models.weights import save
 from pyro_vae.parts import AnyPart, Part
@@ -31,7 +41,7 @@ from pyro_vae.training.checkpoint import read_checkpoint, write_checkpoint
 from pyro_vae.training.distributed import Peers
 from pyro_vae.training.failures import check_finite_weights
 from pyro_vae.training.history import History, epoch_line, epoch_of, summary
-from pyro_vae.training.optimizers import Optimizer, make_optimizer
+from pyro_vae.training.optimizers import Optimizer, described, make_optimizer, sets_rate
 from pyro_vae.training.passes import Passes, Source
 from pyro_vae.training.schedules import LearningRate, Scheduler
 from pyro_vae.training.settings import SETTINGS, Settings
@@ -72,9 +82,10 @@ def fit(
     The model's spec decides: an argument that is a field of :class:`~pyro_vae.Spec` and is not passed is taken from
     `model.spec`, or from the defaults of `Spec` if the model was composed by hand. An argument that is passed holds; if
     it contradicts the spec, a warning says so. `model.spec` is then what the model was trained with, which
-    :func:`~pyro_vae.evaluate` goes by and :func:`~pyro_vae.save` stores; only its seed stays, as that of the initial
-    weights. Nothing is held out of `images`: the spec's `validation_fraction` is for
-    `pyro-vae train`, which splits the training images itself.
+    :func:`~pyro_vae.evaluate` goes by and :func:`~pyro_vae.save` stores, as far as a spec can name it: an optimizer, a
+    schedule or an objective that is a class, a function or an object leaves the spec as it is, while
+    `"module:Class"` is recorded; and the seed stays that of the initial weights. Nothing is held out of `images`: the
+    spec's `validation_fraction` is for `pyro-vae train`, which splits the training images itself.
 
     Under `torchrun`, or inside a process group of PyTorch's, all processes are one training: each takes its part of
     each batch, draws the noise of its own part, and steps by the sum of all gradients. So all hold the same weights,
@@ -92,7 +103,7 @@ def fit(
         lr: learning rate of the optimizer, which the schedule starts from.
         optimizer: `adam`, `adamw`, `adamax` or `sgd`, with options as in `{"kind": "adam", "betas": (0.9, 0.99)}`; or a
             class of torch's optimizers, called with the parameters and `lr`; or a function of the parameters, which
-            then sets the rate.
+            then sets the rate (`lr` may not say another).
         schedule: `constant`, `cosine`, `step` or `warm-up`, with options (see :mod:`pyro_vae.training.schedules`), all
             of which move the learning rate with each step; or a class of torch's schedulers, or a function of the
             optimizer that makes a scheduler. Those move with each epoch, or, where they have an argument
@@ -103,7 +114,7 @@ def fit(
             :class:`~pyro_vae.training.averaging.WeightAverage`): the weights of the validation, the callback and the
             snapshots, and those that the model has in the end. 0 averages nothing.
         beta: weight of the KL term; 0 drops it.
-        beta_warmup: epochs over which beta rises linearly, step by step.
+        beta_warmup: epochs over which beta rises linearly, step by step; 0 where beta is 0.
         objective: `elbo`, `mean-field`, `path-gradient`, `iwae` or `iwae-dreg` (see
             :func:`pyro_vae.objectives.objective`), or one of Pyro's `Trace..._ELBO` or `RenyiELBO` objects. `auto` is
             `path-gradient` where the posterior takes it, else `mean-field` or `elbo` (see
@@ -122,7 +133,9 @@ def fit(
         seed: of the order of the images and of all noise. The global generators are as before afterwards.
         checkpoint: a folder, in which the state is saved after each epoch (and before the first).
         snapshots: files to which the weights are saved after some epochs, by the number of the epoch.
-        resume: from the checkpoint there, on the CPU to the very same weights as without the interruption.
+        resume: from the checkpoint there, on the CPU to the very same weights as without the interruption, and
+            with `inductor` up to rounding. Functions are compared by name, and a `functools.partial` by its arguments
+            as well; lambdas can't be told apart.
         callback: `callback(epoch, model, history)`, called by the first process after each epoch, and once on resuming;
             what it returns stops the training where it is true. The model is in evaluation mode, and what it draws does
             not change the training.
@@ -158,21 +171,23 @@ def fit(
     target = distributed.own_device(choose_device(device))
     distributed.refuse_batch_statistics(model, settings.elbo(objective), here)
     train, held_out = _image_sets(model, images, validation, settings, here)
-    move(model, target)
-    model.train()
-    stepping = make_optimizer(settings.optimizer, model.parameters(), settings.lr)
-    stepping.zero_grad()  # an interrupted step may have left gradients
-    here.add_gradients_up(stepping, settings.clip_norm)
     steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-    rate = LearningRate(stepping, settings.schedule, settings.epochs, steps_per_epoch)
-    average = WeightAverage(model, settings.ema) if settings.ema else None
-    as_stored = settings.to_dict(model, objective, train, held_out)
-    state = State(
-        model, stepping, target, settings, as_stored, objective, settings.compile, steps_per_epoch, rate, average
-    )
-    train_source = Source.of(train, model, target, settings)
-    held_out_source = None if held_out is None else Source.of(held_out, model, target, settings)
-    with distributed.joined(target), seeded_rng(target, settings.seed), pyro.get_param_store().scope():
+    refusal, store = _restored_if_refused(model), pyro.get_param_store()
+    with refusal, distributed.joined(target), seeded_rng(target, settings.seed), store.scope():
+        move(model, target)
+        model.train()
+        stepping = make_optimizer(settings.optimizer, model.parameters(), settings.lr)
+        _check_rate(lr, settings, stepping)
+        stepping.zero_grad()  # an interrupted step may have left gradients
+        here.add_gradients_up(stepping, settings.clip_norm)
+        rate = LearningRate(stepping, settings.schedule, settings.epochs, steps_per_epoch)
+        average = WeightAverage(model, settings.ema) if settings.ema else None
+        as_stored = settings.to_dict(model, objective, train, held_out)
+        state = State(
+            model, stepping, target, settings, as_stored, objective, settings.compile, steps_per_epoch, rate, average
+        )
+        train_source = Source.of(train, model, target, settings)
+        held_out_source = None if held_out is None else Source.of(held_out, model, target, settings)
         stored = here.from_first(partial(_stored, checkpoint)) if resume else None
         if stored is not None:
             state.resume(stored)
@@ -209,8 +224,40 @@ def fit(
 
 
 def _check_callback(callback: object) -> None:
-    if callback is not None and not callable(callback):
-        raise checks.fail("callback", callback, "a function of the epoch, the model and the history")
+    if callback is None:
+        return
+    expected = "a function of the epoch, the model and the history"
+    if not callable(callback):
+        raise checks.fail("callback", callback, expected)
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):  # of a function in C
+        return
+    try:
+        signature.bind(1, None, None)
+    except TypeError as error:
+        raise checks.fail("callback", f"a function of the arguments {signature}", f"{expected} ({error})") from error
+
+
+def _check_rate(lr: float | None, settings: Settings, optimizer: torch.optim.Optimizer) -> None:
+    """A learning rate that is passed is that of the optimizer; a function may set another."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if lr is not None and sets_rate(settings.optimizer) and settings.lr not in rates:
+        expected = f"None: the optimizer is a function, {described(settings.optimizer)}, which sets the rate itself"
+        raise checks.fail("lr", lr, expected)
+
+
+@contextmanager
+def _restored_if_refused(model: Model) -> Iterator[None]:
+    """After an input error inside, the model is on its device and in its modes, as before."""
+    device, modes = device_of(model), [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except checks.InputError:
+        model.to(device)
+        for module, training in modes:
+            module.training = training
+        raise
 
 
 def _is_stopped(callback: Callable[[int, Model, History], object] | None, state: State, here: Peers) -> bool:
@@ -238,7 +285,7 @@ def _image_sets(
         if part is not None and hasattr(model, "reconstruct"):
             check_fits(model, part)
     if here.rank == 0:
-        warn_if_not_binary(model, train, settings.binarization)
+        warn_if_not_binary(model, train, settings.binarization, stacklevel=4)
     return train, held_out
 
 

@@ -12,6 +12,11 @@ from torch import Tensor
 from pyro_vae.training.averaging import WeightAverage
 
 
+def stepped(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimizer steps."""
+    return [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
+
+
 @torch.no_grad()
 def clip_by_norm(params: Sequence[Tensor], norm: float) -> None:
     r"""Scales the gradients by :math:`\min(1, c / \|g\|)`; the Euclidean norm is that of all of them together.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae import parts
@@ -43,7 +45,7 @@ class Adam(torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        super().__init__(params, lr=lr, **_checked_adam(betas, eps, weight_decay), fused=True)
 
 
 class AdamW(torch.optim.AdamW):
@@ -74,7 +76,7 @@ class AdamW(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        super().__init__(params, lr=lr, **_checked_adam(betas, eps, weight_decay), fused=True)
 
 
 class Adamax(torch.optim.Adamax):
@@ -103,7 +105,7 @@ class Adamax(torch.optim.Adamax):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, **_checked_adam(betas, eps, weight_decay))
 
 
 class SGD(torch.optim.SGD):
@@ -132,17 +134,39 @@ class SGD(torch.optim.SGD):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        momentum = checks.non_negative("momentum", momentum)
+        weight_decay = checks.non_negative("weight_decay", weight_decay)
+        if checks.boolean("nesterov", nesterov) and not momentum:
+            raise checks.fail("nesterov", nesterov, "False where momentum is 0")
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=bool(nesterov), weight_decay=weight_decay)
+
+
+def _checked_adam(betas: Any, eps: Any, weight_decay: Any) -> dict[str, Any]:
+    """The options of Adam and its relatives, checked."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise checks.fail("betas", betas, "two numbers from 0 to below 1")
+    decays = tuple(checks.non_negative("betas", beta) for beta in betas)
+    if max(decays) >= 1:
+        raise checks.fail("betas", betas, "two numbers from 0 to below 1")
+    return {
+        "betas": decays,
+        "eps": checks.non_negative("eps", eps),
+        "weight_decay": checks.non_negative("weight_decay", weight_decay),
+    }
 
 
 Optimizer = str | Mapping[str, Any] | Part | type[torch.optim.Optimizer] | Callable[[Any], torch.optim.Optimizer]
+
+
+_EXPECTED = "a kind with options, a class of torch's optimizers, or a function of parameters that makes one"
 
 
 def make_optimizer(optimizer: Optimizer, params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
     """The optimizer of these parameters: of a kind, of a class of torch's, or what a function makes of them.
 
     Raises:
-        InputError: an unknown kind or option, a value that the class refuses, or something else than an optimizer.
+        InputError: an unknown kind or option, a value that the class refuses, something else than an optimizer, one of
+            other parameters, or one whose step is not a function of the gradients.
 
     >>> params = [torch.zeros(2, requires_grad=True)]
     >>> make_optimizer({"kind": "sgd", "momentum": 0.9}, params, lr=0.1).defaults["momentum"]
@@ -151,32 +175,88 @@ def make_optimizer(optimizer: Optimizer, params: Iterable[Tensor], lr: float) ->
     'RMSprop'
     """
     params = [param for param in params if param.requires_grad]
+    _check_maker(optimizer)
     try:
         if isinstance(optimizer, str | Mapping | Part):
             made = parts.construct("optimizer", optimizer, params=params, lr=lr)
-        elif callable(optimizer):
-            is_class = inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer)
-            make: Callable[..., Any] = optimizer
-            made = make(params, lr=lr) if is_class else make(params)
         else:
-            made = optimizer
+            make: Callable[..., Any] = optimizer
+            made = make(params) if sets_rate(optimizer) else make(params, lr=lr)
     except checks.InputError:
         raise
     except (TypeError, ValueError) as error:
         raise checks.fail("optimizer", described(optimizer), f"values that it takes ({error})") from error
-    if not isinstance(made, torch.optim.Optimizer):
-        expected = "a kind with options, a class of torch's optimizers, or a function of parameters that makes one"
-        raise checks.fail("optimizer", described(made), expected)
+    _check_made(made, params)
     return made
+
+
+def sets_rate(optimizer: Optimizer) -> bool:
+    """Whether the learning rate is that of `optimizer`, a function, instead of being passed to it."""
+    is_class = inspect.isclass(optimizer) and issubclass(optimizer, torch.optim.Optimizer)
+    return not is_class and not isinstance(optimizer, str | Mapping | Part)
+
+
+def _check_maker(optimizer: Any) -> None:
+    """Not an optimizer that exists already: it has other parameters, or those before the model was moved."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        expected = f"a class or function, as fit makes the optimizer of the model's parameters: {_EXPECTED}"
+        raise checks.fail("optimizer", f"an instance of {described(optimizer)}", expected)
+    _refuse_pyro(optimizer)
+    if not isinstance(optimizer, str | Mapping | Part) and not callable(optimizer):
+        raise checks.fail("optimizer", described(optimizer), _EXPECTED)
+
+
+def _check_made(made: Any, params: list[Tensor]) -> None:
+    _refuse_pyro(made)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise checks.fail("optimizer", described(made), _EXPECTED)
+    own = {id(param) for param in params}
+    if any(id(param) not in own for group in made.param_groups for param in group["params"]):
+        raise checks.fail("optimizer", f"{described(made)} of other parameters", "one of the model's parameters alone")
+    needs_closure = inspect.signature(type(made).step).parameters.get("closure")
+    if needs_closure is not None and needs_closure.default is inspect.Parameter.empty:
+        expected = "an optimizer that steps by the gradients: this one evaluates the loss several times per step"
+        raise checks.fail("optimizer", described(made), expected)
+    if isinstance(made, torch.optim.SparseAdam):
+        raise checks.fail("optimizer", described(made), "an optimizer of dense gradients, such as adam")
+
+
+def _refuse_pyro(optimizer: Any) -> None:
+    """Pyro's wrappers, and the functions that make them, such as `pyro.optim.Adam`."""
+    makes_wrapper = inspect.isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")
+    if makes_wrapper or isinstance(optimizer, PyroOptim):
+        name = (optimizer if makes_wrapper else optimizer.pt_optim_constructor).__name__
+        kind = f'"{name.lower()}", or ' if name.lower() in parts.kinds("optimizer") else ""
+        torchs = f"torch.optim.{name}" if hasattr(torch.optim, name) else "a class of torch.optim"
+        expected = f"{kind}{torchs}: fit takes torch's optimizers, not Pyro's wrappers of them"
+        raise checks.fail("optimizer", f"pyro.optim.{name}", expected)
 
 
 def described(part: object) -> Any:
     """A part as it is stored in a checkpoint: a kind with its options, or the name of a class or function.
 
+    A `functools.partial` has its arguments as well, so far as these are plain values.
+
     >>> described(torch.optim.RMSprop)
     'torch.optim.rmsprop.RMSprop'
+    >>> described(partial(torch.optim.RMSprop, lr=0.1))
+    'torch.optim.rmsprop.RMSprop(lr=0.1)'
     """
     if isinstance(part, str | Mapping | Part):
         return Part.of(part).plain()
+    if isinstance(part, partial):
+        args = [_described_value(value) for value in part.args]
+        args += [f"{name}={_described_value(value)}" for name, value in sorted(part.keywords.items())]
+        return f"{described(part.func)}({', '.join(args)})"
     named = part if hasattr(part, "__qualname__") else type(part)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _described_value(value: Any) -> str:
+    """A plain value, NumPy's and tensors included, in full; other objects by their class or name."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_described_value, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_described_value(value[key])}' for key in value)}}}"
+    return repr(value) if value is None or isinstance(value, bool | int | float | str) else str(described(value))

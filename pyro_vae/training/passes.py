@@ -20,7 +20,7 @@ from pyro_vae.svi import CompiledSVI
 from pyro_vae.training.backend import automatic_backend, register
 from pyro_vae.training.distributed import Peers
 from pyro_vae.training.failures import check_finite_loss, located
-from pyro_vae.training.gradients import with_clipping_and_average
+from pyro_vae.training.gradients import stepped, with_clipping_and_average
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State
 
@@ -110,7 +110,7 @@ class Passes:
             model_program,
             guide_program,
             state.optimizer,
-            with_clipping_and_average(elbo, list(model.parameters()), clip_norm, state.average),
+            with_clipping_and_average(elbo, stepped(state.optimizer), clip_norm, state.average),
             prepare=train.prepare,
             compile=state.backend,
             precision=settings.precision,

@@ -164,7 +164,7 @@ class LearningRate:
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Scheduler, epochs: int, steps_per_epoch: int) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self._epochs = optimizer, epochs
         self.of_last_step = self.lr
         make = parts.resolve("schedule", schedule) if isinstance(schedule, str | Mapping | Part) else schedule
         if not callable(make):
@@ -213,6 +213,15 @@ class LearningRate:
         return {} if self._scheduler is None else self._scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from the state of a checkpoint."""
-        if self._scheduler is not None and state:
-            self._scheduler.load_state_dict(state)
+        """Continues from the state of a checkpoint.
+
+        Raises:
+            InputError: the scheduler, such as `OneCycleLR`, ends after the steps of the earlier number of epochs.
+        """
+        if self._scheduler is None or not state:
+            return
+        steps, steps_before = getattr(self._scheduler, "total_steps", None), state.get("total_steps")
+        if steps is not None and steps_before is not None and steps != steps_before:
+            expected = f"as many as before: {described(self._scheduler)} ends after {steps_before} steps, not {steps}"
+            raise checks.fail("epochs", self._epochs, expected)
+        self._scheduler.load_state_dict(state)

@@ -53,6 +53,8 @@ class Settings:
         self._set("lr", checks.positive("lr", self.lr))
         self._set("beta", checks.non_negative("beta", self.beta))
         self._set("beta_warmup", checks.non_negative_integer("beta_warmup", self.beta_warmup))
+        if self.beta_warmup and not self.beta:
+            raise checks.fail("beta_warmup", self.beta_warmup, "0 where beta is 0")
         for name in ("clip_norm", "ema"):
             self._set(name, checks.non_negative(name, getattr(self, name)))
         if self.ema >= 1:

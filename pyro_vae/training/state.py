@@ -93,6 +93,7 @@ class State:
         if len(self.epochs) > self.settings.epochs:
             expected = f"at least {len(self.epochs)}, which the checkpoint has already"
             raise checks.fail("epochs", self.settings.epochs, expected)
+        self.rate.load_state_dict(stored.get("schedule", {}))  # which may refuse it
         if self.backend == "auto":
             self.backend = backend_on(self.device, stored.get("backend", "off"))
         try:
@@ -100,7 +101,6 @@ class State:
         except RuntimeError as error:
             raise checks.fail("checkpoint", "the state of another model", f"that of this model ({error})") from error
         self.optimizer.load_state_dict(stored["optimizer"])
-        self.rate.load_state_dict(stored.get("schedule", {}))
         if self.average is not None:
             self.average.load(stored["average"])
         set_generator_states(self.device, stored["generators"])

@@ -177,10 +177,12 @@ def test_run_folders_and_resume(few, tmp_path):
         ),
         ({"device": "tpu9"}, "device: given 'tpu9'"),
         ({"resume": True}, "out: given None, expected the folder to resume from"),
-        ({"out": __file__}, "out: given .*expected a folder, or a name that is free"),
+        ({"out": "file"}, "out: given .*expected a folder, or a name that is free"),
     ],
 )
-def test_bad_arguments_are_named(tiny, options, message):
+def test_bad_arguments_are_named(tiny, tmp_path, monkeypatch, options, message):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         fit_many(**({"spec": SPEC, "images": tiny, "seeds": SEEDS} | QUIET | options))
 

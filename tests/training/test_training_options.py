@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+import warnings
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch.optim import lr_scheduler
 
-from pyro_vae import History, Spec, build, fit, fit_many
+from pyro_vae import History, Spec, build, fit, fit_many, load, save
 from pyro_vae._utils.checks import InputError
 from pyro_vae.data import binarize
 from pyro_vae.evaluation import kl_per_dimension
@@ -170,8 +172,6 @@ def test_the_average_weighs_the_last_weights_most(tiny, compile):
 
 
 def test_validation_and_snapshots_are_of_the_average(tiny, tmp_path):
-    from pyro_vae import load
-
     options = {"objective": "mean-field", "validation": tiny, "epochs": 2}
     model, history = trained(tiny, ema=0.9, snapshots={2: tmp_path / "weights.safetensors"}, **options)
     assert torch.equal(weights(load(tmp_path / "weights.safetensors")), weights(model))
@@ -285,11 +285,134 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "same_options"),
+    [
+        ({"optimizer": {"kind": "sgd", "momentum": np.float64(0.9)}}, {"optimizer": {"kind": "sgd", "momentum": 0.9}}),
+        (
+            {"optimizer": {"kind": "adam", "betas": np.array([0.8, 0.9])}},
+            {"optimizer": {"kind": "adam", "betas": (0.8, 0.9)}},
+        ),
+        ({"schedule": {"kind": "step", "every": np.int64(1)}}, {"schedule": {"kind": "step", "every": 1}}),
+        ({"optimizer": {"kind": "adamw", "weight_decay": 0.01}}, {"optimizer": "adamw"}),
+        (
+            {"objective": {"kind": "mean-field", "free_bits": np.float64(0.5)}},
+            {"objective": OPTIONS["free bits"]["objective"]},
+        ),
+    ],
+    ids=str,
+)
+def test_options_that_mean_the_same_resume_each_other(tiny, tmp_path, options, same_options):
+    """NumPy's numbers and arrays are plain values in the checkpoint; a default is as if it was not there."""
+    trained(tiny, checkpoint=tmp_path / "first", callback=lambda *_: True, **options)
+    resumed, _ = trained(tiny, checkpoint=tmp_path / "first", resume=True, **same_options)
+    trained(tiny, checkpoint=tmp_path / "second", callback=lambda *_: True, **same_options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a contradiction
+        spec = dataclasses.replace(SPEC, **same_options)
+        opposite, _ = trained(tiny, spec, checkpoint=tmp_path / "second", resume=True, **options)
+    assert torch.equal(weights(resumed), weights(opposite))
+
+
+@pytest.mark.parametrize(
+    ("options", "others"),
+    [
+        ({"optimizer": partial(torch.optim.SGD, lr=0.1)}, {"optimizer": partial(torch.optim.SGD, lr=0.2)}),
+        ({"optimizer": partial(torch.optim.SGD, lr=0.1)}, {"optimizer": partial(torch.optim.Adagrad, lr=0.1)}),
+        (
+            {"schedule": partial(lr_scheduler.StepLR, step_size=1)},
+            {"schedule": partial(lr_scheduler.StepLR, step_size=2)},
+        ),
+    ],
+)
+def test_a_partial_with_other_arguments_is_refused_on_resuming(tiny, tmp_path, options, others):
+    trained(tiny, checkpoint=tmp_path, callback=lambda *_: True, **options)
+    with pytest.raises(InputError, match="as in the checkpoint that is to be resumed"):
+        trained(tiny, checkpoint=tmp_path, resume=True, **others)
+
+
+def test_one_cycle_is_not_resumed_with_more_epochs(tiny, tmp_path):
+    options = {"schedule": partial(lr_scheduler.OneCycleLR, max_lr=0.02), "checkpoint": tmp_path}
+    trained(tiny, epochs=2, **options)
+    with pytest.raises(
+        InputError, match=r"epochs: given 3, expected as many as before: .*OneCycleLR ends after 6 steps"
+    ):
+        trained(tiny, epochs=3, resume=True, **options)
+
+
+def test_a_class_named_by_text_is_recorded_in_the_spec(tiny, tmp_path):
+    model, _ = trained(tiny, optimizer="torch.optim:RMSprop")
+    assert torch.equal(weights(model), weights(trained(tiny, optimizer=torch.optim.RMSprop)[0]))
+    save(model, tmp_path / "weights.safetensors")
+    assert load(tmp_path / "weights.safetensors", trust=True).spec.optimizer == "torch.optim:RMSprop"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_refused_fit_leaves_the_model_as_it_was(tiny, tmp_path, resume):
+    """Also where it is refused late: by the optimizer, or by the checkpoint."""
+    options = {"optimizer": {"kind": "sgd", "momentum": -1.0}}
+    if resume:
+        options = {"checkpoint": tmp_path, "resume": True, "lr": 0.5}
+        trained(tiny, checkpoint=tmp_path, callback=lambda *_: True)
+    model = build(SPEC).eval()
+    before, spec = weights(model).clone(), model.spec
+    with pytest.raises(InputError):
+        fit(model, tiny, **options, **QUIET)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(weights(model), before)
+    assert model.spec == spec
+
+
+def test_clipping_is_by_the_norm_of_what_the_optimizer_steps(tiny):
+    """The gradient of the rest, here of the encoder, is not stepped and does not count."""
+    model = build(dataclasses.replace(SPEC, batch_size=12))
+    before = weights(model.decoder).clone()
+
+    def of_decoder(params):
+        return torch.optim.SGD(model.decoder.parameters(), lr=1.0)
+
+    fit(model, tiny, objective="mean-field", optimizer=of_decoder, clip_norm=0.3, epochs=1, **QUIET)
+    assert torch.linalg.vector_norm(weights(model.decoder) - before).item() == pytest.approx(0.3, rel=1e-4)
+
+
+def test_grey_pixels_are_warned_of_where_fit_is_called(tiny):
+    with pytest.warns(UserWarning, match="grey pixels") as caught:
+        trained(tiny, dataclasses.replace(SPEC, binarization="none", epochs=1))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"optimizer": "adamm"}, "optimizer: given 'adamm', expected one of .*did you mean 'adam'"),
         ({"optimizer": {"kind": "sgd", "betas": 1}}, r"optimizer.betas: given 1, expected an option of sgd: momentum"),
-        ({"optimizer": {"kind": "adam", "betas": (2.0, 0.9)}}, "optimizer: given .* expected values that it takes"),
+        ({"optimizer": {"kind": "adam", "betas": (2.0, 0.9)}}, r"optimizer.betas: given \(2.0, 0.9\), expected two"),
+        (
+            {"optimizer": {"kind": "adam", "betas": (0.9, 0.9, 0.9)}},
+            r"optimizer.betas: given \(0.9, 0.9, 0.9\), expected",
+        ),
+        ({"optimizer": {"kind": "adamw", "betas": (0.9,)}}, r"optimizer.betas: given \(0.9,\), expected two numbers"),
+        ({"optimizer": {"kind": "adamax", "betas": 0.9}}, "optimizer.betas: given 0.9, expected two numbers"),
+        ({"optimizer": {"kind": "adam", "betas": ("a", 0.9)}}, "optimizer.betas: given 'a', expected a finite"),
+        ({"optimizer": {"kind": "adam", "eps": math.inf}}, "optimizer.eps: given inf, expected a finite number"),
+        (
+            {"optimizer": {"kind": "adam", "weight_decay": True}},
+            "optimizer.weight_decay: given True, expected a finite",
+        ),
+        ({"optimizer": {"kind": "sgd", "momentum": "high"}}, "optimizer.momentum: given 'high', expected a finite"),
+        ({"optimizer": {"kind": "sgd", "nesterov": "false"}}, "optimizer.nesterov: given 'false', expected True or"),
+        ({"optimizer": {"kind": "sgd", "nesterov": True}}, "optimizer.nesterov: given True, expected False where"),
+        (
+            {"optimizer": torch.optim.Adam([torch.zeros(1, requires_grad=True)])},
+            "optimizer: given 'an instance of torch",
+        ),
+        ({"optimizer": lambda _: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)}, "of other parameters"),
+        ({"optimizer": pyro.optim.Adam({"lr": 0.1})}, 'optimizer: given .pyro.optim.Adam., expected "adam", or torch'),
+        ({"optimizer": pyro.optim.RMSprop({"lr": 0.1})}, "given 'pyro.optim.RMSprop', expected torch.optim.RMSprop"),
+        ({"optimizer": pyro.optim.Adam}, 'optimizer: given .pyro.optim.Adam., expected "adam", or torch'),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: given .*LBFGS', expected an optimizer that steps by the"),
+        ({"optimizer": torch.optim.SparseAdam}, "optimizer: given .*SparseAdam', expected an optimizer of dense"),
+        ({"optimizer": partial(torch.optim.AdamW, lr=3e-3), "lr": 0.1}, "lr: given 0.1, expected None: the optimizer"),
+        ({"beta": 0.0, "beta_warmup": 1}, "beta_warmup: given 1, expected 0 where beta is 0"),
         ({"optimizer": lambda params: 3}, "optimizer: given 'builtins.int', expected a kind with options"),
         ({"optimizer": 3}, "optimizer: given 'builtins.int', expected a kind with options"),
         ({"schedule": "cosin"}, "schedule: given 'cosin', expected one of .*did you mean 'cosine'"),
@@ -307,6 +430,10 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny, tmp_path):
             "objective.free_bits: given -1.0, expected a finite",
         ),
         ({"callback": 3}, "callback: given 3, expected a function"),
+        (
+            {"callback": lambda epoch: None},
+            r"callback: given 'a function of the arguments \(epoch\)', expected a function",
+        ),
     ],
 )
 def test_bad_options_are_named(tiny, tmp_path, options, message):
