@@ -235,7 +235,10 @@ def checked(part: str, value: AnyPart) -> Part:
 def _unknown_option(part: str, kind: str, name: str, value: Any, known: list[str]) -> checks.InputError:
     nearest = get_close_matches(name, known, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    takes = f"an option of {kind}: {', '.join(known)}{hint}" if known else f"no such option: {kind} has none"
+    takes = f"an option of {kind}: {', '.join(known)}{hint}" if known else f"no option: {kind} has none"
+    others = [other for other, about in kinds(part).items() if name in about.options]
+    if others and not hint:
+        takes += f"; {' and '.join(others)} {'have' if len(others) > 1 else 'has'} {name}"
     return checks.fail(f"{part}.{name}", value, takes)
 
 
@@ -353,7 +356,7 @@ def resolve(part: str, value: AnyPart) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise checks.fail(part, kind, f"a module that can be imported ({error})") from error
-        raise checks.fail(part, kind, f"a module on sys.path or in the current folder, {os.getcwd()}") from error
+        raise checks.fail(part, kind, _where_modules_are(module_name, path)) from error
     except checks.InputError:
         raise
     except (Exception, SystemExit) as error:
@@ -366,6 +369,16 @@ def resolve(part: str, value: AnyPart) -> Any:
             raise checks.fail(part, kind, f"a class or function of {module_name}{hint}")
         target = getattr(target, name)
     return target
+
+
+def _where_modules_are(module_name: str, path: str) -> str:
+    """What is expected of a module that was not there, and what to do."""
+    if module_name.endswith(".py"):
+        return f"a module, without .py (did you mean '{module_name.removesuffix('.py')}:{path}'?)"
+    return (
+        f"a module on sys.path or in the current folder, {os.getcwd()}: run from the folder of "
+        f"{module_name.partition('.')[0]}, or name that folder in PYTHONPATH"
+    )
 
 
 def _check_origin(part: str, kind: str, module: ModuleType) -> None:

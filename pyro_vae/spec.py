@@ -150,11 +150,14 @@ class Spec:
         """
         values = {name: _from_text(name, text) for name, text in texts.items() if "." not in name}
         for name, text in texts.items():
-            part, _, option = name.partition(".")
-            if option:
+            part, dot, option = name.partition(".")
+            if dot:
                 checks.one_of(f"--{name}", part, PARTS)
+                if not option:
+                    expected = f"a name after the dot, that of an option: `pyro-vae parts {part}` lists them"
+                    raise checks.fail(f"--{name}", text, expected)
                 default = SPEC_FIELDS[part].default if base is None else getattr(base, part)
-                values[part] = with_option(part, values.get(part, default), option, text)
+                values[part] = with_option(part, values.get(part, default), option.replace("-", "_"), text)
         return values
 
 

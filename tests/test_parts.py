@@ -210,6 +210,9 @@ def test_options_come_from_texts_and_go_back():
     assert spec.likelihood.options == {"variance": 0.01}
     words = [word.removeprefix("--").split("=") for word in to_options(spec.to_dict())]
     assert Spec(**Spec.parse(dict(words))) == spec
+    assert Spec.parse({"optimizer": "adamw", "optimizer.weight-decay": "0.1"})["optimizer"].options == {
+        "weight_decay": 0.1
+    }
     # An option alone is one of the part that is there.
     assert Spec.parse({"network.activation": "relu"}, spec)["network"].options == {
         "channels": (8,),
@@ -255,6 +258,9 @@ def test_options_come_from_texts_and_go_back():
         (lambda: build(Spec(prior="uniform")), "posterior: given 'normal', expected .* the prior uniform: the KL"),
         (lambda: build(Spec(model="vae-prior-at-start")), "posterior: given 'normal', expected a flow"),
         (lambda: build(Spec(posterior="no_such_module:Radial")), "given 'no_such_module:Radial', expected a module on"),
+        (lambda: build(Spec(posterior="no_such.module:Radial")), ": run from the folder of no_such, or .* PYTHONPATH"),
+        (lambda: Spec(network={"kind": "mlp", "layers": 3}), "an option of mlp: activation, initialization$"),
+        (lambda: Spec(network={"kind": "mlp", "channels": 3}), "of mlp: activation, initialization; conv has channels"),
         (lambda: Spec.parse({"posterio.layers": "3"}), "--posterio.layers: given 'posterio', .*'posterior'"),
         (lambda: kinds("posteriors"), "part: given 'posteriors', .*did you mean 'posterior'"),
         (lambda: Entry("a", Spec(), factory="make"), "factory: given 'make', expected module:function"),
@@ -270,6 +276,7 @@ def test_bad_input_is_one_line(call, message):
     ("fields", "message"),
     [
         ({"posterior": "{own}:Radail"}, "posterior: given '.*:Radail', .*did you mean 'Radial'"),
+        ({"posterior": "{own}.py:Radial"}, "expected a module, without .py .did you mean 'own_.*:Radial'..$"),
         ({"posterior": "{own}:number"}, "posterior: given '.*:number', expected a class or function of own_"),
         ({"posterior": "{own}_broken:Radial"}, "expected a module that can be imported .No module named 'nothing_of"),
         ({"posterior": {"kind": "{own}:Radial", "layer": 2}}, "posterior.layer: given 2, .*did you mean 'layers'"),
@@ -439,7 +446,19 @@ def test_the_command_lists_kinds_and_explains_them(capsys):
         (["parts", "posterior", "planr"], "posterior: given 'planr', .*did you mean 'planar'"),
         (["parts", "posterior", "my:Radial"], "posterior: given 'my:Radial'"),
         (["train", "--out", "RUN", "--posterior.layers"], "--posterior.layers: given None, expected a value"),
-        (["train", "--out", "RUN", "--posterior.layers", "3"], "posterior.layers: given 3, .*: normal has none"),
+        (
+            ["train", "--out", "RUN", "--posterior.layers", "3"],
+            "posterior.layers: given 3, .*: normal has none; planar and conditional-planar have layers",
+        ),
+        (
+            ["train", "--out", "RUN", "--posterior", "planar", "--posterior.", "2"],
+            "--posterior.: given '2', expected a name",
+        ),
+        (["train", "--out", "RUN", "--posterior=planar", "--posterior.=2"], "--posterior.: given '2', expected a name"),
+        (["train", "--out", "RUN", "--latent_dim", "x"], "latent_dim: given 'x', expected a whole number"),
+        (["train", "--out", "RUN", "--latent_dim=x"], "latent_dim: given 'x', expected a whole number"),
+        (["train", "--out", "RUN", "--no_dequantize", "--beta_warmup=x"], "beta_warmup: given 'x'"),
+        (["train", "--out", "RUN", "--latent_dime=2"], "No such option: --latent_dime"),
     ):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.splitlines()

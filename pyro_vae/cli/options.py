@@ -115,13 +115,18 @@ class CommandWithParts(TyperCommand):
     """A command with options of parts, `--posterior.layers 8`, in addition to those that it declares."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Takes out the options with a dot in their name: each kind has others, so none are declared."""
+        """Takes out the options with a dot in their name: each kind has others, so none are declared.
+
+        A field of a Spec may be written with its underscores, as in Python.
+        """
         rest, dotted = list[str](), dict[str, str]()
         remaining = iter(args)
         for argument in remaining:
             name, equals, text = argument.removeprefix("--").partition("=")
             if not argument.startswith("--") or "." not in name:
-                rest.append(argument)
+                dashed = name.replace("_", "-")
+                is_field = argument.startswith("--") and dashed.removeprefix("no-").replace("-", "_") in SPEC_FIELDS
+                rest.append(f"--{dashed}{equals}{text}" if is_field else argument)
                 continue
             if not equals:
                 text = next(remaining, "")

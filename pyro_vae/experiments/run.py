@@ -311,6 +311,10 @@ def _check_folder(folder: Path, spec: Spec, resume: bool) -> None:
     free = {"epochs": 1, "compile": "auto"} | ({"dataset": spec.dataset} if resume else {})  # see `check_data`
     before, now = (replace(either, **free).to_dict() for either in (stored, spec))  # type: ignore[arg-type]
     for name in before:
+        if before[name] != now[name] and resume:
+            raise checks.fail(
+                name, now[name], f"{before[name]!r}, as in the run in {folder}; to change it, train a new run"
+            )
         if before[name] != now[name]:
             raise checks.fail(
                 "out",

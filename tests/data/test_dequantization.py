@@ -169,7 +169,7 @@ def test_the_command_line(tmp_path, capsys):
     assert metrics["bits_per_dimension"] == pytest.approx(metrics["nll_nats"] / 64 / math.log(2) + 8)
     assert "dequantized" in metrics["provenance"]["elbo_nats"]
     assert main(["train", "--resume", "--no-dequantize", "--out", str(run), "--quiet"]) == 2
-    assert "this one holds a run with dequantize = True, not False" in capsys.readouterr().err
+    assert "dequantize: given False, expected True, as in the run" in capsys.readouterr().err
     assert main(["train", "--dequantize", "--out", str(tmp_path / "other"), *common]) == 2
     assert "dequantize: given True, expected False, or a likelihood" in capsys.readouterr().err
 

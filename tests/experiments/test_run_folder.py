@@ -73,7 +73,7 @@ def test_a_run_of_before_there_were_backends_goes_on_with_any(tmp_path):
     assert read_spec(tmp_path).compile == "auto"
     longer = replace(read_spec(tmp_path), epochs=3, compile="capture")
     assert len(run(longer, tmp_path, resume=True, **QUIET)[1].epochs) == 3
-    with pytest.raises(InputError, match="precision = 'fp32', not 'bf16'"):
+    with pytest.raises(InputError, match="precision: given 'bf16', expected 'fp32', as in the run"):
         run(replace(longer, precision="bf16"), tmp_path, resume=True, **QUIET)
 
 
@@ -131,7 +131,7 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path):
         run(SPEC, folder, **QUIET)
     with pytest.raises(InputError, match=r"this one holds a run with beta = 1.0, not 2.0"):
         run(replace(SPEC, beta=2.0), folder, **QUIET)
-    with pytest.raises(InputError, match=r"this one holds a run with beta = 1.0, not 2.0"):
+    with pytest.raises(InputError, match=r"beta: given 2.0, expected 1.0, as in the run in .*run; to change it"):
         run(replace(SPEC, beta=2.0), folder, resume=True, **QUIET)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (tmp_path / "other").mkdir()
