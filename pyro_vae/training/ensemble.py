@@ -85,11 +85,7 @@ def fit_many(
     specs = _specs(spec, images, seeds)
     seeds = [member.seed for member in specs]
     spec = specs[0]
-    target = choose_device(device)
-    if spec.compile == "cudagraph" and target.type != "cuda":
-        raise checks.fail("compile", spec.compile, f"another backend for {target}: it is of CUDA")
-    if (size := peers().size) > 1:
-        raise checks.fail("processes", size, "one: fit_many trains in a single process")
+    target = _target(spec, device)
     folder = _folder(out, resume)
     stored = read_checkpoint(folder / "checkpoint") if folder is not None and resume else None
     if stored is not None and spec.objective == "auto":
@@ -100,22 +96,11 @@ def fit_many(
     spec = specs[0]
     model = build(spec)
     check_fits(model, images)
-    splits = [
-        train_validation_split(images, member.validation_fraction, member.seed)
-        for member in (specs if spec.validation_fraction else specs[:1])
-    ]
-    parts = [binarize(part, spec.binarization) for part, _ in splits]
-    warn_if_not_binary(model, parts[0], spec.binarization)
-
-    train = _on_device(parts, target, len(seeds))
-    rest = [binarize(part, spec.binarization) for _, part in splits if part is not None]
-    held_out = _on_device(rest, target, len(seeds))
+    train, held_out = _image_sets(specs, images, model, target)
     steps_per_epoch = math.ceil(train.count / spec.batch_size)
     backend = spec.compile
     if backend == "auto":
-        worth_it = spec.epochs * steps_per_epoch * len(seeds) >= WORTH_COMPILING
-        elsewhere = "inductor" if worth_it and target.type == "cpu" else "capture"
-        backend = "cudagraph" if target.type == "cuda" else elsewhere
+        backend = _backend(target, steps=spec.epochs * steps_per_epoch * len(seeds))
     settings = {name: value for name, value in spec.to_dict().items() if name not in (*FIELDS_FREE_ON_RESUME, "seed")}
     settings |= {"seeds": list(seeds), "images": images.fingerprint, "precision": spec.precision}
     epochs: list[list[Epoch]] = []  # a row per epoch, an entry per member
@@ -128,14 +113,7 @@ def fit_many(
     with seeded_rng(target, hash(tuple(seeds)) % 2**63), pyro.get_param_store().scope():
         members = Members(specs, target, backend)
         if stored is not None:
-            # Fields that are newer than the checkpoint have their defaults.
-            defaults = {name: value for name, value in Spec().to_dict().items() if name in settings}
-            same_settings(defaults | stored["settings"], settings)
-            epochs += [[Epoch(**epoch) for epoch in row] for row in stored["epochs"]]
-            if len(epochs) > spec.epochs:
-                raise checks.fail("epochs", spec.epochs, f"at least {len(epochs)}, which the checkpoint has already")
-            members.load(stored["members"])
-            members.backend = backend_on(target, stored["backend"])  # another backend would round differently
+            epochs += _resumed(members, stored, settings, spec.epochs, target)
         elif folder is not None:
             write_checkpoint(folder / "checkpoint", 0, state(members))
         done = len(epochs) * steps_per_epoch
@@ -173,14 +151,65 @@ def fit_many(
     ]
     if folder is not None:
         surroundings = environment(str(device)) | {"images": images.fingerprint, "num_images": len(images)}
-        surroundings |= {"processes": 1, "seeds": list(seeds)}
-        for (model, history), member in zip(runs, specs, strict=True):
-            run_folder = folder / f"seed-{member.seed}"
-            files.write(run_folder / "spec.json", member.to_json() + "\n")
-            files.write_json(run_folder / "environment.json", surroundings)
-            history.to_csv(run_folder / "history.csv")
-            save(model, run_folder / WEIGHTS)
+        _write_runs(folder, runs, specs, surroundings | {"processes": 1, "seeds": list(seeds)})
     return runs
+
+
+def _target(spec: Spec, device: str | torch.device) -> torch.device:
+    """The device, where the spec can be trained on it, and in this process alone."""
+    target = choose_device(device)
+    if spec.compile == "cudagraph" and target.type != "cuda":
+        raise checks.fail("compile", spec.compile, f"another backend for {target}: it is of CUDA")
+    if (size := peers().size) > 1:
+        raise checks.fail("processes", size, "one: fit_many trains in a single process")
+    return target
+
+
+def _resumed(
+    members: Members, stored: dict[str, Any], settings: dict[str, Any], num_epochs: int, device: torch.device
+) -> list[list[Epoch]]:
+    """Puts a checkpoint's state into the members; the epochs that they have had."""
+    # Fields that are newer than the checkpoint have their defaults.
+    defaults = {name: value for name, value in Spec().to_dict().items() if name in settings}
+    same_settings(defaults | stored["settings"], settings)
+    epochs = [[Epoch(**epoch) for epoch in row] for row in stored["epochs"]]
+    if len(epochs) > num_epochs:
+        raise checks.fail("epochs", num_epochs, f"at least {len(epochs)}, which the checkpoint has already")
+    members.load(stored["members"])
+    members.backend = backend_on(device, stored["backend"])  # another backend would round differently
+    return epochs
+
+
+def _image_sets(specs: list[Spec], images: Images, model: Model, device: torch.device) -> tuple[_Pixels, _Pixels]:
+    """The training images of all members, and those held out, each split by its member's seed."""
+    spec = specs[0]
+    splits = [
+        train_validation_split(images, member.validation_fraction, member.seed)
+        for member in (specs if spec.validation_fraction else specs[:1])
+    ]
+    train = [binarize(part, spec.binarization) for part, _ in splits]
+    warn_if_not_binary(model, train[0], spec.binarization)
+    held_out = [binarize(part, spec.binarization) for _, part in splits if part is not None]
+    return _on_device(train, device, len(specs)), _on_device(held_out, device, len(specs))
+
+
+def _backend(device: torch.device, steps: int) -> str:
+    """What `auto` is, for so many steps, those of all members counted."""
+    if device.type == "cuda":
+        return "cudagraph"
+    return "inductor" if steps >= WORTH_COMPILING and device.type == "cpu" else "capture"
+
+
+def _write_runs(
+    folder: Path, runs: list[tuple[Model, History]], specs: list[Spec], surroundings: dict[str, Any]
+) -> None:
+    """A run folder for each member."""
+    for (model, history), member in zip(runs, specs, strict=True):
+        run_folder = folder / f"seed-{member.seed}"
+        files.write(run_folder / "spec.json", member.to_json() + "\n")
+        files.write_json(run_folder / "environment.json", surroundings)
+        history.to_csv(run_folder / "history.csv")
+        save(model, run_folder / WEIGHTS)
 
 
 def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
