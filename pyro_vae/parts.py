@@ -438,3 +438,8 @@ def construct(part: str, value: AnyPart, /, **supplied: Any) -> Any:
         if str(error).split(":")[0] in chosen.options:
             raise checks.InputError(f"{part}.{error}") from error
         raise
+    except (TypeError, ValueError) as error:
+        if not chosen.own:
+            raise
+        expected = f"options that it takes ({type(error).__name__}: {error})"
+        raise checks.fail(part, str(chosen), expected) from error

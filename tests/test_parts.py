@@ -422,7 +422,7 @@ def test_a_factory_is_trained_as_the_model_that_it_makes(own, digits):
 
 
 def test_options_that_nobody_checks_reach_the_class(own):
-    with pytest.raises(TypeError):  # of the class itself
+    with pytest.raises(InputError, match=r"network: given '.*:Wide\(width=x\)', expected options that it takes \(Type"):
         construct("network", {"kind": f"{own}:Wide", "width": "x"}, **SIZES)
     assert construct("network", {"kind": f"{own}:Wide", "width": 3}, **SIZES).encoder[1].out_features == 3
 

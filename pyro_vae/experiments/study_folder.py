@@ -20,7 +20,7 @@ from pyro_vae.evaluation.samples import classifier
 from pyro_vae.experiments import claims, tables
 from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
-from pyro_vae.models import build
+from pyro_vae.models import build, warn_if_not_evaluable
 from pyro_vae.parts import importable
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.training.checkpoint import read_epoch
@@ -37,6 +37,7 @@ class StudyRun:
     spec: Spec
     folder: Path
     groups: tuple[str, ...]
+    evaluable: bool = True  #: whether the model has the methods that metrics and figures need
 
     @property
     def name(self) -> str:
@@ -163,7 +164,9 @@ def study_runs(
             raise checks.InputError(f"model {entry.name}: {error}") from error
         for seed in itertools.count(entry.spec.seed):
             spec = replace(common, seed=seed)
-            run = StudyRun(entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups)
+            run = StudyRun(
+                entry.name, spec, out / "runs" / entry.name / f"seed-{seed}", groups, bool(groups) or not metrics
+            )
             if len(runs[entry.name]) >= seeds.get(entry.name, 1) and not run.done:
                 break
             check_data(run.folder, images[entry.spec.dataset])
@@ -173,7 +176,10 @@ def study_runs(
 
 def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tuple[str, ...]:
     """The groups of metrics that are possible for the model and its data."""
-    without = {"samples", "evidence"} if not hasattr(build(spec), "prior") else set()
+    model = build(spec)
+    if warn_if_not_evaluable(model):
+        return ()
+    without = {"samples", "evidence"} if not hasattr(model, "prior") else set()
     if len(images.test) < 2:
         without.add("codes")
     groups = tuple(group for group in metrics if group not in without)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
 
-import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyro_vae import parts
 from pyro_vae._utils import checks
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.base import check_dequantize, check_model
+from pyro_vae.models.composition import compose, warn_if_ignored
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
-__all__ = ["VAE", "Autoencoder", "Model", "build", "check_evaluable", "missing_methods", "require_prior"]
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "Model",
+    "build",
+    "check_evaluable",
+    "missing_methods",
+    "model_of",
+    "require_prior",
+    "warn_if_not_evaluable",
+]
 
 Model = VAE | Autoencoder
 
@@ -25,7 +34,8 @@ _IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1,
 def build(spec: Spec) -> Model:
     """The untrained model of a `Spec`, with weights drawn from `spec.seed`; the global generators are not changed.
 
-    Parts of a user's own are imported. The spec is kept as `model.spec`, so that :func:`pyro_vae.save` can store it
+    Parts of a user's own are imported, and tried once on a black image. A warning names the parts that a model of a
+    user's own does not take. The spec is kept as `model.spec`, so that :func:`pyro_vae.save` can store it
     beside the weights.
 
     Raises:
@@ -37,12 +47,18 @@ def build(spec: Spec) -> Model:
     """
     if not isinstance(spec, Spec):
         raise checks.fail("spec", spec, "a Spec")
+    warn_if_ignored(spec)
+    return model_of(spec)
+
+
+def model_of(spec: Spec) -> Model:
+    """As :func:`build`, without its warning: what a spec on disk says is as it was trained."""
     shape = spec.image_shape or _IMAGE_SHAPES.get(spec.dataset)
     if shape is None:
         raise checks.fail("image_shape", None, f"(channels, height, width) of the images of {spec.dataset}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
-        model: Model = _compose(spec, shape)
+        model: Model = compose(spec, shape)
     check_model(model, "model", "guide")
     check_dequantize(model, spec.dequantize, spec.binarization)
     model.spec = spec
@@ -63,40 +79,15 @@ def missing_methods(model: nn.Module) -> list[str]:
     return [name for name in needed if not callable(getattr(model, name, None))]
 
 
+def warn_if_not_evaluable(model: nn.Module, stacklevel: int = 2) -> bool:
+    """Warns of a model that can be trained alone, and names what it lacks; returns whether it is one."""
+    names = ", ".join(f"`{name}`" for name in missing_methods(model))
+    if names:
+        text = f"{type(model).__name__} has no {names}: it is trained, but has no metrics and no figures of its images"
+        warnings.warn(text, stacklevel=stacklevel + 1)
+    return bool(names)
+
+
 def check_evaluable(model: object) -> None:
     """Checks that `model` is a module with the methods that an evaluation needs."""
     check_model(model, *(missing_methods(model) if isinstance(model, nn.Module) else ("encode", "decode", "prior")))
-
-
-def _compose(spec: Spec, shape: tuple[int, ...]) -> Any:
-    """The model of a spec, made of the parts that its class takes."""
-    asked = parts.arguments("model", spec.model)
-    sizes: dict[str, Any] = {"image_shape": shape, "latent_dim": spec.latent_dim}
-    made: dict[str, Any] = {}
-    for name in ("posterior", "likelihood"):
-        if name in asked:
-            made[name] = parts.construct(name, getattr(spec, name), **sizes)
-    if "encoder" in asked or "decoder" in asked:
-        channels = shape[0] * getattr(made.get("likelihood"), "parameters_per_pixel", 1)
-        num_outputs = made["posterior"].num_parameters if "posterior" in made else spec.latent_dim
-        decoded = {"num_outputs": num_outputs, "decoded_shape": (channels, *shape[1:])}
-        network = parts.construct("network", spec.network, hidden=spec.hidden, **sizes, **decoded)
-        made |= {"encoder": network.encoder, "decoder": network.decoder}
-    if "prior" in asked:
-        made["prior"] = parts.construct("prior", spec.prior, **sizes, **made)
-    if "prior" in made and "posterior" in made:
-        _check_supports(spec, made["prior"](), made["posterior"](torch.zeros(1, made["posterior"].num_parameters)))
-    return parts.construct("model", spec.model, spec=spec, **sizes, **made)
-
-
-def _check_supports(spec: Spec, p: dist.TorchDistribution, q: dist.TorchDistribution) -> None:
-    """Checks that the support of p(z) contains that of q(z|x); else the KL is infinite."""
-    if _reaches_far(q) and not _reaches_far(p):
-        expected = f"one within the support of the prior {spec.prior}: the KL of any other to it is infinite"
-        raise checks.fail("posterior", str(spec.posterior), expected)
-
-
-def _reaches_far(q: dist.TorchDistribution) -> bool:
-    """Whether codes far from 0, on either side, are in the support, as if it is unbounded."""
-    support, far = q.support, torch.full(q.event_shape, 1e4)
-    return support is None or all(bool(support.check(z).all()) for z in (far, -far))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +170,18 @@ def _own_parameters(model: nn.Module) -> list[inspect.Parameter]:
     program = getattr(model, "model", None)
     parameters = _named_parameters(program) if callable(program) else []
     return [each for each in parameters if each.name not in ("x", "beta", "size")]
+
+
+def check_calls(model: nn.Module, arguments: Mapping[str, object]) -> None:
+    """Checks that `model` and `guide` can be called as `(x, beta, labels=...)`, with these arguments by name."""
+    for name in ("model", "guide"):
+        program = getattr(model, name)
+        try:
+            inspect.signature(program).bind(None, 1.0, **arguments)
+        except TypeError as error:
+            parameters = ", ".join(inspect.signature(program).parameters)
+            expected = f"{name}({', '.join(('x', 'beta', *arguments))}), called with x and beta by position ({error})"
+            raise checks.fail("model", f"{type(model).__name__} with {name}({parameters})", expected) from error
 
 
 def conditioned_batches(

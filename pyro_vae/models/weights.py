@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vae._utils import checks, files
-from pyro_vae.models import Model, build
+from pyro_vae.models import Model, model_of
 from pyro_vae.parts import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec
 
@@ -29,6 +29,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         InputError: no model, a state that is not of tensors alone, or a file that can't be written.
 
     >>> import tempfile
+    >>> from pyro_vae import build
     >>> folder = tempfile.mkdtemp()
     >>> path = save(build(Spec(latent_dim=2)), folder + "/vae.safetensors")
     >>> load(path).spec.latent_dim
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike[str], model: Model | None = None, *, trust: boo
             raise checks.fail("model", None, f"the model to put the weights of {path} into: the file has no spec")
         spec = Spec.from_json(metadata["spec"])
         check_trusted(spec.to_dict(), path, trust.to_dict() if isinstance(trust, Spec) else trust)
-        model = build(spec)
+        model = model_of(spec)
     # load_state_dict copies what fits before it refuses the rest.
     before = {name: value.clone() for name, value in _tensors(model)}
     try:

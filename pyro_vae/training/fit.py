@@ -23,6 +23,8 @@ from pyro_vae._utils.rng import preserved_rng, seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.models import Model
 from pyro_vae.models.base import (
+    batch_arguments,
+    check_calls,
     check_fits,
     check_model,
     check_set,
@@ -162,6 +164,7 @@ def fit(
     told = {name: value for name, value in locals().items() if name in SETTINGS}
     check_model(model, "model", "guide")
     check_set("images", images)
+    check_calls(model, batch_arguments(model, images))
     settings, here = Settings(**bound(model, "fit", **told)), distributed.peers()
     settings.check_model(model)
     objective = settings.resolved_objective(model, images)

@@ -26,7 +26,7 @@ def draw_figures(
     """Draws each picture from those of its models that are done, unless the file is newer than their weights."""
     for picture in pictures:
         drawn = [runs[model][0] for model in picture.runs if model in runs]
-        drawn = [run for run in drawn if run.done]
+        drawn = [run for run in drawn if run.done and run.evaluable]
         if picture.runs and not drawn:
             continue
         path = folder / picture.file
