@@ -85,8 +85,9 @@ def fit(
     `model.spec`, or from the defaults of `Spec` if the model was composed by hand. An argument that is passed holds; if
     it contradicts the spec, a warning says so. `model.spec` is then what the model was trained with, which
     :func:`~pyro_vae.evaluate` goes by and :func:`~pyro_vae.save` stores, as far as a spec can name it: an optimizer, a
-    schedule or an objective that is a class, a function or an object leaves the spec as it is, while
-    `"module:Class"` is recorded; and the seed stays that of the initial weights. Nothing is held out of `images`: the
+    schedule or an objective that is a class, a function or an object leaves the spec as it is, while `"module:Class"`
+    is recorded; and the seed stays that of the initial weights. A model composed by hand has no spec to record it in:
+    pass its `binarization` and `dequantize` to :func:`~pyro_vae.evaluate` as well. Nothing is held out of `images`: the
     spec's `validation_fraction` is for `pyro-vae train`, which splits the training images itself.
 
     Under `torchrun`, or inside a process group of PyTorch's, all processes are one training: each takes its part of

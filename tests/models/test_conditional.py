@@ -1,6 +1,10 @@
 """A conditional VAE of a user's own: trained, evaluated, drawn and sampled given its labels."""
 
 import json
+import re
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,3 +160,19 @@ def test_the_command_line_takes_it_from_training_to_samples(tmp_path, monkeypatc
         assert main(["sample", "RUN", "--trust", *options]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_the_page_about_it_has_commands_that_run(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "conditional.md"
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_cvae.py").write_text(blocks[0][1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for kind, text in blocks if kind == "console" for line in text.splitlines()]
+    assert len(commands) == 3
+    try:
+        for line in commands:
+            assert main(shlex.split(line.removeprefix("$ pyro-vae "))) == 0, (line, capsys.readouterr().err)
+    finally:
+        sys.modules.pop("my_cvae", None)
+    assert (tmp_path / "CVAE" / "figures" / "samples.png").is_file()
+    assert (tmp_path / "samples.png").is_file()
