@@ -67,8 +67,8 @@ def collect(folders, results=RESULTS):
 def decide(results=RESULTS):
     """Claims and differences of the studies that are here, once more from the numbers of their runs.
 
-    Where they were run before single images were stored, they are decided by seeds or by the standard errors of
-    `metrics.json`, or not at all.
+    Studies that were run before per-image values were stored are decided by seeds or by the standard errors of
+    `metrics.json`, or not at all. Those decided by per-image values, which are not copied here, stay as they are.
     """
     from pyro_vae.experiments import claims, tables
     from pyro_vae.experiments.study import named
@@ -80,6 +80,13 @@ def decide(results=RESULTS):
             json.loads(path.read_text(encoding="utf-8")),
             named(path.parent.name),
         )
+        if any(
+            "paired" in step["error_of"]
+            for claim in stored["claims"]
+            for step in claim["steps"]
+            if step
+        ):
+            continue
         runs = {
             entry["name"]: [
                 StudyRun(entry["name"], read_spec(path.parent / run), path.parent / run, ())
