@@ -33,7 +33,8 @@ from pyro_vae.data import Images
 from pyro_vae.free_bits import elbo_with_free_bits
 from pyro_vae.models import VAE, build
 from pyro_vae.models.base import device_of, evaluating, first_of
-from pyro_vae.parts import AnyPart, Part, checked, construct, resolve
+from pyro_vae.part_classes import construct, resolve
+from pyro_vae.parts import AnyPart, Part, checked
 from pyro_vae.path_gradient import is_delta, only_latent, support_moves, takes_path_gradient
 from pyro_vae.spec import Spec
 

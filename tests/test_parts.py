@@ -25,7 +25,8 @@ from pyro_vae.cli.app import main
 from pyro_vae.experiments.run import open_model, open_run, run
 from pyro_vae.experiments.runner import run_study
 from pyro_vae.experiments.study import Entry, Study, named
-from pyro_vae.parts import Part, check_trusted, construct, kinds, resolve, with_option
+from pyro_vae.part_classes import check_trusted, construct, resolve
+from pyro_vae.parts import Part, kinds, with_option
 from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"

@@ -10,7 +10,7 @@ import typer
 from pyro_vae._utils.checks import fail
 from pyro_vae.cli.evaluate import show_metrics, try_each
 from pyro_vae.cli.options import DataRoot, Device, Quiet, Trust, path, spec_options
-from pyro_vae.parts import check_trusted
+from pyro_vae.part_classes import check_trusted
 from pyro_vae.spec import PARTS, Spec, check_dataset, check_still_there, read_spec
 from pyro_vae.training import distributed
 

@@ -22,7 +22,7 @@ from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.evaluation import Metrics, PerImage
 from pyro_vae.models import Model, build, warn_if_not_evaluable
 from pyro_vae.models.weights import load, save
-from pyro_vae.parts import check_trusted
+from pyro_vae.part_classes import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
 from pyro_vae.training.checkpoint import read_epoch
 from pyro_vae.training.distributed import joined

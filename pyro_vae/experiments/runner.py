@@ -27,7 +27,7 @@ from pyro_vae.experiments.study_folder import (
     write_results,
 )
 from pyro_vae.experiments.workers import Processes, RayTasks, Workers
-from pyro_vae.parts import importable
+from pyro_vae.part_classes import importable
 from pyro_vae.spec import GROUPS
 from pyro_vae.training.checkpoint import read_checkpoint
 from pyro_vae.training.history import Epoch, epoch_line

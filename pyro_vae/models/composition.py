@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyro_vae import parts
+from pyro_vae import part_classes
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.models.base import evaluating
@@ -33,36 +33,36 @@ def compose(spec: Spec, shape: tuple[int, ...]) -> Any:
         InputError: a part refuses its options, the parts do not go together, or a part of a user's own gives another
             shape than the model needs of it.
     """
-    asked = parts.arguments("model", spec.model)
+    asked = part_classes.arguments("model", spec.model)
     sizes: dict[str, Any] = {"image_shape": shape, "latent_dim": spec.latent_dim}
     made: dict[str, Any] = {}
     for name in ("posterior", "likelihood"):
         if name in asked:
-            made[name] = parts.construct(name, getattr(spec, name), **sizes)
+            made[name] = part_classes.construct(name, getattr(spec, name), **sizes)
     num_outputs = spec.latent_dim
     if "posterior" in made and {"encoder", "decoder", "prior"} & set(asked):
         num_outputs = _num_parameters(spec, made["posterior"])
     if "encoder" in asked or "decoder" in asked:
         channels = shape[0] * getattr(made.get("likelihood"), "parameters_per_pixel", 1)
         decoded: dict[str, Any] = {"num_outputs": num_outputs, "decoded_shape": (channels, *shape[1:])}
-        network = parts.construct("network", spec.network, hidden=spec.hidden, **sizes, **decoded)
+        network = part_classes.construct("network", spec.network, hidden=spec.hidden, **sizes, **decoded)
         if Part.of(spec.network).own:
             _check_network(spec, network, shape, **decoded)
         made |= {"encoder": network.encoder, "decoder": network.decoder}
     if "prior" in asked:
-        made["prior"] = parts.construct("prior", spec.prior, **sizes, **made)
+        made["prior"] = part_classes.construct("prior", spec.prior, **sizes, **made)
     if "prior" in made and "posterior" in made:
         p = _codes_of(spec, "prior", made["prior"])
         q = _codes_of(spec, "posterior", made["posterior"], torch.zeros(1, num_outputs))
         _check_supports(spec, p, q)
-    return parts.construct("model", spec.model, spec=spec, **sizes, **made)
+    return part_classes.construct("model", spec.model, spec=spec, **sizes, **made)
 
 
 def warn_if_ignored(spec: Spec) -> None:
     """Warns of the parts in a spec that a model of the user's own does not take."""
     if not Part.of(spec.model).own:
         return
-    asked = parts.arguments("model", spec.model)
+    asked = part_classes.arguments("model", spec.model)
     ignored = [
         f"{name} {getattr(spec, name)}"
         for name, arguments in _TAKEN_AS.items()

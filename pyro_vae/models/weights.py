@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae._utils import checks, files
 from pyro_vae.models import Model, model_of
-from pyro_vae.parts import check_trusted
+from pyro_vae.part_classes import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec
 
 

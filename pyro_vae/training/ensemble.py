@@ -25,7 +25,7 @@ from pyro_vae.models import Model, build
 from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at, with_objective
-from pyro_vae.parts import check_trusted
+from pyro_vae.part_classes import check_trusted
 from pyro_vae.spec import FIELDS_FREE_ON_RESUME, WEIGHTS, Spec
 from pyro_vae.training.backend import WORTH_COMPILING, backend_on
 from pyro_vae.training.checkpoint import read_checkpoint, same_settings, write_checkpoint

@@ -163,14 +163,11 @@ def fit(
     1
     """
     told = {name: value for name, value in locals().items() if name in SETTINGS}
-    check_model(model, "model", "guide")
-    check_set("images", images)
-    check_calls(model, batch_arguments(model, images))
+    _check_arguments(model, images, callback)
     settings, here = Settings(**bound(model, "fit", **told)), distributed.peers()
     settings.check_model(model)
     objective = settings.resolved_objective(model, images)
     spec = _recorded(model, told)
-    _check_callback(callback)
     checkpoint, snapshots = _files(checkpoint, snapshots, resume, here)
     target = distributed.own_device(choose_device(device))
     distributed.refuse_batch_statistics(model, settings.elbo(objective), here)
@@ -180,10 +177,7 @@ def fit(
     with refusal, distributed.joined(target), seeded_rng(target, settings.seed), store.scope():
         move(model, target)
         model.train()
-        stepping = make_optimizer(settings.optimizer, model.parameters(), settings.lr)
-        _check_rate(lr, settings, stepping)
-        stepping.zero_grad()  # an interrupted step may have left gradients
-        here.add_gradients_up(stepping, settings.clip_norm)
+        stepping = _optimizer(model, settings, lr, here)
         rate = LearningRate(stepping, settings.schedule, settings.epochs, steps_per_epoch)
         average = WeightAverage(model, settings.ema) if settings.ema else None
         as_stored = settings.to_dict(model, objective, train, held_out)
@@ -227,7 +221,10 @@ def fit(
     return state.history
 
 
-def _check_callback(callback: object) -> None:
+def _check_arguments(model: Model, images: Images, callback: object) -> None:
+    check_model(model, "model", "guide")
+    check_set("images", images)
+    check_calls(model, batch_arguments(model, images))
     if callback is None:
         return
     expected = "a function of the epoch, the model and the history"
@@ -241,6 +238,15 @@ def _check_callback(callback: object) -> None:
         signature.bind(1, None, None)
     except TypeError as error:
         raise checks.fail("callback", f"a function of the arguments {signature}", f"{expected} ({error})") from error
+
+
+def _optimizer(model: Model, settings: Settings, lr: float | None, here: Peers) -> torch.optim.Optimizer:
+    """The optimizer of the model's parameters, which adds the gradients of all processes up before each step."""
+    optimizer = make_optimizer(settings.optimizer, model.parameters(), settings.lr)
+    _check_rate(lr, settings, optimizer)
+    optimizer.zero_grad()  # an interrupted step may have left gradients
+    here.add_gradients_up(optimizer, settings.clip_norm)
+    return optimizer
 
 
 def _check_rate(lr: float | None, settings: Settings, optimizer: torch.optim.Optimizer) -> None:

@@ -11,9 +11,9 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_vae import parts
+from pyro_vae import part_classes
 from pyro_vae._utils import checks
-from pyro_vae.parts import Part
+from pyro_vae.parts import Part, kinds
 
 
 class Adam(torch.optim.Adam):
@@ -178,7 +178,7 @@ def make_optimizer(optimizer: Optimizer, params: Iterable[Tensor], lr: float) ->
     _check_maker(optimizer)
     try:
         if isinstance(optimizer, str | Mapping | Part):
-            made = parts.construct("optimizer", optimizer, params=params, lr=lr)
+            made = part_classes.construct("optimizer", optimizer, params=params, lr=lr)
         else:
             make: Callable[..., Any] = optimizer
             made = make(params) if sets_rate(optimizer) else make(params, lr=lr)
@@ -226,7 +226,7 @@ def _refuse_pyro(optimizer: Any) -> None:
     makes_wrapper = inspect.isfunction(optimizer) and optimizer.__module__.startswith("pyro.optim")
     if makes_wrapper or isinstance(optimizer, PyroOptim):
         name = (optimizer if makes_wrapper else optimizer.pt_optim_constructor).__name__
-        kind = f'"{name.lower()}", or ' if name.lower() in parts.kinds("optimizer") else ""
+        kind = f'"{name.lower()}", or ' if name.lower() in kinds("optimizer") else ""
         torchs = f"torch.optim.{name}" if hasattr(torch.optim, name) else "a class of torch.optim"
         expected = f"{kind}{torchs}: fit takes torch's optimizers, not Pyro's wrappers of them"
         raise checks.fail("optimizer", f"pyro.optim.{name}", expected)

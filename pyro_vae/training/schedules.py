@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae import parts
+from pyro_vae import part_classes
 from pyro_vae._utils import checks
 from pyro_vae.parts import Part
 from pyro_vae.training.optimizers import described
@@ -166,14 +166,14 @@ class LearningRate:
     def __init__(self, optimizer: Optimizer, schedule: Scheduler, epochs: int, steps_per_epoch: int) -> None:
         self.optimizer, self._epochs = optimizer, epochs
         self.of_last_step = self.lr
-        make = parts.resolve("schedule", schedule) if isinstance(schedule, str | Mapping | Part) else schedule
+        make = part_classes.resolve("schedule", schedule) if isinstance(schedule, str | Mapping | Part) else schedule
         if not callable(make):
             raise checks.fail("schedule", schedule, _EXPECTED)
         supplied = {"optimizer": optimizer, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
         try:
             names = inspect.signature(make).parameters
             if isinstance(schedule, str | Mapping | Part):
-                scheduler = parts.construct("schedule", schedule, **supplied)
+                scheduler = part_classes.construct("schedule", schedule, **supplied)
             else:
                 scheduler = make(optimizer, **{name: supplied[name] for name in _SUPPLIED if name in names})
         except checks.InputError:

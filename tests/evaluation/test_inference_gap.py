@@ -84,13 +84,14 @@ def test_monte_carlo_errors_are_the_spread_over_seeds():
 def test_of_the_exact_posterior_both_are_zero():
     vae, truth = linear_gaussian()
     images = random_images(20)
-    gap = inference_gap(vae, images, samples=50, k=50, **CPU)
+    # Of 50 weights the tail of 10 is too short: a k above 1 - 1/log10(50) = 0.41 is then often chance.
+    gap = inference_gap(vae, images, samples=50, k=500, **CPU)
     assert gap.approximation_gap_nats == pytest.approx(0, abs=1e-3)
     assert gap.amortization_gap_nats == pytest.approx(0, abs=1e-3)
     log_p = truth.log_prob(images.as_float().flatten(1)).double()
     torch.testing.assert_close(gap.per_image["log_evidence_nats"], log_p, atol=1e-3, rtol=0)
     assert gap.converged
-    assert gap.evidence_trusted >= 0.75  # the weights are equal up to what the ascent leaves, which has tails
+    assert gap.evidence_trusted >= 0.9  # the weights are equal up to what the ascent leaves
 
 
 @pytest.mark.parametrize(
