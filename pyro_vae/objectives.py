@@ -47,7 +47,8 @@ class Auto:
     """The objective of least noise in its gradient; it is settled before the first step, see :func:`resolved`.
 
     That is `path-gradient` where the posterior takes it, else `mean-field` where the KL term has a closed form, else
-    `elbo`. The measurement behind it is in the documentation, under "Two gradients of an expectation".
+    `elbo`. The measurement behind it is in the documentation, under "Two gradients of an expectation". A model with
+    programs of its own may name what suits it, as the attribute `default_objective` of its class.
     """
 
     kind = "auto"
@@ -169,7 +170,8 @@ def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     if part.kind == "iwae-dreg":
         _check_only_latent(model, images)
     if not _has_programs_of_vae(model):
-        return Part("elbo") if part.kind == Auto.kind else part
+        default = getattr(model, "default_objective", "elbo")
+        return checked("objective", default) if part.kind == Auto.kind else part
     try:
         # With gradients, which tell whether a support moves with the parameters.
         with preserved_rng([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():

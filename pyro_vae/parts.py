@@ -31,7 +31,7 @@ SHELVES = {  # files of each part
     "schedule": ("training/schedules.py",),
 }
 SUPPLIED = {  # arguments that are no options
-    "model": ("spec", "image_shape", "latent_dim", "encoder", "decoder", "prior", "likelihood", "posterior"),
+    "model": ("spec", "image_shape", "latent_dim", "hidden", "encoder", "decoder", "prior", "likelihood", "posterior"),
     "network": ("image_shape", "num_outputs", "latent_dim", "decoded_shape", "hidden"),
     "likelihood": ("image_shape",),
     "prior": ("latent_dim", "image_shape", "encoder", "decoder", "posterior"),

@@ -55,7 +55,7 @@ def compose(spec: Spec, shape: tuple[int, ...]) -> Any:
         p = _codes_of(spec, "prior", made["prior"])
         q = _codes_of(spec, "posterior", made["posterior"], torch.zeros(1, num_outputs))
         _check_supports(spec, p, q)
-    return part_classes.construct("model", spec.model, spec=spec, **sizes, **made)
+    return part_classes.construct("model", spec.model, spec=spec, hidden=spec.hidden, **sizes, **made)
 
 
 def warn_if_ignored(spec: Spec) -> None:
