@@ -90,10 +90,14 @@ METRICS = {
     "kl_prior_at_start": _nats(
         "KL, prior at z_0", "not a KL, and may be below 0: the prior stays at the start of the flow, as in some reports"
     ),
+    "kl_by_site": Metric(
+        "KL by site", "nats", "the part of each latent site of a model with several", "neither", _DENSITY
+    ),
     "elbo_nats": _nats("ELBO", "-(reconstruction + KL), nats per image", "higher", "elbo_se"),
     "active_units": Metric(
         "active units", "", "latent dimensions that tell images apart", digits=0, error="active_units_se"
     ),
+    "active_units_by_site": Metric("active units by site", "", "of each latent site", digits=0),
     "nll_nats": _nats("NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", "lower", "nll_se"),
     "nll_mcse": Metric(
         "NLL, Monte Carlo SE", "nats", "of the NLL of these images, from the spread of weights", digits=3

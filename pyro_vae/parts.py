@@ -151,6 +151,7 @@ class Kind(NamedTuple):
     class_name: str
     doc: str
     options: dict[str, Option]
+    lacks: tuple[str, ...] = ()  # groups of metrics, of a model
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
@@ -176,8 +177,26 @@ def kinds(part: str) -> dict[str, Kind]:
                     case ast.Assign([ast.Name("kind")], ast.Constant(str(name))):
                         doc = ast.get_docstring(node) or ""
                         options = _options(node, classes, SUPPLIED[part])
-                        kinds[name] = Kind(module, node.name, doc, options)
+                        kinds[name] = Kind(module, node.name, doc, options, _lacks(node))
     return kinds
+
+
+def lacks(model: AnyPart) -> tuple[str, ...]:
+    """The groups of metrics that a kind of model does not have; of a user's own kind they are not known here.
+
+    >>> lacks("autoencoder"), lacks("vae")
+    (('evidence', 'samples'), ())
+    """
+    kind = Part.of(model).kind
+    return kinds("model")[kind].lacks if kind in kinds("model") else ()
+
+
+def _lacks(node: ast.ClassDef) -> tuple[str, ...]:
+    for line in node.body:
+        match line:
+            case ast.Assign([ast.Name("lacks")], value):
+                return tuple(ast.literal_eval(value))
+    return ()
 
 
 def _options(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], supplied: tuple[str, ...]) -> dict[str, Option]:

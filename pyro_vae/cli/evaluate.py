@@ -27,6 +27,7 @@ from pyro_vae.cli.options import (
     path,
     whole_number,
 )
+from pyro_vae.parts import lacks
 from pyro_vae.spec import Spec
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def _checked_groups(
 
 def _check_group(group: str, spec: Spec, images: Splits, num_generated: int | None) -> None:
     """Checks what a group of metrics requires of a run, before anything is trained or computed for it."""
-    if spec.model == "autoencoder" and group in ("evidence", "samples"):
-        raise fail("model", spec.model, "a model with a prior")
+    if group in lacks(spec.model):
+        raise fail("model", spec.model, f"a model with {'a prior' if group == 'samples' else 'a density of its codes'}")
     if group == "codes" and len(images.test) < 2:
         raise fail("test images", len(images.test), "at least 2, for a variance of their codes")
     if group == "samples" and (num_generated or len(images.test)) < 10:

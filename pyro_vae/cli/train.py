@@ -51,7 +51,6 @@ def train(
         from pyro_vae.evaluation import evaluate
         from pyro_vae.experiments.figures.of_run import save_run_figures
         from pyro_vae.experiments.run import add_metrics, run
-        from pyro_vae.models import missing_methods
 
         model, history, images = run(
             spec, out, data_root=data_root, device=device, resume=resume, progress=not quiet, trust=trust
@@ -77,8 +76,7 @@ def train(
         add_metrics(out, metrics)
         results.append(metrics)
 
-    # What the model lacks, `run` has said.
-    try_each(("figures",) if missing_methods(model) else ("bounds", "codes", "figures"), add)
+    try_each(("bounds", "codes", "figures"), add)
     if not quiet and results:
         show_metrics(results, f"{out}, test images")
 

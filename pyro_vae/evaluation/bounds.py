@@ -16,9 +16,13 @@ from pyro_vae._utils.progress import track
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
-from pyro_vae.models import Autoencoder, Model, check_evaluable
+from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.densities import Densities
+from pyro_vae.models.traces import Traces
+from pyro_vae.path_gradient import is_delta
 from pyro_vae.posteriors import location
+
+_OF_SITE = "kl_of_"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Bounds:
     - `kl_prior_at_start`: flows only, and not a KL: :math:`\mathrm{KL}(q_0 \| p) - \mathbb E \sum_l \log |\det J_l|`,
       with the prior at the *first* :math:`z_0`, as some reports compute it. It can be below 0; it is here only to
       stand beside theirs.
+    - `kl_by_site`: the part of each latent site of a pair that is evaluated by its traces; they add up to
+      `kl_per_sample`, which is Monte Carlo then. The part of a site that is enumerated is exact given the others.
     - `reconstruction_nats`: :math:`-\mathbb E_{q(z|x)} \log p(x|z)`, Monte Carlo. For a density it can be negative.
     - `elbo_nats`: `-(reconstruction_nats + kl_per_sample)`, a lower bound on the mean :math:`\log p(x)`, where x is
       what the likelihood is a density of.
@@ -54,6 +60,7 @@ class Bounds:
     kl_se: float | None = None
     kl_is_exact: bool | None = None
     kl_prior_at_start: float | None = None
+    kl_by_site: Mapping[str, float] | None = None
     elbo_nats: float | None = None
     elbo_se: float | None = None
     per_image: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
@@ -120,7 +127,8 @@ def bounds(
     """Reconstruction error, KL and ELBO of `model` on `images`; nothing is trained.
 
     Args:
-        model: a `VAE` or `Autoencoder`; afterwards it is on its device and in its training mode as before.
+        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.models.traces.Traces`); afterwards it is on
+            its device and in its training mode as before.
         images: the images to evaluate on; means are over images, so batches of unequal length weigh as they should.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
             drawn once, the same for all models.
@@ -162,6 +170,7 @@ def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: in
     columns = {name: torch.cat(values) for name, values in parts.items()}
     if "kl_per_sample" in columns:
         columns["elbo_nats"] = -(columns["reconstruction_nats"] + columns["kl_per_sample"])
+    by_site = {name: columns.pop(name) for name in list(columns) if name.startswith(_OF_SITE)}
     mean = {name: column.mean().item() for name, column in columns.items()}
     error = {name: standard_error(column) for name, column in columns.items()}
     return Bounds(
@@ -170,6 +179,7 @@ def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: in
         reconstruction_se=error["reconstruction_nats"],
         kl_se=error.get("kl_per_sample"),
         kl_is_exact=kl_is_exact,
+        kl_by_site={name.removeprefix(_OF_SITE): each.mean().item() for name, each in by_site.items()} or None,
         elbo_se=error.get("elbo_nats"),
         per_image=columns,
         **mean,
@@ -178,10 +188,12 @@ def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: in
 
 def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tuple[dict[str, Tensor], bool | None]:
     """Each term for each image, shape `(N,)`, by the name of its mean."""
+    if not densities.has_parts:
+        return _traced_terms(densities.traces, x, samples, batch_size), False
     q = densities.encode(x)
     squared_error, log_likelihood = _decoded(densities, location(q), x, batch_size)
     values = {"mse_per_pixel": squared_error}
-    if isinstance(densities.model, Autoencoder):  # a point mass: nothing to sample, no KL
+    if is_delta(q):  # nothing to sample, no KL
         return values | {"reconstruction_nats": -log_likelihood}, None
     p = densities.prior()
     total: dict[str, Tensor] = {}
@@ -195,6 +207,31 @@ def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tu
                 parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
         total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
     return values | total, exact
+
+
+def _traced_terms(traces: Traces, x: Tensor, samples: int, batch_size: int) -> dict[str, Tensor]:
+    """As :func:`_terms`, of a pair with any latent sites; `kl_of_` and its name is the term of each."""
+    parts = []
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        parts.append(_traced_rows(traces.rows(rows), x[rows], samples))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _traced_rows(traces: Traces, x: Tensor, samples: int) -> dict[str, Tensor]:
+    values = {"mse_per_pixel": _squared_error(x, traces.reconstruct(x))}
+    total: dict[str, Tensor] = {}
+    for _ in range(samples):
+        draws = traces.draws(x, 1)
+        parts = {"reconstruction_nats": draws.reconstruction()[0]}
+        squared_error = draws.squared_error(x)
+        if squared_error is not None:
+            parts["mse_per_pixel_sampled"] = squared_error[0]
+        if draws.has_density:
+            by_site = {f"{_OF_SITE}{name}": kl[0] for name, kl in draws.kl().items()}
+            parts |= by_site | {"kl_per_sample": sum(by_site.values(), x.new_zeros(len(x)))}
+        total = {name: total.get(name, 0) + part / samples for name, part in parts.items()}
+    return values | total
 
 
 def _decoded(densities: Densities, z: Tensor, x: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:

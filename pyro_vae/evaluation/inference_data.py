@@ -12,8 +12,8 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.arviz_versions import inference_data
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images
-from pyro_vae.evaluation.likelihood.evidence import weighted_draws
 from pyro_vae.evaluation.likelihood.importance_weights import log_mean_weight, log_mean_weight_mcse, smooth_log_weights
+from pyro_vae.evaluation.likelihood.weighted_draws import weighted_draws
 from pyro_vae.evaluation.loop import evaluation_of
 from pyro_vae.models import Model, require_prior
 from pyro_vae.models.densities import Densities

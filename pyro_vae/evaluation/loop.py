@@ -16,17 +16,19 @@ from pyro_vae.data.dequantization import dequantized_once
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import Model
 from pyro_vae.models.base import (
+    check_calls,
     check_dequantize,
     check_finite_weights,
     check_fits,
     check_set,
     conditioned_batches,
+    evaluated_arguments,
     evaluating_on,
     warn_if_not_binary,
     warn_if_unbounded,
 )
 from pyro_vae.models.binding import bound
-from pyro_vae.models.densities import Densities
+from pyro_vae.models.densities import Densities, has_parts
 from pyro_vae.spec import BINARIZATIONS
 
 
@@ -109,6 +111,8 @@ def evaluation_of(
         fixed = binarize(images, fixed_binarization(how))
         if finite_weights:
             check_finite_weights(model)
+        if not has_parts(model):
+            check_calls(model, evaluated_arguments(model, fixed))
         check_fits(model, fixed)
         evaluation = Evaluation(model, fixed, target, how, dequantize)
         x, densities = next(evaluation.take(torch.arange(min(2, len(fixed)))).batches(2))

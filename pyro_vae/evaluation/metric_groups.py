@@ -26,9 +26,10 @@ from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.metrics import Metrics
 from pyro_vae.evaluation.samples.features import Extractor, extract
 from pyro_vae.evaluation.samples.scores import real_features, score_real_images, score_samples, unseen_images
-from pyro_vae.latent import codes, posterior_means, prior_samples
-from pyro_vae.models import Autoencoder, Model, check_evaluable
-from pyro_vae.models.base import check_set, data_range_of, dtype_of, likelihood_of
+from pyro_vae.latent import codes, posterior_means, prior_samples, site_means
+from pyro_vae.models import Model, check_evaluable
+from pyro_vae.models.base import check_set, data_range_of, dtype_of, evaluated_arguments, likelihood_of
+from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.spec import GROUPS
 
 
@@ -56,12 +57,13 @@ def evaluate(
     """Evaluates a model on images it was not trained on; nothing is trained.
 
     Args:
-        model: a `VAE` or `Autoencoder`.
+        model: a `VAE`, or another pair of programs, with any number of latent sites, continuous or enumerated (see
+            :class:`~pyro_vae.models.traces.Traces`).
         images: test images; also the reference of the scores of samples, as they are, before any binarization.
         metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units), `evidence` (NLL, Pareto k) and
             `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
-            bounds and codes, and samples where there is an extractor. An autoencoder has neither evidence nor samples:
-            they are left out.
+            bounds and codes, and samples where there is an extractor. What a model lacks is left out: an autoencoder
+            has neither evidence nor samples.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
             drawn once, the same for all models.
         dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
@@ -156,7 +158,7 @@ def _joined(groups: Mapping[str, _Group], source: dict[str, Any]) -> Metrics:
 
 
 def _groups(model: Model, metrics: Sequence[str] | None, extractor: Extractor | None) -> list[str]:
-    """The groups to compute, checked; an autoencoder has neither evidence nor samples."""
+    """The groups to compute, checked; those that the model lacks are left out, unless no other is asked for."""
     if isinstance(metrics, str) or not isinstance(metrics, Iterable | None):
         raise checks.fail("metrics", metrics, f"a list of {', '.join(GROUPS)}")
     if extractor is not None and not callable(extractor):
@@ -165,13 +167,12 @@ def _groups(model: Model, metrics: Sequence[str] | None, extractor: Extractor | 
     chosen = [checks.one_of("metrics", group, GROUPS) for group in (by_default if metrics is None else metrics)]
     if "samples" in chosen and extractor is None:
         raise checks.fail("extractor", None, "a feature extractor, by which samples are scored")
-    if isinstance(model, Autoencoder):
-        if not {"bounds", "codes"} & set(chosen):
-            raise checks.fail(
-                "metrics", ",".join(chosen), "bounds or codes: an autoencoder has neither evidence nor samples"
-            )
-        return [group for group in chosen if group not in ("evidence", "samples")]
-    return chosen
+    lacking = groups_lacking(model)
+    possible = [group for group in chosen if group not in lacking]
+    if chosen and not possible:
+        expected = f"others: {type(model).__name__} has no {' and no '.join(lacking)}"
+        raise checks.fail("metrics", ",".join(chosen), expected)
+    return possible
 
 
 def _sample_count(num_generated: int | None, num_images: int, splits: int, extractor: Extractor | None) -> int:
@@ -202,7 +203,14 @@ def _comparable(evaluation: Evaluation) -> dict[str, Any]:
     """The settings that two models must share for their log-likelihoods to be comparable."""
     name = likelihood_of(evaluation.model)
     likelihood = {} if name is None else {"likelihood": name}
-    return likelihood | {"binarization": evaluation.binarization} | _noised(evaluation)
+    return likelihood | {"binarization": evaluation.binarization} | _noised(evaluation) | _condition(evaluation)
+
+
+def _condition(evaluation: Evaluation) -> dict[str, Any]:
+    """What the images are given, such as labels: then it is log p(x|labels) that is estimated."""
+    condition = getattr(evaluation.model, "condition", None)  # a part of the image itself, of a conditional model
+    names = [*evaluated_arguments(evaluation.model, evaluation.images), *([condition] if condition else [])]
+    return {"conditional_on": sorted(names)} if names else {}
 
 
 def _noised(evaluation: Evaluation) -> dict[str, Any]:
@@ -224,11 +232,32 @@ def _bounds_group(evaluation: Evaluation, images: Images, noise: dict[str, Any])
 
 
 def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
+    if not has_parts(evaluation.model):
+        return _sites_group(evaluation, seed)
     units = _active_units(evaluation, batch_size, seed)
     about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
     return _Group(
         {"active_units": units.count, "active_units_se": units.count_se}, about | {"threshold": units.threshold}
     )
+
+
+def _sites_group(evaluation: Evaluation, seed: int) -> _Group:
+    """The active units of each continuous latent site of a pair, and of all."""
+    seeds = seed, stream_seed(seed, "other codes")
+    means, others = (
+        site_means(evaluation.model, evaluation.images, device=evaluation.device, seed=stream) for stream in seeds
+    )
+    by_site = {name: active_units(means[name], others=others[name]) for name in means}
+    about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
+    if not by_site:
+        return _Group({}, about)
+    units = active_units(torch.cat([*means.values()], 1), others=torch.cat([*others.values()], 1))
+    values = {
+        "active_units": units.count,
+        "active_units_se": units.count_se,
+        "active_units_by_site": {name: each.count for name, each in by_site.items()},
+    }
+    return _Group(values, about | {"threshold": units.threshold})
 
 
 def _active_units(evaluation: Evaluation, batch_size: int, seed: int) -> ActiveUnits:

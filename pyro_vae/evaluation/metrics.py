@@ -28,10 +28,12 @@ class Metrics:
     kl_per_sample: float | None = None
     kl_se: float | None = None
     kl_prior_at_start: float | None = None
+    kl_by_site: dict[str, float] | None = None
     elbo_nats: float | None = None
     elbo_se: float | None = None
     active_units: int | None = None
     active_units_se: float | None = None
+    active_units_by_site: dict[str, int] | None = None
     nll_nats: float | None = None
     nll_se: float | None = None
     nll_mcse: float | None = None
@@ -101,6 +103,8 @@ class Metrics:
         value, label, meaning, digits = getattr(self, name), metric.label, metric.meaning, metric.digits
         error = getattr(self, metric.error) if metric.error else None
         source = self.provenance.get(name, {})
+        if isinstance(value, dict) and name != "pareto_k":
+            return label, ", ".join(f"{site} {number:.{digits}f}" for site, number in value.items()), meaning
         if isinstance(value, dict):
             return label, ", ".join(f"{band} {share:.1%}" for band, share in value.items()), meaning
         text = f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{max(digits, 1)}f}")

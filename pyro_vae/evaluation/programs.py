@@ -16,7 +16,8 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.models import VAE, Autoencoder, Model
 from pyro_vae.models.base import device_of, evaluating
-from pyro_vae.models.densities import Densities
+from pyro_vae.models.densities import Densities, has_parts
+from pyro_vae.models.traces import Traces
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
 
@@ -29,9 +30,10 @@ def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | No
 
     Both are run once, at beta = 1: the latent site is `z`, the observed one `x`, and at the z that the guide draws
     their log-probabilities are those of `prior()`, `encode(x)` and `decode(z)`. An autoencoder has no latent site.
+    A model without these methods is evaluated by its programs' traces, which :meth:`Traces.check` checks.
 
     Args:
-        model: a `VAE`, an `Autoencoder`, or a subclass with programs of its own.
+        model: a `VAE`, an `Autoencoder`, or a module with programs of its own.
         x: some images, `(N, C, H, W)`, where the model is.
         arguments: their labels and covariates, where the model takes them.
 
@@ -41,8 +43,16 @@ def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | No
     if not all(callable(getattr(model, name, None)) for name in ("model", "guide")):
         return
     store = pyro.get_param_store()
-    with seeded_rng(device_of(model), 0), evaluating(model), store.scope(), pyro.validation_enabled(False):
-        _check(model, x, arguments or {})
+    with (
+        seeded_rng(device_of(model), 0),
+        evaluating(model),
+        store.scope(store.get_state()),
+        pyro.validation_enabled(False),
+    ):
+        if has_parts(model):
+            _check(model, x, arguments or {})
+        else:
+            Traces(model, arguments or {}).check(x)
 
 
 def _check(model: Model, x: Tensor, arguments: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from pyro_vae.data import Images, Splits, load_data
 from pyro_vae.data.images import train_validation_split
 from pyro_vae.data.sources import DATA_FORMAT
 from pyro_vae.evaluation import Metrics, PerImage
-from pyro_vae.models import Model, build, warn_if_not_evaluable
+from pyro_vae.models import Model, build
 from pyro_vae.models.weights import load, save
 from pyro_vae.part_classes import check_trusted
 from pyro_vae.spec import WEIGHTS, Spec, check_still_there, check_weights, read_spec
@@ -65,8 +65,6 @@ def run(
             _check_folder(folder, spec, resume)
             check_data(folder, images)
         model = build(spec)
-        if here.rank == 0:
-            warn_if_not_evaluable(model)
         train, validation = train_validation_split(images.train, spec.validation_fraction, spec.seed)
         of_data = _description(images) | {"data_format": DATA_FORMAT}
         surroundings = environment(device) | of_data | {"processes": here.size}

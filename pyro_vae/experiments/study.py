@@ -32,6 +32,7 @@ from typing import Any
 
 from pyro_vae._utils import checks
 from pyro_vae.metric_table import METRICS
+from pyro_vae.parts import lacks
 from pyro_vae.spec import PARTS, Spec
 
 NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
@@ -287,7 +288,7 @@ def _pictures(entries: Sequence[Entry]) -> tuple[Picture, ...]:
     names_of = _file_names(dict.fromkeys(entry.spec.dataset for entry in entries))
     for dataset, short in names_of.items():
         runs = [entry for entry in entries if entry.spec.dataset == dataset]
-        sampled = tuple(entry.name for entry in runs if entry.spec.model != "autoencoder")
+        sampled = tuple(entry.name for entry in runs if "samples" not in lacks(entry.spec.model))
         names = tuple(entry.name for entry in runs)
         for function, models, title, caption, alt in (
             ("training_curves", names, "Training", "Means over the training images, by epoch.", "Curves over epochs."),

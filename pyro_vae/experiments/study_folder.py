@@ -20,7 +20,8 @@ from pyro_vae.evaluation.samples import classifier
 from pyro_vae.experiments import claims, tables
 from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
-from pyro_vae.models import build, warn_if_not_evaluable
+from pyro_vae.models import build
+from pyro_vae.models.densities import groups_lacking
 from pyro_vae.part_classes import importable
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.training.checkpoint import read_epoch
@@ -177,9 +178,7 @@ def study_runs(
 def _possible_groups(metrics: Sequence[str], images: Splits, spec: Spec) -> tuple[str, ...]:
     """The groups of metrics that are possible for the model and its data."""
     model = build(spec)
-    if warn_if_not_evaluable(model):
-        return ()
-    without = {"samples", "evidence"} if not hasattr(model, "prior") else set()
+    without = set(groups_lacking(model))
     if len(images.test) < 2:
         without.add("codes")
     groups = tuple(group for group in metrics if group not in without)

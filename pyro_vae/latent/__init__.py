@@ -1,6 +1,6 @@
 """Looking into the latent space: codes, samples, interpolations, grids. Tensors in, tensors out, on the CPU."""
 
-from pyro_vae.latent.encode import codes, decode_codes, posterior_means, prior_samples
+from pyro_vae.latent.encode import codes, decode_codes, posterior_means, prior_samples, site_means
 from pyro_vae.latent.interpolation import interpolate
 from pyro_vae.latent.manifold import manifold
 from pyro_vae.latent.principal_components import (
@@ -23,6 +23,7 @@ __all__ = [
     "principal_angles",
     "principal_components",
     "prior_samples",
+    "site_means",
     "subspace_angles",
     "to_plane",
 ]

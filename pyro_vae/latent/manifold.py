@@ -8,7 +8,6 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae.latent.encode import decode_codes
 from pyro_vae.models import Model
-from pyro_vae.models.base import check_model
 
 
 def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: float = 3.0) -> Tensor:
@@ -23,7 +22,6 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
     """
     size = checks.positive_integer("size", size)
     limit = checks.positive("limit", limit)
-    check_model(model, "decode")
     checks.one_of("spacing", spacing, ("even", "quantiles"))
     if spacing == "even":
         axis = torch.linspace(-limit, limit, size)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
-from torch import nn
 
 from pyro_vae._utils import checks
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.base import check_dequantize, check_model
 from pyro_vae.models.composition import compose, warn_if_ignored
+from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.models.vae import VAE
 from pyro_vae.spec import Spec
 
@@ -20,10 +18,8 @@ __all__ = [
     "Model",
     "build",
     "check_evaluable",
-    "missing_methods",
     "model_of",
     "require_prior",
-    "warn_if_not_evaluable",
 ]
 
 Model = VAE | Autoencoder
@@ -73,21 +69,11 @@ def require_prior(model: Model) -> VAE:
     return model
 
 
-def missing_methods(model: nn.Module) -> list[str]:
-    """The methods that evaluation and figures need and that `model` lacks; an autoencoder needs no prior."""
-    needed = ("encode", "decode") if isinstance(model, Autoencoder) else ("encode", "decode", "prior")
-    return [name for name in needed if not callable(getattr(model, name, None))]
+def check_evaluable(model: object, group: str = "") -> None:
+    """Checks that `model` is a module that can be evaluated: a pair of programs; and that it has metrics of `group`."""
+    check_model(model, *(() if has_parts(model) else ("model", "guide")))
+    if group in groups_lacking(model):
+        raise checks.fail("model", type(model).__name__, f"a model with {_NEEDED_FOR.get(group, group)}")
 
 
-def warn_if_not_evaluable(model: nn.Module, stacklevel: int = 2) -> bool:
-    """Warns of a model that can be trained alone, and names what it lacks; returns whether it is one."""
-    names = ", ".join(f"`{name}`" for name in missing_methods(model))
-    if names:
-        text = f"{type(model).__name__} has no {names}: it is trained, but has no metrics and no figures of its images"
-        warnings.warn(text, stacklevel=stacklevel + 1)
-    return bool(names)
-
-
-def check_evaluable(model: object) -> None:
-    """Checks that `model` is a module with the methods that an evaluation needs."""
-    check_model(model, *(missing_methods(model) if isinstance(model, nn.Module) else ("encode", "decode", "prior")))
+_NEEDED_FOR = {"evidence": "a density of its codes", "samples": "a prior to draw codes from"}

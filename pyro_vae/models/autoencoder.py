@@ -33,6 +33,7 @@ class Autoencoder(PyroPair):
     """
 
     kind = "autoencoder"
+    lacks = ("evidence", "samples")
     spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module) -> None:

@@ -143,6 +143,15 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
     return {name: values.to(dtype) if values.is_floating_point() else values for name, values in chosen.items()}
 
 
+def evaluated_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
+    """As :func:`batch_arguments`, without what training alone is told, the `withheld` of the model's class.
+
+    Those are labels that a model infers, for example.
+    """
+    withheld = getattr(model, "withheld", ())
+    return {name: values for name, values in batch_arguments(model, images).items() if name not in withheld}
+
+
 def required_arguments(model: nn.Module) -> list[str]:
     """The required arguments of `model.model`, besides `x`, `beta` and `size`."""
     return [parameter.name for parameter in _own_parameters(model) if parameter.default is parameter.empty]
@@ -194,7 +203,7 @@ def conditioned_batches(
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Densities]]:
     """Batches in order, from the image `start` on: floats `(B, C, H, W)`, and the densities given their arguments."""
-    arguments = batch_arguments(model, images)
+    arguments = evaluated_arguments(model, images)
     pixels = resident(images.pixels[start:], device)
     for index in torch.arange(len(pixels), device=pixels.device).split(batch_size):
         x = gather(pixels, index, device, as_floats=as_floats, dtype=dtype_of(model))

@@ -10,6 +10,7 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae.models.traces import Traces
 from pyro_vae.posteriors import location
 
 
@@ -38,8 +39,20 @@ class Densities:
         """p(x|z) for codes `(..., N, d)`: batch shape `(..., N)`, event shape `(C, H, W)`."""
         return self._call(self.model.decode, z)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether the model has these methods; else its programs tell, by their :attr:`traces`."""
+        return has_parts(self.model)
+
+    @property
+    def traces(self) -> Traces:
+        """The model's programs, given these arguments."""
+        return Traces(self.model, self.arguments)
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the location of q(z|x), `(N, C, H, W)`."""
+        if not self.has_parts:
+            return self.traces.reconstruct(x)
         if self.arguments or not hasattr(self.model, "reconstruct"):
             return self.decode(location(self.encode(x))).mean
         reconstructed: Tensor = self.model.reconstruct(x)
@@ -58,6 +71,23 @@ class Densities:
         if not self.arguments:
             return method(*positional)
         return method(*positional, **{name: self.arguments[name] for name in named(method, self.arguments)})
+
+
+def groups_lacking(model: object) -> tuple[str, ...]:
+    """The groups of metrics that a model does not have: the `lacks` of its class, and samples without a way to draw."""
+    lacks = tuple(getattr(model, "lacks", ()))
+    program = getattr(model, "model", None)
+    is_drawn = has_parts(model) or (callable(program) and "size" in inspect.signature(program).parameters)
+    return lacks if is_drawn or "samples" in lacks else (*lacks, "samples")
+
+
+def has_parts(model: object) -> bool:
+    """Whether a model has the one latent site z, of which its `encode`, `decode` and `prior` tell.
+
+    One that can't be sampled needs no prior.
+    """
+    needed = ("encode", "decode") if "samples" in getattr(model, "lacks", ()) else ("encode", "decode", "prior")
+    return all(callable(getattr(model, name, None)) for name in needed)
 
 
 def named(method: Any, arguments: Mapping[str, Tensor]) -> list[str]:

@@ -26,8 +26,9 @@ from pyro_vae.evaluation import (
     to_inference_data,
 )
 from pyro_vae.evaluation.likelihood.annealing import anneal_images
-from pyro_vae.evaluation.likelihood.evidence import weighted_draws
+from pyro_vae.evaluation.likelihood.weighted_draws import weighted_draws
 from pyro_vae.latent import posterior_means
+from pyro_vae.models.densities import Densities
 
 CPU = {"device": "cpu"}
 
@@ -99,7 +100,7 @@ def test_the_bound_rises_with_k_and_its_gap_is_var_w_over_2k():
     vae, truth = mismatched()
     x = random_images(1).as_float()
     with torch.no_grad():
-        weights = weighted_draws(vae, x, 600_000, 4000).log_weights
+        weights = weighted_draws(Densities(vae), x, 600_000, 4000).log_weights
     log_p = truth.log_prob(x.flatten(1)).item()
     gaps = {}
     for k in (1, 5, 25, 50, 100):
@@ -116,7 +117,7 @@ def test_the_bound_rises_with_k_and_its_gap_is_var_w_over_2k():
 def test_counts_are_exact_when_nothing_divides(k, decoded_at_once):
     vae, _ = mismatched()
     with torch.no_grad():
-        z, weights, _ = weighted_draws(vae, random_images(3).as_float(), k, decoded_at_once)
+        z, weights, _ = weighted_draws(Densities(vae), random_images(3).as_float(), k, decoded_at_once)
     assert z.shape == (k, 3, 2)
     assert weights.shape == (k, 3)
     result = evidence(vae, random_images(53), k=k, decoded_at_once=decoded_at_once, **CPU)
@@ -401,7 +402,7 @@ def test_metrics_show_what_the_error_is_made_of():
     [
         (lambda: evidence(mismatched()[0], random_images(2), k=0), "k: given 0"),
         (lambda: evidence(mismatched()[0], random_images(2), decoded_at_once=0), "decoded_at_once: given 0"),
-        (lambda: evidence(deterministic(), random_images(2)), "a deterministic autoencoder has none"),
+        (lambda: evidence(deterministic(), random_images(2)), "a model with a density of its codes"),
         (lambda: evidence(mismatched()[0], random_images(2), anneal=-1), "anneal: given -1"),
         (lambda: evidence(mismatched()[0], random_images(2), anneal_temperatures=0), "anneal_temperatures: given 0"),
         (lambda: to_inference_data(mismatched()[0], random_images(2), draws=0), "draws: given 0"),

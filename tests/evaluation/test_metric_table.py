@@ -27,7 +27,7 @@ def test_every_entry_is_complete():
     assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
 
 
-NATS = {"kl_per_sample", "kl_prior_at_start", "nll_mcse", "nll_by_k", "nll_diagnostics"}
+NATS = {"kl_per_sample", "kl_by_site", "kl_prior_at_start", "nll_mcse", "nll_by_k", "nll_diagnostics"}
 ERRORS_IN_NATS = {metric.error for name, metric in METRICS.items() if name in NATS or name.endswith("_nats")}
 
 

@@ -7,11 +7,10 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -40,11 +39,12 @@ from pyro_vae.evaluation.likelihood.nll import (
     nll_of,
     reasons_for_doubt,
 )
+from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, check_density, weighted_draws
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.samples.features import fingerprint
-from pyro_vae.models import Model, require_prior
+from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import data_range_of, likelihood_of
-from pyro_vae.models.densities import Densities
+from pyro_vae.models.densities import has_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +106,13 @@ def evidence(
     anneal_temperatures: int = 1000,
     progress: bool = False,
 ) -> Evidence:
-    """Importance-sampled log-likelihood of `images` under `model`, with q(z|x) as the proposal.
+    """Importance-sampled log-likelihood of `images` under `model`, with its guide as the proposal.
+
+    Latent sites that are enumerated are summed out exactly. A model that is conditional, on labels say, gives
+    log p(x|labels).
 
     Args:
-        model: a `VAE`.
+        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.models.traces.Traces`).
         images: the images to evaluate on.
         k: samples per image.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
@@ -141,9 +144,9 @@ def evidence(
     seed = checks.seed("seed", seed)
     anneal = checks.non_negative_integer("anneal", anneal)
     checks.positive_integer("anneal_temperatures", anneal_temperatures)
-    vae = require_prior(model)
+    check_evaluable(model, "evidence")
     with evaluation_of(
-        vae, images, "evidence", binarization=binarization, dequantize=dequantize, device=device
+        model, images, "evidence", binarization=binarization, dequantize=dequantize, device=device
     ) as evaluation:
         return evidence_of(
             evaluation,
@@ -169,6 +172,12 @@ def evidence_of(
     progress: bool = False,
 ) -> Evidence:
     """:func:`evidence` of input that was checked."""
+    if anneal and not has_parts(evaluation.model):
+        expected = (
+            f"0 for {type(evaluation.model).__name__}: only a model with `encode`, `decode` and `prior` is annealed"
+        )
+        raise checks.fail("anneal", anneal, expected)
+    check_density(evaluation)
     columns = _weights_of(evaluation, k, decoded_at_once, seed, partial, progress)
     by_k = columns.pop("by_k")
     log_likelihood, mcse = by_k[:, 0].contiguous(), columns.pop("mcse", None)
@@ -322,36 +331,6 @@ def _anneal(evaluation: Evaluation, decoded_at_once: int, temperatures: int, see
     }
     weighted = sum(part.acceptance * len(part.log_likelihood) for part in parts)
     return replace(parts[0], **joined, acceptance=weighted / len(evaluation.images))
-
-
-class WeightedDraws(NamedTuple):
-    """z `(K, N, d)`, its log-weights `(K, N)`, and the rounding error of these, nats, `(N,)`; float64 but for z."""
-
-    z: Tensor
-    log_weights: Tensor
-    resolution_nats: Tensor
-
-
-def weighted_draws(
-    densities: Densities, x: Tensor, k: int, decoded_at_once: int, q: TorchDistribution | None = None
-) -> WeightedDraws:
-    """k draws from q(z|x) of each image, and log p(x|z) + log p(z) - log q(z|x), on the CPU.
-
-    At most `decoded_at_once` codes are decoded together. By default q is what the encoder says.
-    """
-    q, p = densities.encode(x) if q is None else q, densities.prior()
-    chunk = max(1, decoded_at_once // len(x))
-    codes, rows, largest = [], [], torch.zeros(len(x), dtype=torch.float64)
-    for start in range(0, k, chunk):
-        z = q.rsample((min(chunk, k - start),))
-        codes.append(z)
-        # Rounded to float32 term by term: their sum is small beside each.
-        terms = torch.stack([densities.decode(z).log_prob(x), p.log_prob(z), -q.log_prob(z)]).cpu().double()
-        rows.append(terms.sum(0))
-        largest = torch.maximum(largest, terms.abs().sum(0).amax(0))
-    # Each term is itself a rounded sum over pixels or dimensions. With exact posteriors, whose weights are all equal,
-    # log-weights of 4 to 4,096 pixels spread over 1 to 3 units of this.
-    return WeightedDraws(torch.cat(codes), torch.cat(rows), 8 * torch.finfo(x.dtype).eps * largest)
 
 
 def _estimates(drawn: WeightedDraws) -> dict[str, Tensor]:

@@ -15,13 +15,13 @@ from pyro_vae._utils.progress import Progress
 from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.bounds import standard_error
-from pyro_vae.evaluation.likelihood.evidence import WeightedDraws, weighted_draws
 from pyro_vae.evaluation.likelihood.importance_weights import (
     LEAST,
     log_mean_weight,
     log_mean_weight_mcse,
     pareto_smooth,
 )
+from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, weighted_draws
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import VAE, require_prior
 from pyro_vae.models.base import batch_arguments, check_model, check_set

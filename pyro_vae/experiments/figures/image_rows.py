@@ -23,8 +23,8 @@ from pyro_vae.experiments.figures.trained_runs import (
     two_of,
 )
 from pyro_vae.likelihoods import Gaussian
-from pyro_vae.models import Autoencoder
 from pyro_vae.models.base import evaluating
+from pyro_vae.models.densities import groups_lacking
 
 
 def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int | None = None, seed: int = 0) -> Figure:
@@ -39,7 +39,7 @@ def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int |
 
 def samples(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
     """Originals over samples from the prior of each run; autoencoders, which have no prior, are left out."""
-    models = {name: model for name, model in models_of(runs, images).items() if not isinstance(model, Autoencoder)}
+    models = {name: model for name, model in models_of(runs, images).items() if "samples" not in groups_lacking(model)}
     if not models:
         raise checks.fail("runs", list(runs), "at least one model with a prior")
     rows = {"original": choose(images, n, None, seed).as_float()}

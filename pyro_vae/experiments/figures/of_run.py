@@ -14,8 +14,9 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
-from pyro_vae.models import Autoencoder, Model, missing_methods
+from pyro_vae.models import Model
 from pyro_vae.models.base import condition_of, conditioned_batches, device_of, evaluating
+from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.plots.curves import learning_curves
 from pyro_vae.plots.frame import save_figure
 from pyro_vae.plots.image_grids import image_grid, manifold, reconstructions
@@ -31,13 +32,14 @@ def save_run_figures(
     """Saves the pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples, 2-d manifold.
 
     A model that is conditional on labels or covariates reconstructs images given theirs, and is sampled given the
-    labels of test images; it has no interpolation and no manifold, whose codes have no label. A model that lacks what
-    evaluation needs has its curves alone. A picture that can't be drawn is left out, with a warning that says why.
+    labels of test images; it has no interpolation and no manifold, whose codes have no label. Of a model with several
+    latent sites the codes are those of the site next to the image. A picture that can't be drawn is left out, with a
+    warning that says why.
     """
     curves: dict[str, Callable[[], Figure]] = {}
     if history is not None and history.epochs:
         curves["curves"] = lambda: learning_curves(history, images.name)
-    figures = curves if missing_methods(model) else _of_model(model, images) | curves
+    figures = _of_model(model, images) | curves
     saved = (save_if_drawn(draw, Path(folder) / f"{name}.png") for name, draw in figures.items())
     return [path for path in saved if path is not None]
 
@@ -45,7 +47,7 @@ def save_run_figures(
 def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
     """The pictures that need a trained model, by name."""
     first = images.take(slice(0, 20))
-    originals, condition = first.as_float(), condition_of(model)
+    originals, condition, lacking = first.as_float(), condition_of(model), groups_lacking(model)
     title = f"{images.name}: codes of {len(images):,} images"
 
     def plane() -> latent.Plane:
@@ -65,11 +67,11 @@ def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
     }
     if len(images) > 1:
         figures["latent"] = lambda: latent_scatter(plane(), images.labels, images.class_names, title)
-        if not condition:
+        if not condition and (has_parts(model) or "samples" not in lacking):
             figures["interpolation"] = of_interpolation
     if condition == ["labels"]:
         figures["samples"] = lambda: _samples_of_labels(model, images)
-    elif not condition and not isinstance(model, Autoencoder):
+    elif not condition and "samples" not in lacking:
         figures["samples"] = lambda: image_grid(latent.prior_samples(model, 64), "Samples from the prior, decoded")
         if latent.codes(model, images.take(slice(0, 1))).shape[1] == 2:
             figures["manifold-even"] = lambda: of_manifold("even", "an even grid")

@@ -15,8 +15,9 @@ from pyro_vae.data import Images
 from pyro_vae.evaluation.samples.features import Extractor, extract
 from pyro_vae.evaluation.samples.inception_score import confidence
 from pyro_vae.experiments.figures.trained_runs import Runs, check_runs, models_of, plane, reconstruct, sample
-from pyro_vae.models import Autoencoder, Model
+from pyro_vae.models import Model
 from pyro_vae.models.base import check_fits
+from pyro_vae.models.densities import groups_lacking
 
 EPOCHS = (1, 5, 10, 20)
 
@@ -97,7 +98,7 @@ def confidences(
             model = run.at(epoch)
             check_fits(model, images)
             sampled = None
-            if not isinstance(model, Autoencoder):
+            if "samples" not in groups_lacking(model):
                 sampled = confidence(_logits(classifier, sample(model, n, seed)), real)
             reconstructed = confidence(_logits(classifier, reconstruct(model, originals)), real)
             results.append(Confidence(name, epoch, sampled, reconstructed))

@@ -17,6 +17,7 @@ from pyro_vae._utils import checks
 from pyro_vae.data import Images
 from pyro_vae.models import Model
 from pyro_vae.models.base import batch_arguments, check_fits, conditioned_batches, evaluating
+from pyro_vae.models.densities import has_parts
 from pyro_vae.models.weights import load
 from pyro_vae.spec import Spec
 from pyro_vae.training.history import History
@@ -140,7 +141,7 @@ def device_of(model: Model) -> torch.device:
 
 def reconstruct(model: Model, images: Images) -> Tensor:
     """The means of p(x|z) at the codes of all images, `(N, C, H, W)`, given their labels and covariates."""
-    if batch_arguments(model, images):
+    if batch_arguments(model, images) or not has_parts(model):
         with evaluating(model):
             batches = conditioned_batches(model, images, 500, device_of(model))
             return torch.cat([densities.reconstruct(x).cpu() for x, densities in batches])

@@ -1,0 +1,287 @@
+"""What the programs of any pair say of a batch of images, read from their traces: any number of latent sites."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vae._utils import checks
+from pyro_vae.models.draws import Case, Draws
+from pyro_vae.path_gradient import is_delta
+from pyro_vae.posteriors import location
+
+PLATE = "data"  #: over the images, in both programs
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Both programs of a pair, with the labels and covariates of a batch; evaluation reads all that it needs here.
+
+    The programs have one plate over the images, named `data`, and the same latent sites in it: continuous ones, or
+    discrete ones with `infer={"enumerate": "parallel"}`, which may be in the model alone. The site of the images is
+    `x`, or the only observed one. Factors of the guide are terms of a training's loss, which are left out here.
+
+    Args:
+        pair: with `model(x, beta, ...)` and `guide(x, beta, ...)`, as :func:`~pyro_vae.fit` trains it; beta is 1 here.
+        arguments: labels and covariates of the batch, `(N, ...)`, by name.
+
+    >>> from pyro_vae import Spec, build
+    >>> with torch.random.fork_rng():
+    ...     draws = Traces(build(Spec(latent_dim=2))).draws(torch.zeros(3, 1, 8, 8), 4)
+    >>> draws.continuous, draws.log_weights().shape
+    (('z',), torch.Size([4, 3]))
+    """
+
+    pair: Any
+    arguments: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def draws(self, x: Tensor, k: int) -> Draws:
+        """k draws of the guide for each image, all at once: the batch is repeated k times."""
+        n = len(x)
+        images = x.repeat(k, *[1] * (x.dim() - 1))
+        arguments = {name: value.repeat(k, *[1] * (value.dim() - 1)) for name, value in self.arguments.items()}
+        with _programs_alone():
+            guide, model = self._run(images, arguments)
+            supports = enumerated_sites(guide, model)
+            in_guide = tuple(name for name in supports if name in guide.nodes)
+            in_model = tuple(name for name in supports if name not in guide.nodes)
+            supports = {name: supports[name] for name in (*in_guide, *in_model)}
+            cases = []
+            for values in itertools.product(*supports.values()):
+                fixed = {name: value.expand(n * k, *value.shape) for name, value in zip(supports, values, strict=True)}
+                if fixed:
+                    guide, model = self._run(images, arguments, fixed)
+                cases.append(_case(guide, model, x, k, n, fixed))
+        sizes = {name: len(values) for name, values in supports.items()}
+        return Draws(tuple(cases), in_guide, in_model, sizes)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z), each site of the guide at its mean or, where it is discrete, at its mode."""
+        return self._mean(self._at_location(x)[1], x)
+
+    def locations(self, x: Tensor) -> dict[str, Tensor]:
+        """The mean of each continuous latent site, given those of the sites before it, `(N, ...)`, by name.
+
+        The site next to the image, the last of the model's, comes first.
+        """
+        guide, model = self._at_location(x)
+        codes = _continuous(guide)
+        return {name: codes[name] for name in reversed(model.nodes) if name in codes}
+
+    def code_shapes(self) -> dict[str, torch.Size]:
+        """The shape of a code of each continuous latent site of the model, in its order."""
+        with _programs_alone(), torch.random.fork_rng(devices=[]):
+            trace = poutine.trace(self.pair.model).get_trace(None, 1.0, **self.arguments, size=1)
+        image = _image_site(trace, None)
+        return {name: value.shape[1:] for name, value in _continuous(trace).items() if name != image}
+
+    def sample(self, size: int) -> Tensor:
+        """The mean of p(x|z) for draws of the prior, `(size, C, H, W)`, given the arguments of the batch."""
+        with _programs_alone():
+            trace = poutine.trace(self.pair.model).get_trace(None, 1.0, **self.arguments, size=size)
+        return self._mean(trace, None)
+
+    def decode(self, values: Mapping[str, Tensor], size: int) -> Tensor:
+        """The mean of p(x|z) where some latent sites have these values, and the others are at their location."""
+        program = poutine.trace(poutine.condition(self.pair.model, data=dict(values)))
+        with _programs_alone(), _AtLocation():
+            trace = program.get_trace(None, 1.0, **self.arguments, size=size)
+        return self._mean(trace, None, latent=tuple(values))
+
+    def rows(self, index: slice) -> Traces:
+        """The programs for some of the images of the batch."""
+        return Traces(self.pair, {name: values[index] for name, values in self.arguments.items()})
+
+    def check(self, x: Tensor) -> None:
+        """Checks that the traces of both programs are such that log p(x), log p(z) and log q(z|x) can be read.
+
+        Raises:
+            InputError: they are not; the message says what is wrong.
+        """
+        with _programs_alone():
+            guide, model = self._run(x, self.arguments)
+        of_guide, of_model = _latent(guide), _latent(model)
+        enumerated = enumerated_sites(guide, model)
+        for name in of_guide:
+            if name not in of_model:
+                raise _unreadable(self.pair, f"the latent site {name} in `guide` alone")
+        for name in of_model:
+            if name not in of_guide and name not in enumerated:
+                expected = "a guide that draws it, or infer={'enumerate': 'parallel'} if it is discrete"
+                raise _unreadable(self.pair, f"the latent site {name} in `model` alone", expected)
+        _image_site(model, x)
+        for trace in (guide, model):
+            trace.compute_log_prob()
+            for name, site in _sampled(trace).items():
+                if not any(frame.name == PLATE for frame in site["cond_indep_stack"]):
+                    raise _unreadable(self.pair, f"the site {name} outside of the plate `{PLATE}`")
+
+    def _run(
+        self, x: Tensor, arguments: Mapping[str, Tensor], fixed: Mapping[str, Tensor] | None = None
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """The trace of the guide, and that of the model at its draws."""
+        data = dict(fixed or {})
+        guide = poutine.trace(poutine.condition(self.pair.guide, data=data)).get_trace(x, 1.0, **arguments)
+        replayed = poutine.replay(poutine.condition(self.pair.model, data=data), trace=_latent_alone(guide))
+        return guide, poutine.trace(replayed).get_trace(x, 1.0, **arguments)
+
+    def _at_location(self, x: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
+        with _programs_alone(), _AtLocation():
+            return self._run(x, self.arguments)
+
+    def _mean(self, trace: poutine.Trace, x: Tensor | None, latent: tuple[str, ...] = ()) -> Tensor:
+        mean = _mean_of(trace.nodes[_image_site(trace, x, latent)], x)
+        if mean is None:
+            raise _unreadable(self.pair, "a site of the images without a mean", "a distribution with one")
+        return mean
+
+
+def enumerated_sites(guide: poutine.Trace, model: poutine.Trace) -> dict[str, Tensor]:
+    """The values of each enumerated latent site of either program, `(values, *event shape)`."""
+    sites = _latent(model) | _latent(guide)
+    values = {
+        name: (site["fn"].enumerate_support(expand=False), site["fn"].event_shape)
+        for name, site in sites.items()
+        if _is_enumerated(site) and name in model.nodes
+    }
+    return {name: support.reshape(-1, *event_shape) for name, (support, event_shape) in values.items()}
+
+
+def _is_enumerated(site: Mapping[str, Any]) -> bool:
+    return bool((site["infer"] or {}).get("enumerate")) and bool(getattr(site["fn"], "has_enumerate_support", False))
+
+
+def _sampled(trace: poutine.Trace) -> dict[str, Any]:
+    """The sites of a trace that are draws, data, or factors."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not (site_is_subsample(site) or (site["infer"] or {}).get("_deterministic"))
+    }
+
+
+def _latent(trace: poutine.Trace) -> dict[str, Any]:
+    return {name: site for name, site in _sampled(trace).items() if not site["is_observed"]}
+
+
+def _continuous(trace: poutine.Trace) -> dict[str, Tensor]:
+    """The values of the latent sites that are continuous, by name."""
+    return {
+        name: site["value"]
+        for name, site in _latent(trace).items()
+        if site["value"].is_floating_point() and not _is_enumerated(site)
+    }
+
+
+def _case(guide: poutine.Trace, model: poutine.Trace, x: Tensor, k: int, n: int, fixed: Mapping[str, Tensor]) -> Case:
+    for trace in (guide, model):
+        trace.compute_log_prob()
+    latent_of_model, latent_of_guide = (
+        {name: site for name, site in _sampled(trace).items() if name in fixed or not site["is_observed"]}
+        for trace in (model, guide)
+    )
+    drawn = {name: site["value"] for name, site in latent_of_guide.items() if name not in fixed}
+    observed = [site for name, site in _sampled(model).items() if name not in latent_of_model]
+    mean = _mean_of(model.nodes[_image_site(model, x, tuple(latent_of_model))], x.repeat(k, *[1] * (x.dim() - 1)))
+    return Case(
+        values={name: value.unflatten(0, (k, n)) for name, value in drawn.items()},
+        log_p={name: _log_prob(site, k, n) for name, site in latent_of_model.items()},
+        log_q={name: _log_prob(site, k, n) for name, site in latent_of_guide.items()},
+        log_likelihood=torch.stack([_log_prob(site, k, n) for site in observed]).sum(0),
+        mean=None if mean is None else mean.unflatten(0, (k, n)),
+        points=tuple(name for name, site in latent_of_guide.items() if _is_point(site)),
+    )
+
+
+def _log_prob(site: Mapping[str, Any], k: int, n: int) -> Tensor:
+    """The log-probability of a site, `(K, N)`: masked, not scaled, summed over the plates inside that of the images."""
+    log_prob = site["unscaled_log_prob"]
+    if site["mask"] is not None and site["mask"] is not True:
+        log_prob = (
+            log_prob * 0 if site["mask"] is False else torch.where(site["mask"], log_prob, log_prob.new_zeros(()))
+        )
+    frame = next(frame for frame in site["cond_indep_stack"] if frame.name == PLATE)
+    sizes = {other.dim: other.size for other in site["cond_indep_stack"]}
+    shape = [sizes.get(dim, 1) for dim in range(min(sizes), 0)]
+    log_prob = log_prob.expand(torch.broadcast_shapes(log_prob.shape, tuple(shape)))
+    rows = log_prob.movedim(frame.dim, -1)
+    return rows.reshape(-1, k * n).sum(0).unflatten(0, (k, n))
+
+
+def _image_site(trace: poutine.Trace, x: Tensor | None, latent: tuple[str, ...] = ()) -> str:
+    """The site of the images: `x`, or the only one that is observed."""
+    if "x" in trace.nodes:
+        return "x"
+    names = [
+        name
+        for name, site in _sampled(trace).items()
+        if name not in latent and (x is None or site["is_observed"]) and type(site["fn"]).__name__ != "Unit"
+    ]
+    if x is None:
+        names = names[-1:]
+    if len(names) != 1:
+        expected = "a site `x` of the images, or one observed site"
+        raise checks.fail("model", f"a `model` with the observed sites {', '.join(names) or 'none'}", expected)
+    return names[0]
+
+
+def _mean_of(site: Mapping[str, Any], x: Tensor | None) -> Tensor | None:
+    """The mean of the site of the images, in their shape."""
+    try:
+        mean: Tensor = site["fn"].mean
+    except (NotImplementedError, AttributeError):
+        return None
+    if getattr(site["fn"], "has_enumerate_support", False) and not bool(mean.isfinite().all()):  # of a categorical
+        return None
+    return mean if x is None or mean.numel() != x.numel() else mean.reshape(x.shape)
+
+
+def _is_point(site: Mapping[str, Any]) -> bool:
+    """Whether a draw is a point in a continuum, which has no density; a single code of many has a probability of 1."""
+    return is_delta(site["fn"]) and site["value"].is_floating_point()
+
+
+class _AtLocation(Messenger):
+    """Inside, each latent site is at its mean, or at its mode where it is discrete, in place of a draw."""
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["is_observed"] or message["done"] or site_is_subsample(message):
+            return
+        fn = message["fn"]
+        message["value"] = fn.mode if getattr(fn, "has_enumerate_support", False) else location(fn)
+        message["done"] = True
+
+
+def _latent_alone(trace: poutine.Trace) -> poutine.Trace:
+    """The trace of a guide to replay from: without sites that are observed there, such as labels."""
+    replayed = trace.copy()
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and site["is_observed"]:
+            replayed.remove_node(name)
+    return replayed
+
+
+@contextmanager
+def _programs_alone() -> Iterator[None]:
+    """Inside, programs may register parameters, of which none is left; they read those that are there."""
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()), pyro.validation_enabled(False):
+        yield
+
+
+def _unreadable(pair: object, what: str, expected: str | None = None) -> checks.InputError:
+    return checks.fail(
+        "model",
+        f"{type(pair).__name__} with {what}",
+        expected or f"the same latent sites in `model` and `guide`, in one plate `{PLATE}` over the images",
+    )
