@@ -31,7 +31,7 @@ from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
-    "model": {"vae", "autoencoder", "vae-prior-at-start"},
+    "model": {"vae", "autoencoder", "vae-prior-at-start", "conditional"},
     "network": {"mlp", "conv"},
     "likelihood": {
         "bernoulli",

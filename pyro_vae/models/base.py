@@ -139,6 +139,7 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
             expected += "labels)" if name == "labels" else f"covariates={{{name!r}: ...}})"
             raise checks.fail("images", f"images without {name}", f"images with {expected}")
     chosen = {parameter.name: rows[parameter.name] for parameter in _own_parameters(model) if parameter.name in rows}
+    _check_classes(model, chosen.get("labels"))
     dtype = dtype_of(model)
     return {name: values.to(dtype) if values.is_floating_point() else values for name, values in chosen.items()}
 
@@ -150,6 +151,17 @@ def evaluated_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
     """
     withheld = getattr(model, "withheld", ())
     return {name: values for name, values in batch_arguments(model, images).items() if name not in withheld}
+
+
+def _check_classes(model: nn.Module, labels: Tensor | None) -> None:
+    """Checks labels on which a model with a number of `classes` is conditional; a captured step can't."""
+    classes = getattr(model, "classes", None)
+    if labels is None or classes is None or "labels" not in getattr(model, "takes", ()) or not len(labels):
+        return
+    least, largest = int(labels.min()), int(labels.max())
+    if least < 0 or largest >= classes:
+        expected = f"labels from 0 to {classes - 1}, the classes of the model"
+        raise checks.fail("images", f"labels from {least} to {largest}", expected)
 
 
 def required_arguments(model: nn.Module) -> list[str]:
@@ -178,7 +190,9 @@ def _own_parameters(model: nn.Module) -> list[inspect.Parameter]:
     """The parameters of `model.model` besides `x`, `beta` and `size`."""
     program = getattr(model, "model", None)
     parameters = _named_parameters(program) if callable(program) else []
-    return [each for each in parameters if each.name not in ("x", "beta", "size")]
+    own = [each for each in parameters if each.name not in ("x", "beta", "size")]
+    takes = getattr(model, "takes", None)  # of a model whose options decide which of them it takes
+    return own if takes is None else [each.replace(default=each.empty) for each in own if each.name in takes]
 
 
 def check_calls(model: nn.Module, arguments: Mapping[str, object]) -> None:

@@ -191,7 +191,9 @@ def evidence_of(
         check = annealed_check(index, log_likelihood, mcse, annealed)
     whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
     reason = why_not_a_probability(data_range_of(evaluation.model), evaluation.images, evaluation.dequantize)
-    levels, dimensions = 256 if evaluation.dequantize else 1, math.prod(evaluation.images.shape)
+    levels = 256 if evaluation.dequantize else 1
+    # fewer than the image has, of a model that is given a part of it
+    dimensions = getattr(evaluation.model, "dimensions_scored", math.prod(evaluation.images.shape))
     bits = None if reason else bits_per_dimension(-log_likelihood, dimensions, levels)
     bits_se = None if bits is None or whole.nll_se is None else whole.nll_se / (dimensions * math.log(2))
     return Evidence(
