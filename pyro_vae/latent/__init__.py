@@ -11,6 +11,7 @@ from pyro_vae.latent.principal_components import (
     subspace_angles,
     to_plane,
 )
+from pyro_vae.latent.style import style_grid
 
 __all__ = [
     "Plane",
@@ -24,6 +25,7 @@ __all__ = [
     "principal_components",
     "prior_samples",
     "site_means",
+    "style_grid",
     "subspace_angles",
     "to_plane",
 ]

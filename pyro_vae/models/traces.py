@@ -98,6 +98,12 @@ class Traces:
             trace = program.get_trace(None, 1.0, **self.arguments, size=size)
         return self._mean(trace, None, latent=tuple(values))
 
+    def model_at(self, x: Tensor, values: Mapping[str, Tensor]) -> poutine.Trace:
+        """The trace of the model of images x, whose latent sites have these values."""
+        with _programs_alone():
+            program = poutine.trace(poutine.condition(self.pair.model, data=dict(values)))
+            return program.get_trace(x, 1.0, **self.arguments)
+
     def rows(self, index: slice) -> Traces:
         """The programs for some of the images of the batch."""
         return Traces(self.pair, {name: values[index] for name, values in self.arguments.items()})

@@ -105,6 +105,14 @@ def test_the_figures_of_a_run_are_given_the_labels(model, tmp_path):
     assert names == {"reconstructions", "latent", "samples"}
 
 
+def test_a_style_is_its_code_with_each_label(model):
+    some = digits(4)
+    with torch.no_grad():
+        z = model.encode(some.as_float(), some.labels).mean
+        expected = torch.stack([model.decode(z, torch.full((4,), label)).mean for label in (3, 8)], 1)
+    torch.testing.assert_close(latent.style_grid(model, some, [3, 8], device="cpu"), expected)
+
+
 def test_samples_are_given_labels(model):
     labels = torch.tensor([3, 1, 3]).repeat(50)
     drawn = latent.prior_samples(model, 150, labels=labels, batch_size=60, device="cpu")

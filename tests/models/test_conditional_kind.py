@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import Images, Spec, build, evaluate, fit, latent, load, save
@@ -240,6 +241,36 @@ def test_a_model_of_a_part_of_the_image_has_no_samples_without_one(tiny):
     assert latent.prior_samples(small(LABEL), 3, labels=labels).shape == (3, 1, 8, 8)
     with pytest.raises(InputError, match="labels: given None, expected a label for each sample"):
         latent.prior_samples(small(LABEL), 3)
+
+
+def test_a_style_is_as_far_from_the_mean_of_each_label_in_its_standard_deviations(tiny):
+    model = small(LABEL)
+    some, y = tiny.take(slice(0, 3)), torch.tensor([0, 1, 0])
+    with torch.no_grad():
+        model.given.prior_of_label.weight.copy_(torch.tensor([[1.0, -2.0]] * 3 + [[0.4, 2.2]] * 3))
+        x = some.as_float()
+        z = poutine.trace(model.guide).get_trace(x, labels=y).nodes["z"]["fn"].mean
+        mean, deviation = torch.tensor([1.0, -2.0]), torch.tensor([0.2, 1.1]).exp()
+        u = (z - mean[y, None]) / deviation[y, None]
+        given = nn.functional.one_hot(torch.ones_like(y), 2).float()
+        expected = model.given.images(-2.0 + deviation[1] * u, given).mean
+    grid = latent.style_grid(model, some, device="cpu")
+    assert grid.shape == (3, 2, 1, 8, 8)
+    torch.testing.assert_close(grid[:, 1], expected)
+    torch.testing.assert_close(latent.style_grid(model, some, [1], device="cpu"), grid[:, 1:])
+    assert grid[:, 0].sub(grid[:, 1]).abs().amax() > 0.01
+    with torch.no_grad():
+        own = model.given.images(z, nn.functional.one_hot(y, 2).float()).mean
+    torch.testing.assert_close(grid[torch.arange(3), y], own)
+
+
+def test_styles_are_of_models_and_images_with_labels(tiny):
+    with pytest.raises(InputError, match="model: given 'Conditional', expected a model that is conditional on labels"):
+        latent.style_grid(small(HALF), tiny)
+    with pytest.raises(InputError, match="images: given 'images without labels'"):
+        latent.style_grid(small(LABEL), Images(tiny.pixels))
+    with pytest.raises(InputError, match="labels: given .*, expected labels from 0 to 1"):
+        latent.style_grid(small(LABEL), tiny, [2])
 
 
 X = torch.full((3, 1, 8, 8), 0.5)
