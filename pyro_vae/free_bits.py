@@ -11,15 +11,18 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from pyro_vae._utils import checks
 
 
-def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float) -> Any:
-    r"""The ELBO of a mean-field guide, summed over images, in which each latent dimension has free bits.
+def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float, per: str = "dimension") -> Any:
+    r"""The ELBO, summed over images, in which each latent dimension, or each latent site, has free bits.
 
     .. math:: \tilde{\mathcal L} = \sum_{i=1}^B \mathbb E\big[\log p(x_i|z)\big] - \beta B \sum_{j=1}^d
               \max\Big(\lambda, \frac1B \sum_{i=1}^B \mathrm{KL}\big(q(z_j|x_i) \,\|\, p(z_j)\big)\Big)
 
+    where the densities of a site are those given the sites before it in both traces.
+
     Args:
         model_trace, guide_trace: traces of Pyro's, with log densities computed.
-        free_bits: :math:`\lambda`, nats per latent dimension.
+        free_bits: :math:`\lambda`, nats per latent dimension, or per site.
+        per: what a threshold is for, `dimension` or `site`; j then counts sites.
 
     Raises:
         InputError: the dimensions of a latent site have no KL in closed form.
@@ -31,15 +34,16 @@ def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float) ->
         if site["is_observed"]:
             elbo = elbo + site["log_prob_sum"]  # log p(x|z)
         else:
-            elbo = elbo - _kl(guide_trace.nodes[name], site, free_bits)
+            elbo = elbo - _kl(guide_trace.nodes[name], site, free_bits, per)
     return elbo
 
 
-def _kl(guide_site: Any, model_site: Any, free_bits: float) -> Tensor:
+def _kl(guide_site: Any, model_site: Any, free_bits: float, per: str) -> Tensor:
     """beta B sum_j max(lambda, mean KL_j), where beta is the scale of the site."""
     kl = kl_per_dimension(guide_site["fn"], model_site["fn"])
     kl = kl.reshape(-1, kl.shape[-1])
-    total = kl.mean(0).clamp(min=free_bits).sum() * len(kl)
+    means = kl.mean(0).sum() if per == "site" else kl.mean(0)
+    total = means.clamp(min=free_bits).sum() * len(kl)
     for value in (guide_site["scale"], guide_site["mask"]):
         if isinstance(value, Tensor) and value.numel() > 1:
             raise checks.fail("free_bits", free_bits, "0 where images have scales or masks of their own")

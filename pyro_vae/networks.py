@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn
 
@@ -23,6 +24,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
+    "leaky-relu": partial(nn.LeakyReLU, 0.1),
 }
 
 
@@ -35,9 +37,11 @@ class MLP:
         latent_dim: dimension of the codes that the decoder takes.
         decoded_shape: `(P C, H, W)` that it puts out.
         hidden: units of the encoder's layers; the decoder has them in the opposite order.
-        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu` or `softplus`.
+        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu`, `softplus` or `leaky-relu`.
         initialization: how the weights start: `torch`, or `he` (see :func:`initialize_he`), which keeps the size of
             signals, as deep networks need.
+        batch_norm: normalize before each activation by the mean and variance over the images of the batch (Ioffe and
+            Szegedy, 2015, https://arxiv.org/abs/1502.03167); an evaluation takes their running means.
 
     >>> MLP((1, 8, 8), 4, 2, (1, 8, 8)).decoder(torch.zeros(5, 2)).shape
     torch.Size([5, 1, 8, 8])
@@ -54,10 +58,11 @@ class MLP:
         hidden: Sequence[int] = (400,),
         activation: str = "tanh",
         initialization: str = "torch",
+        batch_norm: bool = False,
     ) -> None:
-        layer = _activation(activation)
-        self.encoder = mlp_encoder(image_shape, num_outputs, hidden, layer)
-        self.decoder = mlp_decoder(latent_dim, decoded_shape, hidden[::-1], layer)
+        layer, normalized = activation_of(activation), checks.boolean("batch_norm", batch_norm)
+        self.encoder = mlp_encoder(image_shape, num_outputs, hidden, layer, normalized)
+        self.decoder = mlp_decoder(latent_dim, decoded_shape, hidden[::-1], layer, normalized)
         _initialize(initialization, self.encoder, self.decoder)
 
 
@@ -71,9 +76,11 @@ class Conv:
         decoded_shape: `(P C, H, W)` that it puts out.
         hidden: units of the encoder's dense layers; the decoder has them in the opposite order.
         channels: of the convolutions, each of which halves height and width.
-        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu` or `softplus`.
+        activation: after each layer but the last: `tanh`, `relu`, `elu`, `silu`, `softplus` or `leaky-relu`.
         initialization: how the weights start: `torch`, or `he` (see :func:`initialize_he`), which keeps the size of
             signals, as deep networks need.
+        batch_norm: normalize before each activation by the mean and variance over the images of the batch (Ioffe and
+            Szegedy, 2015, https://arxiv.org/abs/1502.03167); an evaluation takes their running means.
 
     >>> Conv((1, 28, 28), 4, 2, (1, 28, 28)).encoder(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 4])
@@ -91,33 +98,44 @@ class Conv:
         channels: Sequence[int] = (32, 64),
         activation: str = "relu",
         initialization: str = "torch",
+        batch_norm: bool = False,
     ) -> None:
-        layer, channels = _activation(activation), checks.sizes("channels", channels)
-        self.encoder = conv_encoder(image_shape, num_outputs, channels, hidden, layer)
-        self.decoder = conv_decoder(latent_dim, decoded_shape, channels, hidden[::-1], layer)
+        layer, channels = activation_of(activation), checks.sizes("channels", channels)
+        normalized = checks.boolean("batch_norm", batch_norm)
+        self.encoder = conv_encoder(image_shape, num_outputs, channels, hidden, layer, normalized)
+        self.decoder = conv_decoder(latent_dim, decoded_shape, channels, hidden[::-1], layer, normalized)
         _initialize(initialization, self.encoder, self.decoder)
 
 
 def mlp_encoder(
-    image_shape: Sequence[int], num_outputs: int, hidden: Sequence[int] = (400,), activation: Activation = nn.Tanh
+    image_shape: Sequence[int],
+    num_outputs: int,
+    hidden: Sequence[int] = (400,),
+    activation: Activation = nn.Tanh,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """Images, flattened, through dense layers.
 
     >>> mlp_encoder((1, 28, 28), 40)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 40])
     """
-    return nn.Sequential(nn.Flatten(), *_dense((math.prod(image_shape), *hidden, num_outputs), activation))
+    layers = _dense((math.prod(image_shape), *hidden, num_outputs), activation, batch_norm)
+    return nn.Sequential(nn.Flatten(), *layers)
 
 
 def mlp_decoder(
-    latent_dim: int, image_shape: Sequence[int], hidden: Sequence[int] = (400,), activation: Activation = nn.Tanh
+    latent_dim: int,
+    image_shape: Sequence[int],
+    hidden: Sequence[int] = (400,),
+    activation: Activation = nn.Tanh,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """Codes through dense layers, folded into images.
 
     >>> mlp_decoder(20, (1, 28, 28))(torch.zeros(5, 20)).shape
     torch.Size([5, 1, 28, 28])
     """
-    layers = _dense((latent_dim, *hidden, math.prod(image_shape)), activation)
+    layers = _dense((latent_dim, *hidden, math.prod(image_shape)), activation, batch_norm)
     return nn.Sequential(*layers, nn.Unflatten(-1, tuple(image_shape)))
 
 
@@ -127,6 +145,7 @@ def conv_encoder(
     channels: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (256,),
     activation: Activation = nn.ReLU,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """One 4x4 convolution of stride 2 for each of `channels`, then dense layers.
 
@@ -138,8 +157,9 @@ def conv_encoder(
     sizes = _sizes(image_shape, channels)
     layers: list[nn.Module] = []
     for inputs, outputs in zip((image_shape[0], *channels), channels, strict=False):
-        layers += [nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1), activation()]
-    dense = _dense((channels[-1] * math.prod(sizes[-1]), *hidden, num_outputs), activation)
+        convolution = nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1, bias=not batch_norm)
+        layers += [convolution, *([nn.BatchNorm2d(outputs)] if batch_norm else []), activation()]
+    dense = _dense((channels[-1] * math.prod(sizes[-1]), *hidden, num_outputs), activation, batch_norm)
     return nn.Sequential(*layers, nn.Flatten(), *dense)
 
 
@@ -149,6 +169,7 @@ def conv_decoder(
     channels: Sequence[int] = (32, 64),
     hidden: Sequence[int] = (256,),
     activation: Activation = nn.ReLU,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """The mirror of :func:`conv_encoder`: dense layers, then transposed 4x4 convolutions of stride 2.
 
@@ -158,19 +179,27 @@ def conv_decoder(
     sizes = _sizes(image_shape, channels)
     deep = (channels[-1], *sizes[-1])
     layers: list[nn.Module] = [
-        *_dense((latent_dim, *hidden, math.prod(deep)), activation),
-        activation(),
+        *hidden_layers(latent_dim, (*hidden, math.prod(deep)), activation, batch_norm),
         nn.Unflatten(-1, deep),
     ]
     outputs = (image_shape[0], *channels[:-1])
     for level in reversed(range(len(channels))):
         # A transposed convolution gives 2 * size; one more where the halving had rounded down.
         odd = (sizes[level][0] - 2 * sizes[level + 1][0], sizes[level][1] - 2 * sizes[level + 1][1])
+        normalized = batch_norm and level > 0
         layers.append(
-            nn.ConvTranspose2d(channels[level], outputs[level], kernel_size=4, stride=2, padding=1, output_padding=odd)
+            nn.ConvTranspose2d(
+                channels[level],
+                outputs[level],
+                kernel_size=4,
+                stride=2,
+                padding=1,
+                output_padding=odd,
+                bias=not normalized,
+            )
         )
         if level:
-            layers.append(activation())
+            layers += [*([nn.BatchNorm2d(outputs[level])] if normalized else []), activation()]
     return nn.Sequential(*layers)
 
 
@@ -202,13 +231,33 @@ def initialize_he(body: nn.Sequential) -> None:
             inputs = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
         else:
             continue
-        gain = 2 if isinstance(after, (nn.ReLU, nn.ELU, nn.SiLU, nn.Softplus)) else 1
+        gain = 2 if isinstance(after, (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Softplus)) else 1
         nn.init.normal_(layer.weight, std=math.sqrt(gain / inputs))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
-def _activation(name: str) -> Activation:
+def hidden_layers(inputs: int, units: Sequence[int], activation: Activation, batch_norm: bool = False) -> nn.Sequential:
+    """Dense layers, each followed by batch normalization where wanted, and by the activation.
+
+    A layer before a normalization, which takes out the mean, has no bias.
+
+    >>> hidden_layers(20, (200, 100), nn.Tanh)(torch.zeros(5, 20)).shape
+    torch.Size([5, 100])
+    """
+    layers: list[nn.Module] = []
+    for size, outputs in itertools.pairwise((inputs, *units)):
+        dense = nn.Linear(size, outputs, bias=not batch_norm)
+        layers += [dense, *([nn.BatchNorm1d(outputs)] if batch_norm else []), activation()]
+    return nn.Sequential(*layers)
+
+
+def activation_of(name: str) -> Activation:
+    """The activation of this name.
+
+    >>> activation_of("relu")()
+    ReLU()
+    """
     return _ACTIVATIONS[checks.one_of("activation", name, _ACTIVATIONS)]
 
 
@@ -218,11 +267,10 @@ def _initialize(name: str, *bodies: nn.Sequential) -> None:
             initialize_he(body)
 
 
-def _dense(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), activation()]
-    return layers[:-1]
+def _dense(sizes: Sequence[int], activation: Activation, batch_norm: bool) -> list[nn.Module]:
+    *before, outputs = sizes
+    hidden = hidden_layers(before[0], before[1:], activation, batch_norm)
+    return [*hidden, nn.Linear(before[-1], outputs)]
 
 
 def _sizes(image_shape: Sequence[int], channels: Sequence[int]) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.infer.util import torch_item
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -71,6 +71,10 @@ class MeanFieldELBO(TraceMeanField_ELBO):
 
     .. math:: \mathcal L(x) = \mathbb E_{q(z|x)}[\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
+    With several latent sites there is a KL for each, given draws of the sites before it. That is unbiased where model
+    and guide draw the sites in the same order, and refused where they do not: in a posterior that goes from the image
+    upwards, the prior of a layer is given a layer that is yet to be drawn.
+
     With free bits each latent dimension counts as at least :math:`\lambda` nats of KL, in the mean over the B images of
     a batch, so that training does not push a dimension below that:
 
@@ -81,7 +85,12 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     bound on log p(x) that is comparable with others.
 
     Args:
-        free_bits: :math:`\lambda`, nats per latent dimension; 0 is the ELBO.
+        free_bits: :math:`\lambda`, nats per latent dimension, or per site; 0 is the ELBO.
+        free_bits_per: what a threshold is for, `dimension` or `site`, which in a hierarchical model is a layer.
+
+    Raises:
+        InputError: model and guide draw the latent sites in different orders, or free bits are asked of a site without
+            a KL in closed form for each dimension.
 
     Source: Kingma and Welling, 2014, equation 3, https://arxiv.org/abs/1312.6114; free bits: Kingma et al., 2016,
     https://arxiv.org/abs/1606.04934, where groups of dimensions share a threshold
@@ -104,14 +113,22 @@ class MeanFieldELBO(TraceMeanField_ELBO):
         vectorize_particles: bool = False,
         max_plate_nesting: float = math.inf,
         free_bits: float = 0.0,
+        free_bits_per: str = "dimension",
     ) -> None:
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
         self.free_bits = checks.non_negative("free_bits", free_bits)
+        self.free_bits_per = checks.one_of("free_bits_per", free_bits_per, ("dimension", "site"))
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        # Without the warning of TraceMeanField_ELBO's own, and whether or not validation is on.
+        model_trace, guide_trace = super(TraceMeanField_ELBO, self)._get_trace(model, guide, args, kwargs)
+        _check_order(model_trace, guide_trace)
+        return model_trace, guide_trace
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         if not self.free_bits:
             return super()._differentiable_loss_particle(model_trace, guide_trace)
-        elbo = elbo_with_free_bits(model_trace, guide_trace, self.free_bits)
+        elbo = elbo_with_free_bits(model_trace, guide_trace, self.free_bits, self.free_bits_per)
         return -torch_item(elbo), -elbo
 
 
@@ -167,8 +184,8 @@ def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     ('path-gradient', 'mean-field')
     """
     part = checked("objective", name)
-    if part.kind == "iwae-dreg":
-        _check_only_latent(model, images)
+    if part.kind in ("iwae-dreg", "mean-field"):
+        _check_sites(part.kind, model, images)
     if not _has_programs_of_vae(model):
         default = getattr(model, "default_objective", "elbo")
         return checked("objective", default) if part.kind == Auto.kind else part
@@ -210,16 +227,37 @@ def _has_programs_of_vae(model: Any) -> bool:
     return all(getattr(program, "__func__", None) is of_vae for program, of_vae in programs)
 
 
-def _check_only_latent(model: Any, images: Images) -> None:
-    """The guide has one latent site; a guide that can't be run like this is left to the training."""
+def _check_sites(kind: str, model: Any, images: Images) -> None:
+    """Checks what an objective asks of the latent sites; programs that can't be run like this are left to training."""
     x = first_of(model, images)[:1]
     store = pyro.get_param_store()
     try:
         with preserved_rng([x.device]), evaluating(model), store.scope(), pyro.validation_enabled(False):
-            trace = poutine.trace(model.guide).get_trace(x)
+            guide_trace = poutine.trace(model.guide).get_trace(x)
+            model_trace = poutine.trace(poutine.replay(model.model, guide_trace)).get_trace(x)
     except Exception:
         return
-    only_latent(prune_subsample_sites(trace))
+    if kind == "iwae-dreg":
+        only_latent(prune_subsample_sites(guide_trace))
+    else:
+        _check_order(model_trace, guide_trace)
+
+
+def _check_order(model_trace: Any, guide_trace: Any) -> None:
+    """Checks that both programs draw their common latent sites in the same order."""
+    of_model, of_guide = (
+        [name for name in trace.nodes if _is_latent(model_trace, name) and name in guide_trace.nodes]
+        for trace in (model_trace, guide_trace)
+    )
+    if of_model != of_guide:
+        drawn = f"mean-field with a guide that draws {', '.join(of_guide)}"
+        expected = f"elbo, or a guide in the order of the model, {', '.join(of_model)}, as a KL in closed form needs"
+        raise checks.fail("objective", drawn, expected)
+
+
+def _is_latent(trace: Any, name: str) -> bool:
+    site = trace.nodes.get(name, {"type": "none"})
+    return bool(site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site))
 
 
 def _name(part: Any) -> str:

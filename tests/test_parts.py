@@ -31,7 +31,7 @@ from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
-    "model": {"vae", "autoencoder", "vae-prior-at-start", "conditional"},
+    "model": {"vae", "autoencoder", "conditional", "hierarchical", "ladder", "vae-prior-at-start"},
     "network": {"mlp", "conv"},
     "likelihood": {
         "bernoulli",
@@ -260,8 +260,14 @@ def test_options_come_from_texts_and_go_back():
         (lambda: build(Spec(model="vae-prior-at-start")), "posterior: given 'normal', expected a flow"),
         (lambda: build(Spec(posterior="no_such_module:Radial")), "given 'no_such_module:Radial', expected a module on"),
         (lambda: build(Spec(posterior="no_such.module:Radial")), ": run from the folder of no_such, or .* PYTHONPATH"),
-        (lambda: Spec(network={"kind": "mlp", "layers": 3}), "an option of mlp: activation, initialization$"),
-        (lambda: Spec(network={"kind": "mlp", "channels": 3}), "of mlp: activation, initialization; conv has channels"),
+        (
+            lambda: Spec(network={"kind": "mlp", "layers": 3}),
+            "an option of mlp: activation, initialization, batch_norm$",
+        ),
+        (
+            lambda: Spec(network={"kind": "mlp", "channels": 3}),
+            "of mlp: activation, initialization, batch_norm; conv has",
+        ),
         (lambda: Spec.parse({"posterio.layers": "3"}), "--posterio.layers: given 'posterio', .*'posterior'"),
         (lambda: kinds("posteriors"), "part: given 'posteriors', .*did you mean 'posterior'"),
         (lambda: Entry("a", Spec(), factory="make"), "factory: given 'make', expected module:function"),

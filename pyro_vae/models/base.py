@@ -109,6 +109,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a step of the model's training depends on the mean over its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def first_of(model: nn.Module, images: Images) -> Tensor:
     """The first two images, or the only one, as the model takes them."""
     return images.take(slice(0, 2)).as_float().to(device_of(model), dtype_of(model))

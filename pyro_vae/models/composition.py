@@ -42,6 +42,8 @@ def compose(spec: Spec, shape: tuple[int, ...]) -> Any:
     num_outputs = spec.latent_dim
     if "posterior" in made and {"encoder", "decoder", "prior"} & set(asked):
         num_outputs = _num_parameters(spec, made["posterior"])
+    elif (features := getattr(part_classes.resolve("model", spec.model), "encoder_outputs", None)) is not None:
+        num_outputs = features(spec)  # a model that makes more of the image than one posterior
     if "encoder" in asked or "decoder" in asked:
         channels = shape[0] * getattr(made.get("likelihood"), "parameters_per_pixel", 1)
         decoded: dict[str, Any] = {"num_outputs": num_outputs, "decoded_shape": (channels, *shape[1:])}

@@ -22,7 +22,7 @@ from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.data.images import train_validation_split
 from pyro_vae.models import Model, build
-from pyro_vae.models.base import check_fits, check_set, warn_if_not_binary
+from pyro_vae.models.base import check_fits, check_set, has_batch_norm, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at, with_objective
 from pyro_vae.part_classes import check_trusted
@@ -95,6 +95,8 @@ def fit_many(
     specs = [with_objective(member, images) for member in specs]
     spec = specs[0]
     model = build(spec)
+    if has_batch_norm(model):
+        raise checks.fail("spec", "a model with batch normalization", "one without; fit trains one seed with it")
     check_fits(model, images)
     train, held_out = _image_sets(specs, images, model, target)
     steps_per_epoch = math.ceil(train.count / spec.batch_size)

@@ -30,6 +30,7 @@ from pyro_vae.models.base import (
     check_set,
     device_of,
     evaluating,
+    has_batch_norm,
     move,
     warn_if_not_binary,
 )
@@ -294,6 +295,9 @@ def _image_sets(
     for part in (train, held_out):
         if part is not None and hasattr(model, "reconstruct"):
             check_fits(model, part)
+    if has_batch_norm(model) and len(train) % settings.batch_size == 1:
+        expected = f"one that leaves no batch of a single image of {len(train)}: batch normalization needs a variance"
+        raise checks.fail("batch_size", settings.batch_size, expected)
     if here.rank == 0:
         warn_if_not_binary(model, train, settings.binarization, stacklevel=4)
     return train, held_out

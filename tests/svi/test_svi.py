@@ -434,6 +434,19 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(model, reason):
     assert actual_params["loc"].item() == pytest.approx(expected["loc"].item())
 
 
+def test_a_gradient_that_is_not_finite_on_other_values_is_no_reason_to_run_eagerly():
+    """The captured step is compared with the program on perturbed parameters, or on theirs where those overflow."""
+
+    def model():
+        loc = pyro.param("loc", torch.tensor(0.5))
+        perturbed = 0.5 * (1 + 2**-6) + 2**-6  # where the root has no derivative
+        pyro.sample("x", dist.Normal((loc - perturbed).abs().sqrt(), 1.0), obs=torch.tensor(1.0))
+
+    svi = CompiledSVI(model, lambda: None, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO(), compile="capture")
+    assert all(math.isfinite(svi.step()) for _ in range(3))
+    assert svi.signatures == 1
+
+
 def test_enumeration_runs_eagerly():
     @config_enumerate
     def mixture(x):
