@@ -65,5 +65,5 @@ def _with_label(model: Model, x: Tensor, site: str, u: Tensor, label: int) -> Te
     labels = torch.full((len(x),), checks.non_negative_integer("labels", label), device=x.device)
     traces = Traces(model, {"labels": labels})
     p: Any = traces.model_at(x, {site: u}).nodes[site]["fn"]
-    images: Any = traces.model_at(x, {site: p.mean + p.stddev * u}).nodes["x"]["fn"]
+    images: Any = traces.model_at(x, {site: p.mean + p.stddev * u}).nodes["x"]["fn"]  # (eq. 12.4)
     return torch.as_tensor(images.mean)

@@ -241,14 +241,14 @@ class OnPart(nn.Module):
     def codes(self, c: Part) -> dist.TorchDistribution:
         """p(z|c): batch shape `(N,)`, event shape `(d,)`."""
         guess = torch.where(self.seen, c.x, self.likelihood(c.baseline).mean)
-        return self.normal(self.prior_of_image(guess))  # (eq. 12.6)
+        return self.normal(self.prior_of_image(guess))  # (eq. 12.7)
 
     def images(self, z: Tensor | None, c: Part) -> dist.TorchDistribution:
         """p(x|z, c) for codes `(..., N, d)`: batch shape `(..., N)`, event shape `(C, H, W)`."""
         if z is None:
-            return Completed(self.likelihood(c.baseline), c.x, self.seen)  # (eq. 12.5)
+            return Completed(self.likelihood(c.baseline), c.x, self.seen)  # (eq. 12.6)
         correction = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
-        return Completed(self.likelihood(c.baseline + correction), c.x, self.seen)  # (eq. 12.7)
+        return Completed(self.likelihood(c.baseline + correction), c.x, self.seen)  # (eq. 12.8)
 
 
 class Completed(dist.TorchDistribution):
@@ -282,7 +282,7 @@ class Completed(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         of_pixels = self.pixels.base_dist.log_prob(value)
-        return torch.where(self.seen, 0.0, of_pixels).sum((-3, -2, -1))  # (eq. 12.4)
+        return torch.where(self.seen, 0.0, of_pixels).sum((-3, -2, -1))  # (eq. 12.5)
 
 
 def quadrants_seen(shape: Sequence[int], number: int) -> Tensor:
