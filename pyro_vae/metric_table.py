@@ -98,6 +98,24 @@ METRICS = {
         "active units", "", "latent dimensions that tell images apart", digits=0, error="active_units_se"
     ),
     "active_units_by_site": Metric("active units by site", "", "of each latent site", digits=0),
+    "label_accuracy": Metric(
+        "label accuracy",
+        "",
+        "share of images whose most probable class is their label",
+        "higher",
+        digits=4,
+        error="label_accuracy_se",
+    ),
+    "cluster_accuracy": Metric(
+        "cluster accuracy",
+        "",
+        "share of images in the cluster that is matched to their class",
+        "higher",
+        digits=4,
+        error="cluster_accuracy_se",
+    ),
+    "cluster_nmi": Metric("cluster NMI", "", "normalised mutual information of cluster and class", "higher", digits=3),
+    "clusters_used": Metric("clusters used", "", "clusters of at least 1 % of the images", digits=0),
     "nll_nats": _nats("NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", "lower", "nll_se"),
     "nll_mcse": Metric(
         "NLL, Monte Carlo SE", "nats", "of the NLL of these images, from the spread of weights", digits=3

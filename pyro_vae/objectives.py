@@ -30,6 +30,7 @@ from torch.distributions import kl_divergence
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
+from pyro_vae.enumerated_terms import enumerated_terms, is_enumerated
 from pyro_vae.free_bits import elbo_with_free_bits
 from pyro_vae.models import VAE, build
 from pyro_vae.models.base import device_of, evaluating, first_of
@@ -148,6 +149,31 @@ class IWAE(RenyiELBO):
         self, num_particles: int = 2, vectorize_particles: bool = False, max_plate_nesting: float = math.inf
     ) -> None:
         super().__init__(0, num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
+
+
+class EnumeratedELBO(TraceEnum_ELBO):
+    r"""The ELBO in which discrete sites are summed over, and not drawn: Pyro's `TraceEnum_ELBO`.
+
+    .. math:: \mathcal L(x) = \sum_y q(y|x)\, \mathbb E_{q(z|x, y)}\Big[\log \frac{p(x, y, z)}{q(y|x)\, q(z|x, y)}\Big]
+              \qquad \text{or} \qquad
+              \mathcal L(x) = \mathbb E_{q(z|x)}\Big[\log \frac{\sum_y p(x, y, z)}{q(z|x)}\Big]
+
+    for a site y with `infer={"enumerate": "parallel"}` in the guide, or in the model alone. So no gradient goes through
+    a discrete draw. A model without such sites has the ELBO of `elbo`.
+
+    Source: Obermeyer et al., "Tensor variable elimination for plated factor graphs", 2019,
+    https://arxiv.org/abs/1902.03210
+
+    >>> import pyro.distributions as dist
+    >>> def model():
+    ...     y = pyro.sample("y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+    ...     pyro.sample("x", dist.Normal(y, 1.0), obs=torch.tensor(0.5))
+    >>> EnumeratedELBO(max_plate_nesting=0).loss(model, lambda: None)  # -log N(0.5; 0, 1), as that of y = 1
+    1.0439...
+    """
+
+    kind = "enumerated"
+    capturable = True
 
 
 def objective(name: AnyPart, particles: int = 1) -> ELBO:
@@ -321,20 +347,25 @@ class Terms:
 
     @torch.no_grad()
     def _add(self, model_trace: Any, guide_trace: Any, particles: int) -> None:
-        log_likelihood, log_q, log_p = list[Tensor](), list[Tensor](), list[Tensor]()
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            (log_likelihood if site["is_observed"] else log_p).append(site["unscaled_log_prob"].sum())
-            if not site["is_observed"]:
-                log_q.append(guide_trace.nodes[name]["unscaled_log_prob"].sum())
+        terms = (enumerated_terms if is_enumerated(model_trace, guide_trace) else _terms)(model_trace, guide_trace)
         nothing = self.sums.new_zeros(())
-        terms = (log_likelihood, log_q, log_p)
         parts = torch.stack([sum(values[1:], values[0]) if values else nothing for values in terms])
         added = parts / particles
         sums = self.sums + added
         self.lost.add_(added - (sums - self.sums))
         self.sums.copy_(sums)
+
+
+def _terms(model_trace: Any, guide_trace: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """log p(x|z), log q(z|x) and log p(z) of each site, summed over images."""
+    log_likelihood, log_q, log_p = list[Tensor](), list[Tensor](), list[Tensor]()
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        (log_likelihood if site["is_observed"] else log_p).append(site["unscaled_log_prob"].sum())
+        if not site["is_observed"]:
+            log_q.append(guide_trace.nodes[name]["unscaled_log_prob"].sum())
+    return log_likelihood, log_q, log_p
 
 
 def exact_totals(sums: Tensor, lost: Tensor) -> Tensor:

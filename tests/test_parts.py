@@ -31,7 +31,7 @@ from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
-    "model": {"vae", "autoencoder", "conditional", "hierarchical", "ladder", "vae-prior-at-start"},
+    "model": {"vae", "autoencoder", "vae-prior-at-start", "conditional", "semi-supervised", "mixture"},
     "network": {"mlp", "conv"},
     "likelihood": {
         "bernoulli",
@@ -46,7 +46,7 @@ PINNED = {
     "posterior": {"normal", "laplace", "uniform", "planar", "conditional-planar"},
     "optimizer": {"adam", "adamw", "adamax", "sgd"},
     "schedule": {"constant", "cosine", "step", "warm-up"},
-    "objective": {"auto", "elbo", "mean-field", "path-gradient", "iwae", "iwae-dreg"},
+    "objective": {"auto", "elbo", "mean-field", "path-gradient", "iwae", "iwae-dreg", "enumerated"},
 }
 OWN = """
 import pyro

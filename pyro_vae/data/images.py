@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from pyro_vae._utils import checks
 from pyro_vae.data.batches import to_unit
 
 MAX_CLASSES = 2**16
+UNKNOWN = -1  # in the place of a label
 RESERVED = ("x", "beta", "size", "labels")  # arguments of `model` and `guide` that are no covariates
 
 
@@ -27,7 +28,7 @@ class Images:
     Args:
         pixels: uint8, shape `(N, C, H, W)`, grey levels 0 to 255, N >= 1; a tensor, or a NumPy array (which is copied
             where it is read-only).
-        labels: whole numbers, shape `(N,)`, indices into `class_names`, stored as int64; or None.
+        labels: whole numbers, shape `(N,)`, indices into `class_names`, stored as int64, and -1 where unknown; or None.
         name: of the set, in tables and file names.
         class_names: the classes in the order of the labels.
         covariates: what else is known of each image, by name: numbers of shape `(N, ...)`. Like `labels`, they reach
@@ -68,8 +69,8 @@ class Images:
             raise checks.fail("labels", _described(labels), expected)
         labels = labels.long()
         lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0:
-            raise checks.fail("labels", lowest, "labels of at least 0")
+        if lowest < UNKNOWN:
+            raise checks.fail("labels", lowest, f"labels of at least 0, or {UNKNOWN} where unknown")
         if highest >= MAX_CLASSES:
             expected = f"indices of classes, below {MAX_CLASSES:,} (`unique(return_inverse=True)` makes them)"
             raise checks.fail("labels", highest, expected)
@@ -130,9 +131,40 @@ class Images:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(int(seed)))
         return self.take(order[:n].sort().values)
 
+    def with_known_labels(self, n: int, seed: int = 0) -> Images:
+        """The same images, of which n labels, drawn at random, are known, and the others are -1.
+
+        The classes have as many each, or one more where n does not divide evenly, as far as they have images; the same
+        seed keeps the same labels.
+
+        >>> images = Images(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), [0, 0, 0, 0, 1, 1])
+        >>> (images.with_known_labels(4).labels >= 0).sum().item(), images.with_known_labels(0).labels.tolist()
+        (4, [-1, -1, -1, -1, -1, -1])
+        """
+        n, seed = checks.non_negative_integer("n", n), checks.seed("seed", seed)
+        labels = torch.full((len(self),), UNKNOWN) if self.labels is None else self.labels.cpu()
+        known = (labels >= 0).nonzero()[:, 0]
+        if n > len(known):
+            raise checks.fail("n", n, f"at most {len(known)}, the known labels of {self.name}")
+        drawn = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
+        rank = torch.zeros_like(drawn)  # of each image within its class
+        for label in labels[drawn].unique():
+            of_class = labels[drawn] == label
+            rank[of_class] = torch.arange(int(of_class.sum()))
+        left = drawn[rank.argsort(stable=True)[:n]]
+        partly_known = torch.full_like(labels, UNKNOWN).index_copy(0, left, labels[left])
+        return replace(self, labels=partly_known.to(self.pixels.device))
+
     def as_float(self) -> Tensor:
         """All pixels as float32 in [0, 1], shape `(N, C, H, W)`."""
         return to_unit(self.pixels)
+
+
+def class_name(label: int, class_names: Sequence[str]) -> str:
+    """The name of a class, its number where there are no names, or `unknown`."""
+    if label == UNKNOWN:
+        return "unknown"
+    return class_names[label] if class_names else str(label)
 
 
 def is_binary(pixels: Tensor) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +21,7 @@ from pyro_vae.data.noise import image_keys
 from pyro_vae.evaluation.bounds import bounds_of
 from pyro_vae.evaluation.comparison import PerImage
 from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
+from pyro_vae.evaluation.latent_codes.clustering import clustering, label_accuracy
 from pyro_vae.evaluation.likelihood.evidence import evidence_metrics, evidence_of
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.metrics import Metrics
@@ -60,10 +61,10 @@ def evaluate(
         model: a `VAE`, or another pair of programs, with any number of latent sites, continuous or enumerated (see
             :class:`~pyro_vae.models.traces.Traces`).
         images: test images; also the reference of the scores of samples, as they are, before any binarization.
-        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units), `evidence` (NLL, Pareto k) and
-            `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
-            bounds and codes, and samples where there is an extractor. What a model lacks is left out: an autoencoder
-            has neither evidence nor samples.
+        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters),
+            `evidence` (NLL, Pareto k) and `samples` (Frechet and kernel distance, score, confidence, precision, recall,
+            density, coverage). By default bounds and codes, and samples where there is an extractor. What a model lacks
+            is left out: an autoencoder has neither evidence nor samples.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
             drawn once, the same for all models.
         dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
@@ -233,7 +234,8 @@ def _bounds_group(evaluation: Evaluation, images: Images, noise: dict[str, Any])
 
 def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
     if not has_parts(evaluation.model):
-        return _sites_group(evaluation, seed)
+        group = _sites_group(evaluation, seed)
+        return replace(group, values=group.values | _class_metrics(evaluation, batch_size))
     units = _active_units(evaluation, batch_size, seed)
     about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
     return _Group(
@@ -258,6 +260,16 @@ def _sites_group(evaluation: Evaluation, seed: int) -> _Group:
         "active_units_by_site": {name: each.count for name, each in by_site.items()},
     }
     return _Group(values, about | {"threshold": units.threshold})
+
+
+def _class_metrics(evaluation: Evaluation, batch_size: int) -> dict[str, Any]:
+    """Of a model that infers a class or a cluster of each image, `classify(x)`, and of images with labels."""
+    classify, labels = getattr(evaluation.model, "classify", None), evaluation.images.labels
+    if not callable(classify) or labels is None or not bool((labels >= 0).any()):
+        return {}
+    probabilities = torch.cat([classify(x).cpu() for x, _ in evaluation.batches(batch_size)])
+    learned_labels = "labels" in getattr(evaluation.model, "withheld", ())
+    return vars((label_accuracy if learned_labels else clustering)(probabilities, labels))
 
 
 def _active_units(evaluation: Evaluation, batch_size: int, seed: int) -> ActiveUnits:

@@ -34,6 +34,12 @@ class Metrics:
     active_units: int | None = None
     active_units_se: float | None = None
     active_units_by_site: dict[str, int] | None = None
+    label_accuracy: float | None = None
+    label_accuracy_se: float | None = None
+    cluster_accuracy: float | None = None
+    cluster_accuracy_se: float | None = None
+    cluster_nmi: float | None = None
+    clusters_used: int | None = None
     nll_nats: float | None = None
     nll_se: float | None = None
     nll_mcse: float | None = None

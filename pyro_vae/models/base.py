@@ -19,7 +19,7 @@ from pyro_vae._utils.device import choose_device, resident
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
 from pyro_vae.data.batches import AsFloats, gather, to_unit
-from pyro_vae.data.images import is_binary
+from pyro_vae.data.images import UNKNOWN, is_binary
 from pyro_vae.likelihoods import ContinuousBernoulli
 from pyro_vae.models.densities import Densities
 
@@ -131,7 +131,7 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
         Tensors `(N, ...)`, a row for each image; nothing for a model of pixels alone.
 
     Raises:
-        InputError: a parameter without default that the images lack.
+        InputError: a parameter without default that the images lack, or labels that are not all known.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> batch_arguments(build(Spec(latent_dim=2)), load_data("digits").test)
@@ -144,6 +144,10 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
             expected += "labels)" if name == "labels" else f"covariates={{{name!r}: ...}})"
             raise checks.fail("images", f"images without {name}", f"images with {expected}")
     chosen = {parameter.name: rows[parameter.name] for parameter in _own_parameters(model) if parameter.name in rows}
+    is_condition = "labels" in chosen and "labels" not in getattr(model, "withheld", ())
+    if is_condition and bool((chosen["labels"] == UNKNOWN).any()):
+        expected = f"images whose labels are all known, on which {type(model).__name__} is conditional"
+        raise checks.fail("images", "images with unknown labels", expected)
     _check_classes(model, chosen.get("labels"))
     dtype = dtype_of(model)
     return {name: values.to(dtype) if values.is_floating_point() else values for name, values in chosen.items()}

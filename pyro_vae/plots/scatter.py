@@ -13,9 +13,11 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae._utils.figure_style import COLOURS, MARKERS, default_style
+from pyro_vae.data.images import UNKNOWN, class_name
 from pyro_vae.plots.frame import add_legend, by_name, new_figure, new_panels, set_only_title, set_title, shortened
 
 SMALLEST_SPAN = 1.0  # of an axis; the standard deviation of the prior is 1
+_UNKNOWN_COLOUR = "#CCCCCC"
 SHAPES_FROM = 8.0  # marker area in points squared; smaller markers are all dots
 
 
@@ -78,7 +80,7 @@ def _labels(value: Any, class_names: Sequence[str], n: int) -> Tensor | None:
     if labels.shape != (n,) or labels.is_floating_point() or labels.is_complex():
         raise checks.fail("labels", value, f"{n} whole numbers, one for each code")
     least, largest = int(labels.min()), int(labels.max())
-    if class_names and not 0 <= least <= largest < len(class_names):
+    if class_names and not UNKNOWN <= least <= largest < len(class_names):
         raise checks.fail(
             "class_names", class_names, f"a name for each of the labels, which go from {least} to {largest}"
         )
@@ -86,9 +88,10 @@ def _labels(value: Any, class_names: Sequence[str], n: int) -> Tensor | None:
 
 
 def _styles(labels: Tensor) -> dict[int, tuple[str, str]]:
-    """Colour and marker of each class that occurs."""
-    present = labels.unique().tolist()
-    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
+    """Colour and marker of each class that occurs, grey dots for unknown labels."""
+    present = [label for label in labels.unique().tolist() if label != UNKNOWN]
+    unknown = {UNKNOWN: (_UNKNOWN_COLOUR, ".")} if bool((labels == UNKNOWN).any()) else {}
+    return unknown | {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(present)}
 
 
 def _groups(labels: Tensor | None, size: float) -> list[tuple[Tensor | slice, str | list[str], str]]:
@@ -123,7 +126,7 @@ def _class_legend(figure: Figure, labels: Tensor | None, class_names: Sequence[s
         Line2D([], [], linestyle="", marker=marker if size >= SHAPES_FROM else "o", color=colour)
         for colour, marker in styles.values()
     ]
-    names = [class_names[label] if class_names else str(label) for label in styles]
+    names = [class_name(label, class_names) for label in styles]
     add_legend(figure, handles, names, title="class")
 
 

@@ -34,6 +34,7 @@ from pyro_vae._utils.rng import preserved_rng, seeded_rng
 _ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
 _READ_UNSEEN = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+_OF_ENUMERATION = "pyro.infer.traceenum_elbo"
 LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in comparisons
 
 
@@ -343,8 +344,12 @@ class _HostReads(TorchFunctionMode):
                 return args[0].detach()
             if func is torch.Tensor.__bool__ and caller == "pyro.util":  # warn_if_nan
                 return False
+            if func is torch.Tensor.__bool__ and caller == "pyro.infer.util":  # Dice: are all probabilities above 0?
+                return True  # else terms of probability 0 are left out; they count 0 where they are finite
         elif func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
+        elif func is torch.Tensor.__float__ and sys._getframe(1).f_globals.get("__name__") == _OF_ENUMERATION:
+            return 0.0  # the scales of enumerated sites, which the first call has compared
         elif func is torch.Tensor.__repr__:
             raise NotCapturable("it prints a tensor, which a replay would not")
         elif func in _READ_UNSEEN and not self.read_at:

@@ -290,6 +290,10 @@ def _image_sets(
     """The training and the validation images, checked, and binarized if that is done once."""
     if validation is not None:
         check_set("validation", validation)
+    chosen: Any = getattr(model, "training_images", None)
+    if chosen is not None:  # with some labels hidden, say; validation is without any
+        images = chosen(images)
+        validation = None if validation is None else validation.with_known_labels(0)
     train = binarize(images, settings.binarization)
     held_out = None if validation is None else binarize(validation, settings.binarization)
     for part in (train, held_out):

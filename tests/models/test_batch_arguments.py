@@ -193,3 +193,8 @@ def test_an_evaluation_leaves_the_model_as_it_was():
     assert [module.training for module in model.modules()] == modes
     assert model.encoder[1].weight.device == torch.device("cpu")
     assert not model.encoder[1].weight.is_inference()
+
+
+def test_a_model_conditional_on_labels_refuses_unknown_ones():
+    with pytest.raises(InputError, match="images: given 'images with unknown labels', expected images whose labels"):
+        batch_arguments(Program(lambda x, beta, labels: None), Images(PIXELS, [0, 1, 2, 0, 1, -1]))

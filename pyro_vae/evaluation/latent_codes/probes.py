@@ -35,6 +35,8 @@ def probe_accuracy(codes: Tensor, labels: Tensor, test_codes: Tensor, test_label
     for name, values, wanted in (("labels", labels, x), ("test_labels", test_labels, x_test)):
         if values.shape != (len(wanted),):
             raise checks.fail(name, tuple(values.shape), f"one label a code, shape ({len(wanted)},)")
+        if bool((values < 0).any()):
+            raise checks.fail(name, int(values.min()), "labels of at least 0: those of images whose labels are known")
     if x.shape[1] != x_test.shape[1]:
         raise checks.fail("test_codes", f"{x_test.shape[1]} dimensions", f"{x.shape[1]}, as codes have")
     if len(labels.unique()) < 2:

@@ -160,6 +160,9 @@ def check_classifiable(splits: Splits) -> None:
         wanted = expected.format(f"a data set with labels, which {train.name} lacks")
         raise checks.fail("extractor", "classifier", wanted)
     for part, which in ((train, "training"), (test, "test")):
+        if bool((part.labels < 0).any()):  # type: ignore[operator,union-attr]
+            wanted = expected.format(f"{which} images whose labels are all known; some of {part.name} are not")
+            raise checks.fail("extractor", "classifier", wanted)
         if len(part.labels.unique()) < 2:  # type: ignore[union-attr]
             wanted = expected.format(f"{which} images of at least 2 classes, and those of {part.name} have 1")
             raise checks.fail("extractor", "classifier", wanted)

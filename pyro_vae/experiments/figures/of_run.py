@@ -83,7 +83,7 @@ def _samples_of_labels(model: Model, images: Images) -> Figure:
     """A column of 8 samples for each of the labels that the images have, of the first 10 where there are more."""
     if images.labels is None:
         raise checks.fail("images", images.name, "images with labels")
-    labels = images.labels.unique()[:10].cpu()
+    labels = images.labels[images.labels >= 0].unique()[:10].cpu()
     samples = latent.prior_samples(model, 8 * len(labels), labels=labels.repeat(8))
     return image_grid(samples, "Samples from the prior, decoded: a column for each label", columns=len(labels))
 

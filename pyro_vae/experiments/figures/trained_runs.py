@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
+from pyro_vae.data.images import class_name
 from pyro_vae.models import Model
 from pyro_vae.models.base import batch_arguments, check_fits, conditioned_batches, evaluating
 from pyro_vae.models.densities import has_parts
@@ -100,13 +101,13 @@ def choose(images: Images, n: int, per_class: int | None, seed: int) -> Images:
     checks.positive_integer("per_class", per_class)
     labels = labels_of(images, "per_class", per_class)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    chosen = [order[labels[order] == label][:per_class] for label in labels.unique()]
+    chosen = [order[labels[order] == label][:per_class] for label in labels[labels >= 0].unique()]
     return images.take(torch.cat(chosen))
 
 
 def labels_of(images: Images, argument: str, value: object) -> Tensor:
     """The labels of the images; without labels, an error that names `argument`, which needs them."""
-    if images.labels is None:
+    if images.labels is None or not bool((images.labels >= 0).any()):
         raise checks.fail(argument, value, f"images with labels, which {images.name} lacks")
     return images.labels.cpu()
 
@@ -114,7 +115,7 @@ def labels_of(images: Images, argument: str, value: object) -> Tensor:
 def classes_of(images: Images) -> list[str]:
     """The name of the class of each image."""
     labels = labels_of(images, "images", images.name).tolist()
-    return [images.class_names[label] if images.class_names else str(label) for label in labels]
+    return [class_name(label, images.class_names) for label in labels]
 
 
 def two_of(images: Images, seed: int) -> tuple[int, int]:

@@ -1,0 +1,102 @@
+"""Semi-supervised classification of the codes of a trained VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vae._utils import checks
+from pyro_vae.models.base import batch_size_of, check_images
+from pyro_vae.models.semi_supervised import EncoderGivenClass, SemiSupervised
+from pyro_vae.models.vae import VAE, weighted_in_enumeration
+from pyro_vae.networks import mlp_decoder, mlp_encoder
+from pyro_vae.posteriors import DiagonalNormal, location
+from pyro_vae.priors import StandardNormal
+
+
+class StackedSemiSupervised(SemiSupervised):
+    r"""A semi-supervised VAE on top of another VAE, which is trained before and stays as it is: "M1+M2".
+
+    .. math:: p(x, f, y, z) = p(y)\, p(z)\, p(f|y, z)\, p(x|f), \qquad q(f, y, z|x) = q(f|x)\, q(y|f)\, q(z|f, y)
+
+    p(x|f) and q(f|x) are those of the first VAE, "M1", whose codes f are the site `features`; all else is that of
+    :class:`~pyro_vae.models.semi_supervised.SemiSupervised` on these codes, "M2", with dense networks. Each step draws
+    f anew, so that the few images with a label do not look the same twice.
+
+    Args:
+        m1: a trained VAE; its weights are frozen.
+        latent_dim: dimension of z.
+        hidden: units of the hidden layers of each network.
+        classes, labels, share, alpha: as of `SemiSupervised`.
+        seed: of the drawing of the labels that are known.
+
+    Source: Kingma et al., "Semi-supervised learning with deep generative models", 2014, section 2.1,
+    https://arxiv.org/abs/1406.5298
+
+    >>> from pyro_vae import Spec, build
+    >>> model = StackedSemiSupervised(build(Spec(latent_dim=5)), latent_dim=2, labels=100)
+    >>> model.classify(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        m1: VAE,
+        latent_dim: int = 50,
+        hidden: Sequence[int] = (500,),
+        classes: int = 10,
+        labels: int = 0,
+        share: float = 0.1,
+        alpha: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super(SemiSupervised, self).__init__()
+        self._set(classes, labels, share, alpha, seed)
+        (size,) = m1.prior().event_shape
+        posterior, hidden = DiagonalNormal(latent_dim), checks.sizes("hidden", hidden)
+        units = hidden[-1] if hidden else classes
+        features = mlp_encoder((size,), units, hidden, nn.ReLU)
+        self.m1 = m1.requires_grad_(False)
+        self.classifier = mlp_encoder((size,), classes, hidden, nn.ReLU)
+        self.encoder = EncoderGivenClass(features, units, classes, posterior.num_parameters)
+        self.decoder = mlp_decoder(latent_dim + classes, (2 * size,), hidden[::-1], nn.ReLU)
+        self.prior_of_z = StandardNormal(latent_dim)
+        self.likelihood = m1.likelihood
+        self.posterior = posterior
+        self.features = DiagonalNormal(size)
+
+    def model(
+        self,
+        x: Tensor | None = None,
+        beta: float | Tensor = 1.0,
+        labels: Tensor | None = None,
+        *,
+        size: int | None = None,
+    ) -> Tensor:
+        """p(x, f, y, z), with all but log p(x|f) weighted by `beta`; draws as `SemiSupervised.model` does."""
+        self.register("prior_of_z", "decoder")
+        with pyro.plate("data", batch_size_of(x, size)):
+            with weighted_in_enumeration(beta):
+                y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)
+                z = pyro.sample("z", self.prior_of_z())
+                features = pyro.sample("features", self.features_of(y, z))
+            return pyro.sample("x", self.m1.decode(features), obs=x)
+
+    def guide(self, x: Tensor, beta: float | Tensor = 1.0, labels: Tensor | None = None) -> None:
+        """q(f|x) q(y|f) q(z|f, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|f) at the label."""
+        self.register("classifier", "encoder")
+        with pyro.plate("data", x.shape[0]):
+            with weighted_in_enumeration(beta):
+                features = pyro.sample("features", self.m1.encode(x))
+            self.infer(features, beta, labels)
+
+    def features_of(self, y: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """p(f|y, z) for classes `(...)` and codes `(..., d)`, which broadcast."""
+        return self.features(self.decoder(self.with_class(y, z)))
+
+    def classify(self, x: Tensor) -> Tensor:
+        """q(y|f) at the location of q(f|x), the probability of each class, `(N, classes)`."""
+        return self.q_of_y(location(self.m1.encode(check_images(x)))).probs
