@@ -1,6 +1,6 @@
 """Grades the exercises: `python coursework/grade.py 1` says which checks your exercise_1.py passes, and its points.
 
-Without a number all six are graded; `--solutions` grades the solutions instead. The checks are in `grading/`, a module
+Without a number all are graded; `--solutions` grades the solutions instead. The checks are in `grading/`, a module
 per exercise. Your file runs in a process of its own; what it prints is not shown.
 """
 
@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from grading import bound, collapse, gradients, kl, mean_field, planar
+from grading import bound, collapse, gradients, kl, latent_use, mean_field, planar
 from grading.submission import AnswerError, NotDoneError, Submission
 
 HERE = Path(__file__).parent
@@ -19,6 +19,7 @@ CHECKS = {
     4: mean_field.CHECKS,
     5: gradients.CHECKS,
     6: planar.CHECKS,
+    7: latent_use.CHECKS,
 }
 
 
@@ -51,7 +52,9 @@ def grade(exercise, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("exercise", nargs="*", type=int, help="1 to 6; all where none is given")
+    parser.add_argument(
+        "exercise", nargs="*", type=int, help=f"1 to {len(CHECKS)}; all where none is given"
+    )
     parser.add_argument("--solutions", action="store_true", help="grade the solutions")
     chosen = parser.parse_args()
     for number in chosen.exercise:
