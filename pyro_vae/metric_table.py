@@ -116,6 +116,23 @@ METRICS = {
     ),
     "cluster_nmi": Metric("cluster NMI", "", "normalised mutual information of cluster and class", "higher", digits=3),
     "clusters_used": Metric("clusters used", "", "clusters of at least 1 % of the images", digits=0),
+    "two_sample_accuracy": Metric(
+        "two-sample accuracy",
+        "",
+        "of a classifier that tells codes from draws of the prior; 0.5 where they are alike",
+        "lower",
+        digits=3,
+        error="two_sample_accuracy_se",
+    ),
+    "two_sample_p_value": Metric("two-sample p-value", "", "of that accuracy, by guessing", digits=3),
+    "marginal_kl_lower_nats": Metric(
+        "marginal KL, at least",
+        "nats",
+        "lower bound on KL(q(z) || p(z)), by the log-odds of that classifier",
+        "lower",
+        digits=3,
+        error="marginal_kl_lower_se",
+    ),
     "nll_nats": _nats("NLL", "-log p(x) by importance sampling, nats per image, ± SE over images", "lower", "nll_se"),
     "nll_mcse": Metric(
         "NLL, Monte Carlo SE", "nats", "of the NLL of these images, from the spread of weights", digits=3

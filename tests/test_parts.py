@@ -31,7 +31,7 @@ from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
-    "model": {"vae", "autoencoder", "vae-prior-at-start", "conditional", "semi-supervised", "mixture"},
+    "model": {"vae", "autoencoder", "vae-prior-at-start", "adversarial", "conditional", "semi-supervised", "mixture"},
     "network": {"mlp", "conv"},
     "likelihood": {
         "bernoulli",
@@ -42,7 +42,7 @@ PINNED = {
         "discretized-logistic",
         "discretized-gaussian",
     },
-    "prior": {"standard-normal", "laplace", "uniform"},
+    "prior": {"standard-normal", "laplace", "uniform", "mixture", "swiss-roll", "generator"},
     "posterior": {"normal", "laplace", "uniform", "planar", "conditional-planar"},
     "optimizer": {"adam", "adamw", "adamax", "sgd"},
     "schedule": {"constant", "cosine", "step", "warm-up"},

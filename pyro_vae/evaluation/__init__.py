@@ -27,6 +27,7 @@ from pyro_vae.evaluation.latent_codes.disentanglement import (
     separated_attribute_predictability,
 )
 from pyro_vae.evaluation.latent_codes.probes import Probes, probe_accuracy
+from pyro_vae.evaluation.latent_codes.two_sample import TwoSampleTest, two_sample_test
 from pyro_vae.evaluation.likelihood.annealing import (
     Annealed,
     TwoSided,
@@ -102,6 +103,7 @@ __all__ = [
     "RatePoint",
     "Secant",
     "StatisticCheck",
+    "TwoSampleTest",
     "TwoSided",
     "active_units",
     "aggregate_posterior",
@@ -149,6 +151,7 @@ __all__ = [
     "simulation_based_calibration",
     "to_inference_data",
     "total_variation",
+    "two_sample_test",
 ]
 
 _RENAMED = {

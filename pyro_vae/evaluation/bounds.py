@@ -17,7 +17,7 @@ from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import Model, check_evaluable
-from pyro_vae.models.densities import Densities
+from pyro_vae.models.densities import Densities, groups_lacking
 from pyro_vae.models.traces import Traces
 from pyro_vae.path_gradient import is_delta
 from pyro_vae.posteriors import location
@@ -193,7 +193,7 @@ def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tu
     q = densities.encode(x)
     squared_error, log_likelihood = _decoded(densities, location(q), x, batch_size)
     values = {"mse_per_pixel": squared_error}
-    if is_delta(q):  # nothing to sample, no KL
+    if is_delta(q) or "evidence" in groups_lacking(densities.model):  # no density of z, and so no KL
         return values | {"reconstruction_nats": -log_likelihood}, None
     p = densities.prior()
     total: dict[str, Tensor] = {}

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from pyro_vae import __version__
 from pyro_vae._utils import checks
-from pyro_vae._utils.rng import stream_seed
+from pyro_vae._utils.rng import seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.data.noise import image_keys
 from pyro_vae.evaluation.bounds import bounds_of
 from pyro_vae.evaluation.comparison import PerImage
 from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
 from pyro_vae.evaluation.latent_codes.clustering import clustering, label_accuracy
+from pyro_vae.evaluation.latent_codes.two_sample import two_sample_test
 from pyro_vae.evaluation.likelihood.evidence import evidence_metrics, evidence_of
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.metrics import Metrics
@@ -30,7 +31,7 @@ from pyro_vae.evaluation.samples.scores import real_features, score_real_images,
 from pyro_vae.latent import codes, posterior_means, prior_samples, site_means
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import check_set, data_range_of, dtype_of, evaluated_arguments, likelihood_of
-from pyro_vae.models.densities import groups_lacking, has_parts
+from pyro_vae.models.densities import Densities, groups_lacking, has_parts
 from pyro_vae.spec import GROUPS
 
 
@@ -61,10 +62,11 @@ def evaluate(
         model: a `VAE`, or another pair of programs, with any number of latent sites, continuous or enumerated (see
             :class:`~pyro_vae.models.traces.Traces`).
         images: test images; also the reference of the scores of samples, as they are, before any binarization.
-        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters),
-            `evidence` (NLL, Pareto k) and `samples` (Frechet and kernel distance, score, confidence, precision, recall,
-            density, coverage). By default bounds and codes, and samples where there is an extractor. What a model lacks
-            is left out: an autoencoder has neither evidence nor samples.
+        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters; of an
+            adversarial autoencoder a two-sample test of codes against the prior), `evidence` (NLL, Pareto k) and
+            `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
+            bounds and codes, and samples where there is an extractor. What a model lacks is left out: an autoencoder
+            has neither evidence nor samples, and an adversarial one no evidence.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
             drawn once, the same for all models.
         dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
@@ -239,7 +241,8 @@ def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
     units = _active_units(evaluation, batch_size, seed)
     about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
     return _Group(
-        {"active_units": units.count, "active_units_se": units.count_se}, about | {"threshold": units.threshold}
+        {"active_units": units.count, "active_units_se": units.count_se} | _against_prior(evaluation, seed),
+        about | {"threshold": units.threshold},
     )
 
 
@@ -270,6 +273,26 @@ def _class_metrics(evaluation: Evaluation, batch_size: int) -> dict[str, Any]:
     probabilities = torch.cat([classify(x).cpu() for x, _ in evaluation.batches(batch_size)])
     learned_labels = "labels" in getattr(evaluation.model, "withheld", ())
     return vars((label_accuracy if learned_labels else clustering)(probabilities, labels))
+
+
+def _against_prior(evaluation: Evaluation, seed: int) -> dict[str, Any]:
+    """Codes of the images against draws of a prior that is only sampled; what has densities has its KL."""
+    model, device, n = evaluation.model, evaluation.device, len(evaluation.images)
+    lacking = groups_lacking(model)
+    if "evidence" not in lacking or "samples" in lacking or n < 20:
+        return {}
+    drawn = posterior_means(
+        model, evaluation.images, draws=1, device=device, seed=stream_seed(seed, "two-sample codes")
+    )
+    with seeded_rng(device, stream_seed(seed, "two-sample draws")):
+        test = two_sample_test(drawn, Densities(model).prior_sample(1, n)[0], seed=seed)
+    return {
+        "two_sample_accuracy": test.accuracy,
+        "two_sample_accuracy_se": test.accuracy_se,
+        "two_sample_p_value": test.p_value,
+        "marginal_kl_lower_nats": test.kl_lower_nats,
+        "marginal_kl_lower_se": test.kl_lower_se,
+    }
 
 
 def _active_units(evaluation: Evaluation, batch_size: int, seed: int) -> ActiveUnits:

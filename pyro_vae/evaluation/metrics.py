@@ -40,6 +40,11 @@ class Metrics:
     cluster_accuracy_se: float | None = None
     cluster_nmi: float | None = None
     clusters_used: int | None = None
+    two_sample_accuracy: float | None = None
+    two_sample_accuracy_se: float | None = None
+    two_sample_p_value: float | None = None
+    marginal_kl_lower_nats: float | None = None
+    marginal_kl_lower_se: float | None = None
     nll_nats: float | None = None
     nll_se: float | None = None
     nll_mcse: float | None = None

@@ -15,14 +15,15 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.models import VAE, Autoencoder, Model
+from pyro_vae.models.adversarial import Adversarial
 from pyro_vae.models.base import device_of, evaluating
 from pyro_vae.models.densities import Densities, has_parts
 from pyro_vae.models.traces import Traces
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
 
-# Programs known to agree; the guide of the last differs from a VAE's by a further term of its loss.
-_OWN = [(kind.model, kind.guide) for kind in (VAE, Autoencoder, PriorAtStart)]
+# Programs known to agree; the guides of the last two differ from a VAE's by further terms of their losses.
+_OWN = [(kind.model, kind.guide) for kind in (VAE, Autoencoder, PriorAtStart, Adversarial)]
 
 
 def check_programs(model: Model, x: Tensor, arguments: Mapping[str, Tensor] | None = None) -> None:

@@ -61,10 +61,15 @@ def model_of(spec: Spec) -> Model:
     return model
 
 
-def require_prior(model: Model) -> VAE:
-    """Checks that `model` has a prior; an autoencoder has none, so neither samples nor evidence."""
+def require_prior(model: Model, *, density: bool = True) -> VAE:
+    """Checks that `model` has a prior, and densities of z unless `density` is False: then draws suffice.
+
+    An autoencoder has no prior, so neither samples nor evidence; an adversarial one has samples alone.
+    """
     if isinstance(model, Autoencoder):
         raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
+    if density and "evidence" in groups_lacking(model):
+        raise checks.fail("model", type(model).__name__, f"a model with {_NEEDED_FOR['evidence']}")
     check_model(model, "encode", "decode", "prior")
     return model
 

@@ -16,6 +16,7 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.models.base import evaluating
 from pyro_vae.parts import Part
+from pyro_vae.priors import Implicit
 from pyro_vae.spec import SPEC_FIELDS, Spec
 
 _TAKEN_AS = {
@@ -56,7 +57,8 @@ def compose(spec: Spec, shape: tuple[int, ...]) -> Any:
     if "prior" in made and "posterior" in made:
         p = _codes_of(spec, "prior", made["prior"])
         q = _codes_of(spec, "posterior", made["posterior"], torch.zeros(1, num_outputs))
-        _check_supports(spec, p, q)
+        if not getattr(part_classes.resolve("model", spec.model), "samples_prior", False):
+            _check_densities(spec, p, q)
     return part_classes.construct("model", spec.model, spec=spec, hidden=spec.hidden, **sizes, **made)
 
 
@@ -140,8 +142,11 @@ def _tried(part: str, value: Any, expected: str, function: Callable[..., Any], *
         raise checks.fail(part, str(Part.of(value)), f"{expected} ({type(error).__name__}: {error})") from error
 
 
-def _check_supports(spec: Spec, p: dist.TorchDistribution, q: dist.TorchDistribution) -> None:
-    """Checks that the support of p(z) contains that of q(z|x); else the KL is infinite."""
+def _check_densities(spec: Spec, p: dist.TorchDistribution, q: dist.TorchDistribution) -> None:
+    """Checks that p(z) has a density, whose support contains that of q(z|x); else the KL is infinite."""
+    if isinstance(p, Implicit):
+        expected = "one that has a density; the model `adversarial` alone takes a prior that is only sampled"
+        raise checks.fail("prior", str(spec.prior), expected)
     if _reaches_far(q) and not _reaches_far(p):
         expected = f"one within the support of the prior {spec.prior}: the KL of any other to it is infinite"
         raise checks.fail("posterior", str(spec.posterior), expected)
