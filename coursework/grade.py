@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from grading import bound, collapse, gradients, kl, latent_use, mean_field, planar
+from grading import bound, collapse, gradients, kl, latent_use, mean_field, mixture, planar
 from grading.submission import AnswerError, NotDoneError, Submission
 
 HERE = Path(__file__).parent
@@ -20,6 +20,7 @@ CHECKS = {
     5: gradients.CHECKS,
     6: planar.CHECKS,
     7: latent_use.CHECKS,
+    8: mixture.CHECKS,
 }
 
 

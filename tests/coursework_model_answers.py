@@ -41,6 +41,48 @@ def smallest(formula):
     return f"def smallest_kl(rho, full): return {formula}"
 
 
+def mixture_model(
+    y='dist.Categorical(p["probs"]), infer={"enumerate": "parallel"}',
+    z='dist.Normal(p["loc"][y], p["scale"][y]).to_event(1)',
+    x='dist.Normal(z @ p["w"].T, p["sigma"]).to_event(1), obs=x',
+    plate='pyro.plate("data", len(x))',
+):
+    return f"""
+import contextlib
+def model(x, p):
+    with {plate}:
+        y = pyro.sample("y", {y})
+        z = pyro.sample("z", {z})
+        pyro.sample("x", {x})"""
+
+
+def mixture_guide(z='dist.Normal(x @ p["gain"].T, p["spread"]).to_event(1)', y="pass"):
+    return f"""
+def guide(x, p):
+    with pyro.plate("data", len(x)):
+        {y}
+        pyro.sample("z", {z})"""
+
+
+def summed(log_prior, result="log_prior + fit - log_q"):
+    return f"""
+def marginal_elbo(x, z, p):
+    each = dist.Normal(p["loc"], p["scale"]).log_prob(z[:, None]).sum(-1)
+    log_prior = {log_prior}
+    fit = dist.Normal(z @ p["w"].T, p["sigma"]).log_prob(x).sum(-1)
+    log_q = dist.Normal(x @ p["gain"].T, p["spread"]).log_prob(z).sum(-1)
+    return {result}"""
+
+
+def responsible(result):
+    return f"""
+def responsibilities(z, p):
+    each = dist.Normal(p["loc"], p["scale"]).log_prob(z[:, None]).sum(-1)
+    joint = p["probs"].log() + each
+    return {result}"""
+
+
+SUM = '(p["probs"].log() + each).logsumexp(-1)'
 WYNER = "0.5 * math.log((1 + abs(rho)) / (1 - abs(rho)))"
 
 WRONG = [  # exercise, source, points lost, part of the diagnosis
@@ -80,6 +122,54 @@ WRONG = [  # exercise, source, points lost, part of the diagnosis
     (7, smallest(f"0.0 if full else 2 * {WYNER}"), 3, "the factor 1/2 is missing"),
     (7, smallest("0.0 if full else 0.5 * math.log((1 + rho) / (1 - rho))"), 3, "this is minus the KL"),
     (7, smallest("0.0 if full else math.inf"), 3, "smallest_kl is infinite"),
+    (8, mixture_model(y='dist.Categorical(p["probs"])'), 4, "y is drawn, expected summed"),
+    (
+        8,
+        mixture_model(y='dist.Categorical(p["probs"]), infer={"enumerate": "sequential"}'),
+        4,
+        "is sequential, expected 'parallel'",
+    ),
+    (
+        8,
+        mixture_model(y='dist.Categorical(torch.ones(3).double()), infer={"enumerate": "parallel"}'),
+        4,
+        "p(y) is uniform",
+    ),
+    (8, mixture_model(z='dist.Normal(p["loc"][y], p["scale"][y])'), 4, "ValueError in line"),
+    (8, mixture_model(z='dist.Normal(p["loc"][y], p["scale"][y].sqrt()).to_event(1)'), 4, "used as the variance"),
+    (8, mixture_model(z='dist.Normal(torch.zeros_like(p["loc"])[y], 1.0).to_event(1)'), 4, "a standard normal, as in"),
+    (8, mixture_model(x='dist.Normal(z @ p["w"].T, p["sigma"]).to_event(1)'), 4, "is drawn, expected obs"),
+    (8, mixture_model(x='dist.Normal(p["loc"][y] @ p["w"].T, p["sigma"]).to_event(1), obs=x'), 4, "at the code z"),
+    (8, mixture_model(x='dist.Normal(z @ p["w"].T, p["sigma"] ** 2).to_event(1), obs=x'), 4, "sigma^2, expected sigma"),
+    (8, mixture_model(plate="contextlib.nullcontext()"), 4, "outside of a plate"),
+    (
+        8,
+        mixture_guide(y='pyro.sample("y", dist.Categorical(p["probs"]), infer={"enumerate": "parallel"})'),
+        4,
+        "the guide has the site y",
+    ),
+    (8, mixture_guide('dist.Normal(x @ p["gain"].T, p["spread"].sqrt()).to_event(1)'), 4, "spread is used as the var"),
+    (8, mixture_guide("dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1)"), 4, "the guide depends on x"),
+    (8, "def guide(x, p): pass", 4, "z is missing"),
+    (8, summed("each.logsumexp(-1)"), 3, "p(y) is missing"),
+    (8, summed("each.logsumexp(-1) - math.log(3)"), 3, "p(y) is uniform"),
+    (8, summed('(p["probs"] * each).sum(-1)'), 3, "the logarithm must be outside"),
+    (8, summed('(p["probs"].log() + each).sum(-1)'), 3, "their densities must be"),
+    (8, summed('(p["probs"].log() + each).max(-1).values'), 3, "the most probable component alone"),
+    (8, summed("Normal(0.0, 1.0).log_prob(z).sum(-1)"), 3, "it must be the mixture"),
+    (8, summed(SUM, "log_prior + fit"), 3, "log q(z|x) is missing"),
+    (8, summed(SUM, "fit - log_q"), 3, "log p(z) is missing"),
+    (8, summed(SUM, "log_prior + fit + log_q"), 3, "must be subtracted"),
+    (8, summed(SUM, "(log_prior + fit - log_q).sum()"), 3, "the sum over the points"),
+    (8, summed(SUM, "log_q - fit - log_prior"), 3, "the loss"),
+    (8, responsible("each.softmax(-1)"), 3, "p(y) is missing"),
+    (8, responsible("joint.exp()"), 3, "divided by its sum over y"),
+    (8, responsible("joint.exp() / joint.exp().sum(-1, keepdim=True)"), 3, "NaNs far from all"),
+    (8, responsible("joint.softmax(0)"), 3, "the sum over the points is 1"),
+    (8, responsible("joint.log_softmax(-1)"), 3, "this is log p(y|z)"),
+    (8, responsible("joint.argmax(-1)"), 3, "expected the probability of each"),
+    (8, responsible("torch.nn.functional.one_hot(joint.argmax(-1), 3)"), 3, "this is 1 for the most"),
+    (8, responsible("joint.softmax(-1).T"), 3, "expected (N, C)"),
 ]
 
 # Right, but not as the solutions have it.
@@ -105,5 +195,38 @@ def smallest_kl(rho, full):
     b = torch.linspace(abs(rho), 1, 100001, dtype=torch.float64)[1:-1].sqrt()
     variances = (1 - b**2) * (1 - (rho / b) ** 2)
     return 0.0 if full else 0.5 * torch.log((1 - rho**2) / variances).min()
+""",
+    8: """
+@pyro.infer.config_enumerate
+def model(x, p):
+    data = pyro.plate("points", x.shape[0], dim=-1)
+    with data:
+        y = pyro.sample("y", dist.Categorical(logits=p["probs"].log()))
+    with data:
+        components = dist.MultivariateNormal(p["loc"], torch.diag_embed(p["scale"] ** 2))
+        z = pyro.sample("z", dist.MultivariateNormal(components.loc[y], components.covariance_matrix[y]))
+        mean = (p["w"] @ z[..., None])[..., 0]
+        pyro.sample("x", dist.Independent(dist.Normal(mean, p["sigma"]), 1), obs=x)
+
+def guide(x, p):
+    with pyro.plate("points", x.shape[0], dim=-1):
+        pyro.sample("z", dist.MultivariateNormal(x @ p["gain"].T, torch.diag(p["spread"] ** 2)))
+
+def marginal_elbo(x, z, p):
+    mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(p["probs"]),
+        torch.distributions.Independent(Normal(p["loc"], p["scale"]), 1),
+    )
+    rows = []
+    for point, code in zip(x, z):
+        log_q = Normal(p["gain"] @ point, p["spread"]).log_prob(code).sum()
+        rows.append(mixture.log_prob(code) + Normal(p["w"] @ code, p["sigma"]).log_prob(point).sum() - log_q)
+    return rows
+
+def responsibilities(z, p):
+    off = (z.unsqueeze(1) - p["loc"]) / p["scale"]
+    joint = p["probs"].log() - p["scale"].log().sum(1) - 0.5 * (off**2).sum(2)
+    joint = joint - joint.max(1, keepdim=True).values
+    return joint.exp() / joint.exp().sum(1, keepdim=True)
 """,
 }

@@ -43,18 +43,23 @@ class Submission:
         self._stop()
 
     def __getattr__(self, name):
-        return partial(self._call, name)
+        return partial(self._call, None, (name,))
 
-    def _call(self, name, *arguments):
+    def probe(self, probe, functions, *arguments):
+        """What `worker.PROBES[probe]` makes of these functions of the file, such as Pyro programs."""
+        return self._call(probe, functions, *arguments)
+
+    def _call(self, probe, functions, *arguments):
         if self._process is None:
             self._start()
         request = {
-            "function": name,
+            "probe": probe,
+            "functions": functions,
             "arguments": [pack(argument) for argument in arguments],
             "seed": self._calls,
         }
         self._calls += 1
-        return unwrap(self._exchange(request, name, self._seconds))
+        return unwrap(self._exchange(request, functions[0], self._seconds))
 
     def _start(self):
         if not self._path.is_file():

@@ -10,6 +10,8 @@ import io
 import os
 import sys
 import traceback
+import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +29,47 @@ def quadratic(z):
 FUNCTIONS = {"quadratic": quadratic}
 
 
+# --- what a check reads of the student's Pyro programs, which cannot travel: this runs beside them -----------------
+
+
+def traced(program, x, parameters):
+    """The sites that a program draws or observes, by name, in its order."""
+    from pyro import poutine
+    from pyro.poutine.util import site_is_subsample
+
+    trace = poutine.trace(program).get_trace(x, parameters)
+    trace.compute_log_prob()
+    return {
+        name: {
+            "value": site["value"],
+            "log_prob": site["log_prob"],
+            "observed": bool(site["is_observed"]),
+            "enumerate": site["infer"].get("enumerate") if site["infer"] else None,
+            "in_plate": bool(site["cond_indep_stack"]),
+        }
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
+
+
+def enumerated_elbo(model, guide, x, parameters):
+    """TraceEnum_ELBO of both programs, and the values that the guide drew for it."""
+    from pyro import poutine
+    from pyro.infer import TraceEnum_ELBO
+
+    drawn = {}
+
+    def recorded(*arguments):
+        trace = poutine.trace(guide).get_trace(*arguments)
+        drawn.update({name: trace.nodes[name]["value"] for name in trace.stochastic_nodes})
+
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(model, recorded, x, parameters)
+    return {"elbo": -loss, "drawn": drawn}
+
+
+PROBES = {"traced": traced, "enumerated_elbo": enumerated_elbo}
+
+
 # --- one call -----------------------------------------------------------------------------------------------------
 
 
@@ -41,15 +84,19 @@ def load(path):
 
 
 def call(module, request):
-    """The reply to a request: the function's value, or in a line what kept it from giving one."""
-    name = request["function"]
-    function = getattr(module, name, None)
-    if not callable(function):
-        return {"problem": f"there is no function {name}"}
+    """The reply to a request: what a function or a probe of functions gives, or in a line what kept it from it."""
+    functions = [getattr(module, name, None) for name in request["functions"]]
+    for name, function in zip(request["functions"], functions, strict=True):
+        if not callable(function):
+            return {"problem": f"there is no function {name}"}
+    name, probe = request["functions"][0], request["probe"]
+    run = partial(PROBES[probe], *functions) if probe else functions[0]
     arguments = [unpack(argument) for argument in request["arguments"]]
     torch.manual_seed(request["seed"])
     try:
-        value = plain(function(*arguments))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # none reaches the student
+            value = plain(run(*arguments))
     except NotImplementedError:
         return {"not_done": True}
     except BaseException as error:  # SystemExit and KeyboardInterrupt, too
@@ -61,7 +108,7 @@ def call(module, request):
 
 
 def unpack(argument):
-    """A copy of a tensor, the function of a name, the model of a file, or the value itself."""
+    """A copy of tensors, the function of a name, the model of a file, or the value itself."""
     if isinstance(argument, torch.Tensor):
         return argument.clone()
     if isinstance(argument, (list, tuple)):
@@ -72,6 +119,8 @@ def unpack(argument):
         from pyro_vae import load as load_model
 
         return load_model(argument["model"])
+    if isinstance(argument, dict):
+        return {name: unpack(value) for name, value in argument.items()}
     return argument
 
 
