@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae._utils import checks
 
@@ -201,6 +201,94 @@ def conv_decoder(
         if level:
             layers += [*([nn.BatchNorm2d(outputs[level])] if normalized else []), activation()]
     return nn.Sequential(*layers)
+
+
+def grid_encoder(
+    image_shape: Sequence[int],
+    num_outputs: int,
+    channels: Sequence[int] = (32, 64),
+    blocks: int = 2,
+    activation: Activation = nn.ReLU,
+) -> nn.Sequential:
+    """The convolutions of :func:`conv_encoder`, then residual blocks: `num_outputs` numbers for each place of a grid.
+
+    The weights start as :func:`initialize_he` draws them, so that places differ from the first step on.
+
+    >>> grid_encoder((1, 28, 28), 20)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 20, 7, 7])
+    """
+    _sizes(image_shape, channels)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise((image_shape[0], *channels)):
+        layers += [nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1), activation()]
+    body = nn.Sequential(
+        *layers,
+        *[Residual(channels[-1], activation) for _ in range(blocks)],
+        nn.Conv2d(channels[-1], num_outputs, kernel_size=1),
+    )
+    initialize_he(body)
+    return body
+
+
+def grid_decoder(
+    latent_dim: int,
+    image_shape: Sequence[int],
+    channels: Sequence[int] = (32, 64),
+    blocks: int = 2,
+    activation: Activation = nn.ReLU,
+) -> nn.Sequential:
+    """The mirror of :func:`grid_encoder`.
+
+    >>> grid_decoder(20, (3, 17, 30))(torch.zeros(5, 20, *grid_shape((3, 17, 30)))).shape
+    torch.Size([5, 3, 17, 30])
+    """
+    sizes = _sizes(image_shape, channels)
+    layers: list[nn.Module] = []
+    for level in reversed(range(len(channels))):
+        odd = (sizes[level][0] - 2 * sizes[level + 1][0], sizes[level][1] - 2 * sizes[level + 1][1])
+        outputs = channels[level - 1] if level else image_shape[0]
+        upsample = nn.ConvTranspose2d(channels[level], outputs, 4, stride=2, padding=1, output_padding=odd)
+        layers += [activation(), upsample]
+    body = nn.Sequential(
+        nn.Conv2d(latent_dim, channels[-1], kernel_size=1),
+        *[Residual(channels[-1], activation) for _ in range(blocks)],
+        *layers,
+    )
+    initialize_he(body)
+    return body
+
+
+def grid_shape(image_shape: Sequence[int], channels: Sequence[int] = (32, 64)) -> tuple[int, int]:
+    """Height and width of the grid that :func:`grid_encoder` makes of an image.
+
+    >>> grid_shape((3, 17, 30))
+    (4, 7)
+    """
+    return _sizes(image_shape, channels)[-1]
+
+
+class Residual(nn.Module):
+    r"""A residual block of two convolutions, 3x3 to half the channels and 1x1 back.
+
+    .. math:: y = x + W_2\, a(W_1 a(x))
+
+    Source: He et al., "Identity mappings in deep residual networks", 2016, https://arxiv.org/abs/1603.05027
+
+    >>> Residual(8)(torch.zeros(1, 8, 5, 5)).shape
+    torch.Size([1, 8, 5, 5])
+    """
+
+    def __init__(self, channels: int, activation: Activation = nn.ReLU) -> None:
+        super().__init__()
+        inner = max(channels // 2, 1)
+        self.layers = nn.Sequential(
+            activation(), nn.Conv2d(channels, inner, 3, padding=1), activation(), nn.Conv2d(inner, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `(N, channels, H, W)` -> the same shape."""
+        y: Tensor = x + self.layers(x)
+        return y
 
 
 def initialize_he(body: nn.Sequential) -> None:

@@ -31,7 +31,18 @@ from pyro_vae.spec import to_options
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "howto"
 PINNED = {
-    "model": {"vae", "autoencoder", "vae-prior-at-start", "adversarial", "conditional", "semi-supervised", "mixture"},
+    "model": {
+        "vae",
+        "autoencoder",
+        "vae-prior-at-start",
+        "adversarial",
+        "conditional",
+        "hierarchical",
+        "ladder",
+        "mixture",
+        "semi-supervised",
+        "vector-quantized",
+    },
     "network": {"mlp", "conv"},
     "likelihood": {
         "bernoulli",

@@ -18,6 +18,7 @@ from pyro_vae.evaluation.divergences import Divergences, divergences
 from pyro_vae.evaluation.inference_data import to_inference_data
 from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
 from pyro_vae.evaluation.latent_codes.aggregate_posterior import AggregatePosterior, aggregate_posterior
+from pyro_vae.evaluation.latent_codes.codebook import CodebookUse, codebook_use
 from pyro_vae.evaluation.latent_codes.disentanglement import (
     DCI,
     Gap,
@@ -78,6 +79,7 @@ __all__ = [
     "Bounds",
     "Calibration",
     "Classifier",
+    "CodebookUse",
     "Coverage",
     "Difference",
     "Divergences",
@@ -111,6 +113,7 @@ __all__ = [
     "bidirectional_monte_carlo",
     "bits_per_dimension",
     "bounds",
+    "codebook_use",
     "compare",
     "confidence",
     "confidence_se",

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.bounds import bounds_of
 from pyro_vae.evaluation.comparison import PerImage
 from pyro_vae.evaluation.latent_codes.active_units import ActiveUnits, active_units
 from pyro_vae.evaluation.latent_codes.clustering import clustering, label_accuracy
+from pyro_vae.evaluation.latent_codes.codebook import codebook_use
 from pyro_vae.evaluation.latent_codes.two_sample import two_sample_test
 from pyro_vae.evaluation.likelihood.evidence import evidence_metrics, evidence_of
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
@@ -32,6 +33,7 @@ from pyro_vae.latent import codes, posterior_means, prior_samples, site_means
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import check_set, data_range_of, dtype_of, evaluated_arguments, likelihood_of
 from pyro_vae.models.densities import Densities, groups_lacking, has_parts
+from pyro_vae.models.vector_quantized import VectorQuantized
 from pyro_vae.spec import GROUPS
 
 
@@ -62,11 +64,11 @@ def evaluate(
         model: a `VAE`, or another pair of programs, with any number of latent sites, continuous or enumerated (see
             :class:`~pyro_vae.models.traces.Traces`).
         images: test images; also the reference of the scores of samples, as they are, before any binarization.
-        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters; of an
-            adversarial autoencoder a two-sample test of codes against the prior), `evidence` (NLL, Pareto k) and
-            `samples` (Frechet and kernel distance, score, confidence, precision, recall, density, coverage). By default
-            bounds and codes, and samples where there is an extractor. What a model lacks is left out: an autoencoder
-            has neither evidence nor samples, and an adversarial one no evidence.
+        metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters; use of a
+            codebook; of an adversarial autoencoder a two-sample test of codes against the prior), `evidence` (NLL,
+            Pareto k) and `samples` (Frechet and kernel distance, score, confidence, precision, recall, density,
+            coverage). By default bounds and codes, and samples where there is an extractor. What a model lacks is left
+            out: an autoencoder has neither evidence nor samples, and an adversarial one no evidence.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is
             drawn once, the same for all models.
         dequantize: as in training, by default what the model's spec says; the noise of each image is drawn once, the
@@ -237,7 +239,8 @@ def _bounds_group(evaluation: Evaluation, images: Images, noise: dict[str, Any])
 def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
     if not has_parts(evaluation.model):
         group = _sites_group(evaluation, seed)
-        return replace(group, values=group.values | _class_metrics(evaluation, batch_size))
+        others = _class_metrics(evaluation, batch_size) | _codebook_use(evaluation, batch_size)
+        return replace(group, values=group.values | others)
     units = _active_units(evaluation, batch_size, seed)
     about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
     return _Group(
@@ -263,6 +266,15 @@ def _sites_group(evaluation: Evaluation, seed: int) -> _Group:
         "active_units_by_site": {name: each.count for name, each in by_site.items()},
     }
     return _Group(values, about | {"threshold": units.threshold})
+
+
+def _codebook_use(evaluation: Evaluation, batch_size: int) -> dict[str, float]:
+    """Of a vector-quantized model."""
+    if not isinstance(evaluation.model, VectorQuantized):
+        return {}
+    codes = torch.cat([evaluation.model.codes(x).cpu() for x, _ in evaluation.batches(batch_size)])
+    use = codebook_use(codes, evaluation.model.num_codes)
+    return {"codes_used": use.used, "code_perplexity": use.perplexity}
 
 
 def _class_metrics(evaluation: Evaluation, batch_size: int) -> dict[str, Any]:

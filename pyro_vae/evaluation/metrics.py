@@ -45,6 +45,8 @@ class Metrics:
     two_sample_p_value: float | None = None
     marginal_kl_lower_nats: float | None = None
     marginal_kl_lower_se: float | None = None
+    codes_used: float | None = None
+    code_perplexity: float | None = None
     nll_nats: float | None = None
     nll_se: float | None = None
     nll_mcse: float | None = None

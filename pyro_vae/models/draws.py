@@ -19,6 +19,7 @@ class Case:
     - `log_likelihood`: of all observed sites, and of the model's factors, if it has any.
     - `mean`: of p(x|z), `(K, N, C, H, W)`; None where the site of the images has no mean.
     - `points`: the latent sites whose guide is a point in a continuum, without a density.
+    - `certain`: whether the guide draws nothing, as it is a point at every site.
     """
 
     values: Mapping[str, Tensor]
@@ -27,6 +28,7 @@ class Case:
     log_likelihood: Tensor
     mean: Tensor | None
     points: tuple[str, ...] = ()
+    certain: bool = False
 
     @property
     def log_joint(self) -> Tensor:
@@ -62,6 +64,11 @@ class Draws:
     def has_density(self) -> bool:
         """Whether the guide has a density, or probabilities: else there is no KL and no bound on log p(x)."""
         return not self.cases[0].points
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the guide is a point: its weight is p(x, z) at one z, a bound on p(x), and all draws are the same."""
+        return self.cases[0].certain
 
     def log_weights(self) -> Tensor:
         r""":math:`\log \sum_y p(x, y, z_y) / q(z_y|x, y)`, float64, `(K, N)`; its exponential has the mean p(x).

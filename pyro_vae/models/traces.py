@@ -205,7 +205,8 @@ def _case(guide: poutine.Trace, model: poutine.Trace, x: Tensor, k: int, n: int,
         log_q={name: _log_prob(site, k, n) for name, site in latent_of_guide.items()},
         log_likelihood=torch.stack([_log_prob(site, k, n) for site in observed]).sum(0),
         mean=None if mean is None else mean.unflatten(0, (k, n)),
-        points=tuple(name for name, site in latent_of_guide.items() if _is_point(site)),
+        points=tuple(name for name, site in latent_of_guide.items() if _is_point(site, latent_of_model[name])),
+        certain=bool(latent_of_guide) and all(is_delta(site["fn"]) for site in latent_of_guide.values()),
     )
 
 
@@ -252,9 +253,12 @@ def _mean_of(site: Mapping[str, Any], x: Tensor | None) -> Tensor | None:
     return mean if x is None or mean.numel() != x.numel() else mean.reshape(x.shape)
 
 
-def _is_point(site: Mapping[str, Any]) -> bool:
-    """Whether a draw is a point in a continuum, which has no density; a single code of many has a probability of 1."""
-    return is_delta(site["fn"]) and site["value"].is_floating_point()
+def _is_point(of_guide: Mapping[str, Any], of_model: Mapping[str, Any]) -> bool:
+    """Whether a draw is a point in a continuum, which has no density; a single code of many has a probability of 1.
+
+    So has a point that is one in the model, too: other sites determine it.
+    """
+    return is_delta(of_guide["fn"]) and of_guide["value"].is_floating_point() and not is_delta(of_model["fn"])
 
 
 class _AtLocation(Messenger):
@@ -264,7 +268,7 @@ class _AtLocation(Messenger):
         if message["is_observed"] or message["done"] or site_is_subsample(message):
             return
         fn = message["fn"]
-        message["value"] = fn.mode if getattr(fn, "has_enumerate_support", False) else location(fn)
+        message["value"] = fn.mode if fn.support.is_discrete else location(fn)
         message["done"] = True
 
 

@@ -205,11 +205,15 @@ def first_to_fail() -> bool:
 
 
 def refuse_batch_statistics(model: nn.Module, elbo: Any, here: Peers) -> None:
-    """Refuses BatchNorm and free bits, whose means would be over a process's share of the batch, not over the batch."""
+    """Refuses BatchNorm, free bits and codebooks, which would learn from a process's share of the batch alone."""
     from pyro_vae.models.base import has_batch_norm
+    from pyro_vae.models.quantizers import VectorQuantizer
 
     if here.size > 1 and has_batch_norm(model):
         raise checks.fail("model", "one with BatchNorm", "one without, where the batch is divided among processes")
+    if here.size > 1 and any(isinstance(module, VectorQuantizer) for module in model.modules()):
+        expected = "finite-scalar, which learns no codebook, where the batch is divided among processes"
+        raise checks.fail("quantizer", "vector", expected)
     if here.size > 1 and getattr(elbo, "free_bits", None):
         raise checks.fail("free_bits", elbo.free_bits, "0, where the batch is divided among processes")
 

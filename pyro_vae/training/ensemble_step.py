@@ -49,16 +49,18 @@ class Members:
         self._runs: dict[tuple[str, int], backends.Run] = {}
 
     def give_back(self) -> None:
-        """Copies the parameters into the models, on the CPU."""
+        """Copies parameters and buffers into the models, on the CPU."""
         for index, model in enumerate(self.models):
             with torch.no_grad():
                 for param, stacked in zip(model.parameters(), self.params, strict=True):
                     param.copy_(stacked[index])
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(self.buffers[name][index])
             model.eval()
 
     def state(self) -> dict[str, Any]:
         """The state that a resumed training needs."""
-        tensors = {"params": self.params, "moments": self.moments, "counts": self.counts}
+        tensors = {"params": self.params, "moments": self.moments, "counts": self.counts, "buffers": self.buffers}
         own_states = [generator.get_state() for generator in self.generators]
         return tensors | {"own_generators": own_states, "generators": generator_states(self.device)}
 
@@ -66,6 +68,9 @@ class Members:
         """Continues from the state of a checkpoint."""
         for tensor, stored in zip(self._optimizer_tensors(), self._optimizer_tensors(state), strict=True):
             tensor.copy_(stored)
+        for name, buffer in self.buffers.items():
+            if name in state.get("buffers", {}):  # older checkpoints have none
+                buffer.copy_(state["buffers"][name])
         for generator, generator_state in zip(self.generators, state["own_generators"], strict=True):
             generator.set_state(generator_state)
         set_generator_states(self.device, state["generators"])

@@ -321,6 +321,8 @@ def test_batch_statistics_are_refused(second_of_two, tiny):
     objective = {"kind": "mean-field", "free_bits": 0.5}
     with pytest.raises(InputError, match="free_bits: given 0.5, expected 0, where the batch is divided"):
         fit(build(VAE), tiny, epochs=1, objective=objective, **QUIET)
+    with pytest.raises(InputError, match="quantizer: given 'vector', expected finite-scalar"):
+        fit(build(Spec(model="vector-quantized")), tiny, epochs=1, **QUIET)
 
 
 if __name__ == "__main__":

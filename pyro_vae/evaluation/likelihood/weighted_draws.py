@@ -63,13 +63,14 @@ def _traced_draws(traces: Traces, x: Tensor, k: int, decoded_at_once: int) -> We
 
 
 def check_density(evaluation: Evaluation) -> None:
-    """Checks that the guide has a density; else p(x, z) / q(z|x) is no weight."""
+    """Checks that the guide has a density, or draws codes with probabilities; else p(x, z) / q(z|x) is no weight."""
     x, densities = next(evaluation.batches(1))
     with seeded_rng(evaluation.device, 0), pyro.validation_enabled(False):
         if densities.has_parts:
             is_point = is_delta(densities.encode(x))
         else:
-            is_point = not densities.traces.draws(x, 1).has_density
+            draws = densities.traces.draws(x, 1)
+            is_point = draws.is_certain or not draws.has_density
     if is_point:
         raise checks.fail(
             "model", f"{type(evaluation.model).__name__} with a point for q(z|x)", "a guide that has a density"
