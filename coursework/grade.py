@@ -8,7 +8,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from grading import bound, collapse, gradients, kl, latent_use, mean_field, mixture, planar
+from grading import (
+    bound,
+    collapse,
+    gradients,
+    kl,
+    latent_use,
+    mean_field,
+    mixture,
+    planar,
+    two_levels,
+)
 from grading.submission import AnswerError, NotDoneError, Submission
 
 HERE = Path(__file__).parent
@@ -21,6 +31,7 @@ CHECKS = {
     6: planar.CHECKS,
     7: latent_use.CHECKS,
     8: mixture.CHECKS,
+    9: two_levels.CHECKS,
 }
 
 

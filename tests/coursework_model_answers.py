@@ -82,6 +82,46 @@ def responsibilities(z, p):
     return {result}"""
 
 
+def guided(name, first, second, body="pass"):
+    """A guide of two levels: both sites as (name, distribution)."""
+    return f"""
+def {name}(x, p):
+    gain, spread2 = _z2_given_z1(p)
+    mean1, covariance1 = _z1_given_x(x, p)
+    mean2, covariance2 = _z2_given_x(x, p)
+    eye = _identity(p["b"])
+    likelihood = p["b"].T @ p["b"] / p["s2"]**2
+    with pyro.plate("data", len(x)):
+        {first[0]} = pyro.sample("{first[0]}", {first[1]})
+        {body}
+        {second[0]} = pyro.sample("{second[0]}", {second[1]})"""
+
+
+def from_below(prior="eye", z1="", z2="dist.MultivariateNormal(z1 @ gain.T, spread2)"):
+    """bottom_up with another precision for the prior of z1, or other distributions."""
+    covariance = f"torch.linalg.inv({prior} + likelihood)"
+    z1 = z1 or f"dist.MultivariateNormal(x @ p['b'] @ {covariance} / p['s2']**2, {covariance})"
+    return guided("bottom_up", ("z1", z1), ("z2", z2))
+
+
+def from_above(z2="dist.MultivariateNormal(mean2, covariance2)", mean="", covariance="", z1=""):
+    """top_down with other parts of q(z1|z2, x)."""
+    covariance = covariance or "torch.linalg.inv(eye / p['s1']**2 + likelihood)"
+    mean = mean or "z2 @ p['a'].T / p['s1']**2 + x @ p['b'] / p['s2']**2"
+    return guided(
+        "top_down", ("z2", z2), ("z1", z1 or f"dist.MultivariateNormal(({mean}) @ c, c)"), f"c = {covariance}"
+    )
+
+
+def per_level(result):
+    return f"""
+right = kl_per_level
+def kl_per_level(x, p):
+    up, down = right(x, p)
+    return {result}"""
+
+
+OFF_DIAGONAL = "dist.Normal(mean{0}, covariance{0}.diagonal().sqrt()).to_event(1)"
 SUM = '(p["probs"].log() + each).logsumexp(-1)'
 WYNER = "0.5 * math.log((1 + abs(rho)) / (1 - abs(rho)))"
 
@@ -170,6 +210,108 @@ WRONG = [  # exercise, source, points lost, part of the diagnosis
     (8, responsible("joint.argmax(-1)"), 3, "expected the probability of each"),
     (8, responsible("torch.nn.functional.one_hot(joint.argmax(-1), 3)"), 3, "this is 1 for the most"),
     (8, responsible("joint.softmax(-1).T"), 3, "expected (N, C)"),
+    (9, from_below("eye / p['s1']**2"), 4, "lacks the variance that z2 gives it"),
+    (9, from_below("eye"), 4, "taken as N(0, I)"),
+    (9, from_below("0 * eye"), 4, "the likelihood alone"),
+    (9, from_below(z1=OFF_DIAGONAL.format(1)), 4, "beside the diagonal"),
+    (9, from_below(z1="dist.MultivariateNormal(mean1, scale_tril=covariance1.tril())"), 4, "used as scale_tril"),
+    (9, from_below(z1="dist.Normal(mean1, 1.0)"), 4, "ValueError in line"),
+    (
+        9,
+        from_below(z1="dist.MultivariateNormal(mean1, covariance1)", z2="dist.MultivariateNormal(mean2, covariance2)"),
+        4,
+        "as if independent of z1",
+    ),
+    (
+        9,
+        from_below(
+            z1="dist.MultivariateNormal(mean1, covariance1)", z2="dist.MultivariateNormal(mean1 @ gain.T, spread2)"
+        ),
+        4,
+        "expected at its draw",
+    ),
+    (
+        9,
+        from_below(z1="dist.MultivariateNormal(mean1, covariance1)", z2="dist.Normal(0 * mean2, 1.0).to_event(1)"),
+        4,
+        "z2 is drawn from its prior",
+    ),
+    (9, "bottom_up = top_down", 4, "that is top-down"),
+    (
+        9,
+        guided(
+            "bottom_up",
+            ("z1", OFF_DIAGONAL.format(1)),
+            ("z2", OFF_DIAGONAL.format(2)),
+            'pyro.sample("noise", dist.Normal(0.0, 1.0))',
+        ),
+        4,
+        "a site noise too many",
+    ),
+    (
+        9,
+        guided("top_down", ("z2", OFF_DIAGONAL.format(2)), ("z3", "dist.Normal(mean1, 1.0).to_event(1)")),
+        3,
+        "z1 is missing",
+    ),
+    (9, "top_down = bottom_up", 3, "that is bottom-up"),
+    (9, from_above(z2=OFF_DIAGONAL.format(2)), 3, "beside the diagonal"),
+    (
+        9,
+        """
+right = _z2_given_x
+def _z2_given_x(x, p):
+    b_a = p["b"] @ p["a"]
+    covariance = torch.linalg.inv(_identity(p["a"]) + b_a.T @ b_a / p["s2"] ** 2)
+    return x @ b_a @ covariance / p["s2"] ** 2, covariance
+levels = kl_per_level
+def kl_per_level(x, p):
+    global _z2_given_x
+    _z2_given_x = right
+    return levels(x, p)""",
+        3,
+        "the noise of z1 is not carried to x",
+    ),
+    (9, from_above(z1="dist.Normal(z2 @ p['a'].T, p['s1']).to_event(1)"), 3, "x is not used"),
+    (9, from_above(z1="dist.MultivariateNormal(mean1, covariance1)"), 3, "as if independent of z2"),
+    (
+        9,
+        from_above(
+            covariance="torch.linalg.inv(eye / p['s1']**2 + torch.linalg.inv(covariance1))",
+            mean="z2 @ p['a'].T / p['s1']**2 + torch.linalg.solve(covariance1, mean1.T).T",
+        ),
+        3,
+        "a prior of z1 in it already",
+    ),
+    (9, from_above(mean="mean2 @ p['a'].T / p['s1']**2 + x @ p['b'] / p['s2']**2"), 3, "at the mean of z2"),
+    (9, from_above(mean="x @ p['b'] / p['s2']**2", covariance="torch.linalg.inv(likelihood)"), 3, "z2 says more"),
+    (9, per_level("up.flip(-1), down.flip(-1)"), 3, "the columns are exchanged"),
+    (9, per_level("down, up"), 3, "of the other guide"),
+    (9, per_level("-up, -down"), 3, "minus the terms"),
+    (9, per_level("up.sum(-1), down.sum(-1)"), 3, "the sums over the levels"),
+    (9, per_level("up.mean(0), down.mean(0)"), 3, "the means over the points"),
+    (9, per_level("up"), 3, "expected 2 values"),
+    (
+        9,
+        """
+right = _expected_log_normal
+def _expected_log_normal(mean, covariance, scale):
+    return right(mean, covariance * 0 if len(covariance) == 3 else covariance, scale)""",
+        3,
+        "is taken at the means",
+    ),
+    (
+        9,
+        """
+right = kl_per_level
+def kl_per_level(x, p):
+    up, down = right(x, p)
+    prior = dist.MultivariateNormal(torch.zeros(3).double(), p["a"] @ p["a"].T + p["s1"]**2 * torch.eye(3))
+    wrong = torch.distributions.kl_divergence(dist.MultivariateNormal(*_z1_given_x(x, p)), prior)
+    return torch.stack([wrong, up[:, 1]], -1), down""",
+        3,
+        "the model has p(z1|z2)",
+    ),
 ]
 
 # Right, but not as the solutions have it.
@@ -228,5 +370,53 @@ def responsibilities(z, p):
     joint = p["probs"].log() - p["scale"].log().sum(1) - 0.5 * (off**2).sum(2)
     joint = joint - joint.max(1, keepdim=True).values
     return joint.exp() / joint.exp().sum(1, keepdim=True)
+""",
+    9: """
+def _joint(p):
+    # precision matrix of (z2, z1) given x
+    d2 = p["a"].shape[1]
+    root = torch.cat([-p["a"], _identity(p["b"])], 1) / p["s1"]
+    precision = root.T @ root
+    precision[:d2, :d2] += _identity(p["a"])
+    precision[d2:, d2:] += p["b"].T @ p["b"] / p["s2"] ** 2
+    return d2, precision, torch.linalg.inv(precision)
+
+def _means(x, p):
+    d2, _, covariance = _joint(p)
+    return x @ p["b"] / p["s2"] ** 2 @ covariance[d2:]
+
+def bottom_up(x, p):
+    d2, precision, covariance = _joint(p)
+    with pyro.plate("data", len(x)):
+        mean = _means(x, p)
+        z1 = pyro.sample("z1", dist.MultivariateNormal(mean[:, d2:], covariance[d2:, d2:]))
+        gain = covariance[:d2, d2:] @ torch.inverse(covariance[d2:, d2:])
+        rest = mean[:, :d2] + (z1 - mean[:, d2:]) @ gain.T
+        pyro.sample("z2", dist.MultivariateNormal(rest, precision_matrix=precision[:d2, :d2]))
+
+def top_down(x, p):
+    d2, precision, covariance = _joint(p)
+    with pyro.plate("data", len(x)):
+        mean = _means(x, p)
+        root = torch.linalg.cholesky(covariance[:d2, :d2])
+        z2 = pyro.sample("z2", dist.MultivariateNormal(mean[:, :d2], scale_tril=root))
+        gain = torch.linalg.solve(precision[d2:, d2:], -precision[d2:, :d2])
+        rest = mean[:, d2:] + (z2 - mean[:, :d2]) @ gain.T
+        pyro.sample("z1", dist.MultivariateNormal(rest, precision_matrix=precision[d2:, d2:]))
+
+def kl_per_level(x, p):
+    # both have the same sum, the KL of the joint posterior from the joint prior, and E log p; the KLs of normals
+    d2, precision, covariance = _joint(p)
+    mean = _means(x, p)
+    kl = torch.distributions.kl_divergence
+    prior2 = torch.distributions.MultivariateNormal(torch.zeros(d2).double(), _identity(p["a"]))
+    top2 = kl(torch.distributions.MultivariateNormal(mean[:, :d2], covariance[:d2, :d2]), prior2)
+    root = torch.cat([-p["a"], _identity(p["b"])], 1) / p["s1"]
+    prior = root.T @ root
+    prior[:d2, :d2] += _identity(p["a"])
+    joint = torch.distributions.MultivariateNormal(torch.zeros(len(prior)).double(), precision_matrix=prior)
+    total = kl(torch.distributions.MultivariateNormal(mean, covariance), joint)
+    bottom2 = top2 + 0.5 * (covariance[:d2, :d2].logdet() + precision[:d2, :d2].logdet())
+    return torch.stack([total - bottom2, bottom2], 1).numpy(), torch.stack([total - top2, top2], 1)
 """,
 }
