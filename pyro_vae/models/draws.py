@@ -20,6 +20,7 @@ class Case:
     - `mean`: of p(x|z), `(K, N, C, H, W)`; None where the site of the images has no mean.
     - `points`: the latent sites whose guide is a point in a continuum, without a density.
     - `certain`: whether the guide draws nothing, as it is a point at every site.
+    - `determined`: the latent sites that are a function of the others, a point in both programs.
     """
 
     values: Mapping[str, Tensor]
@@ -29,6 +30,7 @@ class Case:
     mean: Tensor | None
     points: tuple[str, ...] = ()
     certain: bool = False
+    determined: tuple[str, ...] = ()
 
     @property
     def log_joint(self) -> Tensor:
@@ -56,9 +58,17 @@ class Draws:
     sizes: Mapping[str, int]
 
     @property
-    def continuous(self) -> tuple[str, ...]:
-        """The latent sites that are drawn and not enumerated, in the order of the guide."""
+    def drawn(self) -> tuple[str, ...]:
+        """The latent sites that are not enumerated, in the order of the guide."""
         return tuple(name for name in self.cases[0].log_q if name not in self.in_guide)
+
+    @property
+    def continuous(self) -> tuple[str, ...]:
+        """Those of them that are continuous, and no function of the others."""
+        case = self.cases[0]
+        return tuple(
+            name for name in self.drawn if case.values[name].is_floating_point() and name not in case.determined
+        )
 
     @property
     def has_density(self) -> bool:
@@ -80,7 +90,7 @@ class Draws:
         # Summed in float64: the terms are large beside their sum.
         rows = []
         for case in self.cases:
-            terms = [case.log_likelihood, *case.log_p.values(), *(-case.log_q[name] for name in self.continuous)]
+            terms = [case.log_likelihood, *case.log_p.values(), *(-case.log_q[name] for name in self.drawn)]
             rows.append(torch.stack([term.cpu().double() for term in terms]).sum(0))
         return torch.stack(rows).logsumexp(0)
 
@@ -89,7 +99,7 @@ class Draws:
         terms = [
             term.abs().cpu().double()
             for case in self.cases
-            for term in (case.log_likelihood, *case.log_p.values(), *(case.log_q[name] for name in self.continuous))
+            for term in (case.log_likelihood, *case.log_p.values(), *(case.log_q[name] for name in self.drawn))
         ]
         return torch.stack(terms).sum(0) / len(self.cases)
 

@@ -206,6 +206,7 @@ def _case(guide: poutine.Trace, model: poutine.Trace, x: Tensor, k: int, n: int,
         log_likelihood=torch.stack([_log_prob(site, k, n) for site in observed]).sum(0),
         mean=None if mean is None else mean.unflatten(0, (k, n)),
         points=tuple(name for name, site in latent_of_guide.items() if _is_point(site, latent_of_model[name])),
+        determined=tuple(name for name, site in latent_of_model.items() if _is_real_point(site)),
         certain=bool(latent_of_guide) and all(is_delta(site["fn"]) for site in latent_of_guide.values()),
     )
 
@@ -258,7 +259,11 @@ def _is_point(of_guide: Mapping[str, Any], of_model: Mapping[str, Any]) -> bool:
 
     So has a point that is one in the model, too: other sites determine it.
     """
-    return is_delta(of_guide["fn"]) and of_guide["value"].is_floating_point() and not is_delta(of_model["fn"])
+    return _is_real_point(of_guide) and not is_delta(of_model["fn"])
+
+
+def _is_real_point(site: Mapping[str, Any]) -> bool:
+    return is_delta(site["fn"]) and site["value"].is_floating_point()
 
 
 class _AtLocation(Messenger):

@@ -291,3 +291,36 @@ def test_parameters_are_left_in_no_store_and_read_where_they_are():
         with torch.random.fork_rng():
             draws = Traces(Broken(model=program(z, pixels), guide=fitted)).draws(x, 4)
         assert draws.cases[0].values["z"].mean() > 4
+
+
+def test_a_point_mass_on_a_code_is_a_probability_and_what_it_determines_adds_nothing():
+    class Coded(nn.Module):
+        """A uniform code of 4, the vector that it stands for, and an image by that."""
+
+        def __init__(self):
+            super().__init__()
+            self.vectors = nn.Parameter(torch.linspace(0, 1, 4))
+
+        def model(self, x=None, beta=1.0, *, size=None):
+            with pyro.plate("data", size if x is None else len(x)):
+                code = pyro.sample("code", dist.Categorical(torch.ones(4)))
+                vector = pyro.sample("vector", dist.Delta(self.vectors[code]))
+                mean = vector[..., None, None, None].expand(*vector.shape, 1, 2, 2)
+                pyro.sample("x", dist.Normal(mean, 0.3).to_event(3), obs=x)
+
+        def guide(self, x, beta=1.0):
+            nearest = (x.flatten(1).mean(-1, keepdim=True) - self.vectors).abs().argmin(-1)
+            with pyro.plate("data", len(x)):
+                code = pyro.sample("code", dist.Delta(nearest))
+                pyro.sample("vector", dist.Delta(self.vectors[code]))
+
+    pair, x = Coded(), images().as_float()
+    nearest = (x.flatten(1).mean(-1, keepdim=True) - pair.vectors).abs().argmin(-1)
+    means = pair.vectors[nearest][:, None, None, None].detach()
+    expected = dist.Normal(means, 0.3).log_prob(x).sum((1, 2, 3)) - torch.tensor(4.0).log()
+    measured = bounds(pair, images())
+    torch.testing.assert_close(measured.per_image["elbo_nats"], expected.double(), rtol=0, atol=1e-5)
+    assert measured.kl_by_site == {"code": pytest.approx(torch.tensor(4.0).log().item()), "vector": 0.0}
+    assert evaluate(pair, images(), metrics=["codes"]).active_units is None
+    with pytest.raises(InputError, match="a point for q"):  # all its weights are the same: the ELBO
+        evidence(pair, images(), k=2)
