@@ -297,6 +297,14 @@ def check_fits(model: Model, images: Images) -> None:
         raise checks.fail("images", f"shape {images.shape}", f"{shape}, the shape that the model's decoder puts out")
 
 
+def check_training_images(model: Model, *sets: Images | None) -> None:
+    """As :func:`check_fits`, of models that can be run for it: the package's kinds, and others with `reconstruct`."""
+    if isinstance(model, PyroPair) or hasattr(model, "reconstruct"):
+        for images in sets:
+            if images is not None:
+                check_fits(model, images)
+
+
 def check_finite_weights(model: nn.Module) -> None:
     """Checks that no weight of the model is NaN or infinite."""
     for name, parameter in model.named_parameters():

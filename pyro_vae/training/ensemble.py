@@ -22,7 +22,7 @@ from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.data import Images, binarize
 from pyro_vae.data.images import train_validation_split
 from pyro_vae.models import Model, build
-from pyro_vae.models.base import batch_arguments, check_fits, check_set, has_batch_norm, warn_if_not_binary
+from pyro_vae.models.base import batch_arguments, check_set, check_training_images, has_batch_norm, warn_if_not_binary
 from pyro_vae.models.weights import save
 from pyro_vae.objectives import Losses, beta_at, with_objective
 from pyro_vae.part_classes import check_trusted
@@ -100,8 +100,7 @@ def fit_many(
     if names := list(batch_arguments(model, images)):
         expected = "a model of pixels alone; `fit` trains it, for one seed after another"
         raise checks.fail("spec.model", f"{spec.model}, which takes {', '.join(names)}", expected)
-    if hasattr(model, "reconstruct"):
-        check_fits(model, images)
+    check_training_images(model, images)
     train, held_out = _image_sets(specs, images, model, target)
     steps_per_epoch = math.ceil(train.count / spec.batch_size)
     backend = spec.compile

@@ -25,9 +25,9 @@ from pyro_vae.models import Model
 from pyro_vae.models.base import (
     batch_arguments,
     check_calls,
-    check_fits,
     check_model,
     check_set,
+    check_training_images,
     device_of,
     evaluating,
     has_batch_norm,
@@ -290,15 +290,13 @@ def _image_sets(
     """The training and the validation images, checked, and binarized if that is done once."""
     if validation is not None:
         check_set("validation", validation)
+    check_training_images(model, images, validation)
     chosen: Any = getattr(model, "training_images", None)
     if chosen is not None:  # with some labels hidden, say; validation is without any
         images = chosen(images)
         validation = None if validation is None else validation.with_known_labels(0)
     train = binarize(images, settings.binarization)
     held_out = None if validation is None else binarize(validation, settings.binarization)
-    for part in (train, held_out):
-        if part is not None and hasattr(model, "reconstruct"):
-            check_fits(model, part)
     if has_batch_norm(model) and len(train) % settings.batch_size == 1:
         expected = f"one that leaves no batch of a single image of {len(train)}: batch normalization needs a variance"
         raise checks.fail("batch_size", settings.batch_size, expected)

@@ -16,13 +16,21 @@ from pyro_vae.parts import kinds
 
 COMMON = {"latent_dim": 3, "hidden": (16,), "batch_size": 32, "binarization": "threshold"}
 SPECS = {
+    "hierarchical": Spec(model={"kind": "hierarchical", "upper": (2,)}, **COMMON),
+    "ladder": Spec(model={"kind": "ladder", "upper": (3, 2)}, **COMMON),
+    "semi-supervised": Spec(model={"kind": "semi-supervised", "labels": 20}, **COMMON),
+    "mixture": Spec(model={"kind": "mixture", "clusters": 4}, **COMMON),
     "conditional": Spec(model="conditional", **COMMON),
     "conditional, a part": Spec(model={"kind": "conditional", "condition": "quadrants-2"}, **COMMON),
     "vae": Spec(**COMMON),
     "autoencoder": Spec(model="autoencoder", **COMMON),
     "vae-prior-at-start": Spec(model="vae-prior-at-start", posterior="planar", **COMMON),
 }
-ALONE: dict[str, str] = {}  # kinds that `fit_many` refuses, and what it says
+ALONE = {
+    "conditional": "a model of pixels alone",
+    "ladder": "batch normalization",
+    "semi-supervised": "a model of pixels alone",
+}  # kinds that `fit_many` refuses, and what it says
 QUIET = {"device": "cpu", "progress": False}
 
 
@@ -41,10 +49,12 @@ def state_of(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def same(a, b):
+def same(a, b, tolerance=0.0):
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_every_kind_is_in_the_table():
@@ -55,7 +65,7 @@ def test_every_kind_is_in_the_table():
 def test_the_programs_have_one_plate_and_each_parameter_gets_a_gradient(kind, images):
     model = build(SPECS[kind])
     before = state_of(model)
-    fit(model, images, epochs=1, lr=0.1, compile="off", optimizer=torch.optim.SGD, **QUIET)
+    fit(model, images, epochs=1, lr=1e-4, compile="off", optimizer=torch.optim.SGD, **QUIET)
     parameters = dict(model.named_parameters())
     still = [
         name for name in parameters if parameters[name].requires_grad and torch.equal(parameters[name], before[name])
@@ -98,7 +108,9 @@ def test_the_captured_step_is_the_eager_one(kind, images):
     for backend in ("off", "capture"):
         models[backend] = build(SPECS[kind])
         fit(models[backend], images, epochs=2, compile=backend, **QUIET)
-    same(state_of(models["off"]), state_of(models["capture"]))
+    # The sum over an enumerated site is in another order where it is captured.
+    tolerance = 1e-6 if kind == "semi-supervised" else 0
+    same(state_of(models["off"]), state_of(models["capture"]), tolerance)
 
 
 @pytest.mark.parametrize("kind", SPECS)
