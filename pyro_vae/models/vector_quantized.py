@@ -63,6 +63,7 @@ class VectorQuantized(PyroPair):
     """
 
     kind = "vector-quantized"
+    lacks = ("evidence",)  # the guide is a point, whose weight is the ELBO
     default_objective = "elbo"  # a point mass has no KL in closed form, and no path gradient
     spec: Spec | None = None  #: what :func:`~pyro_vae.build` made it from
 

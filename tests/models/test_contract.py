@@ -16,6 +16,8 @@ from pyro_vae.parts import kinds
 
 COMMON = {"latent_dim": 3, "hidden": (16,), "batch_size": 32, "binarization": "threshold"}
 SPECS = {
+    "adversarial": Spec(model={"kind": "adversarial", "discriminator": (8,)}, **COMMON),
+    "vector-quantized": Spec(model={"kind": "vector-quantized", "codes": 8, "channels": (4,), "blocks": 1}, **COMMON),
     "hierarchical": Spec(model={"kind": "hierarchical", "upper": (2,)}, **COMMON),
     "ladder": Spec(model={"kind": "ladder", "upper": (3, 2)}, **COMMON),
     "semi-supervised": Spec(model={"kind": "semi-supervised", "labels": 20}, **COMMON),
