@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grading import (
     bound,
+    code_prior,
     collapse,
     gradients,
     kl,
@@ -32,6 +33,7 @@ CHECKS = {
     7: latent_use.CHECKS,
     8: mixture.CHECKS,
     9: two_levels.CHECKS,
+    10: code_prior.CHECKS,
 }
 
 

@@ -121,6 +121,36 @@ def kl_per_level(x, p):
     return {result}"""
 
 
+def predicted(result, body="pass"):
+    return f"""
+right = conditionals
+def conditionals(train, codes, k):
+    hot = torch.nn.functional.one_hot(train, k).double()
+    frequencies = ((hot.sum(0) + 1) / (len(train) + k)).log()
+    {body}
+    return {result}"""
+
+
+def nats(
+    nats="-log_p.gather(-1, codes[..., None]).mean()", saved="codes.shape[1] * (math.log(log_p.shape[-1]) - nats)"
+):
+    return f"""
+def nats_per_code(log_p, codes):
+    nats = -log_p.gather(-1, codes[..., None]).mean()
+    return {nats}, {saved}"""
+
+
+def drawn(result, body="pass"):
+    return f"""
+right = sample
+def sample(train, n, k):
+    T = train.shape[1]
+    hot = torch.nn.functional.one_hot(train, k).double()
+    frequencies = (hot.sum(0) + 1) / (len(train) + k)
+    {body}
+    return {result}"""
+
+
 OFF_DIAGONAL = "dist.Normal(mean{0}, covariance{0}.diagonal().sqrt()).to_event(1)"
 SUM = '(p["probs"].log() + each).logsumexp(-1)'
 WYNER = "0.5 * math.log((1 + abs(rho)) / (1 - abs(rho)))"
@@ -312,6 +342,79 @@ def kl_per_level(x, p):
         3,
         "the model has p(z1|z2)",
     ),
+    (10, predicted("right(train, codes, k).exp()"), 4, "these are probabilities, expected their logarithms"),
+    (10, predicted("right(train, codes, k).log_softmax(1)"), 4, "the probabilities of the positions"),
+    (10, predicted("2 * right(train, codes, k)"), 4, "add up to"),
+    (10, predicted("right(train, codes, k)[:, -1]"), 4, "expected (557, 16, 16)"),
+    (10, predicted("right(train, codes, k)[:, list(range(1, 16)) + [0]]"), 4, "changes with the code itself"),
+    (
+        10,
+        predicted("right(train, codes.roll(-2, 1), k)"),
+        4,
+        "changes with codes after it",
+    ),
+    (10, predicted("right(train.flip(1), codes.flip(1), k).flip(1)"), 4, "position 0 changes with codes after it"),
+    (
+        10,
+        predicted("(1e6 * torch.nn.functional.one_hot(codes, k).double()).log_softmax(-1)"),
+        4,
+        "position 0 changes with the code itself",
+    ),
+    (10, predicted("torch.full((*codes.shape, k), -math.log(k))"), 4, "nothing is learnt"),
+    (10, predicted("frequencies.expand(len(codes), -1, -1)"), 4, "the codes before are not used"),
+    (
+        10,
+        predicted("frequencies.exp().mean(0).log().expand(*codes.shape, k)"),
+        4,
+        "neither the position nor earlier codes",
+    ),
+    (10, predicted("hot.mean(0).log().expand(len(codes), -1, -1)"), 4, "a code of probability 0"),
+    (
+        10,
+        predicted(
+            "torch.cat([frequencies[:1].expand(len(codes), -1, -1), counts.log()[codes[:, :-1]]], 1)",
+            "counts = torch.einsum('nti,ntj->ij', hot[:, :-1], hot[:, 1:]) + 1; counts /= counts.sum(1, keepdim=True)",
+        ),
+        4,
+        "nats per code, expected below 1.5",
+    ),
+    (10, nats("-nats"), 3, "the sign is flipped"),
+    (10, nats("16 * nats"), 3, "expected"),
+    (10, nats("codes.shape[1] * nats"), 3, "this is per image"),
+    (10, nats("nats / math.log(2)"), 3, "these are bits"),
+    (10, nats("-(log_p.exp() * log_p).sum(-1).mean()"), 3, "the entropy of the conditionals"),
+    (10, nats("-log_p.mean()"), 3, "the mean over all k codes"),
+    (10, nats("nats.exp()"), 3, "this is the perplexity"),
+    (10, nats(saved="math.log(log_p.shape[-1]) - nats"), 3, "the saving per code"),
+    (10, nats(saved="codes.shape[1] * (nats - math.log(log_p.shape[-1]))"), 3, "minus the saving"),
+    (10, nats(saved="codes.shape[1] * nats"), 3, "not what it saves"),
+    (10, "def nats_per_code(log_p, codes): return -log_p.gather(-1, codes[..., None]).mean()", 3, "expected 2 values"),
+    (10, drawn("torch.randint(k, (n, T))"), 3, "the codes are drawn uniformly"),
+    (10, drawn("frequencies.multinomial(n, replacement=True).T"), 3, "drawn independently"),
+    (10, drawn("train[torch.randint(len(train), (n,))]"), 3, "images of the training set"),
+    (
+        10,
+        drawn(
+            "codes",
+            "codes = torch.zeros(n, T, dtype=torch.long)\n"
+            "    for t in range(T): codes[:, t] = _conditional(train, codes, t, k).argmax(-1)",
+        ),
+        3,
+        "is the most probable code taken",
+    ),
+    (
+        10,
+        drawn(
+            "conditionals(train, torch.zeros(n, T, dtype=torch.long), k).exp().flatten(0, 1).multinomial(1).view(n, T)"
+        ),
+        3,
+        "or not given those",
+    ),
+    (10, drawn("right(train, n, k).view(n, 4, 4).transpose(1, 2).flatten(1)"), 3, "the grid is transposed"),
+    (10, drawn("right(train, n, k).flip(1)"), 3, "the reverse order"),
+    (10, drawn("right(train, n, k) + 1"), 3, "expected 0 to 15"),
+    (10, drawn("right(train, n, k).T"), 3, "expected (500, 16)"),
+    (10, drawn("conditionals(train, right(train, n, k), k)"), 3, "expected (500, 16)"),
 ]
 
 # Right, but not as the solutions have it.
@@ -418,5 +521,50 @@ def kl_per_level(x, p):
     total = kl(torch.distributions.MultivariateNormal(mean, covariance), joint)
     bottom2 = top2 + 0.5 * (covariance[:d2, :d2].logdet() + precision[:d2, :d2].logdet())
     return torch.stack([total - bottom2, bottom2], 1).numpy(), torch.stack([total - top2, top2], 1)
+""",
+    10: """
+from functools import cache
+
+class Masked(torch.nn.Module):
+    # logistic regression on all earlier codes, its weights masked
+    def __init__(self, positions, k):
+        super().__init__()
+        earlier = torch.ones(positions, positions).triu(1)
+        self.mask = earlier.repeat_interleave(k, 0).repeat_interleave(k, 1)
+        self.weight = torch.nn.Parameter(torch.zeros(positions * k, positions * k))
+        self.bias = torch.nn.Parameter(torch.zeros(positions * k))
+        self.shape = positions, k
+
+    def forward(self, codes):
+        hot = torch.nn.functional.one_hot(codes, self.shape[1]).float().flatten(1)
+        return (hot @ (self.weight * self.mask) + self.bias).unflatten(1, self.shape).log_softmax(-1)
+
+@cache
+def network(train, k):
+    train = torch.tensor(train)
+    masked = Masked(train.shape[1], k)
+    optimizer = torch.optim.Adam(masked.parameters(), lr=0.05)
+    for _ in range(60):
+        loss = -masked(train).gather(-1, train[..., None]).sum(1).mean() + 2e-3 * masked.weight.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return masked
+
+def conditionals(train, codes, k):
+    return network(tuple(map(tuple, train.tolist())), k)(codes)
+
+def nats_per_code(log_p, codes):
+    total = 0.0
+    for image, row in zip(log_p, codes):
+        for at, code in zip(image, row):
+            total -= at[code].item() / codes.numel()
+    return total, codes.shape[1] * (math.log(log_p.shape[2]) - total)
+
+def sample(train, n, k):
+    codes = torch.full((n, train.shape[1]), k - 1)
+    for t in range(train.shape[1]):
+        codes[:, t] = torch.distributions.Categorical(logits=conditionals(train, codes, k)[:, t]).sample()
+    return codes.double()
 """,
 }
