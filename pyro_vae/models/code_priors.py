@@ -89,7 +89,7 @@ class AutoregressiveCodes(nn.Module):
 
 
 class CodesInOrder(dist.TorchDistribution):
-    """The distribution of a grid of codes under the logits of an :class:`AutoregressiveCodes` network (eq. 14.8)."""
+    """The distribution of a grid of codes under the logits of an :class:`AutoregressiveCodes` network (eq. 14.9)."""
 
     arg_constraints = {}  # noqa: RUF012 (as torch's distributions have it)
 

@@ -127,7 +127,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _restart(self, flat: Tensor) -> None:
-        """Puts dead codes at places of this batch, with the count of equal use."""
+        """Puts dead codes at places of this batch, each with the least count of a living code."""
         if not self.restart_below:
             return
         equal = len(flat) / self.num_codes
@@ -189,7 +189,7 @@ class FiniteScalarQuantizer(nn.Module):
         """The codes of vectors `(N, D, H', W')`."""
         digits = self._continuous(z)
         rounded = digits.detach().round()
-        embedding = self._scaled(rounded + (digits - digits.detach()))  # (eq. 14.7)
+        embedding = self._scaled(rounded + (digits - digits.detach()))  # (eq. 14.8)
         return Quantized(self._number(rounded), embedding.movedim(-1, 1), z.new_zeros(len(z)))
 
     def codes(self, z: Tensor) -> Tensor:

@@ -481,7 +481,7 @@ def test_it_is_evaluated_by_its_traces(options):
     assert metrics.mse_per_pixel == pytest.approx((model.reconstruct(x) - x).square().mean().item(), rel=1e-4)
     assert latent.prior_samples(model, 5, device="cpu").shape == (5, 1, 8, 8)
     # one grid of codes is no sample of all of them, from which the evidence could be estimated
-    with pytest.raises(InputError, match="VectorQuantized with a point for q"):
+    with pytest.raises(InputError, match="VectorQuantized has no evidence"):
         evaluate(model, images, metrics=["evidence"], k=30, device="cpu")
 
 
