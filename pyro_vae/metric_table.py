@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_vae.parts import Part
+from pyro_vae.parts import Part, kinds
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Metric:
         unit: of the number; empty where it has none.
         meaning: one line on what it is.
         direction: which is better, `lower`, `higher` or `neither`.
-        alike: the fields of `Spec` that two models must share for this number to tell which is better.
+        alike: the fields of `Spec` that two models must share for this number to tell which is better; `condition` is
+            what images are given, an option of the model.
         digits: after the point.
         error: the metric that holds its standard error, which stands after ±.
         comparable: whether a published number is of the same quantity. Scores by another network's features are not.
@@ -52,13 +53,22 @@ class Metric:
         Discretized likelihoods are all probabilities of the same 256 levels, and so one group.
         """
         fields = {name: spec.get(name) for name in self.alike}
+        if "condition" in fields:
+            fields["condition"] = _condition(spec.get("model"))
         if "likelihood" in fields and str(Part.of(fields["likelihood"] or "").kind).startswith("discretized-"):
             fields["likelihood"] = "256 levels"
         return repr(fields)
 
 
+def _condition(model: Any) -> Any:
+    """What images are given under a model of this kind, its option `condition`; None where it has none."""
+    part = Part.of(model or "vae")
+    option = kinds("model")[part.kind].options.get("condition") if part.kind in kinds("model") else None
+    return None if option is None else part.options.get("condition", option.default.strip("'\""))
+
+
 _DATA = ("dataset", "image_shape", "binarization")
-_DENSITY = (*_DATA, "dequantize", "likelihood")
+_DENSITY = (*_DATA, "dequantize", "likelihood", "condition")
 _LOSS = (*_DENSITY, "model", "beta")
 
 
@@ -158,7 +168,7 @@ METRICS = {
         "",
         "-log2 P(x) over C H W, of a probability P",
         "lower",
-        _DATA,
+        (*_DATA, "condition"),
         4,
         "bits_per_dimension_se",
     ),

@@ -35,7 +35,7 @@ from pyro_vae.metric_table import METRICS
 from pyro_vae.parts import lacks
 from pyro_vae.spec import PARTS, Spec
 
-NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation")  # each in a file of that name
+NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation", "families")  # each in a file of that name
 COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
 LARGEST_FLOAT = sys.float_info.max
 LONGEST_NAME = 200  # bytes of the name of a model; file systems take 255, and suffixes are added

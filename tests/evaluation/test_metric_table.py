@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+from pyro_vae import Spec
 from pyro_vae.evaluation import Metrics
 from pyro_vae.experiments import tables
 from pyro_vae.metric_table import DETAILS, ERRORS, METRICS, SUMS, metric_named
@@ -52,3 +53,13 @@ def test_a_column_that_the_table_lacks_has_its_name():
 def test_it_needs_no_torch():
     code = "import sys, pyro_vae.metric_table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_log_likelihoods_given_something_are_compared_with_those_given_the_same_alone():
+    plain, half = Spec(), Spec(model={"kind": "conditional", "condition": "quadrants-2"})
+    by_label = [Spec(model="conditional"), Spec(model={"kind": "conditional", "condition": "label"})]
+    for name in ("elbo_nats", "nll_nats", "bits_per_dimension"):
+        groups = [METRICS[name].group(vars(spec)) for spec in (plain, half, *by_label)]
+        assert len(set(groups)) == 3, name
+        assert groups[2] == groups[3]
+    assert METRICS["mse_per_pixel"].group(vars(plain)) == METRICS["mse_per_pixel"].group(vars(by_label[0]))
