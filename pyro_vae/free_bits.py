@@ -42,7 +42,7 @@ def _kl(guide_site: Any, model_site: Any, free_bits: float, per: str) -> Tensor:
     """beta B sum_j max(lambda, mean KL_j), where beta is the scale of the site."""
     kl = kl_per_dimension(guide_site["fn"], model_site["fn"])
     kl = kl.reshape(-1, kl.shape[-1])
-    means = kl.mean(0).sum() if per == "site" else kl.mean(0)
+    means = kl.mean(0).sum() if per == "site" else kl.mean(0)  # (eq. 13.8)
     total = means.clamp(min=free_bits).sum() * len(kl)
     for value in (guide_site["scale"], guide_site["mask"]):
         if isinstance(value, Tensor) and value.numel() > 1:

@@ -80,7 +80,7 @@ class Hierarchical(PyroPair):
         )
 
     def model(self, x: Tensor | None = None, beta: float | Tensor = 1.0, *, size: int | None = None) -> Tensor:
-        """p(x, z1, ..., zL) from the top down; x is `(N, C, H, W)`, or None to draw `size` images."""
+        """p(x, z1, ..., zL) from the top down (eq. 13.1); x is `(N, C, H, W)`, or None to draw `size` images."""
         self.register("downwards", "decoder", "likelihood")
         with pyro.plate("data", batch_size_of(x, size)):
             with weighted(beta):
@@ -90,7 +90,7 @@ class Hierarchical(PyroPair):
             return pyro.sample("x", decode(self.decoder, self.likelihood, z), obs=x)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
-        """q(z1, ..., zL | x) from the image upwards."""
+        """q(z1, ..., zL | x) from the image upwards (eq. 13.2)."""
         self.register("encoder", "posterior", "upwards")
         with pyro.plate("data", x.shape[0]), weighted(beta):
             z = pyro.sample("z1", self.posterior(self.encoder(check_images(x))))

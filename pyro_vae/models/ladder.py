@@ -101,7 +101,7 @@ class Ladder(PyroPair):
         return spec.hidden[-1]
 
     def model(self, x: Tensor | None = None, beta: float | Tensor = 1.0, *, size: int | None = None) -> Tensor:
-        """p(x, z1, ..., zL) from the top down; x is `(N, C, H, W)`, or None to draw `size` images."""
+        """p(x, z1, ..., zL) from the top down (eq. 13.1); x is `(N, C, H, W)`, or None to draw `size` images."""
         self.register("downwards", "decoder", "likelihood")
         with pyro.plate("data", batch_size_of(x, size)):
             with weighted(beta):
@@ -111,7 +111,7 @@ class Ladder(PyroPair):
             return pyro.sample("x", decode(self.decoder, self.likelihood, z), obs=x)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
-        """q(z1, ..., zL | x) from the top down, after a deterministic pass upwards."""
+        """q(z1, ..., zL | x) from the top down, after a deterministic pass upwards (eq. 13.5)."""
         self.register("encoder", "upwards", "estimates", "downwards")
         *lower, top = self.estimate(x)
         with pyro.plate("data", x.shape[0]), weighted(beta):
@@ -120,7 +120,7 @@ class Ladder(PyroPair):
                 z = pyro.sample(f"z{layer + 1}", merged(self.downwards[layer](z), lower[layer]))
 
     def estimate(self, x: Tensor) -> list[dist.TorchDistribution]:
-        """What the image says of each layer, N(z_l; d_l), from z1 to zL."""
+        """What the image says of each layer, N(z_l; d_l), from z1 to zL (eq. 13.4)."""
         d, estimates = self.encoder(check_images(x)), list[dist.TorchDistribution]()
         for upwards, head, normal in zip(self.upwards, self.estimates, self.normals, strict=True):
             d = upwards(d)
@@ -129,7 +129,7 @@ class Ladder(PyroPair):
 
 
 def merged(p: dist.TorchDistribution, q: dist.TorchDistribution) -> dist.TorchDistribution:
-    r"""The normalized product of two diagonal normals: their means weighted by their precisions.
+    r"""The normalized product of two diagonal normals: their means weighted by their precisions (eq. 13.6).
 
     .. math:: \sigma^{-2} = \sigma_p^{-2} + \sigma_q^{-2}, \qquad
               \mu = \sigma^2 (\sigma_p^{-2} \mu_p + \sigma_q^{-2} \mu_q)
