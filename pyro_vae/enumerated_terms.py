@@ -40,7 +40,7 @@ def enumerated_terms(model_trace: Any, guide_trace: Any) -> tuple[list[Tensor], 
     own_dims = sorted({dim for site in of_model.values() if (dim := _dim_of(site)) is not None} - dims)
     if own_dims:
         joint: Any = sum(values for values in (*latent.values(), *observed) if _varies(values, own_dims))
-        conditional = joint - joint.logsumexp(own_dims, keepdim=True)
+        conditional = joint - joint.logsumexp(own_dims, keepdim=True)  # log r (eq. 17.4)
         log_q.append(conditional)
         log_weights = log_weights + conditional
     weights = log_weights.exp()

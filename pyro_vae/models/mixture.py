@@ -81,14 +81,18 @@ class Mixture(PyroPair):
         with pyro.plate("data", batch_size_of(x, size)):
             with weighted_in_enumeration(beta):
                 y = pyro.sample("y", self.clusters.weights(), infer={"enumerate": "parallel"})
-                z = pyro.sample("z", self.clusters(y))
-            return pyro.sample("x", decode(self.decoder, self.likelihood, z), obs=x)
+                z = pyro.sample("z", self.clusters(y))  # log sum_y p(y) p(z|y) (eq. 17.3)
+            return pyro.sample("x", self.likelihood_of(z), obs=x)  # log p(x|z)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x), weighted by `beta`."""
         self.register("encoder", "posterior")
         with pyro.plate("data", x.shape[0]), weighted_in_enumeration(beta):
-            pyro.sample("z", self.q_of_z(x))
+            pyro.sample("z", self.q_of_z(x))  # log q(z|x) (eq. 17.3)
+
+    def likelihood_of(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x|z) for codes `(..., d)`: batch shape `(...)`, event shape `(C, H, W)`."""
+        return decode(self.decoder, self.likelihood, z)
 
     def q_of_z(self, x: Tensor) -> dist.TorchDistribution:
         """q(z|x) for images `(N, C, H, W)`: batch shape `(N,)`, event shape `(d,)`."""
@@ -164,4 +168,4 @@ class Clusters(nn.Module):
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(y|z) for codes `(..., d)`: `(..., K)`."""
         every = torch.arange(len(self.logits), device=z.device)
-        return (self.weights().logits + self(every).log_prob(z.unsqueeze(-2))).softmax(-1)
+        return (self.weights().logits + self(every).log_prob(z.unsqueeze(-2))).softmax(-1)  # (eq. 17.2)

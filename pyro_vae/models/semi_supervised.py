@@ -117,9 +117,9 @@ class SemiSupervised(PyroPair):
         self.register("prior_of_z", "decoder", "likelihood")
         with pyro.plate("data", batch_size_of(x, size)):
             with weighted_in_enumeration(beta):
-                y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)
-                z = pyro.sample("z", self.prior_of_z())
-            return pyro.sample("x", self.likelihood_of(y, z), obs=x)
+                y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)  # log p(y) (eq. 16.1)
+                z = pyro.sample("z", self.prior_of_z())  # log p(z)
+            return pyro.sample("x", self.likelihood_of(y, z), obs=x)  # log p(x|y, z)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0, labels: Tensor | None = None) -> None:
         """q(y|x) q(z|x, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|x) at the label."""
@@ -132,11 +132,11 @@ class SemiSupervised(PyroPair):
         q = self.q_of_y(x)
         if labels is not None:
             loss = _classification_loss(q, labels)  # a guide's factor is subtracted from the bound
-            pyro.factor("classification", self.alpha * loss, has_rsample=True)
-            q = _held(q, labels)
+            pyro.factor("classification", self.alpha * loss, has_rsample=True)  # alpha log q(y|x) (eq. 16.7)
+            q = _held(q, labels)  # (eq. 16.5)
         with weighted_in_enumeration(beta):
-            y = pyro.sample("y", q, infer={"enumerate": "parallel"})
-            pyro.sample("z", self.q_of_z(x, y))
+            y = pyro.sample("y", q, infer={"enumerate": "parallel"})  # the sum over y, and log q(y|x) (eq. 16.4)
+            pyro.sample("z", self.q_of_z(x, y))  # log q(z|x, y) (eq. 16.3)
 
     def prior_of_y(self) -> dist.Categorical:
         """p(y), uniform, batch shape `()`."""

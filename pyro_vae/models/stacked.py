@@ -82,15 +82,15 @@ class StackedSemiSupervised(SemiSupervised):
             with weighted_in_enumeration(beta):
                 y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)
                 z = pyro.sample("z", self.prior_of_z())
-                features = pyro.sample("features", self.features_of(y, z))
-            return pyro.sample("x", self.m1.decode(features), obs=x)
+                features = pyro.sample("features", self.features_of(y, z))  # log p(f|y, z) (eq. 16.8)
+            return pyro.sample("x", self.m1.decode(features), obs=x)  # log p(x|f)
 
     def guide(self, x: Tensor, beta: float | Tensor = 1.0, labels: Tensor | None = None) -> None:
         """q(f|x) q(y|f) q(z|f, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|f) at the label."""
         self.register("classifier", "encoder")
         with pyro.plate("data", x.shape[0]):
             with weighted_in_enumeration(beta):
-                features = pyro.sample("features", self.m1.encode(x))
+                features = pyro.sample("features", self.m1.encode(x))  # log q(f|x) (eq. 16.8)
             self.infer(features, beta, labels)
 
     def features_of(self, y: Tensor, z: Tensor) -> dist.TorchDistribution:
