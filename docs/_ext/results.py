@@ -59,6 +59,73 @@ class Runs(SphinxDirective):
         return _table(self, lines)
 
 
+class Family(SphinxDirective):
+    """`{family} ladder`: the measurement of a kind of model, from benchmarks/families/ladder.json."""
+
+    required_arguments = 1
+
+    def run(self):
+        name = f"benchmarks/families/{self.arguments[0]}.json"
+        if not (ROOT / name).is_file():
+            return [nodes.paragraph("", "Not yet measured.")]
+        results = _read(self, name)
+        rows = [
+            {key: value for key, value in row.items() if value is not None}
+            for row in results["rows"]
+        ]
+        lines = [
+            "| model | metric | here | published | images, K | epochs |",
+            "|---|---|---:|---:|---|---|",
+        ]
+        for row in rows:
+            cells = (
+                row["name"],
+                row["metric"],
+                _measured(row),
+                _published(row),
+                _size(row),
+                str(row.get("epochs", "")),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        budget = nodes.paragraph("", f"{results['budget'].rstrip('.')}.")
+        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
+        return [*_table(self, lines), budget, command, *_machine(results["environment"])]
+
+
+def _measured(row):
+    """The value with its error, and what the error is of, where it is not that over the images."""
+    if "value" not in row:
+        return "-"
+    text = _number(row["value"])
+    if "error" in row:
+        text += f" ± {_number(row['error'])}"
+    of = row.get("error_is", "")
+    return f"{text} ({of})" if of and not of.startswith("se over images") else text
+
+
+def _published(row):
+    if "published" not in row:
+        return ""
+    value = row["published"]
+    text = _number(value) if isinstance(value, int | float) else str(value)
+    source = row.get("published_source", "")
+    link, _, rest = source.partition(",")
+    return (
+        f"[{text}]({link} '{rest.strip()}')"
+        if link.startswith("http") and " " not in link
+        else f"{text} ({source})"
+    )
+
+
+def _size(row):
+    images = f"{row['n_images']:,}" if "n_images" in row else ""
+    return f"{images}, {row['k']:,}" if "k" in row else images
+
+
+def _number(value):
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
 class Metrics(SphinxDirective):
     """`{metrics}`: each metric and what it means, as `Metrics` itself says it."""
 
@@ -79,13 +146,16 @@ class Environment(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        environment = _read(self, self.arguments[0])["environment"]
-        text = ", ".join(
-            f"{name} {value}"
-            for name, value in environment.items()
-            if name in ("torch", "pyro", "cores", "device")
-        )
-        return [nodes.paragraph("", f"Measured with {text}.")]
+        return _machine(_read(self, self.arguments[0])["environment"])
+
+
+def _machine(environment):
+    text = ", ".join(
+        f"{name} {value}"
+        for name, value in environment.items()
+        if name in ("torch", "pyro", "cores", "device")
+    )
+    return [nodes.paragraph("", f"Measured with {text}.")]
 
 
 def _read(directive, name):
@@ -105,4 +175,5 @@ def setup(app):
     app.add_directive("runs", Runs)
     app.add_directive("environment", Environment)
     app.add_directive("metrics", Metrics)
+    app.add_directive("family", Family)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
