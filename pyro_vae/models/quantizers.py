@@ -173,6 +173,7 @@ class FiniteScalarQuantizer(nn.Module):
     """
 
     highest: Tensor
+    sizes: Tensor
     radix: Tensor
 
     def __init__(self, levels: Sequence[int] = (8, 8, 8)) -> None:
@@ -182,7 +183,9 @@ class FiniteScalarQuantizer(nn.Module):
             raise checks.fail("levels", levels, "at least 2 levels for each of one or more dimensions")
         self.num_codes, self.dim = math.prod(levels), len(levels)
         radix = [math.prod(levels[place + 1 :]) for place in range(len(levels))]
-        self.register_buffer("highest", torch.tensor(levels) - 1, persistent=False)
+        # A float, so that it is of the type of the weights.
+        self.register_buffer("highest", torch.tensor(levels) - torch.ones(()), persistent=False)
+        self.register_buffer("sizes", torch.tensor(levels), persistent=False)
         self.register_buffer("radix", torch.tensor(radix), persistent=False)
 
     def forward(self, z: Tensor) -> Quantized:
@@ -198,8 +201,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors `(..., D, H', W')` of codes `(..., H', W')`."""
-        digits = codes[..., None] // self.radix % (self.highest + 1)
-        return self._scaled(digits.to(torch.get_default_dtype())).movedim(-1, -3)
+        digits = codes[..., None] // self.radix % self.sizes
+        return self._scaled(digits.to(self.highest.dtype)).movedim(-1, -3)
 
     def _continuous(self, z: Tensor) -> Tensor:
         return self.highest * (2 * z.movedim(1, -1)).sigmoid()

@@ -111,6 +111,16 @@ def test_the_elbo_is_the_joint_log_probability_of_image_and_codes(options):
     assert Trace_ELBO().loss(model.model, model.guide, x) == pytest.approx(-expected.sum().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_model_in_float64(options):
+    """The vectors of both programs are equal there, too; else their point masses would miss each other."""
+    model = small(**options).double()
+    x = digits(5).as_float().double()
+    for training in (True, False):
+        loss = Trace_ELBO().loss(model.train(training).model, model.guide, x)
+        assert math.isfinite(loss)
+
+
 @pytest.mark.parametrize("options", [{}, {"code_prior": "autoregressive", "prior_width": 8}], ids=str)
 def test_the_elbo_and_the_kl_to_the_exact_posterior_add_up_to_the_evidence(options):
     """With 3 codes at 4 places all 81 grids can be summed; a point mass has the KL -log p(codes|x)."""
