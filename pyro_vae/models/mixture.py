@@ -19,7 +19,7 @@ from pyro_vae.models.base import (
     dtype_of,
     evaluating,
 )
-from pyro_vae.models.vae import VAE, weighted_in_enumeration
+from pyro_vae.models.vae import VAE, weighted
 from pyro_vae.posteriors import location
 from pyro_vae.spec import Spec
 
@@ -79,7 +79,7 @@ class Mixture(PyroPair):
         """p(x, y, z), with log p(y) + log p(z|y) weighted by `beta`; x is `(N, C, H, W)`, or None to draw `size`."""
         self.register("clusters", "decoder", "likelihood")
         with pyro.plate("data", batch_size_of(x, size)):
-            with weighted_in_enumeration(beta):
+            with weighted(beta):
                 y = pyro.sample("y", self.clusters.weights(), infer={"enumerate": "parallel"})
                 z = pyro.sample("z", self.clusters(y))  # log sum_y p(y) p(z|y) (eq. 17.3)
             return pyro.sample("x", self.likelihood_of(z), obs=x)  # log p(x|z)
@@ -87,7 +87,7 @@ class Mixture(PyroPair):
     def guide(self, x: Tensor, beta: float | Tensor = 1.0) -> None:
         """q(z|x), weighted by `beta`."""
         self.register("encoder", "posterior")
-        with pyro.plate("data", x.shape[0]), weighted_in_enumeration(beta):
+        with pyro.plate("data", x.shape[0]), weighted(beta):
             pyro.sample("z", self.q_of_z(x))  # log q(z|x) (eq. 17.3)
 
     def likelihood_of(self, z: Tensor) -> dist.TorchDistribution:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
 from pyro_vae.models.base import PyroPair, batch_size_of, check_images, decode
-from pyro_vae.models.vae import weighted_in_enumeration
+from pyro_vae.models.vae import weighted
 from pyro_vae.part_classes import construct
 from pyro_vae.spec import Spec
 
@@ -116,7 +116,7 @@ class SemiSupervised(PyroPair):
         """
         self.register("prior_of_z", "decoder", "likelihood")
         with pyro.plate("data", batch_size_of(x, size)):
-            with weighted_in_enumeration(beta):
+            with weighted(beta):
                 y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)  # log p(y) (eq. 16.1)
                 z = pyro.sample("z", self.prior_of_z())  # log p(z)
             return pyro.sample("x", self.likelihood_of(y, z), obs=x)  # log p(x|y, z)
@@ -134,7 +134,7 @@ class SemiSupervised(PyroPair):
             loss = _classification_loss(q, labels)  # a guide's factor is subtracted from the bound
             pyro.factor("classification", self.alpha * loss, has_rsample=True)  # alpha log q(y|x) (eq. 16.7)
             q = _held(q, labels)  # (eq. 16.5)
-        with weighted_in_enumeration(beta):
+        with weighted(beta):
             y = pyro.sample("y", q, infer={"enumerate": "parallel"})  # the sum over y, and log q(y|x) (eq. 16.4)
             pyro.sample("z", self.q_of_z(x, y))  # log q(z|x, y) (eq. 16.3)
 
@@ -176,6 +176,8 @@ class SemiSupervised(PyroPair):
             raise checks.fail("images", f"{images.name} without a known label", expected)
         if (highest := int(labels.max())) >= self.classes:
             raise checks.fail("model.classes", self.classes, f"at least {highest + 1}, for the labels of the images")
+        if self.labels > (known := int((labels >= 0).sum())):
+            raise checks.fail("model.labels", self.labels, f"at most {known}, the labels of {images.name}")
         partly = images.with_known_labels(self.labels, self.seed) if self.labels else images
         labelled = (labels if partly.labels is None else partly.labels).ge(0).nonzero()[:, 0]
         unlabelled = len(partly) - len(labelled)

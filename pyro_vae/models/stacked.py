@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_vae._utils import checks
 from pyro_vae.models.base import batch_size_of, check_images
 from pyro_vae.models.semi_supervised import EncoderGivenClass, SemiSupervised
-from pyro_vae.models.vae import VAE, weighted_in_enumeration
+from pyro_vae.models.vae import VAE, weighted
 from pyro_vae.networks import mlp_decoder, mlp_encoder
 from pyro_vae.posteriors import DiagonalNormal, location
 from pyro_vae.priors import StandardNormal
@@ -79,7 +79,7 @@ class StackedSemiSupervised(SemiSupervised):
         """p(x, f, y, z), with all but log p(x|f) weighted by `beta`; draws as `SemiSupervised.model` does."""
         self.register("prior_of_z", "decoder")
         with pyro.plate("data", batch_size_of(x, size)):
-            with weighted_in_enumeration(beta):
+            with weighted(beta):
                 y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)
                 z = pyro.sample("z", self.prior_of_z())
                 features = pyro.sample("features", self.features_of(y, z))  # log p(f|y, z) (eq. 16.8)
@@ -89,7 +89,7 @@ class StackedSemiSupervised(SemiSupervised):
         """q(f|x) q(y|f) q(z|f, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|f) at the label."""
         self.register("classifier", "encoder")
         with pyro.plate("data", x.shape[0]):
-            with weighted_in_enumeration(beta):
+            with weighted(beta):
                 features = pyro.sample("features", self.m1.encode(x))  # log q(f|x) (eq. 16.8)
             self.infer(features, beta, labels)
 

@@ -104,11 +104,3 @@ def weighted(beta: float | Tensor) -> AbstractContextManager:
     if not isinstance(beta, Tensor) and beta == 0:
         return poutine.mask(mask=False)
     return poutine.scale(scale=beta)
-
-
-def weighted_in_enumeration(beta: float | Tensor) -> AbstractContextManager:
-    """As :func:`weighted`, where a site may be enumerated: a mask would drop its weights q(y|x) as well."""
-    return poutine.scale(scale=beta if isinstance(beta, Tensor) or beta else _NEXT_TO_NOTHING)
-
-
-_NEXT_TO_NOTHING = 1e-30

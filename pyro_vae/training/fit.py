@@ -101,7 +101,7 @@ def fit(
     Args:
         model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays
             there. Labels and covariates that the programs name come with the batch.
-        images: the training images.
+        images: the training images; a model with a method `training_images` is trained on what that makes of them.
         epochs: passes over them, those before a resume counted in.
         batch_size: images per step, of all processes together; the last batch of an epoch may be shorter.
         lr: learning rate of the optimizer, which the schedule starts from.

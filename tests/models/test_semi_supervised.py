@@ -108,20 +108,21 @@ def test_the_classification_loss_is_that_of_the_known_labels(x, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_terms_are_those_of_the_sum(x, name):
-    """Reconstruction and KL are expectations over y, and add up to the ELBO, without the classification loss."""
+@pytest.mark.parametrize("beta", [1.0, 0.5, torch.tensor(0.5), 0.0])
+def test_terms_are_those_of_the_sum(x, name, beta):
+    """Reconstruction and KL are expectations over y, and add up to the loss, without the classification loss."""
     for labels in (None, LABELS):
         model = MODELS[name](alpha=0)
         terms = Terms(torch.device("cpu"))
         torch.manual_seed(0)
-        loss = terms.watch(objective("enumerated")).loss(model.model, model.guide, x, labels=labels)
-        reconstruction, kl = terms.totals().tolist()
-        assert kl - reconstruction == pytest.approx(loss, rel=1e-5)
-        assert all(map(math.isfinite, (reconstruction, kl)))
+        loss = terms.watch(objective("enumerated")).loss(model.model, model.guide, x, beta, labels)
+        log_likelihood, kl = terms.totals().tolist()
+        assert float(beta) * kl - log_likelihood == pytest.approx(loss, rel=1e-5)
+        assert all(map(math.isfinite, (log_likelihood, kl)))
         with_loss = Terms(torch.device("cpu"))
         model.alpha = 5.0
         torch.manual_seed(0)
-        with_loss.watch(objective("enumerated")).loss(model.model, model.guide, x, labels=labels)
+        with_loss.watch(objective("enumerated")).loss(model.model, model.guide, x, beta, labels)
         assert torch.equal(with_loss.totals(), terms.totals())
 
 
@@ -186,7 +187,7 @@ def test_training_knows_some_labels_and_repeats_those_images():
     [
         ({}, Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8)), "images: given 'images without a known label'"),
         ({}, some_images().with_known_labels(0), "expected images of which some have a label"),
-        ({"labels": 60}, some_images(), "given 60, expected at most 40, the known labels of some"),
+        ({"labels": 60}, some_images(), "model.labels: given 60, expected at most 40, the labels of some"),
         ({}, some_images(classes=4), "model.classes: given 3, expected at least 4"),
     ],
 )
