@@ -46,6 +46,8 @@ class Adversarial(VAE):
         latent_dim: dimension d of z.
         stochastic: whether codes are drawn from `posterior`, or are its location.
         discriminator: units of its hidden layers.
+        discriminator_rate: its learning rate, as a multiple of the optimizer's: its weights are stored divided by this,
+            so that a step of Adam, whose size does not depend on that of the gradient, moves them so much further.
         weight: :math:`\lambda`.
         gradient_penalty: :math:`\gamma`; the discriminator's loss has :math:`\frac\gamma2 \|\nabla_z T\|^2` added, at
             the codes and at the draws of the prior.
@@ -56,7 +58,8 @@ class Adversarial(VAE):
     Source: Makhzani et al., "Adversarial autoencoders", 2015, https://arxiv.org/abs/1511.05644; the learned prior: Zhao
     et al., "Adversarially regularized autoencoders", 2018, https://arxiv.org/abs/1706.04223; the KL by a discriminator:
     Mescheder et al., "Adversarial variational Bayes", 2017, https://arxiv.org/abs/1701.04722; the penalty: Mescheder et
-    al., "Which training methods for GANs do actually converge?", 2018, https://arxiv.org/abs/1801.04406
+    al., "Which training methods for GANs do actually converge?", 2018, https://arxiv.org/abs/1801.04406; two learning
+    rates: Heusel et al., 2017, https://arxiv.org/abs/1706.08500
 
     >>> from pyro_vae import Spec, build
     >>> model = build(Spec(model="adversarial", prior="swiss-roll", latent_dim=2))
@@ -78,12 +81,17 @@ class Adversarial(VAE):
         latent_dim: int,
         stochastic: bool = False,
         discriminator: Sequence[int] = (400, 400),
+        discriminator_rate: float = 1.0,
         weight: float = 10.0,
         gradient_penalty: float = 0.1,
     ) -> None:
         super().__init__(encoder, decoder, prior, likelihood, posterior)
         self.stochastic = checks.boolean("stochastic", stochastic)
         self.discriminator = _discriminator((latent_dim, *checks.sizes("discriminator", discriminator)))
+        self.discriminator_rate = checks.positive("discriminator_rate", discriminator_rate)
+        with torch.no_grad():
+            for parameter in self.discriminator.parameters():
+                parameter.div_(self.discriminator_rate)
         self.weight = checks.positive("weight", weight)
         self.gradient_penalty = checks.non_negative("gradient_penalty", gradient_penalty)
         if any(True for _ in prior.parameters()) and not prior().has_rsample:
@@ -117,12 +125,14 @@ class Adversarial(VAE):
 
     def log_ratio(self, z: Tensor) -> Tensor:
         """The discriminator's log q(z) / p(z), nats, for codes `(..., d)`: shape `(...)`."""
-        ratio: Tensor = self.discriminator(z).squeeze(-1)
-        return ratio
+        return self._ratio(z, dict(self.discriminator.named_parameters()))
 
     def _fixed(self, z: Tensor) -> Tensor:
         """:meth:`log_ratio`, with a gradient of z alone, and none of the discriminator's weights."""
-        weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        return self._ratio(z, {name: weight.detach() for name, weight in self.discriminator.named_parameters()})
+
+    def _ratio(self, z: Tensor, stored: dict[str, Tensor]) -> Tensor:
+        weights = {name: self.discriminator_rate * weight for name, weight in stored.items()}
         ratio: Tensor = functional_call(self.discriminator, weights, z).squeeze(-1)
         return ratio
 

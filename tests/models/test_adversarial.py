@@ -136,7 +136,7 @@ def shifted(shift, **options):
 def test_with_the_exact_ratio_the_encoder_descends_the_kl():
     """KL(N(m, 1) || N(0, 1)) = m^2 / 2, whose derivative is m; the ratio is m z - m^2 / 2."""
     m, n = 1.5, 50_000
-    model = shifted(m, weight=4.0)
+    model = shifted(m, weight=4.0, discriminator_rate=1.0)
     model.discriminator = nn.Linear(1, 1)
     with torch.no_grad():
         model.discriminator.weight.fill_(m)
