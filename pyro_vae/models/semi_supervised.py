@@ -43,8 +43,9 @@ class SemiSupervised(PyroPair):
             spec's seed; 0: those that the images have.
         share: of the training images that labelled ones make up, at least: they are repeated until they do, so that
             each batch has some.
-        alpha: weight of log q(y|x) of labelled images; 0 leaves this classification loss out. (The :math:`\alpha` of
-            the paper, for each of n labelled images among N, is `alpha * share * N / n` of this.)
+        alpha: weight of log q(y|x) of labelled images; 0 leaves this classification loss out. (With n of N images
+            labelled, each counts about `share * N / n` times in an epoch. The paper weighs each by 0.1 N / n, which is
+            alpha = 1 here.)
 
     Source: Kingma et al., "Semi-supervised learning with deep generative models", 2014,
     https://arxiv.org/abs/1406.5298
