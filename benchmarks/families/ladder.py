@@ -59,7 +59,7 @@ TWO_LAYERS = replace(
     objective="path-gradient",
     hidden=(200, 200),
     latent_dim=100,
-    epochs=50,
+    epochs=20,
     beta_warmup=5,
 )
 TRAININGS = {
@@ -68,8 +68,8 @@ TRAININGS = {
         LADDER,
         model={"kind": "hierarchical", "upper": UPPER, **NORMALIZED},
         objective="path-gradient",
-        epochs=30,
-        beta_warmup=8,
+        epochs=15,
+        beta_warmup=4,
     ),
     "two-layers": TWO_LAYERS,
     "one-of-two": replace(TWO_LAYERS, model="vae"),
