@@ -17,7 +17,8 @@ same grid, and a standard normal prior. The prior over codes is then fitted to t
 - Frechet distance: of 5,000 samples to the test images, in the features of the data set's own classifier; the same of
   5,000 training images that the classifier was not trained on, or as many as there are. Fashion-MNIST alone.
 - quantizers: the same model with other quantizers, 5 epochs of 12,800 training images of Fashion-MNIST: use of codes by
-  those images, and the bound under uniform codes on the test images.
+  those images, and the bound under uniform codes on the test images. Without restarts a codebook starts from normal
+  draws, as the first batch starts it by the same rule.
 
 CIFAR-10 as JPEG is a re-compressed copy: its numbers are not comparable with published ones of the original.
 """
