@@ -12,6 +12,7 @@ from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import (
+    check_classes,
     check_fits,
     check_model,
     check_set,
@@ -181,6 +182,7 @@ def _arguments_of_samples(model: Model, n: int, labels: Tensor | None) -> dict[s
     values = checks.tensor("labels", labels)
     if values.shape != (n,) or values.is_floating_point():
         raise checks.fail("labels", labels, f"{n} whole numbers, a label for each sample")
+    check_classes("labels", model, values)
     takers = (model.prior, model.decode) if has_parts(model) else (model.model,)
     if not any(named(method, {"labels": values}) for method in takers):
         names = "neither `prior` nor `decode`" if has_parts(model) else "`model`"

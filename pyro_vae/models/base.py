@@ -55,13 +55,14 @@ def _unique_prefix(module: nn.Module) -> str:
     return f"{type(module).__name__.lower()}_{os.urandom(4).hex()}"
 
 
-def batch_size_of(x: Tensor | None, size: int | None) -> int:
-    """The number of images of a program: those of `x`, or the `size` to draw."""
-    if x is None:
+def batch_size_of(x: Tensor | None, size: int | None, labels: Tensor | None = None) -> int:
+    """The number of images of a program: those of `x`, or one for each of the `labels` to draw, or `size`."""
+    rows, what = (labels, "number of labels") if x is None else (x, "images of x")
+    if rows is None:
         return checks.positive_integer("size", size)
-    if size is not None and size != len(x):
-        raise checks.fail("size", size, f"None, or {len(x)}, the images of x")
-    return len(x)
+    if size is not None and size != len(rows):
+        raise checks.fail("size", size, f"None, or {len(rows)}, the {what}")
+    return len(rows)
 
 
 def check_images(x: Tensor) -> Tensor:
@@ -148,7 +149,8 @@ def batch_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
     if is_condition and bool((chosen["labels"] == UNKNOWN).any()):
         expected = f"images whose labels are all known, on which {type(model).__name__} is conditional"
         raise checks.fail("images", "images with unknown labels", expected)
-    _check_classes(model, chosen.get("labels"))
+    if "labels" in chosen and "labels" in getattr(model, "takes", ()):
+        check_classes("images", model, chosen["labels"])
     dtype = dtype_of(model)
     return {name: values.to(dtype) if values.is_floating_point() else values for name, values in chosen.items()}
 
@@ -162,15 +164,15 @@ def evaluated_arguments(model: nn.Module, images: Images) -> dict[str, Tensor]:
     return {name: values for name, values in batch_arguments(model, images).items() if name not in withheld}
 
 
-def _check_classes(model: nn.Module, labels: Tensor | None) -> None:
-    """Checks labels on which a model with a number of `classes` is conditional; a captured step can't."""
+def check_classes(argument: str, model: nn.Module, labels: Tensor) -> None:
+    """Checks that labels are classes of a model, which has a number of `classes`; a captured step can't."""
     classes = getattr(model, "classes", None)
-    if labels is None or classes is None or "labels" not in getattr(model, "takes", ()) or not len(labels):
+    if classes is None or not len(labels):
         return
     least, largest = int(labels.min()), int(labels.max())
     if least < 0 or largest >= classes:
         expected = f"labels from 0 to {classes - 1}, the classes of the model"
-        raise checks.fail("images", f"labels from {least} to {largest}", expected)
+        raise checks.fail(argument, f"labels from {least} to {largest}", expected)
 
 
 def required_arguments(model: nn.Module) -> list[str]:

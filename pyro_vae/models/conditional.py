@@ -130,7 +130,7 @@ class Conditional(PyroPair):
         """
         self.register("given")
         c = self.given.condition(x, labels)
-        with pyro.plate("data", batch_size_of(labels if self.takes else x, size)):
+        with pyro.plate("data", batch_size_of(x, size, labels if self.takes else None)):
             z = None
             if self.encoder is not None:
                 with weighted(beta):  # beta log p(z|c) (eq. 12.2)

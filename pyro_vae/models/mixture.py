@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._utils import checks
-from pyro_vae.data import Images
+from pyro_vae.data import Images, binarize
+from pyro_vae.data.batches import batches
+from pyro_vae.data.binarization import fixed_binarization
 from pyro_vae.models.base import (
     PyroPair,
     batch_size_of,
@@ -109,27 +111,25 @@ class Mixture(PyroPair):
         with the usual KL term fill the prior's bell without gaps: train it with a small beta, such as 0.1.
 
         Args:
-            vae: with networks of the same sizes, as the same `Spec` but for `model` and `beta` makes them.
-            images: whose codes are clustered.
+            vae: with the same networks, as the same `Spec` but for `model` and `beta` makes them.
+            images: whose codes are clustered, binarized as the spec of the VAE says; of `dynamic` it is one draw.
             seed: of the k-means.
 
         Raises:
-            InputError: the networks differ.
+            InputError: the networks differ, or there are fewer images than clusters.
         """
         from sklearn.mixture import GaussianMixture
 
         check_set("images", images)
-        try:
-            for name in ("encoder", "decoder", "likelihood", "posterior"):
-                getattr(self, name).load_state_dict(getattr(vae, name).state_dict())
-        except (AttributeError, RuntimeError) as error:
-            described = f"{type(vae).__name__} ({error})"
-            raise checks.fail("vae", described, "a VAE with networks of the sizes of this model's") from error
-        with evaluating(self):
-            batches = (images.take(index).as_float() for index in torch.arange(len(images)).split(500))
-            inputs = (x.to(device_of(self), dtype_of(self)) for x in batches)
-            codes = torch.cat([location(self.q_of_z(x)).double().cpu() for x in inputs])
         clusters = self.clusters.logits.numel()
+        if len(images) < clusters:
+            raise checks.fail("images", len(images), f"at least {clusters} images, one for each cluster")
+        self._take_networks(vae)
+        binarization = vae.spec.binarization if isinstance(vae.spec, Spec) else "none"
+        pixels = binarize(images, fixed_binarization(binarization)).pixels
+        with evaluating(self):
+            inputs = batches(pixels, 500, device_of(self), dtype=dtype_of(self))
+            codes = torch.cat([location(self.q_of_z(x)).double().cpu() for x in inputs])
         fitted = GaussianMixture(clusters, covariance_type="diag", random_state=checks.seed("seed", seed))
         fitted.fit(codes.numpy())
         starts = {
@@ -138,6 +138,19 @@ class Mixture(PyroPair):
             "log_scales": torch.from_numpy(fitted.covariances_).log() / 2,
         }
         self.clusters.load_state_dict({name: value.to(dtype_of(self)) for name, value in starts.items()})
+
+    def _take_networks(self, vae: VAE) -> None:
+        """The weights of the VAE, whose networks have the same layers, activations included."""
+        expected = "a VAE with the same networks as this model"
+        names = ("encoder", "decoder", "likelihood", "posterior")
+        for name in names:
+            if repr(getattr(vae, name, None)) != repr(getattr(self, name)):
+                raise checks.fail("vae", f"{type(vae).__name__}, whose {name} is another", expected)
+        try:
+            for name in names:
+                getattr(self, name).load_state_dict(getattr(vae, name).state_dict())
+        except RuntimeError as error:
+            raise checks.fail("vae", f"{type(vae).__name__} ({error})", expected) from error
 
 
 class Clusters(nn.Module):

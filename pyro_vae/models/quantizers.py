@@ -29,7 +29,7 @@ class VectorQuantizer(nn.Module):
     r"""The nearest of K vectors, the codebook.
 
     .. math:: k(z) = \arg\min_k \lVert z - e_k \rVert^2, \qquad
-              \text{penalty} = \beta \lVert z - \mathrm{sg}(e_k) \rVert^2 + \lVert \mathrm{sg}(z) - e_k \rVert^2
+              \text{penalty} = c \lVert z - \mathrm{sg}(e_k) \rVert^2 + \lVert \mathrm{sg}(z) - e_k \rVert^2
 
     summed over the places of the grid; sg passes no gradient. The first term of the penalty draws the encoder to the
     codebook. The second, which draws the codebook to the encoder, is there only where `codebook` is `gradient`; else
@@ -43,7 +43,7 @@ class VectorQuantizer(nn.Module):
         num_codes: K.
         dim: D, dimension of the vectors.
         codebook: how it is learned, `ema` or `gradient`.
-        commitment: beta of the penalty.
+        commitment: c, its weight in the penalty.
         decay: of the moving averages.
         restart_below: 0 restarts none; the codebook then starts from normal draws.
         gradient: `straight-through` passes the gradient at e_k to z unchanged. `rotation` turns and scales it as the

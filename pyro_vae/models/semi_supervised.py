@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
-from pyro_vae.models.base import PyroPair, batch_size_of, check_images, decode
+from pyro_vae.models.base import PyroPair, batch_size_of, check_classes, check_images, decode
 from pyro_vae.models.vae import weighted
 from pyro_vae.part_classes import construct
 from pyro_vae.spec import Spec
@@ -54,7 +54,7 @@ class SemiSupervised(PyroPair):
     >>> model = build(Spec(model={"kind": "semi-supervised", "labels": 100}, latent_dim=2))
     >>> model.classify(torch.rand(5, 1, 8, 8)).shape
     torch.Size([5, 10])
-    >>> model.model(labels=torch.arange(10), size=10).shape  # draws of each class
+    >>> model.model(labels=torch.arange(10)).shape  # draws of each class
     torch.Size([10, 1, 8, 8])
     """
 
@@ -112,13 +112,14 @@ class SemiSupervised(PyroPair):
     ) -> Tensor:
         """p(x, y, z), with log p(y) and log p(z) weighted by `beta`.
 
-        Without x it draws `size` images, of the classes `labels`, `(size,)`, where those are passed. The labels of x
-        are for the guide.
+        Without x it draws an image of each of the classes `labels`, `(N,)`, or `size` images of any class. The labels
+        of x are for the guide.
         """
         self.register("prior_of_z", "decoder", "likelihood")
-        with pyro.plate("data", batch_size_of(x, size)):
+        asked = self.asked_for(x, labels)
+        with pyro.plate("data", batch_size_of(x, size, asked)):
             with weighted(beta):
-                y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)  # log p(y) (eq. 16.1)
+                y = pyro.sample("y", self.prior_of_y(), obs=asked)  # log p(y) (eq. 16.1)
                 z = pyro.sample("z", self.prior_of_z())  # log p(z)
             return pyro.sample("x", self.likelihood_of(y, z), obs=x)  # log p(x|y, z)
 
@@ -138,6 +139,13 @@ class SemiSupervised(PyroPair):
         with weighted(beta):
             y = pyro.sample("y", q, infer={"enumerate": "parallel"})  # the sum over y, and log q(y|x) (eq. 16.4)
             pyro.sample("z", self.q_of_z(x, y))  # log q(z|x, y) (eq. 16.3)
+
+    def asked_for(self, x: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        """The classes of the images to draw, checked; the labels of images x are not the model's."""
+        if x is not None or labels is None:
+            return None
+        check_classes("labels", self, labels)
+        return labels
 
     def prior_of_y(self) -> dist.Categorical:
         """p(y), uniform, batch shape `()`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import pyro
 import pyro.distributions as dist
@@ -26,12 +28,18 @@ class StackedSemiSupervised(SemiSupervised):
     :class:`~pyro_vae.models.semi_supervised.SemiSupervised` on these codes, "M2", with dense networks. Each step draws
     f anew, so that the few images with a label do not look the same twice.
 
+    A spec has no place for M1, so a file of weights has none: `load(file, model=...)` needs a model that is made as the
+    saved one was, with any weights.
+
     Args:
-        m1: a trained VAE; its weights are frozen.
+        m1: a trained VAE, with `encode`, `decode` and `prior`; of which this is a copy that no training changes.
         latent_dim: dimension of z.
         hidden: units of the hidden layers of each network.
         classes, labels, share, alpha: as of `SemiSupervised`.
         seed: of the drawing of the labels that are known.
+
+    Raises:
+        InputError: another model than a VAE, or an option out of range.
 
     Source: Kingma et al., "Semi-supervised learning with deep generative models", 2014, section 2.1,
     https://arxiv.org/abs/1406.5298
@@ -55,18 +63,26 @@ class StackedSemiSupervised(SemiSupervised):
     ) -> None:
         super(SemiSupervised, self).__init__()
         self._set(classes, labels, share, alpha, seed)
+        if not all(callable(getattr(m1, name, None)) for name in ("encode", "decode", "prior", "likelihood")):
+            raise checks.fail("m1", m1, "a VAE, with `encode`, `decode` and `prior`")
         (size,) = m1.prior().event_shape
         posterior, hidden = DiagonalNormal(latent_dim), checks.sizes("hidden", hidden)
         units = hidden[-1] if hidden else classes
         features = mlp_encoder((size,), units, hidden, nn.ReLU)
-        self.m1 = m1.requires_grad_(False)
+        self.m1 = copy.deepcopy(m1).requires_grad_(False).eval()
         self.classifier = mlp_encoder((size,), classes, hidden, nn.ReLU)
         self.encoder = EncoderGivenClass(features, units, classes, posterior.num_parameters)
         self.decoder = mlp_decoder(latent_dim + classes, (2 * size,), hidden[::-1], nn.ReLU)
         self.prior_of_z = StandardNormal(latent_dim)
-        self.likelihood = m1.likelihood
+        self.likelihood = self.m1.likelihood
         self.posterior = posterior
         self.features = DiagonalNormal(size)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but M1, whose batch statistics and dropout stay those of evaluation."""
+        super().train(mode)
+        self.m1.eval()
+        return self
 
     def model(
         self,
@@ -78,9 +94,10 @@ class StackedSemiSupervised(SemiSupervised):
     ) -> Tensor:
         """p(x, f, y, z), with all but log p(x|f) weighted by `beta`; draws as `SemiSupervised.model` does."""
         self.register("prior_of_z", "decoder")
-        with pyro.plate("data", batch_size_of(x, size)):
+        asked = self.asked_for(x, labels)
+        with pyro.plate("data", batch_size_of(x, size, asked)):
             with weighted(beta):
-                y = pyro.sample("y", self.prior_of_y(), obs=labels if x is None else None)
+                y = pyro.sample("y", self.prior_of_y(), obs=asked)
                 z = pyro.sample("z", self.prior_of_z())
                 features = pyro.sample("features", self.features_of(y, z))  # log p(f|y, z) (eq. 16.8)
             return pyro.sample("x", self.m1.decode(features), obs=x)  # log p(x|f)

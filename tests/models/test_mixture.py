@@ -1,5 +1,6 @@
 """The mixture VAE: the component summed over exactly, against closed forms, and clusters that begin at codes."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,8 @@ from pyro import poutine
 
 from pyro_vae import Images, Spec, build, fit, load, save
 from pyro_vae._utils.checks import InputError
+from pyro_vae.data import binarize
+from pyro_vae.data.binarization import fixed_binarization
 from pyro_vae.models.mixture import Mixture
 from pyro_vae.objectives import Terms, objective, resolved
 
@@ -159,10 +162,42 @@ def test_clusters_start_at_the_codes_of_a_vae():
     assert clusters[0] != clusters[-1]
     assert torch.equal(mixture.encoder.state_dict()["1.weight"], vae.encoder.state_dict()["1.weight"])
     torch.testing.assert_close(mixture.clusters.weights().probs, torch.tensor([0.5, 0.5]))
-    with pytest.raises(InputError, match="vae: given 'VAE .*size mismatch.*expected a VAE with networks of the sizes"):
-        mixture.start_at(build(Spec(latent_dim=3)), images)
-    with pytest.raises(InputError, match="images: given"):
-        mixture.start_at(vae, pixels)
+
+
+@pytest.mark.parametrize(
+    ("vae", "images", "message"),
+    [
+        (
+            Spec(latent_dim=3, hidden=(8,)),
+            20,
+            "vae: given 'VAE, whose encoder is another', expected a VAE with the same",
+        ),
+        (Spec(latent_dim=2, hidden=(8,), network={"kind": "mlp", "activation": "elu"}), 20, "whose encoder is another"),
+        (Spec(model="ladder", latent_dim=2), 20, "vae: given 'Ladder, whose encoder is another'"),
+        (Spec(latent_dim=2, hidden=(8,)), 2, "images: given 2, expected at least 3 images, one for each cluster"),
+        (Spec(latent_dim=2, hidden=(8,)), None, "images: given"),
+    ],
+)
+def test_what_clusters_cannot_start_at(vae, images, message):
+    mixture = build(SPEC)
+    before = {name: value.clone() for name, value in mixture.state_dict().items()}
+    pixels = torch.zeros(images or 20, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(InputError, match=message):
+        mixture.start_at(build(vae), Images(pixels) if images else pixels)
+    assert all(torch.equal(value, before[name]) for name, value in mixture.state_dict().items())
+
+
+@pytest.mark.parametrize("binarization", ["threshold", "static", "dynamic"])
+def test_clusters_start_at_codes_of_the_images_that_the_vae_was_trained_on(digits, binarization):
+    images = digits.train.draw(40)
+    vae = build(Spec(latent_dim=2, hidden=(8,), binarization=binarization))
+    grey, binary = build(SPEC), build(SPEC)
+    grey.start_at(vae, images)
+    vae.spec = dataclasses.replace(vae.spec, binarization="none")
+    binary.start_at(vae, binarize(images, fixed_binarization(binarization)))
+    assert torch.equal(grey.clusters.locs, binary.clusters.locs)
+    binary.start_at(vae, images)
+    assert not torch.equal(grey.clusters.locs, binary.clusters.locs)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
-from pyro_vae import Images, Spec, build, fit, load, save
+from pyro_vae import Images, Spec, build, fit, latent, load, save
 from pyro_vae._utils.checks import InputError
 from pyro_vae.models.base import batch_arguments, evaluated_arguments
+from pyro_vae.models.conditional import Conditional
 from pyro_vae.models.stacked import StackedSemiSupervised
 from pyro_vae.objectives import Terms, objective, resolved
 
@@ -159,6 +160,45 @@ def test_draws_are_of_the_classes_that_are_asked_for(name):
     assert trace.nodes["x"]["value"].shape == (4, 1, 8, 8)
     y = torch.cat([pyro.infer.Predictive(model.model, num_samples=200)(size=10)["y"]])
     assert bool(((y.flatten().bincount() / 2000 - 1 / 3).abs() < 0.05).all())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_labels_say_how_many_images_are_drawn(name):
+    model = MODELS[name]()
+    assert model.model(labels=torch.tensor([0, 1, 2, 2])).shape == (4, 1, 8, 8)
+    with pytest.raises(InputError, match="size: given 5, expected None, or 3, the number of labels"):
+        model.model(labels=torch.arange(3), size=5)
+
+
+@pytest.mark.parametrize("labels", [[0, 12], [-1, 2]])
+@pytest.mark.parametrize("model", [*MODELS.values(), lambda: build(spec_of(kind="conditional"))])
+def test_labels_of_no_class_are_one_line(model, labels):
+    message = f"^labels: given 'labels from {labels[0]} to {labels[1]}', expected labels from 0 to 2[^\n]*$"
+    with pytest.raises(InputError, match=message):
+        latent.prior_samples(model(), 2, labels=torch.tensor(labels))
+    if not isinstance(model(), Conditional):
+        with pytest.raises(InputError, match=message):
+            model().model(labels=torch.tensor(labels))
+
+
+def test_the_vae_below_a_stacked_model_stays_as_it_is(x):
+    spec = Spec(latent_dim=4, network={"kind": "mlp", "batch_norm": True}, binarization="threshold")
+    m1 = build(spec)
+    before = {name: value.clone() for name, value in m1.state_dict().items()}
+    model = StackedSemiSupervised(m1, latent_dim=2, hidden=(8,), classes=3)
+    fit(model, some_images(), epochs=1, batch_size=16, binarization="threshold", **QUIET)
+    assert before.keys() == model.m1.state_dict().keys()
+    for name, value in model.m1.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(module.training for module in model.train().m1.modules())
+    assert model.classifier.training
+    assert all(parameter.requires_grad for parameter in m1.parameters())
+
+
+@pytest.mark.parametrize("kind", ["ladder", "mixture", "conditional"])
+def test_another_model_than_a_vae_cannot_be_stacked_on(kind):
+    with pytest.raises(InputError, match="m1: given .*, expected a VAE, with `encode`, `decode` and `prior`"):
+        StackedSemiSupervised(build(Spec(model=kind, latent_dim=4)))
 
 
 def test_evaluation_withholds_the_labels_and_training_does_not():
