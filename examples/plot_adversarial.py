@@ -49,6 +49,7 @@ models = {prior: trained(strict, prior, 2, epochs=130) for prior in ("mixture", 
 # Draws of each prior, and the codes of the training images by class. Another classifier, which took no
 # part in the training, tells the codes from draws of the prior; it is right half of the time where the
 # two are distributed alike.
+# The shapes are approached here, in few steps; 60,000 images of MNIST come much closer.
 figure, panels = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
 for column, (prior, model) in zip(panels.T, models.items(), strict=True):
     draws, codes = model.prior().sample((len(train),)), latent.codes(model, train)
