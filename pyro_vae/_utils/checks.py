@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,16 @@ _PRINTED = (str, numbers.Number, os.PathLike, type(None))
 
 
 class InputError(ValueError):
-    """Bad input; the command line prints its message, a single line, and exits with 2."""
+    r"""Bad input; the command line prints its message, a single line, and exits with 2.
+
+    Where a program is traced, Pyro raises its errors anew with the shapes of all sites below; those are left out.
+
+    >>> InputError("labels: given 12\n Trace Shapes:\n  Param Sites:")
+    InputError('labels: given 12')
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.split(r"\n *Trace Shapes:", message, maxsplit=1)[0])
 
 
 def fail(argument: str, value: object, expected: str) -> InputError:

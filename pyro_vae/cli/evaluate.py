@@ -130,7 +130,9 @@ def evaluate(
         add_metrics(run, results)
         if group == "evidence":
             partial.unlink(missing_ok=True)
-        if not quiet:
+        if not results.rows():
+            say(f"pyro-vae: note: {type(model).__name__} has no metrics of the group {group}")
+        elif not quiet:
             show_metrics([results], f"{run}, {group} of {len(images.test):,} test images")
 
     try_each(groups, add)

@@ -30,6 +30,7 @@ from pyro_vae.evaluation.metrics import Metrics
 from pyro_vae.evaluation.samples.features import Extractor, extract
 from pyro_vae.evaluation.samples.scores import real_features, score_real_images, score_samples, unseen_images
 from pyro_vae.latent import codes, posterior_means, prior_samples, site_means
+from pyro_vae.latent.encode import labels_of_samples
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import check_set, data_range_of, dtype_of, evaluated_arguments, likelihood_of
 from pyro_vae.models.densities import Densities, groups_lacking, has_parts
@@ -80,7 +81,8 @@ def evaluate(
             importance sampling as well.
         partial: a file from which the evidence resumes after an interruption.
         extractor: the feature extractor for the scores of samples; see :mod:`pyro_vae.evaluation.samples.features`.
-        num_generated: images to draw for the scores; by default as many as `images`.
+        num_generated: images to draw for the scores; by default as many as `images`. Of a model that is conditional on
+            labels they are drawn given the labels of `images`, in order, repeated as needed.
         splits: of the inception score.
         train: real training images, scored in the samples' place as a reference: as many as samples are generated,
             or as the extractor was not trained on, if these are fewer (`num_real` in the provenance).
@@ -157,7 +159,8 @@ def _joined(groups: Mapping[str, _Group], source: dict[str, Any]) -> Metrics:
         if infinite:  # e.g. of a posterior that shrank to a point, as with beta = 0: its KL is infinite
             about |= {"not_finite": infinite}
         values |= finite
-        provenance |= dict.fromkeys(finite, about)
+        # A group without a metric, such as the codes of a model that has none, was computed as well.
+        provenance |= dict.fromkeys(finite or (name,), about)
         per_image |= group.per_image
     return Metrics(**values, provenance=provenance, per_image=per_image)
 
@@ -350,12 +353,17 @@ def _samples_group(
     batch_size: int,
     seed: int,
 ) -> _Group:
-    drawn = prior_samples(evaluation.model, count, batch_size=batch_size, device=evaluation.device, seed=seed)
+    labels = labels_of_samples(evaluation.model, images, count)
+    drawn = prior_samples(
+        evaluation.model, count, labels=labels, batch_size=batch_size, device=evaluation.device, seed=seed
+    )
     # 256 grey levels, as the real images have.
     pixels = (drawn * 255).round().clamp(0, 255).to(torch.uint8)
     real = real_features(extractor, images, evaluation.device)
     values = score_samples(extract(extractor, pixels, device=evaluation.device), real, splits, seed)
     about = {"extractor": extractor.name, "num_generated": count, "splits": splits, "neighbours": 5}
+    if labels is not None:
+        about["labels"] = "of the test images"
     if train is not None:
         others = unseen_images(extractor, train, count)
         about["num_real"] = 0 if others is None else len(others)

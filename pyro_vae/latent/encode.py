@@ -152,7 +152,8 @@ def prior_samples(
         except (IndexError, RuntimeError) as error:
             if not arguments:
                 raise
-            raise checks.fail("labels", labels, f"labels that `decode` takes ({error})") from error
+            numbers = arguments["labels"].unique().tolist()
+            raise checks.fail("labels", numbers, f"labels that `decode` takes ({error})") from error
 
 
 def _traced_samples(
@@ -167,6 +168,15 @@ def _traced_samples(
             with seeded_rng(target, stream_seed(seed, f"samples {start // NOISE_BLOCK}")):
                 images.append(block.sample(size).cpu())
     return torch.cat(images)[:n]
+
+
+def labels_of_samples(model: Model, images: Images, n: int) -> Tensor | None:
+    """Labels for n samples: those of the images, in order, repeated as needed; None for a model that needs none."""
+    if "labels" not in condition_of(model):
+        return None
+    if images.labels is None:
+        raise checks.fail("images", images.name, f"images with labels, on which {type(model).__name__} is conditional")
+    return images.labels.cpu().repeat(-(-n // len(images)))[:n]
 
 
 def _arguments_of_samples(model: Model, n: int, labels: Tensor | None) -> dict[str, Tensor]:

@@ -193,7 +193,8 @@ class OnLabel(nn.Module):
         try:
             return nn.functional.embedding(labels, self.rows)
         except IndexError as error:
-            raise checks.fail("labels", labels, f"labels from 0 to {len(self.rows) - 1}") from error
+            outside = labels[(labels < 0) | (labels >= len(self.rows))]
+            raise checks.fail("labels", outside[0].item(), f"labels from 0 to {len(self.rows) - 1}") from error
 
     def codes(self, y: Tensor) -> dist.TorchDistribution:
         """p(z|y): batch shape `(N,)`, event shape `(d,)`."""

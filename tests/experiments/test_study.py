@@ -491,3 +491,23 @@ def test_metrics_that_cannot_be_asked_for(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         run_study(study(), tmp_path / "study", **arguments, **QUIET)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.filterwarnings("ignore:scores of samples are left out")
+def test_conditional_models_are_done_with_samples_of_labels_and_without_codes(tmp_path):
+    """A model of labels draws given those of the test images; one of a part draws nothing, and may have no codes."""
+    half = {"kind": "conditional", "condition": "quadrants-2"}
+    kinds = {"label": "conditional", "half": half, "baseline": half | {"deterministic": True}}
+    entries = [Entry(name, replace(SPEC, epochs=1, model=kind)) for name, kind in kinds.items()]
+    samples = Picture("samples.png", "samples", tuple(kinds))
+    folder = tmp_path / "study"
+    stored = run_study(study(*entries, pictures=(samples,)), folder, **QUIET)
+    assert [entry["status"] for entry in stored["entries"]] == ["done"] * 3
+    assert [figure["file"] for figure in stored["figures"]] == ["figures/samples.png"]
+    header, *rows = [line.split(",") for line in table(folder).decode().splitlines()]
+    by_model = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert [bool(by_model[name]["frechet"]) for name in kinds] == [True, False, False]
+    assert [bool(by_model[name]["active_units"]) for name in kinds] == [True, True, False]
+    assert all(by_model[name]["elbo_nats"] for name in kinds)
+    of_samples = stored_metrics(folder, "label")["provenance"]["frechet"]
+    assert of_samples["labels"] == "of the test images"

@@ -10,12 +10,13 @@ import pytest
 import torch
 from matplotlib import image as picture
 
-from pyro_vae import Spec, evaluate, evaluation, latent, load_data
+from pyro_vae import Images, Spec, build, evaluate, evaluation, latent, load_data
 from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
-from pyro_vae.experiments.figures import image_rows
+from pyro_vae.experiments.figures import image_rows, trained_runs
 from pyro_vae.experiments.figures.of_run import save_run_figures
 from pyro_vae.experiments.figures.trained_runs import Fitted
+from pyro_vae.latent.encode import labels_of_samples
 
 SOURCE = """
 import pyro
@@ -123,13 +124,24 @@ def test_samples_are_given_labels(model):
     assert torch.equal(same, labels == 1)
 
 
+def test_samples_in_a_figure_or_for_scores_are_given_the_labels_of_images(model):
+    some = digits(4)
+    assert torch.equal(labels_of_samples(model, some, 10), torch.cat([some.labels, some.labels, some.labels[:2]]))
+    drawn = trained_runs.sample(model, 6, 0, some)
+    labels = labels_of_samples(model, some, 6)
+    torch.testing.assert_close(drawn, latent.prior_samples(model, 6, labels=labels, device="cpu"))
+    assert labels_of_samples(build(Spec(latent_dim=2)), some, 3) is None
+    with pytest.raises(InputError, match="images: given 'images', expected images with labels, on which CVAE is cond"):
+        labels_of_samples(model, Images(some.pixels), 3)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         (None, "labels: given None, expected a label for each sample, on which CVAE is conditional"),
         (torch.zeros(3, dtype=torch.long), r"labels: given .*\(3,\), expected 4 whole numbers"),
         (torch.zeros(4), "expected 4 whole numbers"),
-        (torch.full((4,), 10), "labels: given .*, expected labels that `decode` takes"),
+        (torch.full((4,), 10), r"labels: given \[10\], expected labels that `decode` takes"),
     ],
 )
 def test_labels_of_samples_are_checked(model, labels, message):
@@ -138,8 +150,6 @@ def test_labels_of_samples_are_checked(model, labels, message):
 
 
 def test_a_model_of_pixels_alone_takes_no_labels():
-    from pyro_vae import build
-
     with pytest.raises(InputError, match="labels: given .*, expected None: neither `prior` nor `decode` of VAE"):
         latent.prior_samples(build(Spec(latent_dim=2)), 4, labels=torch.zeros(4, dtype=torch.long))
 

@@ -38,12 +38,16 @@ def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int |
 
 
 def samples(runs: Runs, images: Images, *, n: int = 10, seed: int = 0) -> Figure:
-    """Originals over samples from the prior of each run; autoencoders, which have no prior, are left out."""
+    """Originals over samples from the prior of each run; autoencoders, which have no prior, are left out.
+
+    A model that is conditional on labels draws given those of the originals.
+    """
     models = {name: model for name, model in models_of(runs, images).items() if "samples" not in groups_lacking(model)}
     if not models:
         raise checks.fail("runs", list(runs), "at least one model with a prior")
-    rows = {"original": choose(images, n, None, seed).as_float()}
-    rows |= {name: sample(model, len(rows["original"]), seed) for name, model in models.items()}
+    originals = choose(images, n, None, seed)
+    rows = {"original": originals.as_float()}
+    rows |= {name: sample(model, len(originals), seed, originals) for name, model in models.items()}
     return plots.image_rows(rows, (), f"{images.name}: originals, and decoded samples from the prior")
 
 

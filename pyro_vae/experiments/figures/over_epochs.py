@@ -57,7 +57,7 @@ def samples_by_epoch(
 ) -> Figure:
     """Samples from the prior, decoded: a row for each run and a column for each epoch."""
     models = _over_epochs(runs, images, epochs)
-    panels = {name: sample(model, n, seed) for name, model in models.items()}
+    panels = {name: sample(model, n, seed, images) for name, model in models.items()}
     return plots.image_panels(panels, len(epochs), 5, f"{images.name}: decoded samples from the prior")
 
 
@@ -99,7 +99,7 @@ def confidences(
             check_fits(model, images)
             sampled = None
             if "samples" not in groups_lacking(model):
-                sampled = confidence(_logits(classifier, sample(model, n, seed)), real)
+                sampled = confidence(_logits(classifier, sample(model, n, seed, originals)), real)
             reconstructed = confidence(_logits(classifier, reconstruct(model, originals)), real)
             results.append(Confidence(name, epoch, sampled, reconstructed))
     return results

@@ -16,6 +16,7 @@ from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
 from pyro_vae.data.images import class_name
+from pyro_vae.latent.encode import labels_of_samples
 from pyro_vae.models import Model
 from pyro_vae.models.base import batch_arguments, check_fits, conditioned_batches, evaluating
 from pyro_vae.models.densities import has_parts
@@ -149,9 +150,10 @@ def reconstruct(model: Model, images: Images) -> Tensor:
     return latent.decode_codes(model, latent.codes(model, images, device=device_of(model)))
 
 
-def sample(model: Model, n: int, seed: int) -> Tensor:
-    """Decoded samples from the prior, `(n, C, H, W)`."""
-    return latent.prior_samples(model, n, device=device_of(model), seed=seed)
+def sample(model: Model, n: int, seed: int, images: Images) -> Tensor:
+    """Decoded samples from the prior, `(n, C, H, W)`; of a model that needs labels, given those of the images."""
+    labels = labels_of_samples(model, images, n)
+    return latent.prior_samples(model, n, labels=labels, device=device_of(model), seed=seed)
 
 
 def plane(model: Model, images: Images) -> latent.Plane:
