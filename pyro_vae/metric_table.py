@@ -166,7 +166,7 @@ METRICS = {
     "bits_per_dimension": Metric(
         "bits per dimension",
         "",
-        "-log2 P(x) over C H W, of a probability P",
+        "-log2 P(x) per value of x, C H W of them less those that are seen, of a probability P",
         "lower",
         (*_DATA, "condition"),
         4,
@@ -258,3 +258,14 @@ def binarization_note(source: Mapping[str, Any]) -> str:
     if source.get("binarization") != "static":
         return ""
     return f"; trained with {source.get('trained_with', 'unknown')} binarization, evaluated on one fixed draw per image"
+
+
+def condition_note(source: Mapping[str, Any]) -> str:
+    """What the images are given, of a number whose densities are all given it; `source` is provenance.
+
+    >>> condition_note({"conditional_on": ["labels"]}), condition_note({"conditional_on": ["quadrants-2"]})
+    ('; given labels', '; of the unseen pixels, given quadrants-2')
+    """
+    names = source.get("conditional_on", ())
+    is_part = any(name.startswith("quadrants-") for name in names)
+    return f"; {'of the unseen pixels, ' if is_part else ''}given {' and '.join(names)}" if names else ""

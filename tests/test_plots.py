@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 
@@ -325,3 +326,22 @@ def test_more_classes_than_a_legend_holds_are_counted(tmp_path):
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts[:2] + texts[-1:] == ["0", "1", "and 277 more"]
     plots.save_figure(figure, tmp_path / "many.png")  # the layout has room for it: no warning
+
+
+def test_a_history_without_a_kl_has_no_curve_of_it():
+    """As of an autoencoder or an adversarial model; the panel of the KL is left out where no history has one."""
+    epoch = Epoch(1, 1.0, 3.0, 3.0, 0.0, 3.5, 3.5, 0.0, 1.0, 10.0)
+    without = History((epoch, dataclasses.replace(epoch, epoch=2)))
+    alone = {axes.get_title(): axes.lines for axes in plots.learning_curves(without).axes}
+    assert list(alone) == ["loss", "reconstruction"]
+    having = History((dataclasses.replace(epoch, train_kl_nats=1.0, validation_kl_nats=1.0),))
+    both = {axes.get_title(): axes.lines for axes in plots.learning_curves({"a": without, "b": having}).axes}
+    assert [len(both[name]) for name in ("loss", "KL", "share of the KL")] == [4, 2, 2]
+
+
+def test_the_columns_of_a_sheet_have_names():
+    (axes,) = plots.image_grid(torch.rand(6, 1, 4, 4), "Two", 3, ["0", "4", "$1"]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "4", "$1"]
+    assert list(axes.get_xticks()) == [1.5, 6.5, 11.5]
+    with pytest.raises(InputError, match="column_names: given .*, expected 3 names, one for each column"):
+        plots.image_grid(torch.rand(6, 1, 4, 4), "Two", 3, ["0"])

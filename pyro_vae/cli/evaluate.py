@@ -27,12 +27,11 @@ from pyro_vae.cli.options import (
     path,
     whole_number,
 )
-from pyro_vae.parts import lacks
-from pyro_vae.spec import Spec
 
 if TYPE_CHECKING:
     from pyro_vae.data import Splits
     from pyro_vae.evaluation import Extractor, Metrics
+    from pyro_vae.models import Model
 
 EXTRACTORS = ("classifier", "inception-2015-12-05", "inception-torchvision", "none")
 
@@ -109,7 +108,7 @@ def evaluate(
     partial = run / "evidence.partial.safetensors"
 
     def add(group: str) -> None:
-        _check_group(group, spec, images, n)
+        _check_group(group, model, images, n)
         results = evaluate_model(
             model,
             images.test,
@@ -162,10 +161,11 @@ def _checked_groups(
     return groups
 
 
-def _check_group(group: str, spec: Spec, images: Splits, num_generated: int | None) -> None:
+def _check_group(group: str, model: Model, images: Splits, num_generated: int | None) -> None:
     """Checks what a group of metrics requires of a run, before anything is trained or computed for it."""
-    if group in lacks(spec.model):
-        raise fail("model", spec.model, f"a model with {'a prior' if group == 'samples' else 'a density of its codes'}")
+    from pyro_vae.models import check_evaluable
+
+    check_evaluable(model, group)
     if group == "codes" and len(images.test) < 2:
         raise fail("test images", len(images.test), "at least 2, for a variance of their codes")
     if group == "samples" and (num_generated or len(images.test)) < 10:

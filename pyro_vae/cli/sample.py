@@ -44,8 +44,9 @@ def sample(
         raise fail("--labels", None, f"labels to draw, as 0,1,2: {type(model).__name__} is conditional on them")
     in_turn = None if numbers is None else torch.tensor(numbers).repeat(-(-n // len(numbers)))[:n]
     samples = latent.prior_samples(model, n, labels=in_turn, seed=seed)
-    columns = None if numbers is None else len(numbers)
-    plots.save_figure(plots.image_grid(samples, f"Samples of {run.name}", columns=columns), out)
+    names = [] if numbers is None else [str(number) for number in numbers]
+    figure = plots.image_grid(samples, f"Samples of {run.name}", columns=len(names) or None, column_names=names)
+    plots.save_figure(figure, out)
     show(f"{n} samples: {out}")
 
 

@@ -335,6 +335,8 @@ def _evidence_group(evaluation: Evaluation, images: Images, settings: dict[str, 
         per_image["bits"] = _per_image(images, {"bits_per_dimension": estimate.bits}, shared)
     about = _likelihood(evaluation) | {"k": k, "n": len(images), "images_sha256": images.fingerprint}
     about |= {"anneal": settings["anneal"]}
+    if estimate.exact:
+        about["exact"] = True
     if estimate.not_a_probability is not None:
         about["bits_per_dimension_absent"] = estimate.not_a_probability
     if evaluation.dequantize:

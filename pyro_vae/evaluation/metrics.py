@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyro_vae.evaluation.comparison import PerImage
-from pyro_vae.metric_table import ERRORS, METRICS, OF_DRAWN_PIXELS, Metric, binarization_note
+from pyro_vae.metric_table import ERRORS, METRICS, OF_DRAWN_PIXELS, Metric, binarization_note, condition_note
+
+EXACT_NLL = "-log p(x), exact, as no latent site is drawn, nats per image, ± SE over images"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Metrics:
         error = getattr(self, metric.error) if metric.error else None
         source = self.provenance.get(name, {})
         if isinstance(value, dict) and name != "pareto_k":
+            meaning += condition_note(source) if "condition" in metric.alike else ""
             return label, ", ".join(f"{site} {number:.{digits}f}" for site, number in value.items()), meaning
         if isinstance(value, dict):
             return label, ", ".join(f"{band} {share:.1%}" for band, share in value.items()), meaning
@@ -125,10 +128,15 @@ class Metrics:
             fewer = "num_real" in source and source["num_real"] != source["num_generated"]
             number = f" of {source['num_real']:,} images" if fewer else ""
             text += f" (real{number} {self.real_scores[name]:.{digits}f})"
+        if name == "nll_nats" and source.get("exact"):
+            meaning = EXACT_NLL
+        if "condition" in metric.alike:
+            meaning += condition_note(source)
         if name in OF_DRAWN_PIXELS:
             meaning += binarization_note(source)
         if name == "nll_nats" and "k" in source:
-            meaning += f" (K = {source['k']:,}, {source['n']:,} images)"
+            draws = "" if source.get("exact") else f"K = {source['k']:,}, "
+            meaning += f" ({draws}{source['n']:,} images)"
         if name == "nll_trusted_nats" and self.nll_trusted_share is not None and "n" in source:
             meaning += f" ({round(self.nll_trusted_share * source['n']):,} of {source['n']:,})"
         if name == "nll_annealed_nats" and self.nll_annealing is not None:

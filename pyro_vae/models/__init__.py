@@ -10,6 +10,7 @@ from pyro_vae.models.base import check_dequantize, check_model
 from pyro_vae.models.composition import compose, warn_if_ignored
 from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.models.vae import VAE
+from pyro_vae.models.vector_quantized import VectorQuantized
 from pyro_vae.spec import Spec
 
 __all__ = [
@@ -69,7 +70,7 @@ def require_prior(model: Model, *, density: bool = True) -> VAE:
     if isinstance(model, Autoencoder):
         raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
     if density and "evidence" in groups_lacking(model):
-        raise checks.fail("model", type(model).__name__, f"a model with {_NEEDED_FOR['evidence']}")
+        raise checks.fail("model", type(model).__name__, _needed_for("evidence", model))
     check_model(model, "encode", "decode", "prior")
     return model
 
@@ -78,7 +79,15 @@ def check_evaluable(model: object, group: str = "") -> None:
     """Checks that `model` is a module that can be evaluated: a pair of programs; and that it has metrics of `group`."""
     check_model(model, *(() if has_parts(model) else ("model", "guide")))
     if group in groups_lacking(model):
-        raise checks.fail("model", type(model).__name__, f"a model with {_NEEDED_FOR.get(group, group)}")
+        raise checks.fail("model", type(model).__name__, _needed_for(group, model))
 
 
-_NEEDED_FOR = {"evidence": "a density of its codes", "samples": "a prior to draw codes from"}
+def _needed_for(group: str, model: object) -> str:
+    """What kind of model has metrics of the group, and where to turn with this one, which has none."""
+    if group == "samples" and hasattr(model, "complete"):
+        return "a model that draws whole images; this one is given a part of an image: model.complete(x) draws the rest"
+    if group == "samples":
+        return "a model with a prior to draw codes from"
+    if isinstance(model, VectorQuantized):
+        return "a model whose guide has a density; this one's is a point, whose weight is the ELBO (metrics: bounds)"
+    return f"a model with {'a density of its codes' if group == 'evidence' else group}"

@@ -99,7 +99,8 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
 
     The share is :math:`\beta\, \mathrm{KL} / (\text{reconstruction} + \beta\, \mathrm{KL})`, or the same with
     :math:`\beta = 1`. It is left out for a history in which the reconstruction term is negative after some epoch, which
-    densities above 1 allow: the KL is then no share of a whole. If no history has a share, its panel is left out.
+    densities above 1 allow: the KL is then no share of a whole. A history whose KL is 0 after each epoch, as of an
+    autoencoder, has no curve of the KL and none of its share. A panel without a curve is left out.
 
     Args:
         histories: a history, or several by name. Training is solid, validation dashed.
@@ -119,11 +120,14 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
             for split in ("train", "validation")
             for value in history.column(f"{split}_reconstruction_nats")
         )
+        without_kl = not any(history.column("train_kl_nats"))
         for split in ("train", "validation"):
             columns = {part: history.column(f"{split}_{part}_nats") for part in ("loss", "reconstruction", "kl")}
             if None in columns["loss"]:
                 continue
-            if not negative:
+            if without_kl:
+                del columns["kl"]
+            elif not negative:
                 columns["share"] = [
                     _share(r, kl, beta if weighted else 1.0)
                     for r, kl, beta in zip(columns["reconstruction"], columns["kl"], betas, strict=True)
@@ -134,11 +138,12 @@ def learning_curves(histories: History | Mapping[str, History], title: str = "",
     panels = [
         Panel("loss", "epoch", "nats per image", parts["loss"]),
         Panel("reconstruction", "epoch", "nats per image", parts["reconstruction"]),
-        Panel("KL", "epoch", "nats per image", parts["kl"]),
     ]
+    if parts["kl"]:
+        panels.append(Panel("KL", "epoch", "nats per image", parts["kl"]))
     if parts["share"]:
         panels.append(Panel("share of the KL", "epoch", share, parts["share"]))
-    return curve_panels(panels, columns=2 if len(panels) == 4 else 3, title=title)
+    return curve_panels(panels, columns=3 if len(panels) == 3 else 2, title=title)
 
 
 def _share(reconstruction: float, kl: float, beta: float) -> float:

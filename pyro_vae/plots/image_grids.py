@@ -78,16 +78,20 @@ def _show(axes: Axes, sheet: Tensor) -> None:
 
 
 @default_style()
-def image_grid(images: Tensor, title: str = "", columns: int | None = None) -> Figure:
-    """Images `(N, C, H, W)` in [0, 1], in a sheet that is nearly square unless `columns` is given."""
+def image_grid(images: Tensor, title: str = "", columns: int | None = None, column_names: Sequence[str] = ()) -> Figure:
+    """Images `(N, C, H, W)` in [0, 1], in a sheet that is nearly square unless `columns` is given.
+
+    `column_names` stand over the columns, a name for each.
+    """
     images = _images("images", images)
     columns = round(len(images) ** 0.5) if columns is None else checks.positive_integer("columns", columns)
     rows = -(-len(images) // columns)
     height, width = images.shape[2:]
     side = min(7.0, 0.9 * columns)
-    figure = new_figure(side, side * rows * height / (columns * width) + 0.4)
+    figure = new_figure(side, side * rows * height / (columns * width) + 0.4 + 0.25 * bool(column_names))
     axes = figure.add_subplot()
     _show(axes, tile(images, columns))
+    _name_columns(axes, column_names, columns, width)
     set_only_title(axes, title)
     return figure
 
@@ -154,13 +158,18 @@ def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float
 
 def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
     n, _, height, width = next(iter(rows.values())).shape
-    if column_names and len(column_names) != n:
-        raise checks.fail("column_names", column_names, f"{n} names, one for each column")
     _show(axes, tile(torch.cat(list(rows.values())), n))
     names = ["\n".join(map(shortened, name.splitlines())) for name in rows]
     axes.set_yticks(
         [(height - 1) / 2 + row * (height + 1) for row in range(len(rows))], names, fontsize=9, parse_math=False
     )
+    _name_columns(axes, column_names, n, width)
+
+
+def _name_columns(axes: Axes, column_names: Sequence[str], n: int, width: int) -> None:
+    """A name over each of n columns of images that are `width` pixels wide, if there are names."""
+    if column_names and len(column_names) != n:
+        raise checks.fail("column_names", column_names, f"{n} names, one for each column")
     if column_names:
         axes.xaxis.tick_top()
         names = [shortened(name) for name in column_names]

@@ -19,7 +19,8 @@ class Epoch:
     """One line of a `History`; losses and their parts in nats per image, parts at beta = 1.
 
     `loss = reconstruction + beta * kl` for the ELBO (up to the noise of one sample of the KL term where the loss has it
-    in closed form); the importance-weighted loss is lower than its parts. `reconstruction` is -E[log p(x|z)].
+    in closed form); the importance-weighted loss is lower than its parts. A model may add terms of its own to its loss,
+    such as a discriminator's, a classification loss, or a codebook's penalty. `reconstruction` is -E[log p(x|z)].
     """
 
     epoch: int

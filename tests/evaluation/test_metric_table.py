@@ -63,3 +63,23 @@ def test_log_likelihoods_given_something_are_compared_with_those_given_the_same_
         assert len(set(groups)) == 3, name
         assert groups[2] == groups[3]
     assert METRICS["mse_per_pixel"].group(vars(plain)) == METRICS["mse_per_pixel"].group(vars(by_label[0]))
+
+
+def test_of_a_conditional_model_the_rows_say_what_the_densities_are_given():
+    names = ("mse_per_pixel", "kl_per_sample", "elbo_nats", "nll_nats", "bits_per_dimension", "active_units")
+    given = {"conditional_on": ["quadrants-2"]}
+    metrics = Metrics(**dict.fromkeys(names, 1.0), kl_by_site={"z": 1.0}, provenance=dict.fromkeys(names, given))
+    noted = {label for label, _, meaning in metrics.rows() if "; of the unseen pixels, given quadrants-2" in meaning}
+    assert noted == {"KL", "ELBO", "NLL", "bits per dimension"}
+    of_sites = Metrics(kl_by_site={"z": 1.0}, provenance={"kl_by_site": {"conditional_on": ["labels"]}})
+    ((_, value, meaning),) = of_sites.rows()
+    assert value == "z 1.00"
+    assert meaning.endswith("; given labels")
+
+
+def test_an_exact_likelihood_has_no_samples_to_count():
+    source = {"exact": True, "k": 50, "n": 12}
+    ((_, _, meaning),) = Metrics(nll_nats=1.0, provenance={"nll_nats": source}).rows()
+    assert "exact" in meaning
+    assert "(12 images)" in meaning
+    assert "importance" not in meaning

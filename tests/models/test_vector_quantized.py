@@ -12,6 +12,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 
 from pyro_vae import Spec, build, evaluate, fit, latent, load, load_data, save
 from pyro_vae._utils.checks import InputError
+from pyro_vae.evaluation import evidence as evidence_of
 from pyro_vae.evaluation.latent_codes.codebook import codebook_use
 from pyro_vae.models.code_priors import AutoregressiveCodes, UniformCodes
 from pyro_vae.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
@@ -493,6 +494,10 @@ def test_it_is_evaluated_by_its_traces(options):
     # one grid of codes is no sample of all of them, from which the evidence could be estimated
     with pytest.raises(InputError, match="VectorQuantized has no evidence"):
         evaluate(model, images, metrics=["evidence"], k=30, device="cpu")
+    with pytest.raises(
+        InputError, match="a model whose guide has a density; this one's is a point, whose weight is the"
+    ):
+        evidence_of(model, images, k=30, device="cpu")
 
 
 def test_other_models_have_no_codebook_metrics():

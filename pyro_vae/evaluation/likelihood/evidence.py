@@ -39,7 +39,7 @@ from pyro_vae.evaluation.likelihood.nll import (
     nll_of,
     reasons_for_doubt,
 )
-from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, check_density, weighted_draws
+from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, check_density, is_exact, weighted_draws
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.samples.features import fingerprint
 from pyro_vae.models import Model, check_evaluable
@@ -55,7 +55,8 @@ class Evidence:
     - `nll_mcse`: the Monte Carlo standard error of that mean for these images,
       :math:`\sqrt{\sum_n \mathrm{MCSE}_n^2} / n`. The spread over images includes this noise: `nll_se` is the error
       for other images, `nll_mcse` that of estimating the same ones again. Neither covers the bias: see `nll_by_k`.
-    - `bits_per_dimension`: `nll_nats` / (C H W log 2), where p(x) is a probability: of binary pixels, or of 256 levels
+    - `bits_per_dimension`: `nll_nats` / (C H W log 2), or of the values that are not seen alone where a
+      model is given a part of x, where p(x) is a probability: of binary pixels, or of 256 levels
       under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
       why. `bits_per_dimension_se` is its standard error over images, `bits` that of each image, `(n,)`.
     - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
@@ -67,6 +68,8 @@ class Evidence:
       estimated from the same draws, and is low where the largest weights were missed by chance: where most images are
       near or above the threshold, the trusted ones are no less biased than the rest.
     - `annealed`: on request, some of the distrusted images by annealed importance sampling.
+    - `exact`: whether the guide draws no latent site, so that there is nothing to sample: all are enumerated, or there
+      are none. `log_likelihood` is then log p(x), whatever k is.
     - `warnings`: one line for each reason to doubt that the NLL lies within its errors.
     """
 
@@ -88,6 +91,7 @@ class Evidence:
     pareto: ParetoSmoothed | None
     trusted: NLLOfSome | None
     annealed: AnnealedCheck | None
+    exact: bool
     warnings: tuple[str, ...]
 
 
@@ -178,6 +182,7 @@ def evidence_of(
         )
         raise checks.fail("anneal", anneal, expected)
     check_density(evaluation)
+    exact = is_exact(evaluation)
     columns = _weights_of(evaluation, k, decoded_at_once, seed, partial, progress)
     by_k = columns.pop("by_k")
     log_likelihood, mcse = by_k[:, 0].contiguous(), columns.pop("mcse", None)
@@ -215,7 +220,8 @@ def evidence_of(
         pareto=pareto,
         trusted=None if bool(distrusted.all()) else nll_of(log_likelihood, mcse, ~distrusted),
         annealed=check,
-        warnings=tuple(reasons_for_doubt(whole, curve, pareto, check)),
+        exact=exact,
+        warnings=() if exact else tuple(reasons_for_doubt(whole, curve, pareto, check)),
     )
 
 

@@ -75,3 +75,12 @@ def check_density(evaluation: Evaluation) -> None:
         raise checks.fail(
             "model", f"{type(evaluation.model).__name__} with a point for q(z|x)", "a guide that has a density"
         )
+
+
+def is_exact(evaluation: Evaluation) -> bool:
+    """Whether the guide draws no latent site: all are summed out, or there are none, and each weight is p(x)."""
+    x, densities = next(evaluation.batches(1))
+    if densities.has_parts:
+        return False
+    with seeded_rng(evaluation.device, 0), pyro.validation_enabled(False):
+        return not densities.traces.draws(x, 1).drawn

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae import latent
 from pyro_vae._utils import checks
 from pyro_vae.data import Images
+from pyro_vae.data.images import class_name
 from pyro_vae.models import Model
 from pyro_vae.models.base import condition_of, conditioned_batches, device_of, evaluating
 from pyro_vae.models.densities import groups_lacking, has_parts
@@ -85,7 +86,9 @@ def _samples_of_labels(model: Model, images: Images) -> Figure:
         raise checks.fail("images", images.name, "images with labels")
     labels = images.labels[images.labels >= 0].unique()[:10].cpu()
     samples = latent.prior_samples(model, 8 * len(labels), labels=labels.repeat(8))
-    return image_grid(samples, "Samples from the prior, decoded: a column for each label", columns=len(labels))
+    names = [class_name(label, images.class_names) for label in labels.tolist()]
+    title = "Samples from the prior, decoded: a column for each label"
+    return image_grid(samples, title, columns=len(names), column_names=names)
 
 
 def save_if_drawn(draw: Callable[[], Figure], path: Path) -> Path | None:
