@@ -33,7 +33,8 @@ from pyro_vae.data import Images
 from pyro_vae.enumerated_terms import enumerated_terms, is_enumerated
 from pyro_vae.free_bits import elbo_with_free_bits
 from pyro_vae.models import VAE, build
-from pyro_vae.models.base import device_of, evaluating, first_of
+from pyro_vae.models.base import device_of, evaluated_arguments, evaluating, first_of
+from pyro_vae.models.traces import enumerated_sites
 from pyro_vae.part_classes import construct, resolve
 from pyro_vae.parts import AnyPart, Part, checked
 from pyro_vae.path_gradient import is_delta, only_latent, support_moves, takes_path_gradient
@@ -197,8 +198,10 @@ def objective(name: AnyPart, particles: int = 1) -> ELBO:
 def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     """`name` as a Part, or what `auto` stands for with this model: see :class:`Auto`.
 
-    It is decided by the posterior of the first image. Programs other than those of a `VAE`, and posteriors that can't
-    be evaluated so, are trained with `elbo`, which suits any.
+    It is decided by the posterior of the first image. Posteriors that can't be evaluated so, and programs other than
+    those of a `VAE`, are trained with `elbo`, but for programs with an enumerated latent site, whose discrete values
+    `enumerated` alone sums over, and for a model that names another, as its `default_objective`, or the only one that
+    it can be trained with, as its `only_objective`.
 
     Raises:
         InputError: the model can't be trained with this objective.
@@ -210,11 +213,8 @@ def resolved(name: AnyPart, model: Any, images: Images) -> Part:
     ('path-gradient', 'mean-field')
     """
     part = checked("objective", name)
-    if part.kind in ("iwae-dreg", "mean-field"):
-        _check_sites(part.kind, model, images)
     if not _has_programs_of_vae(model):
-        default = getattr(model, "default_objective", "elbo")
-        return checked("objective", default) if part.kind == Auto.kind else part
+        return _for_programs(part, model, images)
     try:
         # With gradients, which tell whether a support moves with the parameters.
         with preserved_rng([device_of(model)]), evaluating(model, gradients=True), torch.enable_grad():
@@ -253,20 +253,34 @@ def _has_programs_of_vae(model: Any) -> bool:
     return all(getattr(program, "__func__", None) is of_vae for program, of_vae in programs)
 
 
-def _check_sites(kind: str, model: Any, images: Images) -> None:
-    """Checks what an objective asks of the latent sites; programs that can't be run like this are left to training."""
-    x = first_of(model, images)[:1]
+def _for_programs(part: Part, model: Any, images: Images) -> Part:
+    """:func:`resolved` of any pair; programs that can't be run on one image are left to training."""
+    traces = _traces_of_one(model, images)
+    only, why = getattr(model, "only_objective", None), f"{type(model).__name__} takes no other"
+    if traces and (sites := enumerated_sites(*traces)):
+        only, why = "enumerated", f"it sums over the discrete site {', '.join(sites)}"
+    if part.kind == Auto.kind:
+        return checked("objective", only or getattr(model, "default_objective", "elbo"))
+    if only and part.kind != only and not part.own:
+        raise checks.fail("objective", part.kind, f"{only}: {why}")
+    if traces and part.kind == "iwae-dreg":
+        only_latent(prune_subsample_sites(traces[0]))
+    if traces and part.kind == "mean-field":
+        _check_order(traces[1], traces[0])
+    return part
+
+
+def _traces_of_one(model: Any, images: Images) -> tuple[Any, Any] | None:
+    """The traces of guide and model for the first image; None where they can't be run so."""
     store = pyro.get_param_store()
     try:
+        x, arguments = first_of(model, images)[:1], evaluated_arguments(model, images.take(slice(0, 1)))
+        arguments = {name: values.to(x.device) for name, values in arguments.items()}
         with preserved_rng([x.device]), evaluating(model), store.scope(), pyro.validation_enabled(False):
-            guide_trace = poutine.trace(model.guide).get_trace(x)
-            model_trace = poutine.trace(poutine.replay(model.model, guide_trace)).get_trace(x)
+            guide = poutine.trace(model.guide).get_trace(x, **arguments)
+            return guide, poutine.trace(poutine.replay(model.model, guide)).get_trace(x, **arguments)
     except Exception:
-        return
-    if kind == "iwae-dreg":
-        only_latent(prune_subsample_sites(guide_trace))
-    else:
-        _check_order(model_trace, guide_trace)
+        return None
 
 
 def _check_order(model_trace: Any, guide_trace: Any) -> None:

@@ -69,6 +69,7 @@ class Adversarial(VAE):
 
     kind = "adversarial"
     lacks = ("evidence",)
+    only_objective = "elbo"  # others take the players' losses, or the densities left out, for parts of a bound
     samples_prior = True  #: p(z) is sampled, and needs no density
 
     def __init__(

@@ -366,7 +366,10 @@ def test_what_auto_is_and_what_can_be_trained_is_asked_of_the_parts():
     for spec in specs():
         closed = spec.model == "vae" and (spec.posterior, spec.prior) in CLOSED_FORM_KL
         moves = spec.model == "vae" and spec.posterior == "uniform"
-        default = getattr(build(spec), "default_objective", "elbo")
+        model = build(spec)
+        only = getattr(model, "only_objective", None)
+        default = only or getattr(model, "default_objective", "elbo")
+        only = "enumerated" if default == "enumerated" else only
         expected = (
             default if spec.model != "vae" else "path-gradient" if not moves else "mean-field" if closed else "elbo"
         )
@@ -377,12 +380,62 @@ def test_what_auto_is_and_what_can_be_trained_is_asked_of_the_parts():
         in_order = spec.model not in ("vae", "hierarchical")  # which is inferred in the opposite order of the model's
         for name, allowed in (("mean-field", closed or in_order), ("path-gradient", not moves)):
             wanted = dataclasses.replace(spec, objective=name)
-            if allowed:
+            if allowed and only in (None, name):
                 assert with_objective(wanted, ONE_IMAGE) == wanted
             else:
                 with pytest.raises(InputError, match=f"objective: given '{name}.*', expected"):
                     with_objective(wanted, ONE_IMAGE)
     assert settled >= {"path-gradient", "mean-field", "elbo"}
+
+
+class Enumerated(torch.nn.Module):
+    """A user's own pair, with a discrete site that both programs have, or the model alone."""
+
+    def __init__(self, in_guide):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(2))
+        self.in_guide = in_guide
+
+    def site(self):
+        pyro.sample("k", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+
+    def model(self, x, beta=1.0):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x)):
+            self.site()
+            pyro.sample("x", dist.Bernoulli(0.5).expand(x.shape[1:]).to_event(3), obs=x)
+
+    def guide(self, x, beta=1.0):
+        with pyro.plate("data", len(x)):
+            if self.in_guide:
+                self.site()
+
+
+ENUMERATED = {
+    "mixture": lambda: build(Spec(model="mixture", latent_dim=2, hidden=(4,))),
+    "semi-supervised": lambda: build(Spec(model="semi-supervised", latent_dim=2, hidden=(4,))),
+    "own, in both": lambda: Enumerated(True),
+    "own, in the model": lambda: Enumerated(False),
+}
+OTHERS = ("elbo", "iwae", "iwae-dreg", "mean-field", "path-gradient")
+
+
+@pytest.mark.parametrize("name", ENUMERATED)
+def test_enumerated_sites_need_the_objective_that_sums_over_them(name):
+    model = ENUMERATED[name]()
+    assert resolved("auto", model, ONE_IMAGE) == resolved("enumerated", model, ONE_IMAGE) == "enumerated"
+    for other in OTHERS:
+        expected = f"objective: given '{other}', expected enumerated: it sums over the discrete site [ky]$"
+        with pytest.raises(InputError, match=expected):
+            resolved(other, model, ONE_IMAGE)
+
+
+def test_the_adversarial_kind_is_trained_with_its_own_objective_alone():
+    model = build(Spec(model="adversarial", latent_dim=2, hidden=(4,)))
+    assert resolved("auto", model, ONE_IMAGE) == resolved("elbo", model, ONE_IMAGE) == "elbo"
+    for other in OTHERS[1:]:
+        with pytest.raises(InputError, match=f"given '{other}', expected elbo: Adversarial takes no other"):
+            resolved(other, model, ONE_IMAGE)
 
 
 @pytest.mark.parametrize(("posterior", "prior"), [("normal", "laplace"), ("laplace", "standard-normal")])
