@@ -256,11 +256,13 @@ def _has_programs_of_vae(model: Any) -> bool:
 def _for_programs(part: Part, model: Any, images: Images) -> Part:
     """:func:`resolved` of any pair; programs that can't be run on one image are left to training."""
     traces = _traces_of_one(model, images)
-    only, why = getattr(model, "only_objective", None), f"{type(model).__name__} takes no other"
+    only: str | None = getattr(model, "only_objective", None)
+    why = f"{type(model).__name__} takes no other"
     if traces and (sites := enumerated_sites(*traces)):
         only, why = "enumerated", f"it sums over the discrete site {', '.join(sites)}"
     if part.kind == Auto.kind:
-        return checked("objective", only or getattr(model, "default_objective", "elbo"))
+        default: AnyPart = getattr(model, "default_objective", "elbo")
+        return checked("objective", only or default)
     if only and part.kind != only and not part.own:
         raise checks.fail("objective", part.kind, f"{only}: {why}")
     if traces and part.kind == "iwae-dreg":

@@ -208,6 +208,10 @@ def decode_codes(model: Model, z: Tensor, *, site: str | None = None) -> Tensor:
 
     Of a model with several latent sites, `site` has these codes, by default the one next to the image; the others are
     at their location under the model.
+
+    Raises:
+        InputError: codes of another shape, or a model whose images depend on a discrete site as well, such as the class
+            of a `SemiSupervised`, which no code tells.
     """
     codes = checks.tensor("z", z)
     if codes.dim() != 2:
@@ -230,9 +234,15 @@ def _traced_images(model: Model, codes: Tensor, site: str | None) -> Tensor:
         shapes = traces.code_shapes()
         name = next(reversed(shapes)) if site is None else checks.one_of("site", site, tuple(shapes))
         try:
-            return traces.decode({name: z.unflatten(1, shapes[name])}, len(z)).cpu()
+            values = {name: z.unflatten(1, shapes[name])}
+            besides = traces.discrete_besides({name: values[name][:1]})
+            images = traces.decode(values, len(z)).cpu()
         except RuntimeError as error:
             raise checks.fail("z", codes, f"codes of shape (N, {math.prod(shapes[name])}) for {name}") from error
+    if besides:
+        described = f"{type(model).__name__}, whose images depend on the discrete {', '.join(besides)} besides {name}"
+        raise checks.fail("model", described, f"a model whose images depend on {name} alone")
+    return images
 
 
 def check_encodes(model: Model, images: Images, batch_size: int) -> None:

@@ -98,6 +98,22 @@ class Traces:
             trace = program.get_trace(None, 1.0, **self.arguments, size=size)
         return self._mean(trace, None, latent=tuple(values))
 
+    def discrete_besides(self, values: Mapping[str, Tensor]) -> list[str]:
+        """The discrete sites that p(x|z) depends on where other sites have these values, `(1, ...)` each: classes."""
+        program = poutine.trace(poutine.condition(self.pair.model, data=dict(values)))
+        with _programs_alone(), _AtLocation():
+            sites = _latent(program.get_trace(None, 1.0, **self.arguments, size=1))
+        supports = {
+            name: site["fn"].enumerate_support(expand=False).reshape(-1, *site["fn"].event_shape)
+            for name, site in sites.items()
+            if name not in values and getattr(site["fn"], "has_enumerate_support", False)
+        }
+        means = {
+            name: [self.decode({**values, name: value[None]}, 1) for value in support]
+            for name, support in supports.items()
+        }
+        return [name for name, (first, *others) in means.items() if any(not first.equal(mean) for mean in others)]
+
     def model_at(self, x: Tensor, values: Mapping[str, Tensor]) -> poutine.Trace:
         """The trace of the model of images x, whose latent sites have these values."""
         with _programs_alone():

@@ -12,6 +12,7 @@ from pyro.infer import Trace_ELBO
 
 from pyro_vae import Images, Spec, build, fit, latent, load, save
 from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments.figures.of_run import save_run_figures
 from pyro_vae.models.base import batch_arguments, evaluated_arguments
 from pyro_vae.models.conditional import Conditional
 from pyro_vae.models.stacked import StackedSemiSupervised
@@ -179,6 +180,25 @@ def test_labels_of_no_class_are_one_line(model, labels):
     if not isinstance(model(), Conditional):
         with pytest.raises(InputError, match=message):
             model().model(labels=torch.tensor(labels))
+
+
+def test_codes_without_a_class_make_no_image(tmp_path):
+    """p(x|y, z) is not of z alone; the codes of a stacked model are features, which tell the whole image."""
+    images, message = some_images(4), "model: given 'SemiSupervised, whose images depend on the discrete y besides z'"
+    model, x = MODELS["m2"](), images.as_float()
+    for refused in (
+        lambda: latent.decode_codes(model, torch.zeros(1, 2)),
+        lambda: latent.interpolate(model, x[0], x[1]),
+        lambda: latent.manifold(model, 2),
+    ):
+        with pytest.raises(InputError, match=message):
+            refused()
+    assert latent.interpolate(MODELS["stacked"](), x[0], x[1], 3).shape == (3, 1, 8, 8)
+    mixture = build(Spec(model="mixture", latent_dim=2, hidden=(8,)))
+    expected = mixture.likelihood_of(torch.zeros(1, 2)).mean
+    torch.testing.assert_close(latent.decode_codes(mixture, torch.zeros(1, 2)), expected.detach())
+    drawn = {path.stem for path in save_run_figures(model, images, None, tmp_path)}
+    assert drawn == {"reconstructions", "latent", "samples"}
 
 
 def test_the_vae_below_a_stacked_model_stays_as_it_is(x):

@@ -33,8 +33,9 @@ def save_run_figures(
     """Saves the pictures of a run: reconstructions, codes, interpolation, curves; of a VAE also samples, 2-d manifold.
 
     A model that is conditional on labels or covariates reconstructs images given theirs, and is sampled given the
-    labels of test images; it has no interpolation and no manifold, whose codes have no label. Of a model with several
-    latent sites the codes are those of the site next to the image. A picture that can't be drawn is left out, with a
+    labels of test images; it has no interpolation and no manifold, whose codes have no label, and neither has a model
+    whose images depend on a latent class besides the code. Of a model with several latent sites the codes are those of
+    the site next to the image. A picture that can't be drawn is left out, with a
     warning that says why.
     """
     curves: dict[str, Callable[[], Figure]] = {}
@@ -49,6 +50,7 @@ def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
     """The pictures that need a trained model, by name."""
     first = images.take(slice(0, 20))
     originals, condition, lacking = first.as_float(), condition_of(model), groups_lacking(model)
+    decodes_codes = _decodes_codes(model, images)
     title = f"{images.name}: codes of {len(images):,} images"
 
     def plane() -> latent.Plane:
@@ -68,16 +70,29 @@ def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
     }
     if len(images) > 1:
         figures["latent"] = lambda: latent_scatter(plane(), images.labels, images.class_names, title)
-        if not condition and (has_parts(model) or "samples" not in lacking):
+        if decodes_codes:
             figures["interpolation"] = of_interpolation
     if condition == ["labels"]:
         figures["samples"] = lambda: _samples_of_labels(model, images)
     elif not condition and "samples" not in lacking:
         figures["samples"] = lambda: image_grid(latent.prior_samples(model, 64), "Samples from the prior, decoded")
-        if latent.codes(model, images.take(slice(0, 1))).shape[1] == 2:
+        if decodes_codes and latent.codes(model, images.take(slice(0, 1))).shape[1] == 2:
             figures["manifold-even"] = lambda: of_manifold("even", "an even grid")
             figures["manifold-quantiles"] = lambda: of_manifold("quantiles", "quantiles of the prior")
     return figures
+
+
+def _decodes_codes(model: Model, images: Images) -> bool:
+    """Whether a code alone makes an image, without a condition, or a class that the model infers."""
+    if condition_of(model) or has_parts(model):
+        return not condition_of(model)
+    if "samples" in groups_lacking(model):
+        return False
+    try:
+        latent.decode_codes(model, latent.codes(model, images.take(slice(0, 1))))
+    except checks.InputError:
+        return False
+    return True
 
 
 def _samples_of_labels(model: Model, images: Images) -> Figure:
