@@ -31,9 +31,9 @@ def enumerated_terms(model_trace: Any, guide_trace: Any) -> tuple[list[Tensor], 
         Terms of log p(x|.), of log q, and of log p of the latent sites.
     """
     of_model, of_guide = _sites(model_trace), _sites(guide_trace)
-    latent = {name: site["unscaled_log_prob"] for name, site in of_model.items() if not site["is_observed"]}
-    observed = [site["unscaled_log_prob"] for site in of_model.values() if site["is_observed"]]
-    log_q = [of_guide[name]["unscaled_log_prob"] for name in latent if name in of_guide]
+    latent = {name: unscaled_log_prob(site) for name, site in of_model.items() if not site["is_observed"]}
+    observed = [unscaled_log_prob(site) for site in of_model.values() if site["is_observed"]]
+    log_q = [unscaled_log_prob(of_guide[name]) for name in latent if name in of_guide]
     enumerated = [name for name in latent if name in of_guide and _dim_of(of_guide[name]) is not None]
     dims = {dim for name in enumerated if (dim := _dim_of(of_guide[name])) is not None}
     log_weights: Any = sum(of_guide[name]["unscaled_log_prob"] for name in enumerated)
@@ -51,6 +51,15 @@ def enumerated_terms(model_trace: Any, guide_trace: Any) -> tuple[list[Tensor], 
         return torch.where(weights > 0, weights * values, 0.0).sum()  # 0 log 0 = 0
 
     return [*map(expected, observed)], [*map(expected, log_q)], [*map(expected, latent.values())]
+
+
+def unscaled_log_prob(site: Any) -> Tensor:
+    """The log-probabilities of a site without its scale, and 0 where a mask leaves an element out.
+
+    A mask that is no tensor leaves all out: that of a beta of 0, which is no reason to leave out a KL that is reported.
+    """
+    mask, values = site["mask"], site["unscaled_log_prob"]
+    return torch.where(mask, values, 0.0) if isinstance(mask, Tensor) else values
 
 
 def _sites(trace: Any) -> dict[str, Any]:

@@ -105,7 +105,11 @@ METRICS = {
     ),
     "elbo_nats": _nats("ELBO", "-(reconstruction + KL), nats per image", "higher", "elbo_se"),
     "active_units": Metric(
-        "active units", "", "latent dimensions that tell images apart", digits=0, error="active_units_se"
+        "active units",
+        "",
+        "latent dimensions that tell images apart; not under a condition",
+        digits=0,
+        error="active_units_se",
     ),
     "codes_used": Metric("codes used", "", "share of the discrete codes that stand for any place", "higher", digits=3),
     "code_perplexity": Metric("code perplexity", "", "exp of the entropy of how often each code stands", digits=1),

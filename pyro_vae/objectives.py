@@ -30,7 +30,7 @@ from torch.distributions import kl_divergence
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.data import Images
-from pyro_vae.enumerated_terms import enumerated_terms, is_enumerated
+from pyro_vae.enumerated_terms import enumerated_terms, is_enumerated, unscaled_log_prob
 from pyro_vae.free_bits import elbo_with_free_bits
 from pyro_vae.models import VAE, build
 from pyro_vae.models.base import device_of, evaluated_arguments, evaluating, first_of
@@ -378,9 +378,9 @@ def _terms(model_trace: Any, guide_trace: Any) -> tuple[list[Tensor], list[Tenso
     for name, site in model_trace.nodes.items():
         if site["type"] != "sample":
             continue
-        (log_likelihood if site["is_observed"] else log_p).append(site["unscaled_log_prob"].sum())
+        (log_likelihood if site["is_observed"] else log_p).append(unscaled_log_prob(site).sum())
         if not site["is_observed"]:
-            log_q.append(guide_trace.nodes[name]["unscaled_log_prob"].sum())
+            log_q.append(unscaled_log_prob(guide_trace.nodes[name]).sum())
     return log_likelihood, log_q, log_p
 
 

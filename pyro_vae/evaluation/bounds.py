@@ -136,7 +136,8 @@ def bounds(
             same for all models (:func:`pyro_vae.data.dequantize`).
         samples: posterior samples per image for the Monte Carlo parts.
         batch_size: images decoded at a time, up to the 100 that are encoded, and whose noise is drawn, together. It
-            bounds the memory, and changes the result by rounding only.
+            bounds the memory, and changes the result by rounding only; that of a pair that is evaluated by its traces
+            through the noise as well.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
         seed: of the posterior samples. The global generators are as before afterwards.
         progress: a progress bar where standard error is a terminal; else a line every half minute.

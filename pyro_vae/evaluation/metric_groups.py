@@ -253,13 +253,18 @@ def _codes_group(evaluation: Evaluation, batch_size: int, seed: int) -> _Group:
 
 
 def _sites_group(evaluation: Evaluation, seed: int) -> _Group:
-    """The active units of each continuous latent site of a pair, and of all."""
+    """The active units of each continuous latent site of a pair, and of all; none of a pair with a condition.
+
+    The codes of such a pair vary with what they are given, whether or not they tell images apart.
+    """
+    about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
+    if _condition(evaluation):
+        return _Group({}, about)
     seeds = seed, stream_seed(seed, "other codes")
     means, others = (
         site_means(evaluation.model, evaluation.images, device=evaluation.device, seed=stream) for stream in seeds
     )
     by_site = {name: active_units(means[name], others=others[name]) for name in means}
-    about = {name: value for name, value in _likelihood(evaluation).items() if name != "dequantized"}
     if not by_site:
         return _Group({}, about)
     units = active_units(torch.cat([*means.values()], 1), others=torch.cat([*others.values()], 1))

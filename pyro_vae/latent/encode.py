@@ -59,7 +59,9 @@ def location_of(densities: Densities, x: Tensor, site: str | None = None) -> Ten
     if not by_site:
         expected = "a model with a continuous latent site, which has codes"
         raise checks.fail("model", type(densities.model).__name__, expected)
-    return by_site[next(iter(by_site)) if site is None else checks.one_of("site", site, tuple(by_site))].flatten(1)
+    return by_site[next(iter(by_site)) if site is None else checks.one_of("site", site, tuple(by_site))].reshape(
+        len(x), -1
+    )
 
 
 def posterior_means(
@@ -108,7 +110,7 @@ def site_means(
             with seeded_rng(target, stream_seed(seed, f"codes {block}")):
                 drawn = densities.traces.draws(x, draws)
             for name in drawn.continuous:
-                means.setdefault(name, []).append(drawn.mean_value(name).flatten(1).cpu())
+                means.setdefault(name, []).append(drawn.mean_value(name).reshape(len(x), -1).cpu())
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 

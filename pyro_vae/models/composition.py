@@ -21,6 +21,7 @@ from pyro_vae.spec import SPEC_FIELDS, Spec
 
 _TAKEN_AS = {
     "network": ("encoder", "decoder"),
+    "hidden": ("encoder", "decoder", "hidden"),
     "likelihood": ("likelihood",),
     "prior": ("prior",),
     "posterior": ("posterior",),
@@ -63,17 +64,17 @@ def compose(spec: Spec, shape: tuple[int, ...]) -> Any:
 
 
 def warn_if_ignored(spec: Spec) -> None:
-    """Warns of the parts in a spec that a model of the user's own does not take."""
-    if not Part.of(spec.model).own:
-        return
-    asked = part_classes.arguments("model", spec.model)
+    """Warns of the parts in a spec that its model does not take."""
+    asked = set(part_classes.arguments("model", spec.model))
+    is_own = Part.of(spec.model).own  # what such a model makes of its spec is not known
     ignored = [
         f"{name} {getattr(spec, name)}"
         for name, arguments in _TAKEN_AS.items()
-        if getattr(spec, name) != SPEC_FIELDS[name].default and not {"spec", *arguments} & set(asked)
+        if getattr(spec, name) != SPEC_FIELDS[name].default
+        and not asked & {*arguments, *(["spec"] if is_own or name in ("network", "hidden") else [])}
     ]
     if ignored:
-        takes = ", ".join(asked) or "no arguments"
+        takes = ", ".join(part_classes.arguments("model", spec.model)) or "no arguments"
         text = f"{Part.of(spec.model).kind} takes {takes}, so that this has no effect: {', '.join(ignored)}"
         warnings.warn(text, stacklevel=3)
 

@@ -20,7 +20,7 @@ class Case:
     - `mean`: of p(x|z), `(K, N, C, H, W)`; None where the site of the images has no mean.
     - `points`: the latent sites whose guide is a point in a continuum, without a density.
     - `certain`: whether the guide draws nothing, as it is a point at every site.
-    - `determined`: the latent sites that are a function of the others, a point in both programs.
+    - `continuous`: the latent sites that are drawn from a continuum, and no function of the others.
     """
 
     values: Mapping[str, Tensor]
@@ -30,7 +30,7 @@ class Case:
     mean: Tensor | None
     points: tuple[str, ...] = ()
     certain: bool = False
-    determined: tuple[str, ...] = ()
+    continuous: tuple[str, ...] = ()
 
     @property
     def log_joint(self) -> Tensor:
@@ -65,10 +65,7 @@ class Draws:
     @property
     def continuous(self) -> tuple[str, ...]:
         """Those of them that are continuous, and no function of the others."""
-        case = self.cases[0]
-        return tuple(
-            name for name in self.drawn if case.values[name].is_floating_point() and name not in case.determined
-        )
+        return self.cases[0].continuous
 
     @property
     def has_density(self) -> bool:

@@ -49,21 +49,48 @@ class Traces:
         """k draws of the guide for each image, all at once: the batch is repeated k times."""
         n = len(x)
         images = x.repeat(k, *[1] * (x.dim() - 1))
-        arguments = {name: value.repeat(k, *[1] * (value.dim() - 1)) for name, value in self.arguments.items()}
+        arguments = self._repeated(k)
         with _programs_alone():
             guide, model = self._run(images, arguments)
-            supports = enumerated_sites(guide, model)
-            in_guide = tuple(name for name in supports if name in guide.nodes)
-            in_model = tuple(name for name in supports if name not in guide.nodes)
-            supports = {name: supports[name] for name in (*in_guide, *in_model)}
+            supports = {
+                name: [value.expand(n * k, *value.shape) for value in values]
+                for name, values in enumerated_sites(guide, model).items()
+            }
+            in_guide = tuple(name for name in guide.nodes if name in supports)
+            in_model = tuple(name for name in supports if name not in in_guide)
+            if not supports:
+                return Draws((_case(guide, model, x, k, n, {}),), (), (), {})
             cases = []
-            for values in itertools.product(*supports.values()):
-                fixed = {name: value.expand(n * k, *value.shape) for name, value in zip(supports, values, strict=True)}
-                if fixed:
-                    guide, model = self._run(images, arguments, fixed)
-                cases.append(_case(guide, model, x, k, n, fixed))
+            for fixed, drawn in self._guides(guide, images, arguments, {name: supports[name] for name in in_guide}):
+                # The same draws for all values of the sites of the model alone, which are summed out given these.
+                for values in itertools.product(*(supports[name] for name in in_model)):
+                    every = fixed | dict(zip(in_model, values, strict=True))
+                    cases.append(_case(drawn, self._replayed(drawn, images, arguments, every), x, k, n, every))
         sizes = {name: len(values) for name, values in supports.items()}
         return Draws(tuple(cases), in_guide, in_model, sizes)
+
+    def _guides(
+        self,
+        first: poutine.Trace,
+        images: Tensor,
+        arguments: Mapping[str, Tensor],
+        supports: Mapping[str, list[Tensor]],
+    ) -> list[tuple[dict[str, Tensor], poutine.Trace]]:
+        """A trace of the guide for each combination of values of its enumerated sites, in its order.
+
+        Traces share the draws of all sites before the first whose value they differ in.
+        """
+        traces: list[tuple[dict[str, Tensor], poutine.Trace]] = [({}, first)]
+        for site, values in supports.items():
+            traces = [
+                (fixed | {site: value}, self._guide(images, arguments, fixed | {site: value}, _before(trace, site)))
+                for fixed, trace in traces
+                for value in values
+            ]
+        return traces
+
+    def _repeated(self, k: int) -> dict[str, Tensor]:
+        return {name: value.repeat(k, *[1] * (value.dim() - 1)) for name, value in self.arguments.items()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z), each site of the guide at its mean or, where it is discrete, at its mode."""
@@ -139,23 +166,51 @@ class Traces:
                 raise _unreadable(self.pair, f"the latent site {name} in `guide` alone")
         for name in of_model:
             if name not in of_guide and name not in enumerated:
-                expected = "a guide that draws it, or infer={'enumerate': 'parallel'} if it is discrete"
+                expected = "a guide that draws it, or infer={'enumerate': 'parallel'} if its values are finitely many"
                 raise _unreadable(self.pair, f"the latent site {name} in `model` alone", expected)
-        _image_site(model, x)
+        self._check_images(model, x)
         for trace in (guide, model):
             trace.compute_log_prob()
             for name, site in _sampled(trace).items():
-                if not any(frame.name == PLATE for frame in site["cond_indep_stack"]):
+                frames = site["cond_indep_stack"]
+                if not any(frame.name == PLATE for frame in frames):
                     raise _unreadable(self.pair, f"the site {name} outside of the plate `{PLATE}`")
+                if not site["is_observed"] and [(frame.name, frame.dim) for frame in frames] != [(PLATE, -1)]:
+                    expected = f"the plate `{PLATE}` alone, at dim -1: further dimensions are of the event (`to_event`)"
+                    raise _unreadable(self.pair, f"the latent site {name} in other plates", expected)
+        try:
+            with _programs_alone():
+                self._run(x.repeat(2, *[1] * (x.dim() - 1)), self._repeated(2))
+        except (ValueError, RuntimeError) as error:
+            expected = f"programs that take a batch of any size, with all of it in the plate `{PLATE}`"
+            raise _unreadable(
+                self.pair, f"an error for a batch of {2 * len(x)} ({str(error).splitlines()[0]})", expected
+            ) from error
 
-    def _run(
-        self, x: Tensor, arguments: Mapping[str, Tensor], fixed: Mapping[str, Tensor] | None = None
-    ) -> tuple[poutine.Trace, poutine.Trace]:
+    def _check_images(self, model: poutine.Trace, x: Tensor) -> None:
+        name = _image_site(model, x)
+        if (model.nodes[name]["infer"] or {}).get("_deterministic"):
+            expected = "images that are observed as a whole, without `obs_mask`"
+            raise _unreadable(self.pair, f"a part of the site {name} observed", expected)
+
+    def _run(self, x: Tensor, arguments: Mapping[str, Tensor]) -> tuple[poutine.Trace, poutine.Trace]:
         """The trace of the guide, and that of the model at its draws."""
-        data = dict(fixed or {})
-        guide = poutine.trace(poutine.condition(self.pair.guide, data=data)).get_trace(x, 1.0, **arguments)
-        replayed = poutine.replay(poutine.condition(self.pair.model, data=data), trace=_latent_alone(guide))
-        return guide, poutine.trace(replayed).get_trace(x, 1.0, **arguments)
+        guide = poutine.trace(self.pair.guide).get_trace(x, 1.0, **arguments)
+        return guide, self._replayed(guide, x, arguments, {})
+
+    def _guide(
+        self, x: Tensor, arguments: Mapping[str, Tensor], fixed: Mapping[str, Tensor], drawn: poutine.Trace
+    ) -> poutine.Trace:
+        """A trace of the guide where some sites have fixed values, and those in `drawn` the values there."""
+        program = poutine.replay(poutine.condition(self.pair.guide, data=dict(fixed)), trace=drawn)
+        return poutine.trace(program).get_trace(x, 1.0, **arguments)
+
+    def _replayed(
+        self, guide: poutine.Trace, x: Tensor, arguments: Mapping[str, Tensor], fixed: Mapping[str, Tensor]
+    ) -> poutine.Trace:
+        """The trace of the model at the draws of a guide, where some sites have fixed values."""
+        program = poutine.replay(poutine.condition(self.pair.model, data=dict(fixed)), trace=_latent_alone(guide))
+        return poutine.trace(program).get_trace(x, 1.0, **arguments)
 
     def _at_location(self, x: Tensor) -> tuple[poutine.Trace, poutine.Trace]:
         with _programs_alone(), _AtLocation():
@@ -201,7 +256,7 @@ def _continuous(trace: poutine.Trace) -> dict[str, Tensor]:
     return {
         name: site["value"]
         for name, site in _latent(trace).items()
-        if site["value"].is_floating_point() and not _is_enumerated(site)
+        if _is_continuous(site) and not _is_enumerated(site)
     }
 
 
@@ -222,7 +277,11 @@ def _case(guide: poutine.Trace, model: poutine.Trace, x: Tensor, k: int, n: int,
         log_likelihood=torch.stack([_log_prob(site, k, n) for site in observed]).sum(0),
         mean=None if mean is None else mean.unflatten(0, (k, n)),
         points=tuple(name for name, site in latent_of_guide.items() if _is_point(site, latent_of_model[name])),
-        determined=tuple(name for name, site in latent_of_model.items() if _is_real_point(site)),
+        continuous=tuple(
+            name
+            for name in drawn
+            if _is_continuous(latent_of_model[name]) and not is_delta(latent_of_model[name]["fn"])
+        ),
         certain=bool(latent_of_guide) and all(is_delta(site["fn"]) for site in latent_of_guide.values()),
     )
 
@@ -267,6 +326,9 @@ def _mean_of(site: Mapping[str, Any], x: Tensor | None) -> Tensor | None:
         return None
     if getattr(site["fn"], "has_enumerate_support", False) and not bool(mean.isfinite().all()):  # of a categorical
         return None
+    frame = next((frame for frame in site["cond_indep_stack"] if frame.name == PLATE), None)
+    if frame is not None:  # plates inside that of the images are dimensions of the image
+        mean = mean.movedim(frame.dim - len(site["fn"].event_shape), 0)
     return mean if x is None or mean.numel() != x.numel() else mean.reshape(x.shape)
 
 
@@ -275,11 +337,14 @@ def _is_point(of_guide: Mapping[str, Any], of_model: Mapping[str, Any]) -> bool:
 
     So has a point that is one in the model, too: other sites determine it.
     """
-    return _is_real_point(of_guide) and not is_delta(of_model["fn"])
+    return is_delta(of_guide["fn"]) and _is_continuous(of_model)
 
 
-def _is_real_point(site: Mapping[str, Any]) -> bool:
-    return is_delta(site["fn"]) and site["value"].is_floating_point()
+def _is_continuous(site: Mapping[str, Any]) -> bool:
+    """Whether a site of the model is drawn from a continuum, and not determined by others."""
+    is_real = site["value"].is_floating_point() and not is_delta(site["fn"])
+    support = site["fn"].support if is_real else None
+    return is_real and not (support is not None and support.is_discrete)
 
 
 class _AtLocation(Messenger):
@@ -291,6 +356,16 @@ class _AtLocation(Messenger):
         fn = message["fn"]
         message["value"] = fn.mode if fn.support.is_discrete else location(fn)
         message["done"] = True
+
+
+def _before(trace: poutine.Trace, site: str) -> poutine.Trace:
+    """The latent sites of a trace that come before a site."""
+    drawn = _latent_alone(trace)
+    names = list(trace.nodes)
+    for name in names[names.index(site) :]:
+        if name in drawn.nodes:
+            drawn.remove_node(name)
+    return drawn
 
 
 def _latent_alone(trace: poutine.Trace) -> poutine.Trace:

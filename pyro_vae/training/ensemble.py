@@ -33,6 +33,8 @@ from pyro_vae.training.distributed import peers
 from pyro_vae.training.ensemble_step import Members
 from pyro_vae.training.history import Epoch, History, epoch_of
 
+_OF_PIXELS = "a model of pixels alone; `fit` trains it, for one seed after another"
+
 
 def fit_many(
     spec: Spec,
@@ -100,6 +102,10 @@ def fit_many(
     if names := list(batch_arguments(model, images)):
         expected = "a model of pixels alone; `fit` trains it, for one seed after another"
         raise checks.fail("spec.model", f"{spec.model}, which takes {', '.join(names)}", expected)
+    if hasattr(model, "training_images"):
+        raise checks.fail(
+            "spec.model", spec.model, "a model of pixels alone; `fit` trains it, for one seed after another"
+        )
     check_training_images(model, images)
     train, held_out = _image_sets(specs, images, model, target)
     steps_per_epoch = math.ceil(train.count / spec.batch_size)

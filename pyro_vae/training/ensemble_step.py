@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from pyro_vae._utils import checks
 from pyro_vae._utils.rng import generator_states, set_generator_states
 from pyro_vae.data.batches import dequantized, to_unit
 from pyro_vae.models import build
-from pyro_vae.models.base import dtype_of
+from pyro_vae.models.base import dtype_of, evaluating
 from pyro_vae.objectives import Losses, Terms, exact_totals, objective
 from pyro_vae.spec import Spec
 from pyro_vae.svi import backends
@@ -194,7 +195,9 @@ class Members:
                 loss = torch.as_tensor(self._elbo.loss_and_grads(*program, *arguments))
                 return (loss, *(param.grad for param in params))
 
-        of_one_member = capture(estimate, [*params, x[0].clone()], [*params, x[0].flip(0) * 0.5])
+        mode = evaluating(self._template, gradients=True) if kind == "evaluate" else nullcontext()
+        with mode:
+            of_one_member = capture(estimate, [*params, x[0].clone()], [*params, x[0].flip(0) * 0.5])
         draws = _lift_draws(of_one_member.graph, len(params) + 1, len(self.models))
         stacked = {id(buffer): self.buffers[name] for name, buffer in self._template.named_buffers()}
         stacked |= {id(self._terms.sums): self.sums, id(self._terms.lost): self.lost}

@@ -127,6 +127,60 @@ def test_an_enumerated_component_is_summed_exactly(guided):
     assert measured.kl_by_site.keys() == {"y"}
 
 
+class MixtureOfCodes(nn.Module):
+    """p(c) p(z|c) p(x|z), with z drawn by the guide, and c in the model alone, or also in the guide, given z."""
+
+    def __init__(self, guided=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.guided = guided
+        self.locs = torch.tensor([-3.0, 0.0, 3.0])
+
+    def log_p(self, z):
+        """log p(c, z), the last dimension over c."""
+        return dist.Normal(self.locs, 1.0).log_prob(z[..., None]) - torch.tensor(3.0).log()
+
+    def model(self, x=None, beta=1.0, *, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(self.locs[c], 1.0))
+            mean = z[..., None, None, None].expand(*z.shape, 1, 2, 2)
+            pyro.sample("x", dist.Normal(mean, 0.5).to_event(3), obs=x)
+
+    def guide(self, x, beta=1.0):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(4 * x.mean((1, 2, 3)) - 2, 2.0))
+            if self.guided:
+                pyro.sample("c", dist.Categorical(logits=self.log_p(z)), infer={"enumerate": "parallel"})
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_values_of_an_enumerated_site_share_the_draws_of_the_sites_before_it(guided):
+    pair, x = MixtureOfCodes(guided), images().as_float()
+    with torch.random.fork_rng():
+        draws = Traces(pair).draws(x, 40)
+    z = draws.cases[0].values["z"]
+    for case in draws.cases:
+        torch.testing.assert_close(case.values["z"], z, rtol=0, atol=0)
+    log_likelihood = dist.Normal(z[..., None, None, None], 0.5).log_prob(x).sum((2, 3, 4))
+    log_q = dist.Normal(4 * x.mean((1, 2, 3)) - 2, 2.0).log_prob(z)
+    expected = (log_likelihood + pair.log_p(z).logsumexp(-1) - log_q).double()
+    torch.testing.assert_close(draws.log_weights(), expected, rtol=0, atol=1e-4)
+    # With the exact p(c|z) in the guide, or c in the model alone, a draw's ELBO is its log-weight.
+    elbo = -(draws.reconstruction() + sum(draws.kl().values()))
+    torch.testing.assert_close(elbo.double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(draws.log_case_weights().exp().sum(0), torch.ones(40, 6))
+    torch.testing.assert_close(draws.probabilities("c"), pair.log_p(z).softmax(-1).mean(0))
+    torch.testing.assert_close(draws.mean_value("z"), z.mean(0))
+
+
+def test_a_scalar_site_has_codes_and_evidence():
+    metrics = evaluate(MixtureOfCodes(), images(30), metrics=["bounds", "codes", "evidence"], k=50)
+    assert metrics.active_units_by_site == {"z": 1}
+    assert -metrics.nll_nats > metrics.elbo_nats
+    assert latent.codes(MixtureOfCodes(), images()).shape == (6, 1)
+
+
 def test_elbo_and_kl_to_the_exact_posterior_are_the_evidence():
     pair, x = Mixture(True, wrong=0.8), images().as_float()
     joint = pair.log_joint(x)
@@ -236,9 +290,38 @@ def with_outside(x=None, beta=1.0, *, size=None):
     program(z, pixels)(x, beta, size=size)
 
 
+def in_pixels(x):
+    with pyro.plate("pixels", 4, dim=-2):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def enumerated_in_pixels(x):
+    with pyro.plate("pixels", 4, dim=-2):
+        pyro.sample("c", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+
+
+def subsampled(x=None, beta=1.0, *, size=None):
+    with pyro.plate("data", 600, subsample=torch.arange(2)):
+        z(x)
+        pixels(x)
+
+
+def half_observed(x):
+    obs_mask = torch.tensor([True, False])[:, None, None, None]
+    p = dist.Normal(torch.zeros(1, 2, 2), 1.0).expand([2, 1, 2, 2]).to_event(3)
+    pyro.sample("x", p, obs=x, obs_mask=obs_mask[:, 0, 0, 0])
+
+
+def of_unobserved(x):
+    pyro.sample("x_unobserved", dist.Normal(torch.zeros(2, 1, 2, 2), 1.0).to_event(3))
+
+
 @pytest.mark.parametrize(
     ("model", "guide", "metrics", "message"),
     [
+        (program(in_pixels, pixels), program(in_pixels), ["bounds"], "the latent site z in other plates"),
+        (program(enumerated_in_pixels, pixels), program(), ["bounds"], "the latent site c in other plates"),
+        (program(half_observed), program(of_unobserved), ["bounds"], "a part of the site x observed"),
         (program(z, pixels), program(), ["bounds"], "the latent site z in `model` alone"),
         (program(z, pixels), outside, ["bounds"], "the latent site w in `guide` alone"),
         (with_outside, outside, ["bounds"], "the site w outside of the plate `data`"),
@@ -275,6 +358,22 @@ def test_plates_inside_that_of_the_images_are_summed():
         draws = traces.draws(x, 3)
     expected = dist.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(-1)
     torch.testing.assert_close(draws.log_weights().float(), expected.expand(3, -1))
+
+
+def test_the_mean_of_pixels_in_a_plate_of_their_own_is_that_of_their_image():
+    def exact(x=None, beta=1.0, *, size=None):
+        with pyro.plate("data", len(x), dim=-1):
+            code = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            with pyro.plate("pixels", 4, dim=-2):
+                pyro.sample("x", dist.Normal(code.T, 0.1), obs=x.flatten(1).T)
+
+    def guide(x, beta=1.0):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.flatten(1), 1e-6).to_event(1))
+
+    measured = bounds(Broken(model=exact, guide=guide), images())
+    assert measured.mse_per_pixel == pytest.approx(0, abs=1e-9)
+    assert measured.mse_per_pixel_sampled == pytest.approx(0, abs=1e-9)
 
 
 def test_parameters_are_left_in_no_store_and_read_where_they_are():
@@ -324,3 +423,19 @@ def test_a_point_mass_on_a_code_is_a_probability_and_what_it_determines_adds_not
     assert evaluate(pair, images(), metrics=["codes"]).active_units is None
     with pytest.raises(InputError, match="a point for q"):  # all its weights are the same: the ELBO
         evidence(pair, images(), k=2)
+
+
+def test_an_evidence_is_not_resumed_with_other_parameters_of_the_store(tmp_path):
+    def scaled(x=None, beta=1.0, *, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z(x)
+            scale = pyro.param("scale", torch.tensor(0.3))
+            pyro.sample("x", dist.Normal(torch.zeros(1, 2, 2), scale).to_event(3), obs=x)
+
+    results = []
+    for scale in (0.3, 1.5):
+        with pyro.get_param_store().scope():
+            pyro.param("scale", torch.tensor(scale))
+            pair = Broken(model=scaled, guide=program(z))
+            results.append(evidence(pair, images(), k=3, partial=tmp_path / "partial.safetensors").nll_nats)
+    assert abs(results[0] - results[1]) > 0.1

@@ -257,3 +257,22 @@ def test_a_study_trains_and_evaluates_it(pair, tmp_path, capsys):
     assert main(["study", "mine.toml", "--out", "STUDY", "--device", "cpu", "--threads", "1"]) == 0
     assert "| pair |" in (tmp_path / "STUDY" / "results.md").read_text()
     assert json.loads((tmp_path / "STUDY" / "runs" / "pair" / "seed-0" / "metrics.json").read_text())["elbo_nats"] < 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"model": "ladder", "posterior": "planar"}, "posterior planar"),
+        ({"model": "mixture", "prior": "laplace"}, "prior laplace"),
+        ({"model": "vector-quantized", "network": "conv", "hidden": (8,)}, "network conv, hidden"),
+        ({"model": "autoencoder", "prior": "laplace"}, "prior laplace"),
+    ],
+)
+def test_a_part_that_a_kind_does_not_take_is_warned_of(fields, part):
+    with pytest.warns(UserWarning, match=f"has no effect: {part}"):
+        build(Spec(**fields))
+
+
+def test_no_kind_warns_of_what_it_takes():
+    for model in ("semi-supervised", "conditional", "hierarchical"):
+        build(Spec(model=model, hidden=(8,), network={"kind": "mlp", "activation": "relu"}))

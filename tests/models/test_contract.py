@@ -17,7 +17,9 @@ from pyro_vae.parts import kinds
 COMMON = {"latent_dim": 3, "hidden": (16,), "batch_size": 32, "binarization": "threshold"}
 SPECS = {
     "adversarial": Spec(model={"kind": "adversarial", "discriminator": (8,)}, **COMMON),
-    "vector-quantized": Spec(model={"kind": "vector-quantized", "codes": 8, "channels": (4,), "blocks": 1}, **COMMON),
+    "vector-quantized": Spec(
+        model={"kind": "vector-quantized", "codes": 8, "channels": (4,), "blocks": 1}, **COMMON | {"hidden": (400,)}
+    ),
     "hierarchical": Spec(model={"kind": "hierarchical", "upper": (2,)}, **COMMON),
     "ladder": Spec(model={"kind": "ladder", "upper": (3, 2)}, **COMMON),
     "semi-supervised": Spec(model={"kind": "semi-supervised", "labels": 20}, **COMMON),
@@ -165,3 +167,42 @@ def test_images_that_do_not_fit_are_named(kind, images, message):
         with pytest.raises(InputError) as caught:
             function(build(SPECS[kind]), images)
         assert str(caught.value).startswith(message)
+
+
+def test_units_of_a_conditional_model_are_not_counted(images):
+    metrics = evaluate(build(SPECS["conditional"]), images, metrics=["bounds", "codes"], device="cpu")
+    assert metrics.provenance["kl_per_sample"]["conditional_on"] == ["labels"]
+    assert metrics.active_units is None
+
+
+def test_validation_images_train_no_codebook(images):
+    spec = dataclasses.replace(SPECS["vector-quantized"], epochs=2, validation_fraction=0.5, compile="capture")
+    ((model, many),) = fit_many(spec, images, seeds=[3], **QUIET)
+    single = build(dataclasses.replace(spec, seed=3))
+    train, validation = images.split(0.5, 3)
+    one = fit(single, train, validation=validation, **QUIET)
+    for a, b in zip(many.epochs, one.epochs, strict=True):
+        assert a.validation_loss_nats == pytest.approx(b.validation_loss_nats, abs=1e-3)
+    for name, tensor in single.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_the_history_leaves_out_what_a_mask_leaves_out(images):
+    vae = build(SPECS["vae"])
+
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vae
+
+        def model(self, x, beta=1.0):
+            with poutine.mask(mask=torch.arange(len(x)) % 2 == 0):
+                return vae.model(x, beta)
+
+        def guide(self, x, beta=1.0):
+            with poutine.mask(mask=torch.arange(len(x)) % 2 == 0):
+                vae.guide(x, beta)
+
+    history = fit(Half(), images, epochs=1, lr=1e-9, batch_size=64, binarization="threshold", objective="elbo", **QUIET)
+    epoch = history.epochs[0]
+    assert epoch.train_loss_nats == pytest.approx(epoch.train_reconstruction_nats + epoch.train_kl_nats, abs=1e-3)

@@ -41,7 +41,7 @@ from pyro_vae.evaluation.likelihood.nll import (
 )
 from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, check_density, is_exact, weighted_draws
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
-from pyro_vae.evaluation.samples.features import fingerprint
+from pyro_vae.evaluation.samples.features import fingerprint, store_fingerprint
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import data_range_of, likelihood_of
 from pyro_vae.models.densities import has_parts
@@ -239,6 +239,7 @@ def _weights_of(
     # 3: which columns there are.
     about = (
         fingerprint(evaluation.model),
+        "" if has_parts(evaluation.model) else store_fingerprint(),
         evaluation.images.fingerprint,
         k,
         seed,

@@ -56,7 +56,13 @@ def _traced_draws(traces: Traces, x: Tensor, k: int, decoded_at_once: int) -> We
     for start in range(0, k, chunk):
         draws = traces.draws(x, min(chunk, k - start))
         values = draws.cases[0].values
-        codes.append(torch.cat([values[name].flatten(2).cpu() for name in draws.continuous] or [x.new_zeros(0)], -1))
+        codes.append(
+            torch.cat(
+                [values[name].reshape(*values[name].shape[:2], -1).cpu() for name in draws.continuous]
+                or [x.new_zeros(0)],
+                -1,
+            )
+        )
         rows.append(draws.log_weights())
         largest = torch.maximum(largest, draws.magnitude().amax(0))
     return WeightedDraws(torch.cat(codes), torch.cat(rows), 8 * torch.finfo(x.dtype).eps * largest)

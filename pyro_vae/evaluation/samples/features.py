@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import pyro
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
@@ -129,6 +130,15 @@ def fingerprint(module: nn.Module) -> str:
     """SHA-256 over what a module prints, and over the names, types, shapes and values of all that it holds."""
     digest = hashlib.sha256(repr(module).encode())
     for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def store_fingerprint() -> str:
+    """SHA-256 over Pyro's param store, from which programs of a user's own may take parameters."""
+    digest = hashlib.sha256()
+    for name, value in sorted(pyro.get_param_store().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -30,7 +30,7 @@ STUDY = Study(
         Entry("conditional-half", replace(COMMON, model={"kind": "conditional", "condition": "quadrants-2"})),
         Entry("hierarchical", replace(COMMON, model="hierarchical"), {"nll_nats": 84.78}),
         Entry("ladder", replace(COMMON, model="ladder", beta_warmup=10), {"nll_nats": 81.74}),
-        Entry("vector-quantized", replace(COMMON, model=QUANTIZED, latent_dim=16)),
+        Entry("vector-quantized", replace(COMMON, model=QUANTIZED, network="mlp", latent_dim=16)),
         Entry(
             "semi-supervised",
             replace(COMMON, model={"kind": "semi-supervised", "labels": 100}),
