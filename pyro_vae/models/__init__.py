@@ -68,7 +68,7 @@ def require_prior(model: Model, *, density: bool = True) -> VAE:
     An autoencoder has no prior, so neither samples nor evidence; an adversarial one has samples alone.
     """
     if isinstance(model, Autoencoder):
-        raise checks.fail("model", "Autoencoder", "a model with a prior; a deterministic autoencoder has none")
+        raise checks.fail("model", type(model).__name__, _needed_for("samples", model))
     if density and "evidence" in groups_lacking(model):
         raise checks.fail("model", type(model).__name__, _needed_for("evidence", model))
     check_model(model, "encode", "decode", "prior")
@@ -87,7 +87,9 @@ def _needed_for(group: str, model: object) -> str:
     if group == "samples" and hasattr(model, "complete"):
         return "a model that draws whole images; this one is given a part of an image: model.complete(x) draws the rest"
     if group == "samples":
-        return "a model with a prior to draw codes from"
+        return "a model with a prior" + (
+            "; a deterministic autoencoder has none" if isinstance(model, Autoencoder) else ""
+        )
     if isinstance(model, VectorQuantized):
         return "a model whose guide has a density; this one's is a point, whose weight is the ELBO (metrics: bounds)"
     return f"a model with {'a density of its codes' if group == 'evidence' else group}"
