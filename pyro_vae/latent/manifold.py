@@ -8,6 +8,8 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae.latent.encode import decode_codes
 from pyro_vae.models import Model
+from pyro_vae.models.base import check_model
+from pyro_vae.models.densities import has_parts
 
 
 def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: float = 3.0) -> Tensor:
@@ -20,6 +22,7 @@ def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: floa
             stands for an equal share of a standard normal prior.
         limit: half the width of the even grid.
     """
+    check_model(model, "decode" if has_parts(model) else "model")
     size = checks.positive_integer("size", size)
     limit = checks.positive("limit", limit)
     checks.one_of("spacing", spacing, ("even", "quantiles"))
