@@ -361,6 +361,7 @@ def specs():
         yield spec
 
 
+@pytest.mark.filterwarnings("ignore:.*so that this has no effect")  # of all combinations of parts
 def test_what_auto_is_and_what_can_be_trained_is_asked_of_the_parts():
     settled = set()
     for spec in specs():
