@@ -86,10 +86,10 @@ def _needed_for(group: str, model: object) -> str:
     """What kind of model has metrics of the group, and where to turn with this one, which has none."""
     if group == "samples" and hasattr(model, "complete"):
         return "a model that draws whole images; this one is given a part of an image: model.complete(x) draws the rest"
+    if group == "samples" and isinstance(model, Autoencoder):
+        return "a model with a prior; a deterministic autoencoder has none"
     if group == "samples":
-        return "a model with a prior" + (
-            "; a deterministic autoencoder has none" if isinstance(model, Autoencoder) else ""
-        )
+        return "a model with a prior"
     if isinstance(model, VectorQuantized):
         return "a model whose guide has a density; this one's is a point, whose weight is the ELBO (metrics: bounds)"
     return f"a model with {'a density of its codes' if group == 'evidence' else group}"

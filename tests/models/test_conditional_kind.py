@@ -322,7 +322,7 @@ def test_bad_input_is_named(call, message):
 def test_what_pyro_adds_to_an_error_inside_a_program_is_left_out():
     """Pyro appends the shapes of all sites to an error that is raised while a program is traced."""
     with pytest.raises(InputError) as caught:
-        latent.prior_samples(small(LABEL), 3, labels=torch.tensor([0, 1, 2]))
+        poutine.trace(small(LABEL).model).get_trace(labels=torch.tensor([0, 1, 2]))
     assert str(caught.value) == "labels: given 2, expected labels from 0 to 1"
     with pytest.raises(InputError) as caught:
         poutine.trace(poutine.trace(small(LABEL).model)).get_trace(X)
