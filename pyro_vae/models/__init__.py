@@ -44,8 +44,9 @@ def build(spec: Spec) -> Model:
     """
     if not isinstance(spec, Spec):
         raise checks.fail("spec", spec, "a Spec")
-    warn_if_ignored(spec)
-    return model_of(spec)
+    model = model_of(spec)
+    warn_if_ignored(spec)  # of a spec that the model does not refuse
+    return model
 
 
 def model_of(spec: Spec) -> Model:
