@@ -203,7 +203,7 @@ def test_sums_are_those_of_float64():
     generator = torch.Generator().manual_seed(0)
     for _ in range(2000):
         log_likelihood, log_q, log_p = -torch.rand(3, generator=generator) * torch.tensor([9e4, 3e3, 4e3])
-        sites = {"type": "sample", "is_observed": False}
+        sites = {"type": "sample", "is_observed": False, "infer": {}, "mask": None}
         model = pyro.poutine.Trace()
         model.add_node("z", name="z", unscaled_log_prob=log_p, **sites)
         model.add_node("x", name="x", unscaled_log_prob=log_likelihood, **sites | {"is_observed": True})

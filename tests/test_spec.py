@@ -51,7 +51,7 @@ def test_every_field_has_help():
         ({"validation_fraction": -0.1}, "validation_fraction: given -0.1"),
         (
             {"model": "vea"},
-            "model: given 'vea', expected one of .*, vae, vae-prior-at-start .did you mean 'vae'",
+            "model: given 'vea', expected one of .*, vae, vae-prior-at-start.* .did you mean 'vae'",
         ),
         ({"network": "cnv"}, "network: given 'cnv'"),
         ({"hidden": (400, 0)}, "hidden: given 0, expected a whole number of at least 1"),

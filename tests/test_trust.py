@@ -111,7 +111,7 @@ def named_in_the_checkpoint_of_seeds(kind):
 def train(*options):
     command = ["train", "--out", "run", "--device", "cpu", "--quiet", *options]
     if (code := main(command)) != 0:
-        raise InputError(code)
+        raise InputError(str(code))
 
 
 RESUMES = ("--resume", "--epochs", "2")

@@ -270,7 +270,10 @@ def test_images_take_arrays_and_lists():
         (lambda: Images(np.array([None])), "pixels: given 'ndarray', expected torch.uint8"),
         (lambda: Images(GREY[:, None], np.zeros(20)), "labels: given 'torch.float64 of shape"),
         (lambda: Images(GREY[:, None], "abc"), "labels: given 'str', expected torch.int64 of shape"),
-        (lambda: Images(GREY[:, None], [-1] * 20), "labels: given -1, expected labels of at least 0"),
+        (
+            lambda: Images(GREY[:, None], [-2] * 20),
+            "labels: given -2, expected labels of at least 0, or -1 where unknown",
+        ),
         (lambda: Images(GREY[:, None], [0, 10**9] * 10), "labels: given 1000000000, expected indices .* below 65,536"),
         (lambda: Images(GREY[:, None], [2] * 20, class_names=("a", "b")), "class_names: given 2, expected at least 3"),
         (lambda: Images(GREY[:, None], name=None), "name: given None, expected a string"),

@@ -17,9 +17,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-def two_epochs(*arguments, epochs, **options):
+def two_epochs(model, *arguments, epochs=None, **options):
     """`fit`, for those who look at nothing that it learns."""
-    return fit(*arguments, epochs=min(epochs, 2), **options)
+    return fit(model, *arguments, epochs=min(epochs or model.spec.epochs, 2), **options)
 
 
 @pytest.mark.slow
