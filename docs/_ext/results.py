@@ -98,7 +98,7 @@ def _measured(row):
         return "-"
     text = _number(row["value"])
     if "error" in row:
-        text += f" ± {_number(row['error'])}"
+        text += f" ± {row['error']:.2g}"
     of = row.get("error_is", "")
     return f"{text} ({of})" if of and not of.startswith("se over images") else text
 
