@@ -130,7 +130,7 @@ def train_and_evaluate(
     with warnings.catch_warnings(), importable(modules):
         warnings.filterwarnings("ignore", "grey pixels under a Bernoulli")  # the notes of a study say so
         warnings.filterwarnings("ignore", re.escape(f"{run.spec.dataset}: "))  # said when the study loaded it
-        warnings.filterwarnings("ignore", ".*(has no effect|but has no metrics)")  # said when the study began
+        warnings.filterwarnings("ignore", ".*has no effect")  # said when the study began
         warnings.filterwarnings("ignore", "nothing is kept in the cache")  # said when the classifier was trained
         if run.trained:  # perhaps without a checkpoint, which evaluation does not need
             model, _, images = run_folder.open_run(run.folder, data_root, progress=False, trust=run.spec)

@@ -136,13 +136,12 @@ def prior_samples(
     n, batch_size = checks.positive_integer("n", n), checks.positive_integer("batch_size", batch_size)
     seed = checks.seed("seed", seed)
     check_evaluable(model, "samples")
-    vae = model
-    arguments = _arguments_of_samples(vae, n, labels)
+    arguments = _arguments_of_samples(model, n, labels)
     if not has_parts(model):
         return _traced_samples(model, arguments, n, device, seed)
     blocks = []
     with evaluating_on(model, device) as target:
-        densities = Densities(vae, {name: values.to(target) for name, values in arguments.items()})
+        densities = Densities(model, {name: values.to(target) for name, values in arguments.items()})
         for start in range(0, n, NOISE_BLOCK):
             with seeded_rng(target, stream_seed(seed, f"samples {start // NOISE_BLOCK}")):
                 p = densities.rows(slice(start, start + NOISE_BLOCK)).prior()

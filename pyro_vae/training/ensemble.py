@@ -97,16 +97,7 @@ def fit_many(
     specs = [with_objective(member, images) for member in specs]
     spec = specs[0]
     model = build(spec)
-    if has_batch_norm(model):
-        raise checks.fail("spec", "a model with batch normalization", "one without; fit trains one seed with it")
-    if names := list(batch_arguments(model, images)):
-        expected = "a model of pixels alone; `fit` trains it, for one seed after another"
-        raise checks.fail("spec.model", f"{spec.model}, which takes {', '.join(names)}", expected)
-    if hasattr(model, "training_images"):
-        raise checks.fail(
-            "spec.model", spec.model, "a model of pixels alone; `fit` trains it, for one seed after another"
-        )
-    check_training_images(model, images)
+    _check_model(model, images)
     train, held_out = _image_sets(specs, images, model, target)
     steps_per_epoch = math.ceil(train.count / spec.batch_size)
     backend = spec.compile
@@ -164,6 +155,18 @@ def fit_many(
         surroundings = environment(str(device)) | {"images": images.fingerprint, "num_images": len(images)}
         _write_runs(folder, runs, specs, surroundings | {"processes": 1, "seeds": list(seeds)})
     return runs
+
+
+def _check_model(model: Model, images: Images) -> None:
+    """Checks that one step can train all members: it takes pixels alone, and no member's batch has statistics."""
+    if has_batch_norm(model):
+        raise checks.fail("spec", "a model with batch normalization", "one without; fit trains one seed with it")
+    names = list(batch_arguments(model, images))
+    if names or hasattr(model, "training_images"):
+        described = f"{type(model).__name__}{', which takes ' + ', '.join(names) if names else ''}"
+        expected = "a model of pixels alone; `fit` trains it, for one seed after another"
+        raise checks.fail("spec.model", described, expected)
+    check_training_images(model, images)
 
 
 def _target(spec: Spec, device: str | torch.device) -> torch.device:

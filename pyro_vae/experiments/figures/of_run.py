@@ -35,8 +35,7 @@ def save_run_figures(
     A model that is conditional on labels or covariates reconstructs images given theirs, and is sampled given the
     labels of test images; it has no interpolation and no manifold, whose codes have no label, and neither has a model
     whose images depend on a latent class besides the code. Of a model with several latent sites the codes are those of
-    the site next to the image. A picture that can't be drawn is left out, with a
-    warning that says why.
+    the site next to the image. A picture that can't be drawn is left out, with a warning that says why.
     """
     curves: dict[str, Callable[[], Figure]] = {}
     if history is not None and history.epochs:

@@ -21,7 +21,7 @@ STUDY = Study(
     name="families",
     title="One model of each kind",
     document="the papers that the notes name, each of its own networks and many more epochs",
-    cost="about 30 min of training on one CPU core",
+    cost="not yet measured",
     entries=(
         Entry("vae", COMMON),
         Entry("autoencoder", replace(COMMON, model="autoencoder")),
