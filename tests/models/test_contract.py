@@ -10,6 +10,7 @@ from pyro import poutine
 
 from pyro_vae import Images, Spec, build, evaluate, fit, fit_many, latent, load, load_data, save
 from pyro_vae._utils.checks import InputError
+from pyro_vae.experiments.figures.of_run import save_run_figures
 from pyro_vae.models.base import conditioned_batches, evaluating
 from pyro_vae.models.densities import groups_lacking
 from pyro_vae.parts import kinds
@@ -206,3 +207,11 @@ def test_the_history_leaves_out_what_a_mask_leaves_out(images):
     history = fit(Half(), images, epochs=1, lr=1e-9, batch_size=64, binarization="threshold", objective="elbo", **QUIET)
     epoch = history.epochs[0]
     assert epoch.train_loss_nats == pytest.approx(epoch.train_reconstruction_nats + epoch.train_kl_nats, abs=1e-3)
+
+
+def test_a_model_without_codes_has_the_other_figures_and_no_note(images, tmp_path, recwarn):
+    model = build(SPECS["vector-quantized"])
+    fit(model, images, epochs=1, **QUIET)
+    saved = save_run_figures(model, images, None, tmp_path)
+    assert sorted(path.stem for path in saved) == ["reconstructions", "samples"]
+    assert not recwarn.list

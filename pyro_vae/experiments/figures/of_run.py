@@ -67,7 +67,7 @@ def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
             originals, _reconstructed(model, first), f"{images.name}: originals and reconstructions"
         )
     }
-    if len(images) > 1:
+    if len(images) > 1 and _has_codes(model, images):
         figures["latent"] = lambda: latent_scatter(plane(), images.labels, images.class_names, title)
         if decodes_codes:
             figures["interpolation"] = of_interpolation
@@ -79,6 +79,15 @@ def _of_model(model: Model, images: Images) -> dict[str, Callable[[], Figure]]:
             figures["manifold-even"] = lambda: of_manifold("even", "an even grid")
             figures["manifold-quantiles"] = lambda: of_manifold("quantiles", "quantiles of the prior")
     return figures
+
+
+def _has_codes(model: Model, images: Images) -> bool:
+    """Whether the model has a continuous latent site: not so with discrete codes alone, or without any."""
+    try:
+        latent.codes(model, images.take(slice(0, 1)))
+    except checks.InputError:
+        return False
+    return True
 
 
 def _decodes_codes(model: Model, images: Images) -> bool:
