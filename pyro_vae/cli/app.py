@@ -68,22 +68,26 @@ _STOPPED = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns 0 when done, 2 on bad input (one line on standard error), 1 on anything else."""
-    with _stopping_signals() as received, warnings.catch_warnings(), _without_plotting_backend():
+    with _stopping_signals() as signals, warnings.catch_warnings(), _without_plotting_backend():
         warnings.simplefilter("default", UserWarning)  # always printed as notes, whatever PYTHONWARNINGS says
         warnings.showwarning = _show_once(set())
-        return _run(sys.argv[1:] if arguments is None else arguments, received)
+        return _run(sys.argv[1:] if arguments is None else arguments, signals)
 
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
-def _run(arguments: list[str], received: list[int]) -> int:
+def _run(arguments: list[str], signals: _Signals) -> int:
     try:
-        code = app(arguments, standalone_mode=False) or 0
+        try:
+            signals.stop_the_command = True
+            code = app(arguments, standalone_mode=False) or 0
+        finally:
+            signals.stop_the_command = False
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
-        if not received:
+        if not signals.received:
             return _exit_code(error)
         code = _INTERRUPTED  # an interrupted import of torch may raise anything
     if code != _INTERRUPTED:
@@ -123,24 +127,32 @@ def _report(text: str, code: int) -> int:
     return code
 
 
+class _Signals:
+    """Signals that stop a command while it runs, and are only noted while its end is reported."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.stop_the_command = False
+
+    def receive(self, number: int, _: Any) -> None:
+        self.received.append(number)
+        if self.stop_the_command:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _stopping_signals() -> Iterator[list[int]]:
-    """SIGTERM stops a command as Ctrl-C does; yields the list of received signals. An ignored SIGINT stays ignored."""
-    received: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
+def _stopping_signals() -> Iterator[_Signals]:
+    """SIGTERM stops a command as Ctrl-C does. An ignored SIGINT stays ignored."""
+    signals = _Signals()
     if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
-        yield received
+        yield signals
         return
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         numbers.append(signal.SIGINT)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, signals.receive) for number in numbers}
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -150,6 +150,19 @@ def test_a_signal_leaves_a_run_to_resume(tmp_path, capsys, monkeypatch, number, 
     assert weights[0] == weights[1]
 
 
+def test_a_signal_while_the_end_is_reported_changes_nothing(capsys, monkeypatch):
+    """torchrun signals the other processes as soon as one has failed, while they say why they fail."""
+    said = []
+
+    def signalled(text):
+        os.kill(os.getpid(), signal.SIGTERM)
+        said.append(text)
+
+    monkeypatch.setattr("pyro_vae.cli.app.say", signalled)
+    assert main(["train", "--epochs", "-2"]) == 2
+    assert said == ["pyro-vae: Missing option '--out'."]
+
+
 def test_an_import_that_an_interrupt_breaks_is_an_interrupt(tmp_path, capsys, monkeypatch):
     """numpy, interrupted while it is imported, raises a RecursionError."""
 
