@@ -1,9 +1,10 @@
 """`CompiledSVI`: Pyro's SVI for any static program, with the step captured and replayed.
 
-In the order of a step: `compiled_svi` (the class), `program` (model and guide with their objective), `watching` and
-`reach` (the Python state that a captured program reads), `capture` (tensor operations as a graph), `backends` (running
-a graph), `optimizers` (a single update of all parameters), `replay` (a captured step). `cpu` has native kernels that
-make compiled steps faster.
+In the order of a step: `compiled_svi` (the class), `captured_steps` (which captured step a call replays, or why it runs
+eagerly), `signature` (what a captured step depends on in arguments), `watching` and `reach` (the Python state that a
+captured program reads), `program` (model and guide with their objective), `capture` (tensor operations as a graph),
+`backends` (running a graph), `optimizers` (a single update of all parameters), `replay` (a captured step). `cpu` has
+native kernels that make compiled steps faster.
 """
 
 from pyro_vae.svi.compiled_svi import CompiledSVI, NotFiniteError

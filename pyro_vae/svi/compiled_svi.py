@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_vae._utils import checks
 from pyro_vae.svi import backends
-from pyro_vae.svi.capture import Captured, NotCapturable
+from pyro_vae.svi.captured_steps import CapturedSteps
 from pyro_vae.svi.optimizers import SharedOptimizer
-from pyro_vae.svi.program import ChangesItself, Program, ProgramError, params_of, readable
+from pyro_vae.svi.program import Program, params_of
 from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
+from pyro_vae.svi.signature import kind_of, number_like
 
 CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
-INDUCTOR_AFTER = 5000  # steps, after which a compilation of about 10 s pays off
-FURTHER_AFTER = 1000  # likewise, for signatures after the first, under compile="inductor"
 CHECKED_EVERY = 200  # steps between checks for losses that are not finite
-MAX_SIGNATURES = 16
-VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
-VERIFIED_EVERY = 5000  # calls after those; a verification takes as long as about twenty compiled steps
-FLOATS_BEFORE_LIVE = 3
 RESCANNED_EVERY = 100  # steps of `steps`
-CHANGES_BEFORE_EAGER = 3  # captures because of changing Python state, each called less than WORTH_A_CAPTURE times
-WORTH_A_CAPTURE = 20
-
-Signature = tuple[Any, ...]
 
 
 def can_capture(loss: type[ELBO]) -> bool:
@@ -149,26 +138,29 @@ class CompiledSVI:
         self.model, self.guide, self.prepare = model, guide, prepare
         self.loss: Any = loss
         self.optimizer = SharedOptimizer(optim)
-        self.compile, self.precision = compile, precision
         self.num_steps = 0
-        self._replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
-        self.ready = False
         self._used: Replay | None = None  # by the last step
         self._program = Program(model, guide, loss, prepare)
-        self._raised: set[Signature] = set()  # signatures whose program itself raised during a capture
-        self._changing: set[Any] = set()  # arguments with which Python state keeps changing
-        self._floats: dict[int, set[float]] = {}
+        self._captured = CapturedSteps(self.optimizer, compile, precision)
         self._unchecked: list[tuple[int, Tensor]] = []
-        self._warned: set[str] = set()
         if compile != "off" and not can_capture(type(loss)):
             names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
-            self._warn_once(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
-            self.compile = "off"
+            self._captured.warn_once(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
+            self._captured.compile = "off"
 
     @property
     def signatures(self) -> int:
         """The number of captured signatures."""
-        return sum(replay is not None for replay in self._replays.values())
+        return sum(replay is not None for replay in self._captured.replays.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next call captures; at first it is False, and a call runs as Pyro's, creating the parameters."""
+        return self._captured.ready
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._captured.ready = ready
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a gradient step; returns the loss before it (or both losses, where Pyro returns two)."""
@@ -208,7 +200,7 @@ class CompiledSVI:
         trusted: Replay | None = None
         kinds: list[Any] = []
         for args in arguments:
-            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(_kind_of, args)) == kinds:
+            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(kind_of, args)) == kinds:
                 self.num_steps += 1
                 with torch.no_grad():
                     loss = trusted.run_unchecked([argument for argument in args if isinstance(argument, Tensor)])
@@ -216,7 +208,7 @@ class CompiledSVI:
             else:
                 self._used = None
                 loss = self.step_tensor(*args)
-                trusted, kinds = self._trusted(args), list(map(_kind_of, args))
+                trusted, kinds = self._trusted(args), list(map(kind_of, args))
             yield loss
 
     def _trusted(self, args: tuple[Any, ...]) -> Replay | None:
@@ -224,8 +216,8 @@ class CompiledSVI:
         replay = self._used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
-        live = any(len(seen) > FLOATS_BEFORE_LIVE for seen in self._floats.values())
-        return None if live or not all(isinstance(argument, (Tensor, *PLAIN)) for argument in args) else replay
+        plain = all(isinstance(argument, (Tensor, *PLAIN)) for argument in args)
+        return replay if plain and not self._captured.floats.some_keep_changing else None
 
     def _note(self, loss: Tensor) -> None:
         self._unchecked.append((self.num_steps, loss))
@@ -268,141 +260,18 @@ class CompiledSVI:
         """
         self.optimizer.load_state_dict(state)
 
-    # --- running eagerly, as Pyro does --------------------------------------------------------------------------
-
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with poutine.trace(param_only=True) as traced:
             loss = self._program.estimate_with_gradients(*args, **kwargs)
         self.optimizer.step(list(params_of(traced.trace).values()))
         return loss
 
-    # --- capturing ----------------------------------------------------------------------------------------------
-
     def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Replay | None, list[Tensor]]:
         """The captured step for these arguments, and its inputs; None where the call runs eagerly."""
         parts = (self.model, self.guide, self.loss, self.prepare)
         if parts != self._program.parts:
             self._program = Program(*parts)
-        if self.compile == "off" or torch.is_inference_mode_enabled():
-            return None, []
-        if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
-            self._warn_once("runs eagerly inside another of Pyro's handlers, or without gradients")
-            return None, []
-        leaves, tree = pytree.tree_flatten((args, kwargs))
-        other = next((leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))), None)
-        if other is not None:
-            self._warn_once(
-                f"runs eagerly: an argument is a {type(other).__name__}, neither a tensor nor a plain value"
-            )
-            return None, []
-        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-            self._warn_once("runs eagerly: an argument requires gradients")
-            return None, []
-        like = _like(leaves)
-        leaves = [self._live_float(index, leaf, like) for index, leaf in enumerate(leaves)]
-        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        arguments = (kind, _hashable(tree), *map(_kind_of, leaves), torch.get_default_dtype())
-        watched = self._program.watched
-        signature = (arguments, watched())
-        replay = self._replays.get(signature)
-        if replay is not None and replay.params_are_the_same():
-            if replay.adds_to_gradients():
-                return None, []
-            replay.calls += 1
-            if replay.calls in VERIFIED_AT or replay.calls % VERIFIED_EVERY == 0:
-                return self._verified(signature, replay, args, kwargs, inputs), inputs
-            return self._faster(replay, inputs), inputs
-        if replay is None and (signature in self._replays or not self.ready):
-            self.ready = True  # this first call runs as Pyro's, with all checks, and creates the parameters
-            return None, []
-        if len(self._replays) >= MAX_SIGNATURES and signature not in self._replays:
-            self._warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
-            return None, []
-        if arguments in self._changing:
-            return None, []
-        of_arguments = [entry for (others, _), entry in self._replays.items() if others == arguments]
-        hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)
-        if signature not in self._replays and hardly_used >= CHANGES_BEFORE_EAGER:
-            self._changing.add(arguments)
-            self._warn_once(f"runs eagerly: {readable(watched.changed)} keeps changing")
-            return None, []
-        try:
-            watched.rescan()
-            signature = (arguments, watched())
-            result = self._program.capture(kind, leaves, tree)
-            if result is None:
-                return None, inputs
-            captured, params = result
-            if self.precision == "bf16":
-                captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
-            replay = Replay(captured, params, self.optimizer if kind == "step" else None)
-            self._replays[signature] = replay
-            return replay, inputs
-        except ProgramError as error:  # which may not happen at the next call
-            if signature in self._raised:
-                self._replays[signature] = None
-                self._warn_once(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
-            self._raised.add(signature)
-        except Exception as reason:
-            self._replays[signature] = None
-            if isinstance(reason, ChangesItself):
-                self._changing.add(arguments)
-            text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
-            self._warn_once(f"runs eagerly: {text}")
-        return None, inputs
-
-    def _verified(
-        self, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
-    ) -> Replay | None:
-        """The captured step, if its loss is still that of the program."""
-        loss, captured = self._program.losses(replay.captured, list(replay.params.values()), inputs, args, kwargs)
-        tolerance = 0.03 if self.precision == "bf16" else 1e-4
-        if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
-            return self._faster(replay, inputs)
-        self._replays[signature] = None
-        self._warn_once(
-            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {loss:.6g}, that of "
-            f"its captured step {captured:.6g}; the program has changed undetected, perhaps soon after the last such "
-            "comparison"
-        )
-        return None
-
-    def _faster(self, replay: Replay, inputs: list[Tensor]) -> Replay:
-        """The captured step, compiled or to be recorded if it has been called often enough."""
-        if replay.settled or self.compile == "capture":
-            return replay
-        tensors = [*replay.params.values(), *inputs, *replay.captured.live]
-        on_cuda = tensors[0].is_cuda if tensors else False
-        first = not any(entry is not None and entry.settled for entry in self._replays.values())
-        if self.compile == "auto":
-            on_cpu = bool(tensors) and tensors[0].device.type == "cpu"
-            wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)
-        else:  # compiling for each shorter last batch would not pay off
-            wanted = first or replay.calls > FURTHER_AFTER
-        if not wanted:
-            return replay
-        replay.settled = True
-        if self.compile == "inductor" or not on_cuda:
-            try:
-                replay.compile(inputs)
-            except backends.NotCompilable as reason:
-                self._warn_once(f"the captured step is not compiled: {reason}")
-        replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
-        return replay
-
-    def _live_float(self, index: int, leaf: Any, like: dict[str, Any]) -> Any:
-        """A float that keeps changing, as a tensor; other leaves, and its first few values, unchanged."""
-        if not isinstance(leaf, float):
-            return leaf
-        seen = self._floats.setdefault(index, set())
-        if len(seen) <= FLOATS_BEFORE_LIVE:
-            seen.add(leaf)
-        return torch.tensor(leaf, **like) if len(seen) > FLOATS_BEFORE_LIVE else leaf
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            warnings.warn(f"CompiledSVI: {text}", stacklevel=4)
+        return self._captured.replay(self._program, kind, args, kwargs)
 
 
 class _LossFunction:
@@ -418,45 +287,10 @@ class _LossFunction:
         return loss
 
 
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
 def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
     """Pyro's number or numbers as a tensor on the device of the arguments, like the losses of captured steps."""
     if isinstance(loss, Tensor):
         return loss.detach() if loss.requires_grad else loss
     if isinstance(loss, tuple):
         loss = [float(value) for value in loss]
-    return torch.as_tensor(loss, **_like(pytree.tree_leaves(arguments)))
-
-
-def _like(leaves: Sequence[Any]) -> dict[str, Any]:
-    """Dtype and device for a number beside these arguments: float64 only beside float64, which some devices lack."""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    types = {torch.get_default_dtype(), *(tensor.dtype for tensor in tensors)}
-    dtype = torch.float64 if torch.float64 in types else torch.float32
-    return {"dtype": dtype, "device": tensors[0].device if tensors else None}
-
-
-def _hashable(tree: Any) -> Any:
-    """The structure of arguments as part of a signature: older torch, 2.6 among them, gives its specs no hash."""
-    return tree if _TREES_HAVE_A_HASH else str(tree)
-
-
-def _has_hash(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-_TREES_HAVE_A_HASH = _has_hash(pytree.tree_structure(((), {})))
-
-
-def _kind_of(leaf: Any) -> Any:
-    """What a captured step depends on in an argument: a tensor's shape, strides and type; any other value itself."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return type(leaf), leaf
+    return torch.as_tensor(loss, **number_like(pytree.tree_leaves(arguments)))

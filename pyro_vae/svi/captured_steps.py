@@ -1,0 +1,172 @@
+"""The captured steps of a program: which one a call replays, when one is captured, and why a call runs eagerly."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from pyro.poutine import runtime
+from torch import Tensor
+
+from pyro_vae.svi import backends
+from pyro_vae.svi.capture import Captured, NotCapturable
+from pyro_vae.svi.optimizers import SharedOptimizer
+from pyro_vae.svi.program import ChangesItself, Program, ProgramError, readable
+from pyro_vae.svi.replay import Replay
+from pyro_vae.svi.signature import Arguments, ChangingFloats
+
+INDUCTOR_AFTER = 5000  # steps, after which a compilation of about 10 s pays off
+FURTHER_AFTER = 1000  # likewise, for signatures after the first, under compile="inductor"
+MAX_SIGNATURES = 16
+VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
+VERIFIED_EVERY = 5000  # calls after those; a verification takes as long as about twenty compiled steps
+CHANGES_BEFORE_EAGER = 3  # captures because of changing Python state, each called less than WORTH_A_CAPTURE times
+WORTH_A_CAPTURE = 20
+
+Signature = tuple[Any, ...]
+
+
+class CapturedSteps:
+    """The captured steps, by the kinds of the arguments and the number of the Python state."""
+
+    def __init__(self, optimizer: SharedOptimizer, compile: str, precision: str) -> None:
+        self.optimizer, self.compile, self.precision = optimizer, compile, precision
+        self.replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
+        self.ready = False  # after a first call, which runs as Pyro's, with all checks, and creates the parameters
+        self.floats = ChangingFloats()
+        self._raised: set[Signature] = set()  # signatures whose program itself raised during a capture
+        self._changing: set[Any] = set()  # arguments with which Python state keeps changing
+        self._warned: set[str] = set()
+
+    def replay(
+        self, program: Program, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Replay | None, list[Tensor]]:
+        """The captured step for these arguments, and its inputs; None where the call runs eagerly.
+
+        Args:
+            program: what is captured where no call had this signature.
+            kind: `step` or `evaluate`.
+            args, kwargs: the arguments of the call.
+        """
+        if self.compile == "off" or torch.is_inference_mode_enabled():
+            return None, []
+        if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
+            self.warn_once("runs eagerly inside another of Pyro's handlers, or without gradients")
+            return None, []
+        arguments = Arguments(args, kwargs)
+        reason = arguments.not_capturable()
+        if reason:
+            self.warn_once(f"runs eagerly: {reason}")
+            return None, []
+        self.floats.to_tensors(arguments)
+        inputs, kinds = arguments.tensors(), (kind, *arguments.kinds())
+        signature = (kinds, program.watched())
+        replay = self.replays.get(signature)
+        if replay is not None and replay.params_are_the_same():
+            if replay.adds_to_gradients():
+                return None, []
+            replay.calls += 1
+            if replay.calls in VERIFIED_AT or replay.calls % VERIFIED_EVERY == 0:
+                replay = self._verified(program, signature, replay, args, kwargs, inputs)
+            return replay and self._faster(replay, inputs), inputs
+        if replay is None and (signature in self.replays or not self.ready):
+            self.ready = True
+            return None, []
+        if self._is_worth_a_capture(signature, program):
+            return self._captured(program, kind, arguments, signature), inputs
+        return None, []
+
+    def _is_worth_a_capture(self, signature: Signature, program: Program) -> bool:
+        """Whether there are few signatures so far, and Python state does not keep changing."""
+        kinds, _ = signature
+        if len(self.replays) >= MAX_SIGNATURES and signature not in self.replays:
+            self.warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
+            return False
+        if kinds in self._changing:
+            return False
+        of_arguments = [entry for (others, _), entry in self.replays.items() if others == kinds]
+        hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)
+        if signature not in self.replays and hardly_used >= CHANGES_BEFORE_EAGER:
+            self._changing.add(kinds)
+            self.warn_once(f"runs eagerly: {readable(program.watched.changed)} keeps changing")
+            return False
+        return True
+
+    def _captured(self, program: Program, kind: str, arguments: Arguments, signature: Signature) -> Replay | None:
+        """A new captured step; None, with a warning, if the program can't be captured."""
+        kinds, _ = signature
+        try:
+            program.watched.rescan()
+            signature = (kinds, program.watched())
+            result = program.capture(kind, arguments.leaves, arguments.tree)
+            if result is None:
+                return None
+            captured, params = result
+            if self.precision == "bf16":
+                captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
+            replay = Replay(captured, params, self.optimizer if kind == "step" else None)
+            self.replays[signature] = replay
+            return replay
+        except ProgramError as error:  # which may not happen at the next call
+            if signature in self._raised:
+                self.replays[signature] = None
+                self.warn_once(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
+            self._raised.add(signature)
+        except Exception as reason:
+            self.replays[signature] = None
+            if isinstance(reason, ChangesItself):
+                self._changing.add(kinds)
+            text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
+            self.warn_once(f"runs eagerly: {text}")
+        return None
+
+    def _verified(
+        self, program: Program, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
+    ) -> Replay | None:
+        """The captured step, if its loss is still that of the program."""
+        loss, captured = program.losses(replay.captured, list(replay.params.values()), inputs, args, kwargs)
+        tolerance = 0.03 if self.precision == "bf16" else 1e-4
+        if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
+            return replay
+        self.replays[signature] = None
+        self.warn_once(
+            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {loss:.6g}, that of "
+            f"its captured step {captured:.6g}; the program has changed undetected, perhaps soon after the last such "
+            "comparison"
+        )
+        return None
+
+    def _faster(self, replay: Replay, inputs: list[Tensor]) -> Replay:
+        """The captured step, compiled or to be recorded if it has been called often enough."""
+        if replay.settled or self.compile == "capture":
+            return replay
+        tensors = [*replay.params.values(), *inputs, *replay.captured.live]
+        on_cuda = tensors[0].is_cuda if tensors else False
+        first = not any(entry is not None and entry.settled for entry in self.replays.values())
+        if self.compile == "auto":
+            on_cpu = bool(tensors) and tensors[0].device.type == "cpu"
+            wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)
+        else:  # compiling for each shorter last batch would not pay off
+            wanted = first or replay.calls > FURTHER_AFTER
+        if not wanted:
+            return replay
+        replay.settled = True
+        if self.compile == "inductor" or not on_cuda:
+            try:
+                replay.compile(inputs)
+            except backends.NotCompilable as reason:
+                self.warn_once(f"the captured step is not compiled: {reason}")
+        replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
+        return replay
+
+    def warn_once(self, text: str) -> None:
+        """Warns, unless the same text was a warning before."""
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(f"CompiledSVI: {text}", stacklevel=5)
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,104 @@
+"""What a captured step depends on in its arguments: their structure, their kinds, and the plain values among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyro_vae.svi.reach import PLAIN
+
+FLOATS_BEFORE_LIVE = 3
+
+
+class Arguments:
+    """The arguments of a call as leaves of a pytree, of which tensors become inputs of a captured step.
+
+    >>> Arguments((torch.zeros(3), 2), {}).kinds()[1:3] == (kind_of(torch.ones(3)), kind_of(2))
+    True
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.leaves, self.tree = pytree.tree_flatten((args, kwargs))
+
+    def not_capturable(self) -> str:
+        """Why no step can be captured with these arguments; empty if it can."""
+        for leaf in self.leaves:
+            if not isinstance(leaf, (Tensor, *PLAIN)):
+                return f"an argument is a {type(leaf).__name__}, neither a tensor nor a plain value"
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in self.leaves):
+            return "an argument requires gradients"
+        return ""
+
+    def tensors(self) -> list[Tensor]:
+        """The inputs of a captured step."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    def kinds(self) -> tuple[Any, ...]:
+        """The structure, and the kind of each leaf."""
+        return _hashable(self.tree), *map(kind_of, self.leaves), torch.get_default_dtype()
+
+
+class ChangingFloats:
+    """The float arguments of which several values were seen: they become tensors, so that none is part of a signature.
+
+    >>> floats = ChangingFloats()
+    >>> for value in (0.1, 0.2, 0.3, 0.4):
+    ...     arguments = Arguments((value,), {})
+    ...     floats.to_tensors(arguments)
+    >>> arguments.leaves
+    [tensor(0.4000)]
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, set[float]] = {}  # by the index of the leaf
+
+    @property
+    def some_keep_changing(self) -> bool:
+        """Whether there is such an argument."""
+        return any(len(values) > FLOATS_BEFORE_LIVE for values in self._values.values())
+
+    def to_tensors(self, arguments: Arguments) -> None:
+        """Notes the floats among the leaves, and replaces those that keep changing."""
+        like = number_like(arguments.leaves)
+        for index, leaf in enumerate(arguments.leaves):
+            if isinstance(leaf, float):
+                values = self._values.setdefault(index, set())
+                if len(values) <= FLOATS_BEFORE_LIVE:
+                    values.add(leaf)
+                if len(values) > FLOATS_BEFORE_LIVE:
+                    arguments.leaves[index] = torch.tensor(leaf, **like)
+
+
+def kind_of(leaf: Any) -> Any:
+    """What a captured step depends on in an argument: a tensor's shape, strides and type; any other value itself."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    return type(leaf), leaf
+
+
+def number_like(leaves: Sequence[Any]) -> dict[str, Any]:
+    """Dtype and device for a number beside these arguments: float64 only beside float64, which some devices lack."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    types = {torch.get_default_dtype(), *(tensor.dtype for tensor in tensors)}
+    dtype = torch.float64 if torch.float64 in types else torch.float32
+    return {"dtype": dtype, "device": tensors[0].device if tensors else None}
+
+
+def _hashable(tree: Any) -> Any:
+    """The structure of arguments as part of a signature: older torch, 2.6 among them, gives its specs no hash."""
+    return tree if _TREES_HAVE_A_HASH else str(tree)
+
+
+def _has_hash(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+_TREES_HAVE_A_HASH = _has_hash(pytree.tree_structure(((), {})))
