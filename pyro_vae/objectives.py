@@ -34,10 +34,10 @@ from pyro_vae.enumerated_terms import enumerated_terms, is_enumerated, unscaled_
 from pyro_vae.free_bits import elbo_with_free_bits
 from pyro_vae.models import VAE, build
 from pyro_vae.models.base import device_of, evaluated_arguments, evaluating, first_of
-from pyro_vae.models.traces import enumerated_sites
 from pyro_vae.part_classes import construct, resolve
 from pyro_vae.parts import AnyPart, Part, checked
 from pyro_vae.path_gradient import is_delta, only_latent, support_moves, takes_path_gradient
+from pyro_vae.programs.traces import enumerated_sites
 from pyro_vae.spec import Spec
 
 # Pyro's objectives that estimate from traces, and the ones that compile those away.

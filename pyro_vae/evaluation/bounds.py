@@ -17,10 +17,10 @@ from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.data import Images
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import Model, check_evaluable
-from pyro_vae.models.densities import Densities, groups_lacking
-from pyro_vae.models.traces import Traces
 from pyro_vae.path_gradient import is_delta
 from pyro_vae.posteriors import location
+from pyro_vae.programs.densities import Densities, groups_lacking
+from pyro_vae.programs.traces import Traces
 
 _OF_SITE = "kl_of_"
 
@@ -127,7 +127,7 @@ def bounds(
     """Reconstruction error, KL and ELBO of `model` on `images`; nothing is trained.
 
     Args:
-        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.models.traces.Traces`); afterwards it is on
+        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.programs.traces.Traces`); afterwards it is on
             its device and in its training mode as before.
         images: the images to evaluate on; means are over images, so batches of unequal length weigh as they should.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is

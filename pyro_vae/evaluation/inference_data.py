@@ -16,7 +16,7 @@ from pyro_vae.evaluation.likelihood.importance_weights import log_mean_weight, l
 from pyro_vae.evaluation.likelihood.weighted_draws import weighted_draws
 from pyro_vae.evaluation.loop import evaluation_of
 from pyro_vae.models import Model, require_prior
-from pyro_vae.models.densities import Densities
+from pyro_vae.programs.densities import Densities
 
 
 def to_inference_data(

@@ -28,7 +28,7 @@ from pyro_vae.models.base import (
     warn_if_unbounded,
 )
 from pyro_vae.models.binding import bound
-from pyro_vae.models.densities import Densities, has_parts
+from pyro_vae.programs.densities import Densities, has_parts
 from pyro_vae.spec import BINARIZATIONS
 
 

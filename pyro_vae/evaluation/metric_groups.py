@@ -33,8 +33,8 @@ from pyro_vae.latent import codes, posterior_means, prior_samples, site_means
 from pyro_vae.latent.encode import labels_of_samples
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import check_set, data_range_of, dtype_of, evaluated_arguments, likelihood_of
-from pyro_vae.models.densities import Densities, groups_lacking, has_parts
 from pyro_vae.models.vector_quantized import VectorQuantized
+from pyro_vae.programs.densities import Densities, groups_lacking, has_parts
 from pyro_vae.spec import GROUPS
 
 
@@ -63,7 +63,7 @@ def evaluate(
 
     Args:
         model: a `VAE`, or another pair of programs, with any number of latent sites, continuous or enumerated (see
-            :class:`~pyro_vae.models.traces.Traces`).
+            :class:`~pyro_vae.programs.traces.Traces`).
         images: test images; also the reference of the scores of samples, as they are, before any binarization.
         metrics: groups out of `bounds` (MSE, KL, ELBO), `codes` (active units; accuracy of labels or clusters; use of a
             codebook; of an adversarial autoencoder a two-sample test of codes against the prior), `evidence` (NLL,

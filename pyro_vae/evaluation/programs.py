@@ -17,10 +17,10 @@ from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.models import VAE, Autoencoder, Model
 from pyro_vae.models.adversarial import Adversarial
 from pyro_vae.models.base import device_of, evaluating
-from pyro_vae.models.densities import Densities, has_parts
-from pyro_vae.models.traces import Traces
 from pyro_vae.models.vae_prior_at_start import PriorAtStart
 from pyro_vae.posteriors import location
+from pyro_vae.programs.densities import Densities, has_parts
+from pyro_vae.programs.traces import Traces
 
 # Programs known to agree; the guides of the last two differ from a VAE's by further terms of their losses.
 _OWN = [(kind.model, kind.guide) for kind in (VAE, Autoencoder, PriorAtStart, Adversarial)]

@@ -21,8 +21,8 @@ from pyro_vae.experiments import claims, tables
 from pyro_vae.experiments.run import check_data, read_metrics, read_per_image, with_objective
 from pyro_vae.experiments.study import Entry, Study
 from pyro_vae.models import build
-from pyro_vae.models.densities import groups_lacking
 from pyro_vae.part_classes import importable
+from pyro_vae.programs.densities import groups_lacking
 from pyro_vae.spec import WEIGHTS, Spec, read_spec
 from pyro_vae.training.checkpoint import read_epoch
 from pyro_vae.training.history import History

@@ -24,9 +24,9 @@ from pyro_vae.models.base import (
     evaluating,
     evaluating_on,
 )
-from pyro_vae.models.densities import Densities, has_parts, named
-from pyro_vae.models.traces import Traces
 from pyro_vae.posteriors import location
+from pyro_vae.programs.densities import Densities, has_parts, named
+from pyro_vae.programs.traces import Traces
 
 
 def codes(

@@ -9,7 +9,7 @@ from pyro_vae._utils import checks
 from pyro_vae.latent.encode import decode_codes, location_of
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import device_of, dtype_of, evaluating
-from pyro_vae.models.densities import Densities
+from pyro_vae.programs.densities import Densities
 
 
 def interpolate(model: Model, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:

@@ -9,7 +9,7 @@ from pyro_vae._utils import checks
 from pyro_vae.latent.encode import decode_codes
 from pyro_vae.models import Model
 from pyro_vae.models.base import check_model
-from pyro_vae.models.densities import has_parts
+from pyro_vae.programs.densities import has_parts
 
 
 def manifold(model: Model, size: int = 20, *, spacing: str = "even", limit: float = 3.0) -> Tensor:

@@ -13,7 +13,7 @@ from pyro_vae.data import Images
 from pyro_vae.latent.encode import check_encodes
 from pyro_vae.models import Model
 from pyro_vae.models.base import check_fits, condition_of, conditioned_batches, evaluating_on
-from pyro_vae.models.traces import Traces
+from pyro_vae.programs.traces import Traces
 
 
 def style_grid(

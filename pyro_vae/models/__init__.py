@@ -8,9 +8,9 @@ from pyro_vae._utils import checks
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.base import check_dequantize, check_model
 from pyro_vae.models.composition import compose, warn_if_ignored
-from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.models.vae import VAE
 from pyro_vae.models.vector_quantized import VectorQuantized
+from pyro_vae.programs.densities import groups_lacking, has_parts
 from pyro_vae.spec import Spec
 
 __all__ = [

@@ -21,7 +21,7 @@ from pyro_vae.data import Images
 from pyro_vae.data.batches import AsFloats, gather, to_unit
 from pyro_vae.data.images import UNKNOWN, is_binary
 from pyro_vae.likelihoods import ContinuousBernoulli
-from pyro_vae.models.densities import Densities
+from pyro_vae.programs.densities import Densities
 
 if TYPE_CHECKING:
     from pyro_vae.models import Model

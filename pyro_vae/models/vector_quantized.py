@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pyro_vae._utils import checks
 from pyro_vae.models.base import PyroPair, batch_size_of, check_images
-from pyro_vae.models.code_priors import AutoregressiveCodes, UniformCodes
-from pyro_vae.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from pyro_vae.models.codes.code_priors import AutoregressiveCodes, UniformCodes
+from pyro_vae.models.codes.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from pyro_vae.models.vae import weighted
 from pyro_vae.networks import grid_decoder, grid_encoder, grid_shape
 from pyro_vae.spec import Spec
@@ -38,8 +38,8 @@ class VectorQuantized(PyroPair):
     have no effect, and its `latent_dim` is the dimension of the codes' vectors.
 
     Args:
-        quantizer: `vector`, a codebook of vectors (:class:`~pyro_vae.models.quantizers.VectorQuantizer`), or
-            `finite-scalar`, which rounds (:class:`~pyro_vae.models.quantizers.FiniteScalarQuantizer`).
+        quantizer: `vector`, a codebook of vectors (:class:`~pyro_vae.models.codes.quantizers.VectorQuantizer`), or
+            `finite-scalar`, which rounds (:class:`~pyro_vae.models.codes.quantizers.FiniteScalarQuantizer`).
         codes: K, size of the codebook.
         codebook: how it is learned: `ema`, as moving averages, or `gradient`.
         commitment: weight of the squared distance of the encoder's output to the codebook.

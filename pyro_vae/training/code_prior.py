@@ -15,7 +15,7 @@ from pyro_vae.data import Images, binarize
 from pyro_vae.data.batches import batches
 from pyro_vae.data.binarization import fixed_binarization
 from pyro_vae.models.base import PyroPair, check_set, device_of, dtype_of, evaluating
-from pyro_vae.models.code_priors import AutoregressiveCodes, UniformCodes
+from pyro_vae.models.codes.code_priors import AutoregressiveCodes, UniformCodes
 from pyro_vae.models.vector_quantized import VectorQuantized
 from pyro_vae.parts import Part
 from pyro_vae.spec import Spec
@@ -38,7 +38,7 @@ def fit_code_prior(
     .. math:: \max_\theta \sum_i \log p_\theta(k(x_i))
 
     This is the ELBO of the whole model as a function of the prior alone. A uniform prior is replaced by a new
-    :class:`~pyro_vae.models.code_priors.AutoregressiveCodes`, and `model.spec` then says so, so that
+    :class:`~pyro_vae.models.codes.code_priors.AutoregressiveCodes`, and `model.spec` then says so, so that
     :func:`pyro_vae.save` writes the whole model as one file; one that is there already is trained on.
 
     Args:

@@ -207,7 +207,7 @@ def first_to_fail() -> bool:
 def refuse_batch_statistics(model: nn.Module, elbo: Any, here: Peers) -> None:
     """Refuses BatchNorm, free bits and codebooks, which would learn from a process's share of the batch alone."""
     from pyro_vae.models.base import has_batch_norm
-    from pyro_vae.models.quantizers import VectorQuantizer
+    from pyro_vae.models.codes.quantizers import VectorQuantizer
 
     if here.size > 1 and has_batch_norm(model):
         raise checks.fail("model", "one with BatchNorm", "one without, where the batch is divided among processes")

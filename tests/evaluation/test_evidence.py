@@ -28,7 +28,7 @@ from pyro_vae.evaluation import (
 from pyro_vae.evaluation.likelihood.annealing import anneal_images
 from pyro_vae.evaluation.likelihood.weighted_draws import weighted_draws
 from pyro_vae.latent import posterior_means
-from pyro_vae.models.densities import Densities
+from pyro_vae.programs.densities import Densities
 
 CPU = {"device": "cpu"}
 

@@ -9,7 +9,7 @@ from torch import nn
 from pyro_vae import Images, Spec, build, evaluate, latent
 from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import bounds, evidence
-from pyro_vae.models.traces import Traces
+from pyro_vae.programs.traces import Traces
 
 SEED = torch.Generator().manual_seed(3)
 A, B, b = (torch.randn(shape, generator=SEED) for shape in ((3, 2), (4, 3), (4,)))

@@ -12,8 +12,8 @@ from pyro_vae import Images, Spec, build, evaluate, fit, fit_many, latent, load,
 from pyro_vae._utils.checks import InputError
 from pyro_vae.experiments.figures.of_run import save_run_figures
 from pyro_vae.models.base import conditioned_batches, evaluating
-from pyro_vae.models.densities import groups_lacking
 from pyro_vae.parts import kinds
+from pyro_vae.programs.densities import groups_lacking
 
 COMMON = {"latent_dim": 3, "hidden": (16,), "batch_size": 32, "binarization": "threshold"}
 SPECS = {

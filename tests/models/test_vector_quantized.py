@@ -14,8 +14,8 @@ from pyro_vae import Spec, build, evaluate, fit, latent, load, load_data, save
 from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import evidence as evidence_of
 from pyro_vae.evaluation.latent_codes.codebook import codebook_use
-from pyro_vae.models.code_priors import AutoregressiveCodes, UniformCodes
-from pyro_vae.models.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from pyro_vae.models.codes.code_priors import AutoregressiveCodes, UniformCodes
+from pyro_vae.models.codes.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from pyro_vae.training.code_prior import fit_code_prior
 from pyro_vae.training.ensemble import fit_many
 

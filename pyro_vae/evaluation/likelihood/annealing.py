@@ -21,7 +21,7 @@ from pyro_vae.evaluation.likelihood.importance_weights import (
 from pyro_vae.evaluation.programs import check_programs
 from pyro_vae.models import Model, require_prior
 from pyro_vae.models.base import check_images, check_unconditional, dtype_of, evaluating_on, warn_if_not_binary
-from pyro_vae.models.densities import Densities
+from pyro_vae.programs.densities import Densities
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.evaluation.samples.features import fingerprint, store_fingerprint
 from pyro_vae.models import Model, check_evaluable
 from pyro_vae.models.base import data_range_of, likelihood_of
-from pyro_vae.models.densities import has_parts
+from pyro_vae.programs.densities import has_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def evidence(
     log p(x|labels).
 
     Args:
-        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.models.traces.Traces`).
+        model: a `VAE`, or another pair of programs (see :class:`~pyro_vae.programs.traces.Traces`).
         images: the images to evaluate on.
         k: samples per image.
         binarization: as in training, by default what the model's spec says; `dynamic` is `static` here: each image is

@@ -25,8 +25,8 @@ from pyro_vae.evaluation.likelihood.weighted_draws import WeightedDraws, weighte
 from pyro_vae.evaluation.loop import Evaluation, evaluation_of
 from pyro_vae.models import VAE, require_prior
 from pyro_vae.models.base import batch_arguments, check_model, check_set
-from pyro_vae.models.densities import Densities, named
 from pyro_vae.path_gradient import along_the_path, takes_path_gradient
+from pyro_vae.programs.densities import Densities, named
 
 RATES = (1.0, 0.25, 0.0625)  # Adam's learning rates, in units of `lr`: the next one after a round without improvement
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.evaluation.loop import Evaluation
-from pyro_vae.models.densities import Densities
-from pyro_vae.models.traces import Traces
 from pyro_vae.path_gradient import is_delta
+from pyro_vae.programs.densities import Densities
+from pyro_vae.programs.traces import Traces
 
 
 class WeightedDraws(NamedTuple):

@@ -24,7 +24,7 @@ from pyro_vae.experiments.figures.trained_runs import (
 )
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models.base import evaluating
-from pyro_vae.models.densities import groups_lacking
+from pyro_vae.programs.densities import groups_lacking
 
 
 def reconstructions(runs: Runs, images: Images, *, n: int = 10, per_class: int | None = None, seed: int = 0) -> Figure:

@@ -17,11 +17,11 @@ from pyro_vae.data import Images
 from pyro_vae.data.images import class_name
 from pyro_vae.models import Model
 from pyro_vae.models.base import condition_of, conditioned_batches, device_of, evaluating
-from pyro_vae.models.densities import groups_lacking, has_parts
 from pyro_vae.plots.curves import learning_curves
 from pyro_vae.plots.frame import save_figure
 from pyro_vae.plots.image_grids import image_grid, manifold, reconstructions
 from pyro_vae.plots.scatter import latent_scatter
+from pyro_vae.programs.densities import groups_lacking, has_parts
 
 if TYPE_CHECKING:
     from pyro_vae.training.history import History

@@ -17,7 +17,7 @@ from pyro_vae.evaluation.samples.inception_score import confidence
 from pyro_vae.experiments.figures.trained_runs import Runs, check_runs, models_of, plane, reconstruct, sample
 from pyro_vae.models import Model
 from pyro_vae.models.base import check_fits
-from pyro_vae.models.densities import groups_lacking
+from pyro_vae.programs.densities import groups_lacking
 
 EPOCHS = (1, 5, 10, 20)
 

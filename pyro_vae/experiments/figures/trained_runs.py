@@ -19,8 +19,8 @@ from pyro_vae.data.images import class_name
 from pyro_vae.latent.encode import labels_of_samples
 from pyro_vae.models import Model
 from pyro_vae.models.base import batch_arguments, check_fits, conditioned_batches, evaluating
-from pyro_vae.models.densities import has_parts
 from pyro_vae.models.weights import load
+from pyro_vae.programs.densities import has_parts
 from pyro_vae.spec import Spec
 from pyro_vae.training.history import History
 

@@ -16,9 +16,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.models.draws import Case, Draws
 from pyro_vae.path_gradient import is_delta
 from pyro_vae.posteriors import location
+from pyro_vae.programs.draws import Case, Draws
 
 PLATE = "data"  #: over the images, in both programs
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.models.traces import Traces
 from pyro_vae.posteriors import location
+from pyro_vae.programs.traces import Traces
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Pieces of the vector-quantized model: quantizers, and priors over grids of codes."""

@@ -1,0 +1,1 @@
+"""What the programs of a pair say of images: densities of its parts, or traces of any model and guide."""
