@@ -68,7 +68,8 @@ FEW_IMAGES, FEW_EPOCHS = 12_800, 5
 
 
 def vector_quantized(dataset, shape, **others):
-    options = {"codes": CODES, "channels": CHANNELS, "blocks": BLOCKS, **others}
+    codes = {"codes": CODES} if others.get("quantizer") != "finite-scalar" else {}
+    options = {**codes, "channels": CHANNELS, "blocks": BLOCKS, **others}
     spec = Spec(
         dataset=dataset,
         image_shape=shape,

@@ -172,7 +172,7 @@ def check_classes(argument: str, model: nn.Module, labels: Tensor) -> None:
     least, largest = int(labels.min()), int(labels.max())
     if least < 0 or largest >= classes:
         expected = f"labels from 0 to {classes - 1}, the classes of the model"
-        raise checks.fail(argument, f"labels from {least} to {largest}", expected)
+        raise checks.fail(argument, least if least == largest else f"labels from {least} to {largest}", expected)
 
 
 def required_arguments(model: nn.Module) -> list[str]:

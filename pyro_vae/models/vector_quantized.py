@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -87,6 +89,13 @@ class VectorQuantized(PyroPair):
         prior_layers: int = 2,
     ) -> None:
         super().__init__()
+        if quantizer == "finite-scalar":
+            options = {"codes": codes, "codebook": codebook, "commitment": commitment, "decay": decay}
+            self._refuse(options | {"restart_below": restart_below, "gradient": gradient}, "quantizer", quantizer)
+        if quantizer == "vector":
+            self._refuse({"levels": levels}, "quantizer", quantizer)
+        if code_prior == "uniform":
+            self._refuse({"prior_width": prior_width, "prior_layers": prior_layers}, "code_prior", code_prior)
         channels = checks.sizes("channels", channels)
         blocks = checks.non_negative_integer("blocks", blocks)
         self.quantizer: VectorQuantizer | FiniteScalarQuantizer
@@ -114,6 +123,14 @@ class VectorQuantized(PyroPair):
             self.code_prior = UniformCodes(self.num_codes, grid)
         else:
             self.code_prior = AutoregressiveCodes(self.num_codes, grid, prior_width, prior_layers)
+
+    def _refuse(self, options: dict[str, Any], argument: str, value: str) -> None:
+        """Refuses options that this value of another argument leaves without effect."""
+        defaults = inspect.signature(VectorQuantized).parameters
+        for name, option in options.items():
+            default = defaults[name].default
+            if (tuple(option) if isinstance(option, list) else option) != default:
+                raise checks.fail(name, option, f"its default, {default}: {argument} {value} does not use it")
 
     @property
     def num_codes(self) -> int:

@@ -19,7 +19,7 @@ from pyro_vae.models.codes.quantizers import FiniteScalarQuantizer, VectorQuanti
 from pyro_vae.training.code_prior import fit_code_prior
 from pyro_vae.training.ensemble import fit_many
 
-SMALL = {"kind": "vector-quantized", "codes": 16, "channels": (4, 8), "blocks": 1}
+SMALL = {"kind": "vector-quantized", "channels": (4, 8), "blocks": 1}
 VARIANTS = [
     {},
     {"codebook": "gradient"},
@@ -31,7 +31,8 @@ QUIET = {"device": "cpu", "progress": False}
 
 
 def spec_of(**options):
-    return Spec(model=SMALL | options, likelihood="discretized-logistic", latent_dim=5, seed=3)
+    of_vectors = {"codes": 16} if options.get("quantizer") != "finite-scalar" else {}
+    return Spec(model=SMALL | of_vectors | options, likelihood="discretized-logistic", latent_dim=5, seed=3)
 
 
 def small(**options):
@@ -65,7 +66,7 @@ def shaken(model):
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_contract(options, tmp_path):
     model = small(**options)
-    assert model.spec.model == SMALL | options
+    assert model.spec.model == spec_of(**options).model
     if options.get("code_prior"):
         shaken(model)  # its last layer starts at 0, where the others have no gradient yet
     x = digits(6).as_float()
@@ -410,7 +411,12 @@ def test_a_prior_is_fitted_to_the_codes_of_a_trained_model(tmp_path):
     loss = -model.code_prior().log_prob(model.codes(x)).mean().item()
     assert history.epochs[-1].validation_loss_nats == pytest.approx(loss, rel=1e-4)
 
-    assert model.spec.model == SMALL | {"code_prior": "autoregressive", "prior_width": 16, "prior_layers": 1}
+    assert model.spec.model == SMALL | {
+        "codes": 16,
+        "code_prior": "autoregressive",
+        "prior_width": 16,
+        "prior_layers": 1,
+    }
     loaded = load(save(model, tmp_path / "both.safetensors")).eval()
     torch.testing.assert_close(elbo_of(loaded, x), elbo_of(model, x), rtol=0, atol=0)
     further = fit_code_prior(loaded, images, epochs=1, batch_size=32, **QUIET)
@@ -443,6 +449,15 @@ def test_a_fit_of_the_prior_resumes(tmp_path):
         ({"quantizer": "finite-scalar", "levels": (3, 1)}, "levels: given .3, 1., expected at least 2 levels"),
         ({"channels": (4, 4, 4, 4)}, "image_shape: given .*, expected at least 16x16 pixels"),
         ({"channels": ()}, "channels: given .*, expected the channels of at least one convolution"),
+        (
+            {"quantizer": "finite-scalar", "codes": 8},
+            "codes: given 8, expected its default, 512: quantizer finite-scalar",
+        ),
+        (
+            {"levels": [4, 4]},
+            r"levels: given .4, 4., expected its default, .8, 8, 8.: quantizer vector does not use it",
+        ),
+        ({"prior_width": 8}, "prior_width: given 8, expected its default, 64: code_prior uniform does not use it"),
         ({"blocks": -1}, "blocks: given -1, expected a whole number of at least 0"),
         ({"code_prior": "pixelcnn"}, "code_prior: given 'pixelcnn', expected one of uniform, autoregressive"),
         (
