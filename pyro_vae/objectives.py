@@ -65,7 +65,6 @@ class SampledELBO(Trace_ELBO):
     """
 
     kind = "elbo"
-    capturable = True  # by `CompiledSVI`
 
 
 class MeanFieldELBO(TraceMeanField_ELBO):
@@ -107,7 +106,6 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     """
 
     kind = "mean-field"
-    capturable = True
 
     def __init__(
         self,
@@ -144,7 +142,6 @@ class IWAE(RenyiELBO):
 
     kind = "iwae"
     with_one_particle = "elbo"
-    capturable = True
 
     def __init__(
         self, num_particles: int = 2, vectorize_particles: bool = False, max_plate_nesting: float = math.inf
@@ -174,7 +171,6 @@ class EnumeratedELBO(TraceEnum_ELBO):
     """
 
     kind = "enumerated"
-    capturable = True
 
 
 def objective(name: AnyPart, particles: int = 1) -> ELBO:

@@ -55,7 +55,6 @@ class PathGradientELBO(Trace_ELBO):
     """
 
     kind = "path-gradient"
-    capturable = True  # by `CompiledSVI`
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
         for site in guide_trace.nodes.values():
@@ -103,7 +102,6 @@ class DReGIWAE(RenyiELBO):
 
     kind = "iwae-dreg"
     with_one_particle = "path-gradient"
-    capturable = True  # by `CompiledSVI`
 
     def __init__(
         self, num_particles: int = 1, vectorize_particles: bool = False, max_plate_nesting: float = math.inf

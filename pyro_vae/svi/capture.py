@@ -31,10 +31,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
 
-_ENGINE = ("pyro_vae.svi.capture", "pyro_vae.svi.program")
+_ENGINE = "pyro_vae.svi."
+_PROGRAM = "pyro_vae.svi.program"
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
 _READ_UNSEEN = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
 _OF_ENUMERATION = "pyro.infer.traceenum_elbo"
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in comparisons
 
 
@@ -109,11 +111,17 @@ def verify(
             expected: Sequence[Tensor | None] = ()
             with suppress(Exception), seeded_rng(device, seed=1), Restoring():
                 expected = _copies(function(*params, *inputs))  # copies, because the function may overwrite its results
-            if expected and all(value is None or bool(value.isfinite().all()) for value in expected):
+            if expected and _comparable(*expected):
                 with seeded_rng(device, seed=1), Restoring(), torch.no_grad():
                     actual = _copies(captured.graph(*params, *inputs, *captured.live))
                 _compare(expected, actual, host.read_at)
                 break
+
+
+def _comparable(loss: Tensor | None, *gradients: Tensor | None) -> bool:
+    """Whether all are finite; a loss beside gradients may be infinite, as those of some objectives are by design."""
+    finite = all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
+    return finite and (loss is None or bool((loss.isfinite() | (bool(gradients) & loss.isposinf())).all()))
 
 
 def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -133,7 +141,7 @@ def _compare(expected: Sequence[Tensor | None], actual: Sequence[Tensor | None],
     for number, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
         if wanted is None and got is None:
             continue
-        size = 0.0 if wanted is None or not wanted.numel() else float(wanted.detach().abs().max())
+        size = 0.0 if wanted is None or not wanted.numel() else float(wanted.detach().abs().nan_to_num(posinf=0).max())
         tolerance = 1e-5 + (1e-3 if number else 3e-5) * size
         if wanted is None or got is None or not _close(wanted.detach().cpu(), got.detach().cpu(), tolerance):
             what = "a gradient" if number else "its loss"
@@ -194,7 +202,7 @@ def _innermost_line(frames: Iterable[tuple[types.FrameType, int]]) -> str:
     """The innermost frame's line of the user's program, as the end of a message; empty if there is none."""
     for frame, number in frames:
         module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
-        if module in _ENGINE or module.split(".")[0] in _LIBRARIES:
+        if module.startswith(_ENGINE) or module.split(".")[0] in _LIBRARIES or file == "<string>":  # as of a dataclass
             continue
         return f", at {file}:{number}: {linecache.getline(file, number).strip()[:120]}".rstrip(": ")
     return ""
@@ -328,8 +336,8 @@ class _TensorsUsed(TorchDispatchMode):
 class _HostReads(TorchFunctionMode):
     """Avoids needless reads of numbers from tensors, and notes the line of reads that the dispatcher doesn't see.
 
-    Pyro's objectives read each loss back, and test for NaN; called from Pyro's own modules, `.item()` returns the
-    tensor itself here. `one_hot` reads its labels to check them, which is skipped where `num_classes` is given.
+    Objectives read each loss back, and test for NaN; called from their code, `.item()` returns the tensor itself here.
+    `one_hot` reads its labels to check them, which is skipped where `num_classes` is given.
     """
 
     def __init__(self) -> None:
@@ -340,12 +348,22 @@ class _HostReads(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.Tensor.item, torch.Tensor.__bool__):
             caller = sys._getframe(1).f_globals.get("__name__", "")
-            if func is torch.Tensor.item and caller.startswith("pyro.infer."):
+            if func is torch.Tensor.item and (caller.startswith("pyro.infer.") or _in_objective(sys._getframe(1))):
                 return args[0].detach()
             if func is torch.Tensor.__bool__ and caller == "pyro.util":  # warn_if_nan
                 return False
             if func is torch.Tensor.__bool__ and caller == "pyro.infer.util":  # Dice: are all probabilities above 0?
-                return True  # else terms of probability 0 are left out; they count 0 where they are finite
+                return False  # then it selects the others, and here they are set to 0 instead
+        elif func in (torch.Tensor.masked_select, torch.Tensor.nonzero):
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            if func is torch.Tensor.masked_select and caller == "pyro.infer.util":
+                return torch.where(args[1], args[0], 0.0)
+            if func is torch.Tensor.nonzero and caller == "pyro.infer.energy_distance":  # all pairs of particles
+                return torch.tril_indices(len(args[0]), len(args[0]), -1, device=args[0].device).T
+        elif func is torch.Tensor.__getitem__:
+            return _item(*args)
+        elif func is torch.Tensor.register_hook and sys._getframe(3).f_globals.get("__name__") == "pyro.util":
+            return None  # warn_if_nan for a gradient; the frames between are of torch's own Python code
         elif func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         elif func is torch.Tensor.__float__ and sys._getframe(1).f_globals.get("__name__") == _OF_ENUMERATION:
@@ -355,6 +373,28 @@ class _HostReads(TorchFunctionMode):
         elif func in _READ_UNSEEN and not self.read_at:
             self.read_at = _innermost_line(traceback.walk_stack(sys._getframe(1)))
         return func(*args, **kwargs)
+
+
+def _in_objective(frame: types.FrameType | None) -> bool:
+    """Whether this is code of an objective, and not of a model or guide, which an objective runs inside handlers."""
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module == _PROGRAM or module.startswith("pyro.poutine."):
+            return module == _PROGRAM
+        frame = frame.f_back
+    return False
+
+
+def _item(tensor: Tensor, index: Any) -> Tensor:
+    """`tensor[index]`, where torch would read back an integer in a tensor without dimensions."""
+    parts = index if isinstance(index, tuple) else (index,)
+    integers = [isinstance(part, Tensor) and not part.dim() and part.dtype in _INTEGERS for part in parts]
+    others = [part for part, integer in zip(parts, integers, strict=True) if not integer]
+    if len(others) == len(parts) or not all(type(part) in (int, slice) for part in others):
+        return tensor[index]
+    sliced = tensor[tuple(slice(None) if integer else part for part, integer in zip(parts, integers, strict=True))]
+    indices = [None if isinstance(part, slice) else part for part in parts if type(part) is not int]
+    return torch.ops.aten.index.Tensor(sliced, indices)
 
 
 def _one_hot(input: Tensor, num_classes: int = -1) -> Tensor:

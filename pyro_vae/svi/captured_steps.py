@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -112,7 +111,7 @@ class CapturedSteps:
         except ProgramError as error:  # which may not happen at the next call
             if signature in self._raised:
                 self.replays[signature] = None
-                self.warn_once(f"runs eagerly: its estimate without gradients raises {_one_line(error.__cause__)}")
+                self.warn_once(f"runs eagerly: its estimate raises {_one_line(error.__cause__)}")
             self._raised.add(signature)
         except Exception as reason:
             self.replays[signature] = None
@@ -126,15 +125,16 @@ class CapturedSteps:
         self, program: Program, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
     ) -> Replay | None:
         """The captured step, if its loss is still that of the program."""
-        loss, captured = program.losses(replay.captured, list(replay.params.values()), inputs, args, kwargs)
+        params, kind = list(replay.params.values()), signature[0][0]
+        loss, captured = program.losses(kind, replay.captured, params, inputs, args, kwargs)
         tolerance = 0.03 if self.precision == "bf16" else 1e-4
-        if math.isclose(loss, captured, rel_tol=tolerance, abs_tol=1e-4) or not math.isfinite(loss):
+        if torch.allclose(captured, loss, rtol=tolerance, atol=1e-4) or not bool(loss.isfinite().all()):
             return replay
         self.replays[signature] = None
         self.warn_once(
-            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {loss:.6g}, that of "
-            f"its captured step {captured:.6g}; the program has changed undetected, perhaps soon after the last such "
-            "comparison"
+            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {_short(loss)}, that "
+            f"of its captured step {_short(captured)}; the program has changed undetected, perhaps soon after the last "
+            "such comparison"
         )
         return None
 
@@ -170,3 +170,7 @@ class CapturedSteps:
 
 def _one_line(error: BaseException | None) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _short(loss: Tensor) -> str:
+    return ", ".join(f"{number:.6g}" for number in loss.flatten().tolist())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -16,22 +16,13 @@ from pyro_vae._utils import checks
 from pyro_vae.svi import backends
 from pyro_vae.svi.captured_steps import CapturedSteps
 from pyro_vae.svi.optimizers import SharedOptimizer
-from pyro_vae.svi.program import Program, params_of
+from pyro_vae.svi.program import Program, as_tensor, params_of
 from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.signature import kind_of, number_like
 
-CAPTURED_LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceGraph_ELBO)
 CHECKED_EVERY = 200  # steps between checks for losses that are not finite
 RESCANNED_EVERY = 100  # steps of `steps`
-
-
-def can_capture(loss: type[ELBO]) -> bool:
-    """Whether steps of this loss can be captured: it is one of `CAPTURED_LOSSES`, or its class sets `capturable`.
-
-    A subclass must set `capturable` itself: what it overrides may not be capturable.
-    """
-    return loss in CAPTURED_LOSSES or vars(loss).get("capturable", False)
 
 
 class NotFiniteError(FloatingPointError):
@@ -73,7 +64,8 @@ class CompiledSVI:
     generators other than torch's default ones; or it fails while it is captured.
 
     *A loss that is not finite* raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
-    once in :meth:`step`, within 200 steps in :meth:`step_tensor`.
+    once in :meth:`step`, within 200 steps in :meth:`step_tensor`. The loss of some objectives is infinite by design,
+    that of `TraceTailAdaptive_ELBO` for example: where the first step's is, infinite losses are returned, as by Pyro.
 
     Not re-entrant, and not thread-safe: like Pyro's SVI it updates the parameters in place. During a capture, Pyro's
     validation is off in all threads.
@@ -84,8 +76,7 @@ class CompiledSVI:
             optimizer, with or without a scheduler. A class, and Pyro's Adam and AdamW without a scheduler, become a
             single optimizer over all parameters. A Pyro optimizer has the same state and learning rates as with Pyro's
             SVI, and either can resume from the other's state; but gradients are left as None, not as zeros.
-        loss, loss_and_grads: one of Pyro's objectives; other objectives, or functions as Pyro's SVI takes them, run
-            eagerly.
+        loss, loss_and_grads: one of Pyro's objectives, or one of your own; or functions, as Pyro's SVI takes them.
         prepare: makes the tuple of the programs' arguments from those of :meth:`step`, for example a batch from its
             indices. It is captured with the programs, and runs once per step, so that the model and the guide see the
             same draws.
@@ -139,14 +130,11 @@ class CompiledSVI:
         self.loss: Any = loss
         self.optimizer = SharedOptimizer(optim)
         self.num_steps = 0
+        self._may_be_infinite = False  # as the loss of the first step was
         self._used: Replay | None = None  # by the last step
         self._program = Program(model, guide, loss, prepare)
         self._captured = CapturedSteps(self.optimizer, compile, precision)
         self._unchecked: list[tuple[int, Tensor]] = []
-        if compile != "off" and not can_capture(type(loss)):
-            names = ", ".join(kind.__name__ for kind in CAPTURED_LOSSES)
-            self._captured.warn_once(f"runs eagerly: {type(loss).__name__} can't be captured, as {names} can")
-            self._captured.compile = "off"
 
     @property
     def signatures(self) -> int:
@@ -164,12 +152,8 @@ class CompiledSVI:
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a gradient step; returns the loss before it (or both losses, where Pyro returns two)."""
-        loss = self._step(args, kwargs)
-        if isinstance(loss, Tensor):
-            loss = loss.item() if loss.dim() == 0 else tuple(loss.tolist())
-        number: Any = tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
-        if not math.isfinite(sum(number) if isinstance(number, tuple) else number):
-            raise NotFiniteError(number, self.num_steps)
+        number = _number(self._step(args, kwargs))
+        self._check(number, self.num_steps)
         self._unchecked.clear()
         return number
 
@@ -225,8 +209,8 @@ class CompiledSVI:
             self.check_finite()
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """An estimate of the loss, without taking a step."""
-        return float(self._evaluate(args, kwargs))
+        """An estimate of the loss (or of both losses, where Pyro returns two), without taking a step."""
+        return _number(self._evaluate(args, kwargs))
 
     def evaluate_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """As :meth:`evaluate_loss`, without waiting for the device."""
@@ -243,11 +227,17 @@ class CompiledSVI:
         if not self._unchecked:
             return
         steps = [step for step, _ in self._unchecked]
-        losses = torch.stack([loss.sum() if loss.dim() else loss for _, loss in self._unchecked]).tolist()
+        losses = torch.stack([loss.sum() for _, loss in self._unchecked]).tolist()
         self._unchecked.clear()
         for step, loss in zip(steps, losses, strict=True):
-            if not math.isfinite(loss):
-                raise NotFiniteError(loss, step)
+            self._check(loss, step)
+
+    def _check(self, loss: Any, step: int) -> None:
+        total = sum(loss) if isinstance(loss, tuple) else loss
+        if step == 1:
+            self._may_be_infinite = total == math.inf
+        if math.isnan(total) or (math.isinf(total) and not self._may_be_infinite):
+            raise NotFiniteError(loss, step)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state. The parameters are in Pyro's store, or in your modules."""
@@ -287,10 +277,15 @@ class _LossFunction:
         return loss
 
 
+def _number(loss: Any) -> Any:
+    """A loss as Pyro's SVI returns it: a float, or several, of objectives that have several losses."""
+    if isinstance(loss, Tensor) and loss.dim() == 1:
+        return tuple(loss.tolist())
+    return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
+
+
 def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
     """Pyro's number or numbers as a tensor on the device of the arguments, like the losses of captured steps."""
-    if isinstance(loss, Tensor):
-        return loss.detach() if loss.requires_grad else loss
-    if isinstance(loss, tuple):
-        loss = [float(value) for value in loss]
+    if isinstance(loss, (Tensor, tuple)):
+        return as_tensor(loss)
     return torch.as_tensor(loss, **number_like(pytree.tree_leaves(arguments)))

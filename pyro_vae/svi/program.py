@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pyro_vae._utils.rng import preserved_rng
@@ -40,7 +40,7 @@ class Program:
     >>> import pyro.distributions as dist
     >>> model = lambda x: pyro.sample("z", dist.Normal(x, 1.0))
     >>> guide = lambda x: pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
-    >>> list(Program(model, guide, pyro.infer.Trace_ELBO(), None).params(torch.tensor(0.0)))
+    >>> list(Program(model, guide, pyro.infer.Trace_ELBO(), None).params("step", torch.tensor(0.0)))
     ['loc']
     """
 
@@ -49,18 +49,18 @@ class Program:
         self.watched = Watched(*self.parts)
 
     def estimate(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss."""
+        """The loss, or the losses of an objective that has several, as a tuple."""
         return self._run(self.parts[2].loss, args, kwargs)
 
     def estimate_with_gradients(self, *args: Any, **kwargs: Any) -> Any:
         """The loss; its gradients are added to those of the parameters."""
         return self._run(self.parts[2].loss_and_grads, args, kwargs)
 
-    def params(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def params(self, kind: str, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The parameters by name, from an estimate with Pyro's own checks that has no other side effect."""
         devices = [param.device for param in pyro.get_param_store()._params.values()]
         with _no_trace(devices), poutine.trace(param_only=True) as traced:
-            self.estimate(*args, **kwargs)
+            self._loss(kind, args, kwargs)
         return params_of(traced.trace)
 
     def capture(self, kind: str, leaves: Sequence[Any], tree: Any) -> tuple[Captured, dict[str, Tensor]] | None:
@@ -85,11 +85,10 @@ class Program:
                 filled[index] = tensor
             args, kwargs = pytree.tree_unflatten(filled, tree)
             if kind == "evaluate":
-                with torch.no_grad():
-                    return (torch.as_tensor(self.estimate(*args, **kwargs)),)
+                return (self._loss(kind, args, kwargs),)
             with gradients_set_aside(list(params.values())):
-                loss = self.estimate_with_gradients(*args, **kwargs)
-                return (torch.as_tensor(loss), *(param.grad for param in params.values()))
+                loss = as_tensor(self.estimate_with_gradients(*args, **kwargs))
+                return (loss, *(param.grad for param in params.values()))
 
         iterator = self.watched.iterator()
         if iterator is not None:
@@ -97,7 +96,7 @@ class Program:
         with self.watched.restored() as memory, param_store_restored() as store:
             args, kwargs = pytree.tree_unflatten(list(leaves), tree)
             try:
-                params = self.params(*args, **kwargs)
+                params = self.params(kind, *args, **kwargs)
             except Exception as error:
                 raise ProgramError from error
             if pyro.get_param_store()._params.keys() != store.keys():
@@ -119,8 +118,8 @@ class Program:
         return captured, params
 
     def losses(
-        self, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
-    ) -> tuple[float, float]:
+        self, kind: str, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """The loss of the program and that of its captured step, from the same draws; has no side effects.
 
         The second is NaN if the program uses other parameters than the captured step.
@@ -128,17 +127,26 @@ class Program:
         devices = [tensor.device for tensor in (*params, *inputs)]
         with self.watched.restored():
             with _no_trace(devices), poutine.trace(param_only=True) as used:
-                loss = float(self.estimate(*args, **kwargs))
+                loss = self._loss(kind, args, kwargs).clone()
             if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
-                return loss, math.nan
+                return loss, torch.full_like(loss, torch.nan)
             with _no_trace(devices):
-                return loss, float(captured.graph(*params, *inputs, *captured.live)[0])
+                return loss, captured.graph(*params, *inputs, *captured.live)[0].clone()
+
+    def _loss(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The loss alone. That of a step is the one that comes with gradients: some objectives have no other."""
+        if kind == "evaluate":
+            with torch.no_grad():
+                return as_tensor(self.estimate(*args, **kwargs))
+        with torch.enable_grad(), _NoBackward():
+            return as_tensor(self.estimate_with_gradients(*args, **kwargs))
 
     def _run(self, objective: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         model, guide, _, prepare = self.parts
         if prepare is not None:
             args, kwargs = prepare(*args, **kwargs), {}
-        return objective(model, guide, *args, **kwargs)
+        loss = objective(model, guide, *args, **kwargs)
+        return as_tensor(loss) if isinstance(loss, Tensor) else loss
 
     def _refuse_changes(self, before: Any, memory: list[tuple[Tensor, Tensor]], store: dict[str, Tensor]) -> None:
         """Raises if a run changed state: under Pyro each run would change what the next reads; a replay would not."""
@@ -152,6 +160,13 @@ class Program:
         changed = [name for name, value in now.items() if store.get(name) is not value]
         if changed:
             raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
+
+
+def as_tensor(loss: Any) -> Tensor:
+    """Pyro's number or tensor of a single element as a scalar, and several, as of wake-sleep, as a vector."""
+    if isinstance(loss, tuple):
+        return torch.stack([as_tensor(part) for part in loss])
+    return torch.as_tensor(loss).detach().reshape(())
 
 
 def params_of(trace: Any) -> dict[str, Tensor]:
@@ -172,6 +187,13 @@ def _no_trace(devices: Sequence[torch.device]) -> Iterator[None]:
     """On exit, generators and tensors that an estimate wrote to are restored; inside, there are no gradients."""
     with preserved_rng(devices), Restoring(), torch.no_grad():
         yield
+
+
+class _NoBackward(TorchFunctionMode):
+    """Inside, objectives call `backward` without effect, so that no gradient is added to any."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return None if func is torch.Tensor.backward else func(*args, **(kwargs or {}))
 
 
 def _other_values(tensor: Tensor, first: int) -> Tensor:

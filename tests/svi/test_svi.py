@@ -16,10 +16,8 @@ from pyro.infer import (
     SVI,
     RenyiELBO,
     Trace_ELBO,
-    TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
-    config_enumerate,
 )
 from pyro.infer.autoguide import (
     AutoIAFNormal,
@@ -445,25 +443,6 @@ def test_a_gradient_that_is_not_finite_on_other_values_is_no_reason_to_run_eager
     svi = CompiledSVI(model, lambda: None, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO(), compile="capture")
     assert all(math.isfinite(svi.step()) for _ in range(3))
     assert svi.signatures == 1
-
-
-def test_enumeration_runs_eagerly():
-    @config_enumerate
-    def mixture(x):
-        locs = pyro.param("locs", torch.tensor([-1.0, 1.0]))
-        with pyro.plate("data", len(x)):
-            which = pyro.sample("which", dist.Categorical(torch.ones(2)))
-            pyro.sample("x", dist.Normal(locs[which], 1.0), obs=x)
-
-    def empty(x):
-        pass
-
-    elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    batches = [(Y,)] * 5
-    _, losses, _ = trained(lambda: SVI(mixture, empty, pyro.optim.Adam({"lr": 0.01}), elbo), batches)
-    with pytest.warns(UserWarning, match="TraceEnum_ELBO can't be captured"):
-        _, actual, _ = trained(lambda: CompiledSVI(mixture, empty, pyro.optim.Adam({"lr": 0.01}), elbo), batches)
-    assert actual == pytest.approx(losses)
 
 
 def test_other_arguments_run_eagerly():

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoStructured
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -237,20 +237,6 @@ def test_a_capture_makes_no_mode_for_each_operation(monkeypatch):
     monkeypatch.setattr(FakeTensorMode, "__init__", lambda self, **options: made.append(1) or original(self, **options))
     losses(CompiledSVI, functools.partial(scaled, lambda: sum(Y.unbind())))
     assert 0 < len(made) <= 3
-
-
-def loss_function(model, guide, *args):
-    return Trace_ELBO().differentiable_loss(model, guide, *args)
-
-
-@pytest.mark.parametrize("loss", [lambda: ReweightedWakeSleep(num_particles=2), lambda: loss_function])
-def test_other_losses_run_eagerly(loss):
-    model = functools.partial(scaled, lambda: 1.0)
-    expected = losses(SVI, model, loss=loss)
-    with pytest.warns(UserWarning, match="runs eagerly: .* can't be captured") as caught:
-        actual = losses(CompiledSVI, model, loss=loss)
-    assert actual == pytest.approx(expected, rel=1e-4)
-    assert len(caught) == 1
 
 
 @pytest.mark.filterwarnings("ignore:CompiledSVI")  # now it is captured, now it runs eagerly
