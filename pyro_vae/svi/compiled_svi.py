@@ -73,8 +73,8 @@ class CompiledSVI:
     Args:
         model, guide: Pyro programs with the same arguments.
         optim: a torch optimizer; its class, or any function that makes an optimizer from parameters; or a Pyro
-            optimizer, with or without a scheduler. A class, and Pyro's Adam and AdamW without a scheduler, become a
-            single optimizer over all parameters. A Pyro optimizer has the same state and learning rates as with Pyro's
+            optimizer, with or without a scheduler. Where it is plain Adam or AdamW, of either kind, a single kernel
+            takes the step of a captured step; a Pyro optimizer has the same state and learning rates as with Pyro's
             SVI, and either can resume from the other's state; but gradients are left as None, not as zeros.
         loss, loss_and_grads: one of Pyro's objectives, or one of your own; or functions, as Pyro's SVI takes them.
         prepare: makes the tuple of the programs' arguments from those of :meth:`step`, for example a batch from its
@@ -241,14 +241,11 @@ class CompiledSVI:
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state. The parameters are in Pyro's store, or in your modules."""
-        return self.optimizer.state_dict()
+        return self.optimizer.get_state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads the state of another `CompiledSVI`'s optimizer, or of any torch optimizer over the same parameters.
-
-        Where a Pyro optimizer takes the steps, the state of a torch optimizer is an InputError.
-        """
-        self.optimizer.load_state_dict(state)
+        """Loads the state of another optimizer over the same parameters: torch's, or with a Pyro optimizer, Pyro's."""
+        self.optimizer.set_state(state)
 
     def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with poutine.trace(param_only=True) as traced:

@@ -9,7 +9,11 @@ import pyro.optim
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
+from pyro.optim.multi import MixedMultiOptimizer
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.svi import CompiledSVI
@@ -259,11 +263,12 @@ def test_two_of_one_wrapper_stay_together_after_a_load():
     first.load_state_dict(first.state_dict())
     for svi in (first, second, first, second):
         svi.step(X)
-    assert [int(state["step"]) for svi in (first, second) for state in svi.state_dict()["state"].values()] == [7] * 4
+    of_params = [state["state"][0] for svi in (first, second) for state in svi.state_dict().values()]
+    assert [int(state["step"]) for state in of_params] == [7] * 4
 
 
-def test_the_state_of_a_torch_optimizer_is_taken():
-    """Of any grouping; where Pyro's wrapper does the steps, it is refused."""
+def test_a_state_is_that_of_the_optimizer():
+    """Torch's, also before the first step; a Pyro optimizer, which keeps a state by name, refuses torch's."""
     pyro.clear_param_store()
     svi = CompiledSVI(model, guide, torch.optim.Adam)
     for _ in range(3):
@@ -271,14 +276,15 @@ def test_the_state_of_a_torch_optimizer_is_taken():
     state = svi.state_dict()
     assert len(state["param_groups"]) == 1
     for steps_before in (0, 1):
-        later = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}))
+        later = CompiledSVI(model, guide, torch.optim.Adam)
         for _ in range(steps_before):
             later.step(X)
         later.load_state_dict(copy.deepcopy(state))  # of which torch takes the tensors themselves
         later.step(X)
         assert [int(param_state["step"]) for param_state in later.state_dict()["state"].values()] == [4, 4]
-    with pytest.raises(InputError, match="state: given 'the state of a torch optimizer'"):
-        CompiledSVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.05})).load_state_dict(state)
+    for optim in (pyro.optim.ClippedAdam({"lr": 0.05}), pyro.optim.Adam({"lr": 0.05})):
+        with pytest.raises(InputError, match="state: given 'the state of a torch optimizer'"):
+            CompiledSVI(model, guide, optim).load_state_dict(state)
 
 
 class Scaled(torch.optim.Optimizer):
@@ -293,6 +299,142 @@ class Scaled(torch.optim.Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 param -= group["lr"] * self.scale * param.grad
+
+
+ADAM = (torch.optim.Adam, {"lr": 0.05})
+
+
+class Frozen(PyroOptim):
+    def __call__(self, params, *args, **kwargs):
+        pass
+
+
+class AllButScale(PyroOptim):
+    """Pyro calls it with a set."""
+
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params - {pyro.get_param_store()._params["scale"]}, *args, **kwargs)
+
+
+class ByName(PyroOptim):
+    """As `HorovodOptimizer`."""
+
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(sorted(params, key=pyro.get_param_store().param_name), *args, **kwargs)
+
+
+class TwiceTheGradient(PyroOptim):
+    def __call__(self, params, *args, **kwargs):
+        for param in params:
+            param.grad *= 2
+        super().__call__(params, *args, **kwargs)
+
+
+class Descends(PyroOptim):
+    def _get_optim(self, param):
+        return torch.optim.SGD([param], lr=1e-3)
+
+
+class Clips(PyroOptim):
+    def _get_grad_clip(self, param):
+        return lambda param: param.grad.clamp_(-0.1, 0.1)
+
+
+class Halves(PyroLRScheduler):
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params, *args, **kwargs)
+        self.step()
+
+
+class StepsBack(torch.optim.Adam):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad.neg_()
+        return super().step(closure)
+
+
+def hooked(params, **options):
+    optimizer = torch.optim.Adam(params, **options)
+    optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.param_groups[0]["params"][0].data.mul_(0.9))
+    return optimizer
+
+
+OVERRIDDEN = {
+    "__call__ that does nothing": lambda: Frozen(*ADAM),
+    "__call__ with fewer parameters": lambda: AllButScale(*ADAM),
+    "__call__ in another order": lambda: ByName(*ADAM),
+    "__call__ that changes gradients": lambda: TwiceTheGradient(torch.optim.AdamW, {"lr": 0.05, "eps": 1.0}),
+    "_get_optim": lambda: Descends(*ADAM),
+    "_get_grad_clip": lambda: Clips(torch.optim.Adam, {"lr": 0.05, "eps": 1.0}),
+    "scheduler": lambda: Halves(
+        torch.optim.lr_scheduler.ExponentialLR,
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5},
+    ),
+    "step": lambda: PyroOptim(StepsBack, {"lr": 0.05}),
+    "hook": lambda: PyroOptim(hooked, {"lr": 0.05}),
+    "maximize": lambda: pyro.optim.Adam({"lr": 0.05, "maximize": True}),
+    "amsgrad": lambda: pyro.optim.Adam({"lr": 0.05, "amsgrad": True}),
+    "rate in a tensor": lambda: pyro.optim.Adam({"lr": torch.tensor(0.05)}),
+    "DCTAdam": lambda: pyro.optim.DCTAdam({"lr": 0.05}),
+    "AdagradRMSProp": lambda: pyro.optim.AdagradRMSProp({"eta": 0.05}),
+    "function": lambda: PyroOptim(lambda params, **options: torch.optim.Adam(params, **options), {"lr": 0.05}),
+}
+
+
+@pytest.mark.parametrize("wrapper", OVERRIDDEN.values(), ids=OVERRIDDEN)
+@pytest.mark.parametrize("kinds", [(CompiledSVI,), (SVI, CompiledSVI), (CompiledSVI, SVI)], ids=["own", "to", "from"])
+def test_what_a_wrapper_or_its_optimizers_override_counts(wrapper, kinds):
+    assert_same(after(wrapper(), kinds), after(wrapper(), [SVI] * len(kinds)))
+
+
+def replace_optimizer(optim, param):
+    optim.optim_objs[param] = torch.optim.SGD([param], lr=1e-3)
+
+
+def add_hook(optim, param):
+    optim.optim_objs[param].register_step_post_hook(lambda optimizer, *_: param.data.mul_(0.9))
+
+
+def override_step(optim, param):
+    optim.optim_objs[param].step = lambda: None
+
+
+def add_clipping(optim, param):
+    optim.grad_clip[param] = lambda param: param.grad.zero_()
+
+
+@pytest.mark.parametrize("change", [replace_optimizer, add_hook, override_step, add_clipping])
+def test_what_is_overridden_later_counts(change):
+    test_what_is_replaced_in_a_wrapper_counts(WRAPPERS["Adam"], change)
+
+
+def test_hooks_of_all_optimizers_are_called():
+    pyro.clear_param_store()
+    calls = []
+    for optim in (torch.optim.Adam, pyro.optim.Adam({"lr": 0.05})):
+        svi = CompiledSVI(model, guide, optim, compile="capture")
+        for _ in range(3):
+            svi.step(X)
+        calls.clear()
+        handle = register_optimizer_step_post_hook(lambda *_: calls.append(1))
+        svi.step(X)
+        handle.remove()
+        assert calls
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        (lambda param: torch.optim.LBFGS([param]), "optim: given 'LBFGS', expected an optimizer whose step needs no"),
+        (lambda param: torch.optim.LBFGS, "optim: given 'LBFGS', expected an optimizer whose step needs no"),
+        (lambda param: MixedMultiOptimizer([(["loc"], pyro.optim.Adam({}))]), "optim: given 'MixedMultiOptimizer'"),
+    ],
+)
+def test_optimizers_that_estimate_the_loss_themselves_are_refused(optim, message):
+    pyro.clear_param_store()
+    with pytest.raises(InputError, match=message):
+        CompiledSVI(model, guide, optim(torch.ones(1, requires_grad=True))).step(X)
 
 
 def test_an_optimizer_of_ones_own_has_its_arguments():

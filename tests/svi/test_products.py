@@ -167,7 +167,7 @@ def test_adam_by_kernel_is_torchs(kind, weight_decay):
         return optimizer, params
 
     (reference, expected), (other, params) = made(), made()
-    adam, halves = FusedAdam(other, params), {param: param.detach().bfloat16() for param in params[1:4]}
+    adam, halves = FusedAdam([other], params), {param: param.detach().bfloat16() for param in params[1:4]}
     for step in range(5):
         gradients = [torch.randn(shape) for shape in shapes]
         reference.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.01 / (step + 1)
@@ -192,7 +192,7 @@ def test_an_infinite_parameter_stays_where_it_is(kind):
     params = []
     for by_kernel in (False, True):
         param = start.clone().requires_grad_()
-        adam = FusedAdam(kind([param], lr=0.1, weight_decay=0.0, fused=True), [param])
+        adam = FusedAdam([kind([param], lr=0.1, weight_decay=0.0, fused=True)], [param])
         gradient = torch.where(start.isinf(), 0.0, 1.0)
         with torch.no_grad():
             assert adam.by_kernel([gradient], {}) if by_kernel else adam([gradient]) is None
@@ -223,7 +223,7 @@ def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, colum
     param, other = (torch.ones(18, columns, requires_grad=True) for _ in range(2))
     kind = torch.optim.Adam if after == "decay" else torch.optim.AdamW
     optimizers = [kind([weight], lr=0.1, weight_decay=0.1, fused=True) for weight in (param, other)]
-    adam, half = FusedAdam(optimizers[0], [param]), torch.ones(18, columns, dtype=torch.bfloat16)
+    adam, half = FusedAdam([optimizers[0]], [param]), torch.ones(18, columns, dtype=torch.bfloat16)
     has_half = after == "half" or (dtype == torch.bfloat16) != (after == "precision")
 
     def step():
@@ -263,7 +263,7 @@ def test_a_product_does_adams_step_where_nothing_needs_the_gradient(dtype, colum
 )
 def test_adam_is_left_to_torch_where_the_kernel_has_no_say(param, gradient, by_kernel):
     param = param.clone().requires_grad_()
-    adam = FusedAdam(torch.optim.Adam([param], lr=0.1, fused=True), [param])
+    adam = FusedAdam([torch.optim.Adam([param], lr=0.1, fused=True)], [param])
     assert adam.by_kernel([gradient], {}) is by_kernel
     torch.testing.assert_close(param, torch.full_like(param, 0.9 if by_kernel else 1.0))  # the first step is lr
 
@@ -271,10 +271,10 @@ def test_adam_is_left_to_torch_where_the_kernel_has_no_say(param, gradient, by_k
 def test_adam_notices_a_state_that_was_cleared():
     param = torch.ones(3, requires_grad=True)
     optimizer = torch.optim.Adam([param], fused=True)
-    adam = FusedAdam(optimizer, [param])
-    assert adam.is_current()
+    adam = FusedAdam([optimizer], [param])
+    assert adam.is_current([optimizer])
     optimizer.state.clear()
-    assert not adam.is_current()
+    assert not adam.is_current([optimizer])
 
 
 def test_listeners_hear_of_calls_and_no_longer():

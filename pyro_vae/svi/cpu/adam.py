@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.svi.cpu import kernels, products
 from pyro_vae.svi.cpu.recording import Used, span
 
 _STEPS = [inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW)]
+_OTHER_OPTIONS = ("amsgrad", "maximize", "foreach", "capturable", "differentiable")
+_HOOKS_OF_ALL = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+_settings_of = operator.itemgetter("betas", "eps", "weight_decay", "fused", *_OTHER_OPTIONS)
+_state = operator.attrgetter("state")
 PART = 8192  # elements of a parameter that a thread updates at a time
 
 
@@ -21,41 +26,55 @@ class FusedAdam:
     """A step of torch's fused Adam or AdamW without its Python overhead: the same kernel on the same state.
 
     Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, https://arxiv.org/abs/1412.6980
+
+    Args:
+        optimizers: which have the parameters; see :func:`is_plain_adam`.
+        params: to be updated; those that no optimizer has are left as they are.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> None:
-        optimizer._opt_called = True  # type: ignore[attr-defined]  # which torch's schedulers want to see
-        self.optimizer, self._state, self._params = optimizer, optimizer.state, tuple(params)
-        self._states = [_adam_state(optimizer.state[param], param) for param in params]
+    def __init__(self, optimizers: Sequence[Any], params: Sequence[Tensor]) -> None:
+        self._optimizers, self._settings_at_first = list(optimizers), _settings(optimizers)
         index_of = {param: index for index, param in enumerate(params)}
+        by_numbers: dict[_Numbers, list[tuple[int, dict[str, Any], dict[str, Any]]]] = {}
         self._groups: list[_Group] = []
-        for groups in self._groups_by_settings():
-            indices = [index_of[param] for group in groups for param in group["params"] if param in index_of]
-            if indices:
-                states = [
-                    [self._states[index][name] for index in indices] for name in ("exp_avg", "exp_avg_sq", "step")
-                ]
-                self._groups.append(_Group(groups, indices, [params[index] for index in indices], *states))
+        for optimizer in optimizers:
+            optimizer._opt_called = True  # which torch's schedulers want to see
+            for group in optimizer.param_groups:
+                updated = by_numbers.setdefault(_Numbers.of(group, optimizer), [])
+                for param in filter(index_of.__contains__, group["params"]):
+                    updated.append((index_of[param], group, _adam_state(optimizer.state[param], param)))
+        for numbers, updated in by_numbers.items():
+            if updated:
+                indices, groups, states = zip(*updated, strict=True)
+                tensors = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+                self._groups.append(_Group(groups, numbers, indices, [params[index] for index in indices], *tensors))
+        self._state_dicts = [optimizer.state for optimizer in optimizers]
+        self._states = [
+            (optimizer.state, param, optimizer.state[param])
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for param in group["params"]
+            if param in index_of
+        ]
         # A recorded step reads the learning rate from memory.
         on_cuda = params[0].is_cuda
         self._rates = [
             torch.tensor(group.lr, dtype=torch.float32, device=params[0].device) if on_cuda else None
             for group in self._groups
         ]
-        numbers = [self._numbers(group.groups[0]) for group in self._groups]
-        self._settings = [torch.tensor(row, dtype=torch.float64) for row in numbers]  # in the layout of adam.cpp
+        # In the layout of adam.cpp.
+        self._numbers = [torch.tensor(group.numbers, dtype=torch.float64) for group in self._groups]
         self._set = [group.lr for group in self._groups]
-        self._constants = self._read_constants()
         self._done: list[tuple[Tensor, list[tuple[Tensor, Tensor, Tensor | None]]]] = []  # the last call of adam.cpp
 
-    def is_current(self) -> bool:
-        """Whether the optimizer still has the same state and the same constants; the learning rate may differ."""
+    def is_current(self, optimizers: Sequence[Any]) -> bool:
+        """Whether these are the same optimizers, with the same state and settings; learning rates may differ."""
         return (
-            self.optimizer.state is self._state
-            and all(map(operator.is_, map(self._state.get, self._params), self._states))
-            and self._read_constants() == self._constants
+            optimizers == self._optimizers
+            and _settings(optimizers) == self._settings_at_first
+            and all(map(operator.is_, map(_state, optimizers), self._state_dicts))
+            and all(state.get(param) is of_param for state, param, of_param in self._states)
             and all(group.has_one_rate() for group in self._groups)
-            and nothing_but_the_kernel(self.optimizer)
         )
 
     def refresh(self) -> bool:
@@ -66,7 +85,7 @@ class FusedAdam:
             now = group.lr
             if now != self._set[index]:
                 self._set[index] = now
-                self._settings[index][0] = now
+                self._numbers[index][0] = now
                 rate = self._rates[index]
                 if rate is not None:
                     rate.fill_(now)
@@ -82,8 +101,8 @@ class FusedAdam:
         """Updates the parameters by their gradients."""
         for group, rate in zip(self._groups, self._rates, strict=True):
             torch._foreach_add_(group.steps, 1)
-            options = group.groups[0]
-            update = torch._fused_adamw_ if self._decoupled(options) else torch._fused_adam_
+            _, beta1, beta2, eps, weight_decay, decoupled = group.numbers
+            update = torch._fused_adamw_ if decoupled else torch._fused_adam_
             update(
                 group.params,
                 [gradients[index] for index in group.indices],
@@ -92,10 +111,10 @@ class FusedAdam:
                 [],
                 group.steps,
                 lr=group.lr if rate is None else rate,
-                beta1=options["betas"][0],
-                beta2=options["betas"][1],
-                weight_decay=options["weight_decay"],
-                eps=options["eps"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=weight_decay,
+                eps=eps,
                 amsgrad=False,
                 maximize=False,
             )
@@ -112,7 +131,7 @@ class FusedAdam:
             return False
         kernel = kernels.load("adam", "const int64_t*", "int64_t", "float**", "int64_t")
         self._done = []
-        for of_group, group, settings in zip(tensors, self._groups, self._settings, strict=True):
+        for of_group, group, settings in zip(tensors, self._groups, self._numbers, strict=True):
             of_halves = list(map(halves.get, group.params))
             parts = _parts(of_group, of_halves, settings)
             counters = torch.tensor([step.data_ptr() for step in group.steps])
@@ -130,7 +149,7 @@ class FusedAdam:
             used: the recorded kernels and operations, including those of :meth:`by_kernel`.
         """
         for (parts, of_steps), group in zip(self._done, self._groups, strict=True):
-            if group.groups[0]["weight_decay"] and not self._decoupled(group.groups[0]):
+            if group.numbers.weight_decay and not group.numbers.decoupled:
                 continue
             for param, gradient, half in of_steps:
                 of_step = [tensor for tensor in (param, gradient, half) if tensor is not None]
@@ -142,30 +161,30 @@ class FusedAdam:
                         update.copy_(parts[of_param, : len(update)].amin(0))  # the addresses of its first part
                         parts[of_param, 7] = 0
 
-    def _decoupled(self, group: dict[str, Any]) -> bool:
-        return group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW))
 
-    def _numbers(self, group: dict[str, Any]) -> tuple[float, ...]:
-        """The settings of a group, in the order of adam.h."""
-        return group["lr"], *group["betas"], group["eps"], group["weight_decay"], self._decoupled(group)
+class _Numbers(NamedTuple):
+    """The settings of a group, in the order of adam.h; the learning rate is the one at first."""
 
-    def _groups_by_settings(self) -> list[list[dict[str, Any]]]:
-        """The optimizer's groups, grouped by equal settings: a single kernel updates each list."""
-        by_settings: dict[tuple[float, ...], list[dict[str, Any]]] = {}
-        for group in self.optimizer.param_groups:
-            by_settings.setdefault(self._numbers(group), []).append(group)
-        return list(by_settings.values())
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    decoupled: bool
 
-    def _read_constants(self) -> list[tuple[Any, ...]]:
-        groups = self.optimizer.param_groups
-        return [(group["betas"], group["eps"], group["weight_decay"]) for group in groups]
+    @classmethod
+    def of(cls, group: dict[str, Any], optimizer: Any) -> _Numbers:
+        decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+        beta1, beta2 = group["betas"]
+        return cls(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], decoupled)
 
 
 class _Group(NamedTuple):
     """Parameters with the same settings, and Adam's state of each."""
 
-    groups: list[dict[str, Any]]  # of the optimizer
-    indices: list[int]  # of these parameters among all
+    groups: Sequence[dict[str, Any]]  # of the optimizer of each parameter
+    numbers: _Numbers
+    indices: Sequence[int]  # of these parameters among all
     params: list[Tensor]
     means: list[Tensor]
     squares: list[Tensor]
@@ -215,28 +234,46 @@ def _match(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def nothing_but_the_kernel(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `step` is that of Adam or AdamW and only calls the kernel: there are no hooks and no other options.
+def is_plain_adam(optimizer: Any) -> bool:
+    """Whether `step` is that of torch's Adam or AdamW and does nothing but the update: no hooks and no other options.
 
     torch's schedulers replace `step` by one that only records that it was called.
     """
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if not isinstance(optimizer, torch.optim.Optimizer) or inspect.unwrap(type(optimizer).step) not in _STEPS:
         return False
-    if inspect.unwrap(type(optimizer).step) not in _STEPS:
+    if any(_hooks(optimizer)):
         return False
     step = vars(optimizer).get("step")
     if step is not None and not (hasattr(step, "_wrapped_by_lr_sched") and step.__wrapped__ is type(optimizer).step):
         return False
-    return all(
-        group["fused"] and not (group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor))
-        for group in optimizer.param_groups
-    )
+    return not any(
+        isinstance(value, Tensor) for group in optimizer.param_groups for value in (group["lr"], *group["betas"])
+    ) and not any(group.get(option) for group in optimizer.param_groups for option in _OTHER_OPTIONS)
+
+
+def _hooks(optimizer: Any) -> list[int]:
+    """The numbers of hooks of its step, and of those of all optimizers."""
+    return list(map(len, (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, *_HOOKS_OF_ALL)))
+
+
+def _settings(optimizers: Sequence[Any]) -> list[Any]:
+    """What the update depends on beside state and learning rates. Read at each step."""
+    return [
+        (
+            type(optimizer).step,
+            vars(optimizer).get("step"),
+            _hooks(optimizer),
+            [(*_settings_of(group), type(group["lr"])) for group in optimizer.param_groups],
+        )
+        for optimizer in optimizers
+    ]
 
 
 def _adam_state(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
-    """The state of a parameter, initialized as torch's own step does."""
+    """The state of a parameter, initialized as torch's own step does; its count as the kernel requires."""
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
         state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
         state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+    state["step"] = state["step"].to(param.device, torch.float32)
     return state
