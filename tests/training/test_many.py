@@ -157,6 +157,28 @@ def test_run_folders_and_resume(few, tmp_path):
             fit_many(**arguments, **QUIET)
 
 
+def test_members_in_turn_are_those_of_fit(few, tmp_path):
+    """As `inductor` trains them on a CPU: to the last bit; one was stopped and resumed, the other is a further seed."""
+    spec = dataclasses.replace(SPEC, compile="inductor", validation_fraction=0.3)
+    out = tmp_path / "runs"
+    fit_many(dataclasses.replace(spec, epochs=1), few, seeds=[3], out=out, **QUIET)
+    runs = fit_many(spec, few, seeds=SEEDS, out=out, resume=True, **QUIET)
+    for seed, (model, history) in zip(SEEDS, runs, strict=True):
+        member = dataclasses.replace(spec, seed=seed, image_shape=few.shape)
+        train, validation = train_validation_split(few, member.validation_fraction, seed)
+        expected = build(member)
+        losses = fit(expected, train, validation=validation, **QUIET)
+        opened, stored, _ = open_run(out / f"seed-{seed}")
+        assert stored == model.spec == dataclasses.replace(member, objective="path-gradient")
+        equal((model, history), (expected, losses))
+        equal((opened, history), (expected, losses))
+        if seed != 3:
+            for name, value in expected.state_dict().items():
+                assert torch.equal(model.state_dict()[name], value), name
+    with pytest.raises(FloatingPointError, match="^seed 3: .*try a smaller lr"):
+        fit_many(dataclasses.replace(spec, lr=1e30), few, seeds=SEEDS, **QUIET)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
