@@ -3,13 +3,16 @@
     python benchmarks/families/semi_supervised.py --data-root DATA --out RUNS [--only 'm1+m2'] [--minutes 40]
 
 Measured is the share of the 10,000 test images whose most probable class under q(y|x) is their label. Training sees all
-60,000 training images, of which n have a label, n / 10 of each class, drawn anew for each of 3 seeds; nothing is held
-out, and nothing is chosen by the test images but the settings below, which were set after a few short trainings with
-100 labels. Pixels are binarized, dynamically in training, and by one fixed draw in testing. Errors are standard
-deviations over the seeds.
+60,000 training images, of which n have a label, n / 10 of each class, drawn anew for each of 3 seeds. The settings were
+chosen on 5,000 of the training images, left out then, with 100 labels. Pixels are binarized dynamically in training; in
+testing the classifier sees grey levels, as Pyro's example does in training and testing. Errors are standard deviations
+over the seeds.
 
 `m2` is the kind `semi-supervised` with and without the classification loss, alpha log q(y|x); `m1+m2` is the same on
 the codes of a VAE, the same for all, which is trained first without labels (its seconds are in a row of their own).
+That VAE has 10 dimensions and beta 0.1, so that its codes keep apart what N(0, I) would mix: with 50 dimensions and
+beta 1, as in the paper, the accuracy at 100 labels was .89 at best, and fell from epoch to epoch with some draws of the
+labels.
 Published numbers are of Pyro's example `ss_vae_M2.py`, and for m1+m2 of Kingma et al., 2014.
 
 Each finished training is kept in RUNS and not repeated. Trainings begin until --minutes are over, the first seed of all
@@ -29,29 +32,29 @@ import torch
 from pyro_vae import Spec, build, fit, load, load_data, save
 from pyro_vae._utils import files
 from pyro_vae._utils.environment import environment
-from pyro_vae.data import Splits, binarize
+from pyro_vae.data import Splits
 from pyro_vae.evaluation.latent_codes.clustering import label_accuracy
 from pyro_vae.models.stacked import StackedSemiSupervised
 
 SEEDS = (0, 1, 2)
 NETWORK = {"kind": "mlp", "activation": "relu"}
 COMMON = {"dataset": "mnist", "network": NETWORK, "binarization": "dynamic", "precision": "bf16"}
-M1 = Spec(latent_dim=50, hidden=(500, 500), epochs=15, compile="capture", **COMMON)
-M2 = Spec(latent_dim=50, hidden=(500,), epochs=10, compile="inductor", **COMMON)
-STACKED = {"latent_dim": 5, "hidden": (500,), "alpha": 5.0}
+M1 = Spec(latent_dim=10, hidden=(500, 500), beta=0.1, epochs=20, schedule="cosine", compile="inductor", **COMMON)
+M2 = Spec(latent_dim=50, hidden=(500,), epochs=20, lr=3e-3, compile="inductor", **COMMON)
+STACKED = {"latent_dim": 5, "hidden": (500,), "alpha": 20.0, "share": 0.02}
 STACKED_EPOCHS = 20
 ALPHA = 20.0  # of m2
 PYRO, KINGMA = "Pyro's example ss_vae_M2.py", "Kingma et al., 2014"
 SETTINGS = {  # of each row: what is trained, known labels, alpha, the published accuracy and its source
-    "m1+m2, 100 labels": ("m1+m2", 100, 5.0, 0.9667, KINGMA),
+    "m1+m2, 100 labels": ("m1+m2", 100, None, 0.9667, KINGMA),
     "m2, 100 labels": ("m2", 100, ALPHA, 0.932, PYRO),
-    "m1+m2, 600 labels": ("m1+m2", 600, 5.0, None, None),
-    "m1+m2, 1000 labels": ("m1+m2", 1000, 5.0, None, None),
-    "m1+m2, 3000 labels": ("m1+m2", 3000, 5.0, None, None),
     "m2, 3000 labels": ("m2", 3000, ALPHA, 0.958, PYRO),
-    "m2, 100 labels, no classification loss": ("m2", 100, 0.0, 0.225, PYRO),
     "m2, 1000 labels": ("m2", 1000, ALPHA, 0.949, PYRO),
     "m2, 600 labels": ("m2", 600, ALPHA, 0.944, PYRO),
+    "m2, 100 labels, no classification loss": ("m2", 100, 0.0, 0.225, PYRO),
+    "m1+m2, 600 labels": ("m1+m2", 600, None, None, None),
+    "m1+m2, 1000 labels": ("m1+m2", 1000, None, None, None),
+    "m1+m2, 3000 labels": ("m1+m2", 3000, None, None, None),
 }
 
 
@@ -86,23 +89,21 @@ def main() -> None:
     files.write_json(Path(__file__).with_suffix(".json"), report)
 
 
-def train(kind: str, labels: int, alpha: float, seed: int, images: Splits, out: Path) -> dict[str, Any]:
+def train(kind: str, labels: int, alpha: float | None, seed: int, images: Splits, out: Path) -> dict[str, Any]:
     """Accuracy on the test images after a training, its epochs and its seconds."""
-    spec = replace(M2, seed=seed, model={"kind": "semi-supervised", "labels": labels, "alpha": alpha})
     if kind == "m2":
-        model, history = build(spec), None
+        model = build(replace(M2, seed=seed, model={"kind": "semi-supervised", "labels": labels, "alpha": alpha}))
         history = fit(model, images.train, device="cpu", progress=False)
     else:
         m1 = train_m1(images, out)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = StackedSemiSupervised(m1, labels=labels, seed=seed, **STACKED)
-        settings = {"binarization": M1.binarization, "compile": "capture", "precision": M1.precision}
+        settings = {name: getattr(M1, name) for name in ("binarization", "compile", "precision", "schedule")}
         history = fit(model, images.train, epochs=STACKED_EPOCHS, seed=seed, device="cpu", progress=False, **settings)
-    test = binarize(images.test, "static")
     with torch.no_grad():
-        probabilities = torch.cat([model.classify(x) for x in test.as_float().split(1000)])
-    measured = label_accuracy(probabilities, test.labels)
+        probabilities = torch.cat([model.classify(x) for x in images.test.as_float().split(1000)])
+    measured = label_accuracy(probabilities, images.test.labels)
     return {
         "accuracy": measured.label_accuracy,
         "se": measured.label_accuracy_se,
