@@ -10,7 +10,7 @@ cosine schedule of the learning rate.
   of 512, 256, 128, 64 and 32 units; 100 epochs with a warm-up of 25. The paper trains for 2,000 epochs with a warm-up
   of 200. The encoder has one layer of 512 more than the paper's, which makes the features.
 - `ladder-longer`: the same weights trained on, with a second cosine and half the batch.
-- `one-layer`: the ladder without its upper layers, a VAE with the same networks; fewer epochs, as is written.
+- `one-layer`: the ladder without its upper layers, a VAE with the same networks and as many epochs.
 - `bottom-up`: the same generative model and sizes, inferred from the image upwards; fewer epochs, as is written.
 - `two-layers`: the sizes of Burda et al., z of 100 and 50 dimensions, hidden layers of 200 and 100 units, inferred
   upwards; `one-of-two` is the VAE of its first layer. Burda et al. have tanh, no batch normalization, and many more
@@ -77,7 +77,7 @@ TRAININGS = {
     ),
     "two-layers": TWO_LAYERS,
     "one-of-two": replace(TWO_LAYERS, model="vae"),
-    "one-layer": replace(LADDER, model={"kind": "ladder", "upper": ()}, epochs=50, beta_warmup=12),
+    "one-layer": replace(LADDER, model={"kind": "ladder", "upper": ()}),
     "ladder-longer": replace(LADDER, epochs=50, beta_warmup=0, batch_size=128, lr=1e-3),
 }
 STARTS = {"ladder-longer": "ladder"}  # from whose weights
