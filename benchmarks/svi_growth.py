@@ -61,12 +61,12 @@ def memory_by_steps(pixels: Tensor, device: torch.device, steps: int) -> tuple[d
     """Memory in MiB after each tenth of the steps, with shorter last batches, and the number of signatures."""
     svi = stepper(pixels, device, "capture")
     mebibytes: dict[str, float] = {}
-    while svi.num_steps < steps:
+    while svi.steps_taken < steps:
         for indices in shuffled(pixels[: 10 * BATCH + 40], BATCH):
             svi.step_tensor(indices)
-            if svi.num_steps % (steps // 10) == 0:
+            if svi.steps_taken % (steps // 10) == 0:
                 on_device = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else resident_mib()
-                mebibytes[str(svi.num_steps)] = round(on_device, 1)
+                mebibytes[str(svi.steps_taken)] = round(on_device, 1)
     return mebibytes, svi.signatures
 
 

@@ -7,6 +7,7 @@ captured program reads), `program` (model and guide with their objective), `capt
 native kernels that make compiled steps faster.
 """
 
-from pyro_vae.svi.compiled_svi import CompiledSVI, NotFiniteError
+from pyro_vae.svi.compiled_svi import CompiledSVI
+from pyro_vae.svi.losses import NotFiniteError
 
 __all__ = ["CompiledSVI", "NotFiniteError"]

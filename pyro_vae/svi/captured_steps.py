@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro.poutine import runtime
+from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
 from pyro_vae.svi import backends
@@ -30,14 +31,22 @@ Signature = tuple[Any, ...]
 class CapturedSteps:
     """The captured steps, by the kinds of the arguments and the number of the Python state."""
 
-    def __init__(self, optimizer: SharedOptimizer, compile: str, precision: str) -> None:
-        self.optimizer, self.compile, self.precision = optimizer, compile, precision
+    def __init__(self, compile: str, precision: str) -> None:
+        self.compile, self.precision = compile, precision
+        self.optimizer: SharedOptimizer | None = None
         self.replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
         self.ready = False  # after a first call, which runs as Pyro's, with all checks, and creates the parameters
         self.floats = ChangingFloats()
         self._raised: set[Signature] = set()  # signatures whose program itself raised during a capture
         self._changing: set[Any] = set()  # arguments with which Python state keeps changing
         self._warned: set[str] = set()
+
+    def use(self, optimizer: SharedOptimizer) -> None:
+        """Takes steps by this optimizer from now on."""
+        self.optimizer = optimizer
+        for replay in self.replays.values():
+            if replay is not None and replay.optimizer is not None:
+                replay.use(optimizer)
 
     def replay(
         self, program: Program, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -51,7 +60,9 @@ class CapturedSteps:
         """
         if self.compile == "off" or torch.is_inference_mode_enabled():
             return None, []
-        if runtime._PYRO_STACK or (kind == "step" and not torch.is_grad_enabled()):
+        # Pyro's `SVI.run` hides its steps from other handlers; where there are none, that has no effect.
+        inside = any(type(handler) is not BlockMessenger for handler in runtime._PYRO_STACK)
+        if inside or (kind == "step" and not torch.is_grad_enabled()):
             self.warn_once("runs eagerly inside another of Pyro's handlers, or without gradients")
             return None, []
         arguments = Arguments(args, kwargs)

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pyro_vae._utils import checks
 from pyro_vae.svi import backends
 from pyro_vae.svi.captured_steps import CapturedSteps
+from pyro_vae.svi.losses import FiniteCheck, number_of, tensor_of
 from pyro_vae.svi.optimizers import SharedOptimizer
-from pyro_vae.svi.program import Program, as_tensor, params_of
+from pyro_vae.svi.program import Program, params_of
 from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
-from pyro_vae.svi.signature import kind_of, number_like
+from pyro_vae.svi.signature import kind_of
 
-CHECKED_EVERY = 200  # steps between checks for losses that are not finite
 RESCANNED_EVERY = 100  # steps of `steps`
 
 
-class NotFiniteError(FloatingPointError):
-    """The loss of a step is NaN or infinite."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(f"the loss is {loss} at step {step}")
-        self.loss, self.step = loss, step
-
-
-class CompiledSVI:
+class CompiledSVI(SVI):
     r"""`pyro.infer.SVI` for static programs: the step is captured once and replayed without Python.
+
+    A subclass of Pyro's SVI, with the same arguments, methods and attributes; any of them may be assigned. Copies and
+    pickles are without the captured steps, and capture their own.
 
     The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks. Then the
     handlers, the distributions and autograd are run a second time and captured as a graph of tensor operations, which
@@ -77,6 +71,7 @@ class CompiledSVI:
             takes the step of a captured step; a Pyro optimizer has the same state and learning rates as with Pyro's
             SVI, and either can resume from the other's state; but gradients are left as None, not as zeros.
         loss, loss_and_grads: one of Pyro's objectives, or one of your own; or functions, as Pyro's SVI takes them.
+        num_samples, num_steps: of Pyro's :meth:`run`, deprecated there; :attr:`steps_taken` counts the steps.
         prepare: makes the tuple of the programs' arguments from those of :meth:`step`, for example a batch from its
             indices. It is captured with the programs, and runs once per step, so that the model and the guide see the
             same draws.
@@ -112,6 +107,8 @@ class CompiledSVI:
         optim: Any,
         loss: Any = None,
         loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
         prepare: Callable[..., tuple[Any, ...]] | None = None,
         compile: str = "auto",
@@ -122,19 +119,37 @@ class CompiledSVI:
         if compile == "cudagraph" and not torch.cuda.is_available():
             raise checks.fail("compile", compile, "another backend, where there is no CUDA device")
         loss = Trace_ELBO() if loss is None else loss
-        if not isinstance(loss, ELBO):
-            if not callable(loss):
-                raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects, or a function")
-            loss = _LossFunction(loss, loss_and_grads)
-        self.model, self.guide, self.prepare = model, guide, prepare
-        self.loss: Any = loss
-        self.optimizer = SharedOptimizer(optim)
-        self.num_steps = 0
-        self._may_be_infinite = False  # as the loss of the first step was
+        if not isinstance(loss, ELBO) and not callable(loss):
+            raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects, or a function")
+        self.prepare, self.compile, self.precision = prepare, compile, precision
+        self.steps_taken = 0
+        self._finite = FiniteCheck()
+        self._forget_captures()
+        super().__init__(model, guide, SharedOptimizer(optim), loss, loss_and_grads, num_samples, num_steps)
+
+    def _forget_captures(self) -> None:
+        self._captured = CapturedSteps(self.compile, self.precision)
+        self._program: Program | None = None
         self._used: Replay | None = None  # by the last step
-        self._program = Program(model, guide, loss, prepare)
-        self._captured = CapturedSteps(self.optimizer, compile, precision)
-        self._unchecked: list[tuple[int, Tensor]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the captured steps: a copy captures its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_captured", "_program", "_used")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_captures()
+        self._captured.optimizer = self.optimizer
+
+    @property
+    def optim(self) -> Any:
+        """The optimizer as it was given; another that is assigned takes the next step."""
+        return self.optimizer.optim
+
+    @optim.setter
+    def optim(self, optim: Any) -> None:
+        self.optimizer = optim if isinstance(optim, SharedOptimizer) else SharedOptimizer(optim)
+        self._captured.use(self.optimizer)
 
     @property
     def signatures(self) -> int:
@@ -152,23 +167,27 @@ class CompiledSVI:
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a gradient step; returns the loss before it (or both losses, where Pyro returns two)."""
-        number = _number(self._step(args, kwargs))
-        self._check(number, self.num_steps)
-        self._unchecked.clear()
+        number = number_of(self._step(args, kwargs))
+        self._finite.check(number, self.steps_taken)
+        self._finite.forget()
         return number
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """As :meth:`step`, without waiting for the device: the loss is a tensor there."""
-        loss = _as_tensor(self._step(args, kwargs), args, kwargs)
-        self._note(loss)
+        loss = tensor_of(self._step(args, kwargs), args, kwargs)
+        self._finite.note(loss, self.steps_taken)
         return loss
 
     def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The loss: a tensor, or what Pyro's objective returns."""
-        self.num_steps += 1
-        replay, inputs = self._replay("step", args, kwargs)
+        self.steps_taken += 1
+        program = self._current_program()
+        replay, inputs = self._captured.replay(program, "step", args, kwargs)
         if replay is None:
-            return self._eager_step(args, kwargs)
+            with poutine.trace(param_only=True) as traced:
+                loss = program.estimate_with_gradients(*args, **kwargs)
+            self.optimizer.step(list(params_of(traced.trace).values()))
+            return loss
         with torch.no_grad():
             loss = replay(inputs)
         self._used = replay
@@ -181,63 +200,61 @@ class CompiledSVI:
         iteration, except for the learning rate and the content of tensors; under `bf16`, change parameters by ordinary
         in-place operations and not through ``.data``, because rounded copies of them are made by the preceding step.
         """
+        return self._steps((args, {}) for args in arguments)
+
+    def run_steps(self, num_steps: int, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes `num_steps` steps with the same arguments, as :meth:`steps` does.
+
+        Returns the losses before each step, (num_steps,), on the device. (:meth:`run` is Pyro's, which then samples
+        traces of the posterior.)
+        """
+        checks.positive_integer("num_steps", num_steps)
+        losses = list(self._steps(itertools.repeat((args, kwargs), num_steps)))
+        self.check_finite()
+        return torch.stack(losses)
+
+    def _steps(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> Iterator[Tensor]:
         trusted: Replay | None = None
         kinds: list[Any] = []
-        for args in arguments:
-            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(kind_of, args)) == kinds:
-                self.num_steps += 1
+        for args, kwargs in calls:
+            leaves = [*args, *kwargs.values()]
+            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(kind_of, leaves)) == kinds:
+                self.steps_taken += 1
                 with torch.no_grad():
-                    loss = trusted.run_unchecked([argument for argument in args if isinstance(argument, Tensor)])
-                self._note(loss)
+                    loss = trusted.run_unchecked([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+                self._finite.note(loss, self.steps_taken)
             else:
                 self._used = None
-                loss = self.step_tensor(*args)
-                trusted, kinds = self._trusted(args), list(map(kind_of, args))
+                loss = self.step_tensor(*args, **kwargs)
+                trusted, kinds = self._trusted(leaves), list(map(kind_of, leaves))
             yield loss
 
-    def _trusted(self, args: tuple[Any, ...]) -> Replay | None:
+    def _trusted(self, leaves: list[Any]) -> Replay | None:
         """The captured step that has just run, if it can run the next step without checks."""
         replay = self._used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
-        plain = all(isinstance(argument, (Tensor, *PLAIN)) for argument in args)
+        plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves)
         return replay if plain and not self._captured.floats.some_keep_changing else None
-
-    def _note(self, loss: Tensor) -> None:
-        self._unchecked.append((self.num_steps, loss))
-        if len(self._unchecked) >= CHECKED_EVERY:
-            self.check_finite()
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """An estimate of the loss (or of both losses, where Pyro returns two), without taking a step."""
-        return _number(self._evaluate(args, kwargs))
+        return number_of(self._evaluate(args, kwargs))
 
     def evaluate_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """As :meth:`evaluate_loss`, without waiting for the device."""
-        return _as_tensor(self._evaluate(args, kwargs), args, kwargs)
+        return tensor_of(self._evaluate(args, kwargs), args, kwargs)
 
     def _evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The loss: a tensor, or what Pyro's objective returns."""
-        replay, inputs = self._replay("evaluate", args, kwargs)
+        program = self._current_program()
+        replay, inputs = self._captured.replay(program, "evaluate", args, kwargs)
         with torch.no_grad():
-            return self._program.estimate(*args, **kwargs) if replay is None else replay(inputs)
+            return program.estimate(*args, **kwargs) if replay is None else replay(inputs)
 
     def check_finite(self) -> None:
         """Waits for the device, and raises :class:`NotFiniteError` if a loss since the last check was not finite."""
-        if not self._unchecked:
-            return
-        steps = [step for step, _ in self._unchecked]
-        losses = torch.stack([loss.sum() for _, loss in self._unchecked]).tolist()
-        self._unchecked.clear()
-        for step, loss in zip(steps, losses, strict=True):
-            self._check(loss, step)
-
-    def _check(self, loss: Any, step: int) -> None:
-        total = sum(loss) if isinstance(loss, tuple) else loss
-        if step == 1:
-            self._may_be_infinite = total == math.inf
-        if math.isnan(total) or (math.isinf(total) and not self._may_be_infinite):
-            raise NotFiniteError(loss, step)
+        self._finite.check_noted()
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state. The parameters are in Pyro's store, or in your modules."""
@@ -247,42 +264,26 @@ class CompiledSVI:
         """Loads the state of another optimizer over the same parameters: torch's, or with a Pyro optimizer, Pyro's."""
         self.optimizer.set_state(state)
 
-    def _eager_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with poutine.trace(param_only=True) as traced:
-            loss = self._program.estimate_with_gradients(*args, **kwargs)
-        self.optimizer.step(list(params_of(traced.trace).values()))
-        return loss
+    def _traces(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The traces that Pyro's :meth:`run` collects."""
+        if self.prepare is not None:
+            args, kwargs = self.prepare(*args, **kwargs), {}
+        yield from super()._traces(*args, **kwargs)
 
-    def _replay(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Replay | None, list[Tensor]]:
-        """The captured step for these arguments, and its inputs; None where the call runs eagerly."""
-        parts = (self.model, self.guide, self.loss, self.prepare)
-        if parts != self._program.parts:
+    def _current_program(self) -> Program:
+        """The model, the guide and the objective, any of which may have been assigned since the last call."""
+        functions = _Functions(self.loss, self.loss_and_grads)
+        objective: Any = getattr(self.loss, "__self__", None)
+        if not isinstance(objective, ELBO) or functions != (objective.loss, objective.loss_and_grads):  # type: ignore[attr-defined]
+            objective = functions
+        parts = (self.model, self.guide, objective, self.prepare)
+        if self._program is None or parts != self._program.parts:
             self._program = Program(*parts)
-        return self._captured.replay(self._program, kind, args, kwargs)
+        return self._program
 
 
-class _LossFunction:
-    """A loss that is a function of the model, the guide and their arguments, as Pyro's SVI allows."""
+class _Functions(NamedTuple):
+    """An objective whose loss and gradients are functions, as Pyro's SVI allows."""
 
-    def __init__(self, loss: Callable[..., Any], loss_and_grads: Callable[..., Any] | None) -> None:
-        self.loss, self.loss_and_grads = loss, loss_and_grads or self._backward
-
-    def _backward(self, *args: Any, **kwargs: Any) -> Any:
-        loss = self.loss(*args, **kwargs)
-        if getattr(loss, "requires_grad", False):
-            loss.backward(retain_graph=True)
-        return loss
-
-
-def _number(loss: Any) -> Any:
-    """A loss as Pyro's SVI returns it: a float, or several, of objectives that have several losses."""
-    if isinstance(loss, Tensor) and loss.dim() == 1:
-        return tuple(loss.tolist())
-    return tuple(map(float, loss)) if isinstance(loss, tuple) else float(loss)
-
-
-def _as_tensor(loss: Any, *arguments: Any) -> Tensor:
-    """Pyro's number or numbers as a tensor on the device of the arguments, like the losses of captured steps."""
-    if isinstance(loss, (Tensor, tuple)):
-        return as_tensor(loss)
-    return torch.as_tensor(loss, **number_like(pytree.tree_leaves(arguments)))
+    loss: Callable[..., Any]
+    loss_and_grads: Callable[..., Any]

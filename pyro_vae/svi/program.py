@@ -171,9 +171,11 @@ def as_tensor(loss: Any) -> Tensor:
 
 def params_of(trace: Any) -> dict[str, Tensor]:
     """The distinct unconstrained parameters of a traced estimate, by name."""
-    by_id = {
-        id(site["value"].unconstrained()): (name, site["value"].unconstrained()) for name, site in trace.nodes.items()
-    }
+    by_id = {}
+    for name, site in trace.nodes.items():
+        # The parameters of a module, where Pyro keeps them out of its store, are unconstrained themselves.
+        param = getattr(site["value"], "unconstrained", lambda site=site: site["value"])()
+        by_id[id(param)] = (name, param)
     return {name: param for name, param in by_id.values() if param.requires_grad}
 
 

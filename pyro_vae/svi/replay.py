@@ -36,6 +36,8 @@ class Replay:
         self.calls = 0
         self.settled = False  # no faster backend is left to try
         self._tensors = tuple(params.values())
+        of_store = pyro.get_param_store()._params
+        self._stored = {name: param for name, param in params.items() if of_store.get(name) is param}
         self._fixed = (*self._tensors, *captured.live)
         self._addresses: list[int] = []
         self._as_captured = list(map(_requires_grad_and_hooks, self._tensors))
@@ -47,6 +49,10 @@ class Replay:
         self._adam: FusedAdam | None = None
         self._halves: dict[Tensor, Tensor] = {}  # bfloat16 copies of some parameters, the graph's last arguments
         self._versions: list[int] = []  # of these parameters, when they were copied
+
+    def use(self, optimizer: SharedOptimizer) -> None:
+        """Updates the parameters by this optimizer from now on."""
+        self.optimizer, self._adam, self.recorded = optimizer, None, None
 
     def compile(self, inputs: Sequence[Tensor]) -> None:
         """Compiles the graph by Inductor.
@@ -65,8 +71,8 @@ class Replay:
 
     def params_are_the_same(self) -> bool:
         """Whether the store still has the same parameters, with the same `requires_grad` and hooks."""
-        stored = map(pyro.get_param_store()._params.get, self.params)
-        same = all(map(operator.is_, stored, self._tensors))
+        stored = map(pyro.get_param_store()._params.get, self._stored)
+        same = all(map(operator.is_, stored, self._stored.values()))
         return same and list(map(_requires_grad_and_hooks, self._tensors)) == self._as_captured
 
     def adds_to_gradients(self) -> bool:
@@ -118,11 +124,11 @@ class Replay:
     def run_unchecked(self, inputs: Sequence[Tensor]) -> Tensor:
         """Runs the recorded step without checks, for callers who know that nothing has been replaced since."""
         self.calls += 1
-        if self._adam is not None and not self._adam.refresh():
+        if self.recorded is None or (self._adam is not None and not self._adam.refresh()):
             return self(inputs)
         if self._versions and self._versions != list(map(_version, self._halves)):
             self._refresh_halves()
-        return self.recorded(*inputs)[0]  # type: ignore[misc]
+        return self.recorded(*inputs)[0]
 
     def _refresh_halves(self) -> None:
         for param, half in self._halves.items():

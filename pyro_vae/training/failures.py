@@ -38,13 +38,13 @@ def located(svi: CompiledSVI, location: Callable[[int], str]) -> Iterator[None]:
         if isinstance(error, InputError) or not re.search("satisfy the constraint|within the support", str(error)):
             raise
         reason = str(error).splitlines()[0][:160]
-        place = location(svi.num_steps)
+        place = location(svi.steps_taken)
         raise FloatingPointError(f"not a number, or out of range, at {place}; try a smaller lr ({reason})") from error
     except RuntimeError as error:
         if not re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
             raise
         reason = " ".join(str(error).split()).split(". ")[0][:160]
-        place = location(svi.num_steps)
+        place = location(svi.steps_taken)
         hint = "try a smaller batch_size, or fewer particles"
         raise torch.OutOfMemoryError(f"out of memory at {place}; {hint} ({reason})") from error
 

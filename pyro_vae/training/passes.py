@@ -174,7 +174,7 @@ class Passes:
 
     def _step_without_local_batch(self, no_indices: Tensor) -> Tensor:
         """The step of a process that has no images of this batch: by the other processes' gradients alone."""
-        self.svi.num_steps += 1
+        self.svi.steps_taken += 1
         if self.state.average is not None:
             self.state.average.add()
         self.state.optimizer.step()

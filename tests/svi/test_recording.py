@@ -225,7 +225,7 @@ def test_steps_stop_at_a_loss_that_is_not_finite():
     with pytest.raises(FloatingPointError, match="at step 151"):
         for _ in svi.steps((x,) for x in batches):
             pass
-    assert svi.num_steps < 400
+    assert svi.steps_taken < 400
 
 
 def test_steps_look_again_for_what_changed():

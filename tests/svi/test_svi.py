@@ -493,7 +493,7 @@ def test_a_lost_number_names_its_step():
         warnings.simplefilter("ignore")
         for _ in range(1000):
             svi.step_tensor(pictures(8))
-    assert (caught.value.step, svi.num_steps) == (1, 200)
+    assert (caught.value.step, svi.steps_taken) == (1, 200)
 
 
 def test_state_goes_from_compiled_to_eager_and_back():
