@@ -3,11 +3,13 @@
 In the order of a step: `compiled_svi` (the class), `captured_steps` (which captured step a call replays, or why it runs
 eagerly), `signature` (what a captured step depends on in arguments), `watching` and `reach` (the Python state that a
 captured program reads), `program` (model and guide with their objective), `capture` (tensor operations as a graph),
-`backends` (running a graph), `optimizers` (a single update of all parameters), `replay` (a captured step). `cpu` has
-native kernels that make compiled steps faster.
+`backends` (running a graph), `optimizers` (a single update of all parameters), `replay` (a captured step), `losses`
+(their check). `compiled_elbo` is the loss as a function of the parameters. `cpu` has native kernels that make compiled
+steps faster.
 """
 
+from pyro_vae.svi.compiled_elbo import compiled_elbo
 from pyro_vae.svi.compiled_svi import CompiledSVI
 from pyro_vae.svi.losses import NotFiniteError
 
-__all__ = ["CompiledSVI", "NotFiniteError"]
+__all__ = ["CompiledSVI", "NotFiniteError", "compiled_elbo"]
