@@ -53,12 +53,12 @@ def _spelled(character: str, encoding: str) -> str:
 
 
 def show_table(
-    rows: Sequence[tuple[str, str, str]],
+    rows: Sequence[tuple[str, ...]],
     title: str,
     caption: str = "",
-    heads: tuple[str, str, str] = ("metric", "value", "what it is"),
+    heads: tuple[str, ...] = ("metric", "value", "what it is"),
 ) -> None:
-    """A table of three columns, by default of metrics. Cells are printed literally, not as markup."""
+    """A table, by default of metrics. Cells are printed literally, not as markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -66,8 +66,9 @@ def show_table(
 
     table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title), "table.title"), title_justify="left")
     table.add_column(heads[0])
-    table.add_column(heads[1], justify="right")
-    table.add_column(heads[2], overflow="fold")
+    for head in heads[1:-1]:
+        table.add_column(head, justify="right")
+    table.add_column(heads[-1], overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     if caption:

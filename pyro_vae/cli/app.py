@@ -23,6 +23,7 @@ from pyro_vae.cli.compare import compare
 from pyro_vae.cli.demo import demo
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.options import CommandWithParts
+from pyro_vae.cli.outliers import outliers
 from pyro_vae.cli.parts import parts
 from pyro_vae.cli.report import report
 from pyro_vae.cli.sample import sample
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(cls=CommandWithParts)(train)
-for command in (evaluate, sample, study, report, compare, parts):
+for command in (evaluate, sample, outliers, study, report, compare, parts):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

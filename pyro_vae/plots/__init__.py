@@ -5,6 +5,7 @@ from pyro_vae.plots.calibration import calibration_panels
 from pyro_vae.plots.curves import Curve, Panel, curve_panels, learning_curves
 from pyro_vae.plots.frame import save_figure
 from pyro_vae.plots.image_grids import (
+    captioned_images,
     image_grid,
     image_panels,
     image_rows,
@@ -16,6 +17,7 @@ from pyro_vae.plots.image_grids import (
 )
 from pyro_vae.plots.predictive import predictive_panels
 from pyro_vae.plots.rate_distortion import rate_distortion_plane
+from pyro_vae.plots.roc import roc_curves
 from pyro_vae.plots.scatter import Density, density_panels, latent_panels, latent_scatter, projections
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Density",
     "Panel",
     "calibration_panels",
+    "captioned_images",
     "curve_panels",
     "density_panels",
     "image_grid",
@@ -40,6 +43,7 @@ __all__ = [
     "projections",
     "rate_distortion_plane",
     "reconstructions",
+    "roc_curves",
     "save_figure",
     "tile",
 ]

@@ -180,6 +180,22 @@ def _name_columns(axes: Axes, column_names: Sequence[str], n: int, width: int) -
 
 
 @default_style()
+def captioned_images(images: Tensor, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
+    """Images `(N, C, H, W)` in [0, 1], `columns` in a row, each under a caption of one or several lines."""
+    images = _images("images", images)
+    if isinstance(captions, str) or len(captions) != len(images):
+        raise checks.fail("captions", captions, f"{len(images)} texts, one for each image")
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    height, width = images.shape[2:]
+    figure, panels = new_panels(len(images), min(columns, len(images)), height / width, width=9.0, around=0.16 * lines)
+    for axes, image, caption in zip(panels, images, captions, strict=True):
+        _show(axes, image.permute(1, 2, 0))
+        axes.set_title("\n".join(map(shortened, caption.splitlines())), fontsize=7, parse_math=False, pad=2)
+    set_title(figure, title)
+    return figure
+
+
+@default_style()
 def image_panels(panels: Mapping[str, Tensor], columns: int, tiles: int, title: str = "") -> Figure:
     """Named sheets of images, each `(N, C, H, W)` in [0, 1]: `columns` sheets per row, `tiles` images per sheet row."""
     panels = {name: _images(f"panel {name!r}", images) for name, images in by_name("panels", panels, "images").items()}

@@ -1,0 +1,102 @@
+"""`pyro-vae outliers`: its files, and one line for each mistake."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pyro_vae import Spec, load_data
+from pyro_vae.cli.app import main
+from pyro_vae.experiments import run as runs
+from pyro_vae.uses.detection import detection
+
+SPEC = {"latent_dim": 2, "hidden": (8,), "binarization": "threshold", "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run, one of another seed, an autoencoder, and two data sets, of which one has another shape."""
+    folder = tmp_path_factory.mktemp("outliers")
+    for name, fields in {"run": {}, "seed-1": {"seed": 1}, "autoencoder": {"model": "autoencoder"}}.items():
+        runs.run(Spec(**SPEC | fields), folder / name, device="cpu", progress=False)
+    flipped = load_data("digits").test.pixels.flip(2).numpy()
+    np.savez(folder / "flipped.npz", x_train=flipped[:5], x_test=flipped)
+    np.savez(folder / "large.npz", images=np.full((20, 9, 9), 200, np.uint8))
+    return folder
+
+
+def outliers(folders, *options, run="run", against="flipped.npz"):
+    there = [str(folders / run), "--against", str(folders / against)]
+    return main(["outliers", *there, "--n", "40", "--k", "5", "--device", "cpu", *options])
+
+
+def test_the_files(folders, capsys):
+    scores = ["elbo", "nll", "complexity", "codes", "ratio", "waic"]
+    models = ["--background", str(folders / "seed-1"), "--ensemble", str(folders / "seed-1")]
+    assert outliers(folders, "--scores", ",".join(scores), *models) == 0
+    out = folders / "run" / "outliers"
+    assert {path.name for path in out.iterdir()} == {
+        "scores.csv",
+        "outliers.json",
+        "roc.png",
+        "most-outlying.png",
+        "pixels.png",
+    }
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["set"] for row in rows] == ["held out"] * 40 + ["inliers"] * 40 + ["outliers"] * 40
+    assert list(rows[0]) == ["set", "index", "class", *scores]
+    assert not {row["index"] for row in rows[:40]} & {row["index"] for row in rows[40:80]}
+    labels = load_data("digits").test.labels
+    assert all(row["class"] == str(labels[int(row["index"])].item()) for row in rows[:80])
+    stored = json.loads((out / "outliers.json").read_text())
+    assert list(stored["scores"]) == scores
+    inlying, outlying = ([float(row["nll"]) for row in rows if row["set"] == name] for name in ("inliers", "outliers"))
+    assert stored["scores"]["nll"]["auroc"] == detection(inlying, outlying, resamples=2).auroc
+    limit = stored["scores"]["nll"]["threshold"]
+    assert stored["scores"]["nll"]["true_positive_rate"] == np.mean(np.array(outlying) > limit)
+    assert stored["provenance"]["images"]["outliers"]["n"] == 40
+    assert "AUROC" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_scores(folders):
+    for name in ("a", "b"):
+        assert outliers(folders, "--scores", "elbo", "--out", str(folders / name), "--quiet") == 0
+    assert (folders / "a" / "scores.csv").read_bytes() == (folders / "b" / "scores.csv").read_bytes()
+
+
+def test_an_autoencoder_has_its_scores(folders, capsys):
+    assert outliers(folders, "--quiet", run="autoencoder") == 0
+    stored = json.loads((folders / "autoencoder" / "outliers" / "outliers.json").read_text())
+    assert list(stored["scores"]) == ["reconstruction", "codes"]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("options", "names", "message"),
+    [
+        ([], {"against": "large.npz"}, "--against: given '.*large.npz of shape (1, 9, 9)', expected images of shape"),
+        ([], {"against": "nothing"}, "dataset: given"),
+        ([], {"run": "nothing"}, "run: given"),
+        (["--scores", "elbos"], {}, "--scores: given 'elbos', expected one of"),
+        (["--scores", ","], {}, "--scores: given ','"),
+        (["--scores", "nll,nll"], {}, "--scores: given 'nll,nll', expected each score once"),
+        (["--scores", "ratio"], {}, "--background: given None"),
+        (["--scores", "waic"], {}, "--ensemble: given None"),
+        (["--scores", "nll"], {"run": "autoencoder"}, "model: given 'Autoencoder'"),
+        (["--n", "1"], {}, "--n: given 1"),
+        (["--k", "0"], {}, "--k: given 0"),
+        (["--rate", "1"], {}, "--rate: given 1.0"),
+        (["--rate", "0.01"], {}, "--rate: given 0.01, expected a rate that 40 held-out test images can tell"),
+    ],
+)
+def test_bad_input_is_one_line(folders, capsys, options, names, message):
+    assert outliers(folders, *options, "--out", str(folders / "refused"), **names) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note:" not in line]
+    assert len(lines) == 1
+    start, _, end = message.partition(".*")
+    assert start in lines[0]
+    assert end in lines[0]
+    assert not (folders / "refused").exists()
