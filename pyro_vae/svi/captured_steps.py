@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import traceback
+import types
 import warnings
 from typing import Any
 
@@ -173,10 +177,15 @@ class CapturedSteps:
         return replay
 
     def warn_once(self, text: str) -> None:
-        """Warns, unless the same text was a warning before."""
+        """Warns at the line that called the package, unless the same text was a warning before."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"CompiledSVI: {text}", stacklevel=5)
+            frames = itertools.takewhile(_is_of_engine, traceback.walk_stack(sys._getframe()))
+            warnings.warn(f"CompiledSVI: {text}", stacklevel=1 + len(list(frames)))
+
+
+def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
+    return frame[0].f_globals.get("__name__", "").startswith("pyro_vae.svi.")
 
 
 def _one_line(error: BaseException | None) -> str:

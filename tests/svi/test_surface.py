@@ -189,6 +189,22 @@ def test_a_torch_optimizer_is_optim_as_it_was_given():
         fresh(CompiledSVI).optim = 3
 
 
+def branching(x):
+    pyro.sample("mu", dist.Normal(0.0, 1.0 if x.sum() > 0 else 2.0))
+
+
+@pytest.mark.parametrize("method", ["step", "step_tensor", "evaluate_loss", "run_steps"])
+def test_a_warning_points_at_the_call(method):
+    pyro.clear_param_store()
+    svi = CompiledSVI(branching, guide, adam(), compile="capture")
+    args = (2, X) if method == "run_steps" else (X,)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            getattr(svi, method)(*args)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
