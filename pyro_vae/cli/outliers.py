@@ -17,6 +17,7 @@ from pyro_vae._utils.checks import InputError, fail, one_of
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,7 +131,7 @@ def outliers(
     }
     files.write(folder / "scores.csv", _csv(table, positions, sets))
     files.write_json(
-        folder / "outliers.json", {"scores": results, "provenance": _provenance(model, sets, settings, device)}
+        folder / "outliers.json", {"scores": results, "provenance": provenance(model, sets, settings, device)}
     )
     _draw(folder, model, table, results, f"{images.test.name} against {others.name}", seed, device)
     if not quiet:
@@ -219,14 +220,6 @@ def _csv(table: OutlierTable, positions: Mapping[str, Tensor], sets: Mapping[str
         for index, label, *row in zip(positions[of_set].tolist(), labels, *columns, strict=True):
             writer.writerow([of_set, index, label, *row])
     return buffer.getvalue()
-
-
-def _provenance(model: Model, sets: Mapping[str, Images], settings: Mapping[str, Any], device: str) -> dict[str, Any]:
-    from pyro_vae._utils.environment import environment
-    from pyro_vae.evaluation.samples.features import fingerprint
-
-    images = {of_set: {"name": each.name, "n": len(each), "sha256": each.fingerprint} for of_set, each in sets.items()}
-    return {**settings, "weights": fingerprint(model), "images": images, "environment": environment(device)}
 
 
 def _draw(
