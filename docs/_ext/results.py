@@ -92,6 +92,63 @@ class Family(SphinxDirective):
         return [*_table(self, lines), budget, command, *_machine(results["environment"])]
 
 
+class PyroPrograms(SphinxDirective):
+    """`{pyro-programs}`: Pyro's examples and tutorials under CompiledSVI, from benchmarks/pyro_programs.json."""
+
+    def run(self):
+        results = _read_if_measured(self, "benchmarks/pyro_programs.json")
+        if "programs" not in results:
+            return [nodes.paragraph("", "Not yet measured.")]
+        lines = [
+            "| program | objective | SVIs, captured | steps | largest difference | time over SVI | why eagerly |",
+            "|---|---|---|---:|---:|---:|---|",
+        ]
+        for row in results["programs"]:
+            program = f"`{row['program']} {row['arguments']}`".replace(" `", "`")
+            if "not_run" in row:
+                lines.append(f"| {program} | | | | | | not run: {_cell(row['not_run'])} |")
+                continue
+            ratio = row["time_over_svi"]
+            cells = (
+                program,
+                ", ".join(row["objectives"]),
+                f"{row['svis']}, {row['captured']}",
+                str(row["steps"]),
+                f"{row['difference']:.0e}",
+                "" if ratio is None else f"{ratio:.2f}",
+                "; ".join(map(_cell, [*row["reasons"], *filter(None, [row.get("error")])])),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
+        return [*_table(self, lines), command, *_machine(results["environment"])]
+
+
+class PyroTests(SphinxDirective):
+    """`{pyro-tests}`: Pyro's tests under CompiledSVI, from benchmarks/pyro_programs.json."""
+
+    def run(self):
+        lines = [
+            "| tests | pass with SVI | pass with CompiledSVI | not the same |",
+            "|---|---:|---:|---|",
+        ]
+        results = _read_if_measured(self, "benchmarks/pyro_programs.json")
+        if "tests" not in results:
+            return [nodes.paragraph("", "Not yet measured.")]
+        for row in results["tests"]:
+            differing = "; ".join(
+                f"`{test}`: {_cell(how)}" for test, how in row["differing"].items()
+            )
+            lines.append(
+                f"| {row['tests']} | {row['passed_with_svi']} | {row['passed']} | {differing} |"
+            )
+        return _table(self, lines)
+
+
+def _cell(text):
+    """Plain text in a cell of a table."""
+    return f"`{text.replace('`', chr(39)).replace('|', '/')}`" if text else ""
+
+
 def _measured(row):
     """The value with its error, and what the error is of, where it is not that over the images."""
     if "value" not in row:
@@ -164,6 +221,10 @@ def _read(directive, name):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _read_if_measured(directive, name):
+    return _read(directive, name) if (ROOT / name).is_file() else {}
+
+
 def _table(directive, lines):
     place = nodes.container(classes=["wide-table"])
     directive.state.nested_parse(StringList(lines, "results"), 0, place)
@@ -176,4 +237,6 @@ def setup(app):
     app.add_directive("environment", Environment)
     app.add_directive("metrics", Metrics)
     app.add_directive("family", Family)
+    app.add_directive("pyro-programs", PyroPrograms)
+    app.add_directive("pyro-tests", PyroTests)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

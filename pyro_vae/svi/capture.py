@@ -352,8 +352,12 @@ class _HostReads(TorchFunctionMode):
                 return args[0].detach()
             if func is torch.Tensor.__bool__ and caller == "pyro.util":  # warn_if_nan
                 return False
+            if func is torch.Tensor.__bool__ and caller == "torch.distributions.distribution":  # are values in range?
+                return True  # asked by distributions that were made while validation was on
             if func is torch.Tensor.__bool__ and caller == "pyro.infer.util":  # Dice: are all probabilities above 0?
                 return False  # then it selects the others, and here they are set to 0 instead
+            if func is torch.Tensor.__bool__ and caller == "pyro.distributions.stable":  # is a stability near 1?
+                return True  # then it interpolates there alone
         elif func in (torch.Tensor.masked_select, torch.Tensor.nonzero):
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if func is torch.Tensor.masked_select and caller == "pyro.infer.util":

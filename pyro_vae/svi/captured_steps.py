@@ -28,6 +28,7 @@ VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
 VERIFIED_EVERY = 5000  # calls after those; a verification takes as long as about twenty compiled steps
 CHANGES_BEFORE_EAGER = 3  # captures because of changing Python state, each called less than WORTH_A_CAPTURE times
 WORTH_A_CAPTURE = 20
+FAILURES_BEFORE_EAGER = 3  # captures, of a program that was never captured
 
 Signature = tuple[Any, ...]
 
@@ -99,6 +100,9 @@ class CapturedSteps:
             self.warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
             return False
         if kinds in self._changing:
+            return False
+        of_kind = [entry for (others, _), entry in self.replays.items() if others[0] == kinds[0]]
+        if len(of_kind) >= FAILURES_BEFORE_EAGER and not any(of_kind):
             return False
         of_arguments = [entry for (others, _), entry in self.replays.items() if others == kinds]
         hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)

@@ -53,7 +53,7 @@ class CompiledSVI(SVI):
       program runs eagerly from then on (earlier steps are not undone).
 
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
-    the cause: it branches on values of tensors, reads them back, prints them or enumerates; each run changes state that
+    the cause: it branches on values of tensors, reads them back or prints them; each run changes state that
     it reads (a counter, or a running mean that is not a buffer written in place); it draws random numbers from
     generators other than torch's default ones; or it fails while it is captured.
 

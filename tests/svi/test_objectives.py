@@ -24,6 +24,7 @@ from pyro.infer import (
 )
 
 from pyro_vae.svi import CompiledSVI, NotFiniteError
+from pyro_vae.svi.program import Program
 
 X = torch.randn(40, generator=torch.Generator().manual_seed(0))
 
@@ -103,6 +104,27 @@ def hidden_markov(x):
         pyro.sample(f"x_{time}", dist.Normal(locs[state], 1.0), obs=x[time])
 
 
+def stable(x):
+    """Pyro tests whether a stability is near 1, where the usual formula has a hole."""
+    stability = pyro.param("stability", torch.tensor(1.9), constraint=dist.constraints.interval(0, 2))
+    scale = pyro.param("scale", torch.tensor(0.1), constraint=dist.constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Stable(stability, 0.0, scale), obs=x)
+
+
+PRIOR = dist.LogNormal(0.0, 1.0).expand([2]).to_event(1)  # made while validation is on, which it goes on with
+
+
+def guide_of_scales(x):
+    pyro.sample("scales", dist.LogNormal(pyro.param("locs", torch.zeros(2)), 0.1).to_event(1))
+
+
+def with_a_distribution_from_outside(x):
+    scales = pyro.sample("scales", PRIOR)
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(0.0, scales.sum()), obs=x)
+
+
 def nothing(x):
     pass
 
@@ -174,6 +196,8 @@ def kernel():
         pytest.param(NORMAL, lambda: Trace_MMD(kernel(), **PARTICLES), id="maximum mean discrepancy"),
         pytest.param(NORMAL, lambda: TraceTailAdaptive_ELBO(**PARTICLES), id="tail-adaptive"),
         pytest.param(NORMAL, lambda: EnergyDistance(num_particles=3, prior_scale=0.5), id="energy distance"),
+        pytest.param((stable, nothing), EnergyDistance, id="energy distance of a stable distribution"),
+        pytest.param((with_a_distribution_from_outside, guide_of_scales), Trace_ELBO, id="a distribution from outside"),
         pytest.param(NORMAL, Doubled, id="a subclass"),
         pytest.param(NORMAL, lambda: OfTraces(strict_enumeration_warning=False), id="own gradients"),
         pytest.param(NORMAL, lambda: of_two_runs, id="a function"),
@@ -271,3 +295,19 @@ def test_an_observed_part_whose_shape_depends_on_values_runs_eagerly():
         actual = losses(CompiledSVI)
     assert len(caught) == 1
     assert actual == pytest.approx(losses(SVI))
+
+
+def test_a_program_that_is_never_captured_is_not_tried_for_each_new_shape(monkeypatch):
+    """As one that packs sequences, whose batches have many lengths: an attempt takes as long as many steps."""
+    tried, original = [], Program.capture
+    monkeypatch.setattr(Program, "capture", lambda *arguments: tried.append(1) or original(*arguments))
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0 if x.sum() > 0 else 2.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    svi = CompiledSVI(model, guide_of_normal, torch.optim.Adam)
+    with pytest.warns(UserWarning, match="reads a number back") as caught:
+        [svi.step(X[:size]) for size in range(2, 12)]
+    assert (len(caught), len(tried), svi.signatures) == (1, 3, 0)

@@ -1,0 +1,187 @@
+"""Pyro's own examples, tutorials and tests, with CompiledSVI in the place of SVI.
+
+    python benchmarks/pyro_programs.py CHECKOUT [--only TEXT ...] [--tests] [--out FILE] [--steps 40] [--seconds 120]
+
+CHECKOUT is a checkout of https://github.com/pyro-ppl/pyro. Each program runs twice from the same seed, in a process of
+its own; pyro_programs.txt lists them, with settings that are small. The result goes into pyro_programs.json; with
+--only or --tests, that part of it is replaced.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyro_program
+from pyro.infer import SVI
+
+from pyro_vae._utils import files
+from pyro_vae._utils.environment import environment
+from pyro_vae.svi import CompiledSVI
+
+HERE = Path(__file__).parent
+WARM = 3  # steps before those that are timed: the capture is among them
+
+# Files or tests of Pyro's that take steps by SVI.
+TESTS = (
+    "tests/infer/test_gradient.py",
+    "tests/infer/test_elbo_mapdata.py",
+    "tests/infer/test_autoguide.py",
+    "tests/infer/test_enum.py",
+    "tests/infer/test_valid_models.py",
+    "tests/infer/test_predictive.py",
+    "tests/infer/test_inference.py",
+    "tests/optim/test_optim.py",
+    "tests/integration_tests/test_tracegraph_elbo.py",
+)
+
+PLUGIN = """
+import pyro.infer, pyro.infer.svi
+from pyro_vae.svi import CompiledSVI
+pyro.infer.SVI = pyro.infer.svi.SVI = CompiledSVI
+"""
+
+
+def run(path: Path, arguments: list[str], kind: type, options: argparse.Namespace) -> dict:
+    """What a program does, in a process of its own, which has imported all that this one has."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        inputs = (path, arguments, kind, options.steps, options.seconds, out)
+        process = multiprocessing.get_context("fork").Process(target=quietly, args=inputs)
+        process.start()
+        process.join(2 * options.seconds)
+        if process.is_alive():
+            process.kill()
+        if not out.is_file():
+            return {"svis": [], "reasons": [], "error": f"it ends without a result: {process.exitcode}"}
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def quietly(*inputs: object) -> None:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        pyro_program.run(*inputs)
+
+
+def compared(program: str, options: argparse.Namespace) -> dict:
+    """A row of the table."""
+    name, *arguments = program.split()
+    path = options.checkout / name
+    row: dict = {"program": name.removeprefix("tutorial/source/"), "arguments": " ".join(arguments)}
+    stock = run(path, arguments, SVI, options)
+    stepped = [notes for notes in stock["svis"] if notes["losses"]]
+    row["objectives"] = sorted({notes["objective"] for notes in stepped})
+    if not stepped:
+        return {**row, "not_run": stock["error"] or "no step in the time"}
+    ours = run(path, arguments, CompiledSVI, options)
+    if ours["error"] != stock["error"]:
+        row["error"] = ours["error"] or f"none, but with SVI {stock['error']}"
+    pairs = list(zip(stock["svis"], ours["svis"], strict=False))
+    row["steps"] = sum(min(len(a["losses"]), len(b["losses"])) for a, b in pairs)
+    row["difference"] = max((difference(a, b) for a, b in pairs), default=math.inf)
+    row["captured"] = sum(bool(notes["signatures"]) for notes in ours["svis"] if notes["losses"])
+    row["svis"] = sum(bool(notes["losses"]) for notes in ours["svis"])
+    row["reasons"] = sorted({readable(reason, options.checkout) for reason in ours["reasons"]})
+    ratios = [median(b["seconds"]) / median(a["seconds"]) for a, b in pairs if len(b["seconds"]) > 2 * WARM]
+    row["time_over_svi"] = statistics.median(ratios) if ratios else None
+    return row
+
+
+def difference(stock: dict, ours: dict) -> float:
+    """The largest relative difference of two losses of the same step; infinite if they differ in kind."""
+    largest = 0.0
+    for name in ("losses", "evaluated"):
+        for a, b in zip(stock[name], ours[name], strict=False):
+            if len(a) != len(b):
+                return math.inf
+            for x, y in zip(a, b, strict=True):
+                if x != y and not (math.isnan(x) and math.isnan(y)):
+                    largest = max(largest, abs(x - y) / max(abs(x), abs(y), 1e-3))
+    return largest
+
+
+def median(seconds: list[float]) -> float:
+    return statistics.median(seconds[WARM:])
+
+
+def readable(reason: str, checkout: Path) -> str:
+    text = reason.removeprefix("CompiledSVI: ").replace(f"{checkout}/", "").replace(sys.prefix, "")
+    return re.sub(r"/lib/python3\.\d+/site-packages/", "", text)[:300]
+
+
+def tested(options: argparse.Namespace) -> list[dict]:
+    """Pyro's tests with SVI and with CompiledSVI: how many pass, and which differ."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        # Links, so that the installed Pyro is tested and not the checkout's.
+        for name in ("tests", "setup.cfg", "examples"):
+            (Path(folder) / name).symlink_to(options.checkout / name)
+        (Path(folder) / "compiled_svi_plugin.py").write_text(PLUGIN, encoding="utf-8")
+        for name in [name for name in TESTS if not options.only or any(text in name for text in options.only)]:
+            outcomes = [outcomes_of(folder, name, plugin, options) for plugin in ((), ("-p", "compiled_svi_plugin"))]
+            stock, ours = outcomes
+            differing = {test: ours.get(test, "not run") for test in stock if ours.get(test, "not run") != stock[test]}
+            passed = [sum(outcome == "passed" for outcome in of.values()) for of in outcomes]
+            rows.append({"tests": name, "passed_with_svi": passed[0], "passed": passed[1], "differing": differing})
+            print(json.dumps(rows[-1], indent=1), flush=True)
+    return rows
+
+
+def outcomes_of(folder: str, name: str, plugin: tuple[str, ...], options: argparse.Namespace) -> dict[str, str]:
+    report = Path(folder) / "report.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "-c", "setup.cfg"]
+    command += ["-W", "ignore:CompiledSVI", "--tb=line", f"--junitxml={report}", name, *options.pytest]
+    paths = os.pathsep.join([folder, str(HERE.parent)])
+    subprocess.run(  # noqa: S603
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, check=False, stdout=sys.stderr
+    )
+    if not report.is_file():
+        return {}
+    outcomes = {}
+    text = report.read_text(encoding="utf-8")
+    for attributes, closed, content in re.findall(r"<testcase ([^>]*?)(/?)>(?:(.*?)</testcase>)?", text, re.DOTALL):
+        test = re.search(r'\bname="([^"]*)"', attributes)
+        found = re.search(r"<(failure|error|skipped)(?: [^>]*?message=\"([^\"]*))?", "" if closed else content)
+        outcomes[test[1] if test else ""] = f"{found[1]}: {(found[2] or '')[:200]}" if found else "passed"
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=lambda text: Path(text).resolve())
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--pytest", nargs="*", default=[], help="further arguments of pytest, such as -k=TEXT")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seconds", type=int, default=120, help="for each program, by each SVI")
+    parser.add_argument("--out", type=Path, default=HERE / "pyro_programs.json")
+    options = parser.parse_args()
+    result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    if options.tests:
+        rows = {row["tests"]: row for row in result.get("tests", [])}
+        rows.update({row["tests"]: row for row in tested(options)})
+        result["tests"] = list(rows.values())
+        files.write_json(options.out, result)
+        return
+    rows = {(row["program"], row["arguments"]): row for row in result.get("programs", [])}
+    programs = (HERE / "pyro_programs.txt").read_text(encoding="utf-8").splitlines()
+    for program in [line for line in programs if not options.only or any(text in line for text in options.only)]:
+        row = compared(program, options)
+        rows[row["program"], row["arguments"]] = row
+        print(json.dumps(row), flush=True)
+        command = "python benchmarks/pyro_programs.py CHECKOUT"
+        result.update(command=command, environment=environment("cpu"), programs=list(rows.values()))
+        files.write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()
