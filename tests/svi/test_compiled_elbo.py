@@ -96,7 +96,7 @@ def test_it_is_differentiated_as_in_a_loop_of_torchs(local):
         loss_fn(X)
         elbo, losses = compiled_elbo(net, guide, compile="capture"), []
         params = elbo.params(X) if compiled else None
-        optimizer = torch.optim.Adam(params.values() if compiled else loss_fn.parameters(), lr=0.01)
+        optimizer = torch.optim.SGD(params.values() if compiled else loss_fn.parameters(), lr=0.001)
         for _ in range(20):
             optimizer.zero_grad()
             loss = elbo(params, X)[0] if compiled else loss_fn(X)
