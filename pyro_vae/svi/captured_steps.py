@@ -7,6 +7,7 @@ import sys
 import traceback
 import types
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from pyro.poutine import runtime
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
-from pyro_vae.svi import backends
-from pyro_vae.svi.capture import Captured, NotCapturable
+from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.program import ChangesItself, Program, ProgramError, readable
+from pyro_vae.svi.reads import NotCapturable
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.signature import Arguments, ChangingFloats
 
@@ -71,12 +72,12 @@ class CapturedSteps:
             self.warn_once("runs eagerly inside another of Pyro's handlers, or without gradients")
             return None, []
         arguments = Arguments(args, kwargs)
-        reason = arguments.not_capturable()
+        reason = ambient.not_replayable() or arguments.not_capturable()
         if reason:
             self.warn_once(f"runs eagerly: {reason}")
             return None, []
         self.floats.to_tensors(arguments)
-        inputs, kinds = arguments.tensors(), (kind, *arguments.kinds())
+        inputs, kinds = arguments.tensors(), (kind, *arguments.kinds(), *ambient.in_force())
         signature = (kinds, program.watched())
         replay = self.replays.get(signature)
         if replay is not None and replay.params_are_the_same():
@@ -123,7 +124,7 @@ class CapturedSteps:
                 return None
             captured, params = result
             if self.precision == "bf16":
-                captured = Captured(backends.in_bfloat16(captured.graph), captured.live)
+                captured = replace(captured, graph=backends.in_bfloat16(captured.graph))
             replay = Replay(captured, params, self.optimizer if kind == "step" else None)
             self.replays[signature] = replay
             return replay
@@ -147,7 +148,7 @@ class CapturedSteps:
         params, kind = list(replay.params.values()), signature[0][0]
         loss, captured = program.losses(kind, replay.captured, params, inputs, args, kwargs)
         tolerance = 0.03 if self.precision == "bf16" else 1e-4
-        if torch.allclose(captured, loss, rtol=tolerance, atol=1e-4) or not bool(loss.isfinite().all()):
+        if torch.allclose(captured.to(loss), loss, rtol=tolerance, atol=1e-4) or not bool(loss.isfinite().all()):
             return replay
         self.replays[signature] = None
         self.warn_once(

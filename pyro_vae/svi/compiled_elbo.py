@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyro_vae._utils import checks
 from pyro_vae.svi import backends
-from pyro_vae.svi.capture import gradients_set_aside
 from pyro_vae.svi.captured_steps import CapturedSteps
+from pyro_vae.svi.isolation import gradients_set_aside
 from pyro_vae.svi.program import Program, as_tensor
 
 

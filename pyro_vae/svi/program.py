@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -14,15 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pyro_vae._utils.rng import preserved_rng
-from pyro_vae.svi.capture import (
-    Captured,
-    NotCapturable,
-    Restoring,
-    capture,
-    gradients_set_aside,
-    param_store_restored,
-    verify,
-)
+from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
+from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
+from pyro_vae.svi.reads import NotCapturable
 from pyro_vae.svi.watching import Watched
 
 
@@ -58,10 +53,20 @@ class Program:
 
     def params(self, kind: str, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The parameters by name, from an estimate with Pyro's own checks that has no other side effect."""
+        return self._differentiated(kind, args, kwargs)[0]
+
+    def _differentiated(self, kind: str, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The parameters by name, and the other tensors from outside that require gradients."""
         devices = [param.device for param in pyro.get_param_store()._params.values()]
-        with _no_trace(devices), poutine.trace(param_only=True) as traced:
+        with torch.enable_grad():
+            start = torch.ones((), requires_grad=True).exp().grad_fn._sequence_nr()  # type: ignore[union-attr]
+        with _no_trace(devices), TensorsUsed() as used, poutine.trace(param_only=True) as traced:
             self._loss(kind, args, kwargs)
-        return params_of(traced.trace)
+        params = params_of(traced.trace)
+        of_params = {*map(id, params.values())}
+        others = [tensor for tensor in used.tensors.values() if tensor.requires_grad and id(tensor) not in of_params]
+        # A view that was made inside is another object than the operation's result; autograd counts its nodes.
+        return params, [other for other in others if other.grad_fn is None or other.grad_fn._sequence_nr() < start]
 
     def capture(self, kind: str, leaves: Sequence[Any], tree: Any) -> tuple[Captured, dict[str, Tensor]] | None:
         """The graph of a `step` (the loss and its gradients) or of an `evaluate` (the loss), and the parameters.
@@ -86,9 +91,10 @@ class Program:
             args, kwargs = pytree.tree_unflatten(filled, tree)
             if kind == "evaluate":
                 return (self._loss(kind, args, kwargs),)
-            with gradients_set_aside(list(params.values())):
+            differentiated = [*params.values(), *other_leaves]
+            with gradients_set_aside(differentiated):
                 loss = as_tensor(self.estimate_with_gradients(*args, **kwargs))
-                return (loss, *(param.grad for param in params.values()))
+                return (loss, *(leaf.grad for leaf in differentiated))
 
         iterator = self.watched.iterator()
         if iterator is not None:
@@ -96,11 +102,13 @@ class Program:
         with self.watched.restored() as memory, param_store_restored() as store:
             args, kwargs = pytree.tree_unflatten(list(leaves), tree)
             try:
-                params = self.params(kind, *args, **kwargs)
+                params, other_leaves = self._differentiated(kind, args, kwargs)
             except Exception as error:
                 raise ProgramError from error
             if pyro.get_param_store()._params.keys() != store.keys():
                 return None
+            if any(not tensor.is_leaf for tensor in other_leaves):
+                raise NotCapturable("it differentiates through operations that happened before it ran")
             before = self.watched.labelled()
             tensors = list(params.values())
             try:
@@ -109,13 +117,15 @@ class Program:
                 captured = capture(
                     estimate, [*tensors, *copies], [*tensors, *(_other_values(tensor, 1) for tensor in inputs)]
                 )
-                others = [_other_values(tensor, 0) for tensor in inputs]
-                verify(captured, estimate, tensors, others, self.watched.tensors())
+                if any(position >= len(params) for position in captured.written):
+                    raise NotCapturable("it writes to an argument in place")
+                other_inputs = [_other_values(tensor, 0) for tensor in inputs]
+                verify(captured, estimate, tensors, other_inputs, self.watched.tensors())
             except NotCapturable:
                 self._refuse_changes(before, memory, store)  # a change of state is the clearer reason
                 raise
             self._refuse_changes(before, memory, store)
-        return captured, params
+        return replace(captured, others=tuple(other_leaves) if kind == "step" else ()), params
 
     def losses(
         self, kind: str, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
@@ -187,7 +197,7 @@ def readable(label: str) -> str:
 @contextmanager
 def _no_trace(devices: Sequence[torch.device]) -> Iterator[None]:
     """On exit, generators and tensors that an estimate wrote to are restored; inside, there are no gradients."""
-    with preserved_rng(devices), Restoring(), torch.no_grad():
+    with preserved_rng(devices), Isolated(), torch.no_grad():
         yield
 
 

@@ -17,7 +17,7 @@ from pyro_vae.svi.cpu import kernels, recording
 from pyro_vae.svi.cpu.adam import FusedAdam
 from pyro_vae.svi.optimizers import SharedOptimizer
 
-_requires_grad_and_hooks = operator.attrgetter("requires_grad", "_backward_hooks")
+_kind = operator.attrgetter("requires_grad", "_backward_hooks", "dtype", "shape", "device")
 _grad = operator.attrgetter("grad")
 _version = operator.attrgetter("_version")
 
@@ -25,7 +25,8 @@ _version = operator.attrgetter("_version")
 class Replay:
     """A captured loss; in a step, also its gradients and the update by the optimizer.
 
-    `graph` takes the parameters, the inputs and the live tensors, and returns the loss and the gradients.
+    `graph` takes the parameters, the inputs and the live tensors, and returns the loss and the gradients: those of the
+    parameters, and those of other tensors, to which another optimizer may belong: these add up, as in autograd.
     """
 
     def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
@@ -40,7 +41,7 @@ class Replay:
         self._stored = {name: param for name, param in params.items() if of_store.get(name) is param}
         self._fixed = (*self._tensors, *captured.live)
         self._addresses: list[int] = []
-        self._as_captured = list(map(_requires_grad_and_hooks, self._tensors))
+        self._as_captured = list(map(_kind, self._fixed))
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
         self._without_gradient = {param for param, gradient in pairs if gradient is None}
@@ -70,10 +71,10 @@ class Replay:
         self.graph, self._halves = backends.inductor(graph, arguments), halves
 
     def params_are_the_same(self) -> bool:
-        """Whether the store still has the same parameters, with the same `requires_grad` and hooks."""
+        """Whether the store still has the same parameters; of these and all tensors used, the same kinds and hooks."""
         stored = map(pyro.get_param_store()._params.get, self._stored)
         same = all(map(operator.is_, stored, self._stored.values()))
-        return same and list(map(_requires_grad_and_hooks, self._tensors)) == self._as_captured
+        return same and list(map(_kind, self._fixed)) == self._as_captured
 
     def adds_to_gradients(self) -> bool:
         """Whether a parameter has a gradient already, to which Pyro's step would add."""
@@ -83,15 +84,24 @@ class Replay:
         """Runs the step, and returns the loss before it."""
         if self.optimizer is not None:
             self._prepare_adam(self.optimizer)
-        if self.to_record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
+        record = self.to_record and not self.captured.others  # whose gradients are allocated by others
+        if record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
             self._record(inputs)
         self._refresh_halves()
         loss, *gradients = (self.recorded or self._run)(*inputs)
         if self.optimizer is not None and self._adam is None:
-            for param, gradient in zip(self._tensors, gradients, strict=True):
+            for param, gradient in zip(self._tensors, gradients, strict=False):
                 param.grad = gradient
             self.optimizer.step(self._tensors)
+        if self.captured.others:
+            self._accumulate(gradients[-len(self.captured.others) :])
         return loss
+
+    def _accumulate(self, gradients: Sequence[Tensor | None]) -> None:
+        """Adds to the gradients of tensors that are no parameters of Pyro's."""
+        for tensor, gradient in zip(self.captured.others, gradients, strict=True):
+            if gradient is not None:
+                tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad.add_(gradient)
 
     def _prepare_adam(self, optimizer: SharedOptimizer) -> None:
         last = self._adam
@@ -112,7 +122,7 @@ class Replay:
         """The gradients of the parameters that the optimizer updates."""
         gradients = (
             self._zeros.get(param) if gradient is None else gradient
-            for param, gradient in zip(self._tensors, outputs, strict=True)
+            for param, gradient in zip(self._tensors, outputs, strict=False)
         )
         return [gradient for gradient in gradients if gradient is not None]
 
@@ -153,12 +163,12 @@ class Replay:
             self.to_record, self.recorded = False, None
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The loss; and the gradients, unless Adam's kernel has used them."""
+        """The loss; and the gradients, except those that Adam's kernel has used."""
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self._adam is None:
             return outputs
         self._adam(self._gradients(outputs[1:]))
-        return outputs[:1]
+        return [outputs[0], *outputs[1 + len(self._tensors) :]]
 
     def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
         """The same on the CPU, where the optimizer's update must be a kernel, too."""

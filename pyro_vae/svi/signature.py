@@ -39,7 +39,7 @@ class Arguments:
 
     def kinds(self) -> tuple[Any, ...]:
         """The structure, and the kind of each leaf."""
-        return _hashable(self.tree), *map(kind_of, self.leaves), torch.get_default_dtype()
+        return _hashable(self.tree), *map(kind_of, self.leaves)
 
 
 class ChangingFloats:

@@ -20,7 +20,9 @@ from pyro_vae.models.base import dtype_of, evaluating
 from pyro_vae.objectives import Losses, Terms, exact_totals, objective
 from pyro_vae.spec import Spec
 from pyro_vae.svi import backends
-from pyro_vae.svi.capture import NotCapturable, capture, gradients_set_aside
+from pyro_vae.svi.capture import capture
+from pyro_vae.svi.isolation import gradients_set_aside
+from pyro_vae.svi.reads import NotCapturable
 
 Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member, or for all
 

@@ -411,7 +411,7 @@ def counting(x):
     ("model", "reason"),
     [
         (branching, "reads a number back"),
-        (reading, "(a constant in it changes|on other values)"),
+        (reading, "reads numbers back from a tensor, by .numpy"),
         (counting, "each run of it changes the global variable.CALLS"),
     ],
 )

@@ -166,7 +166,7 @@ def drawing_by_itself(state):
     [
         (counting, "each run of it changes"),
         (averaging, "each run of it changes"),
-        (reading_a_parameter, "on other values"),
+        (reading_a_parameter, "reads numbers back from a tensor, by .numpy"),
         (seeding, "on other values"),
         (drawing_by_itself, "each run of it changes the state of random numbers"),
     ],
@@ -193,9 +193,9 @@ LABELS = torch.tensor([0, 2, 1, 0, 2, 1])
         (lambda: Y[LABELS > 0].sum(), "shape of a tensor depends on values: aten.index"),
         (lambda: LABELS.unique().sum(), "shape of a tensor depends on values: aten._unique2"),
         (lambda: Y.repeat_interleave(LABELS).sum(), "shape of a tensor depends on values: aten.repeat_interleave"),
-        (lambda: Y.numpy().max(), "on other values"),
-        (lambda: max(Y.tolist()), "on other values"),
-        (lambda: numpy.asarray(Y).max(), "on other values"),
+        (lambda: Y.numpy().max(), "reads numbers back from a tensor, by .numpy"),
+        (lambda: max(Y.tolist()), "reads numbers back from a tensor, by .tolist"),
+        (lambda: numpy.asarray(Y).max(), "reads numbers back from a tensor, by .__array__"),
         (lambda: print(Y) or 1.0, "prints a tensor"),
     ],
 )

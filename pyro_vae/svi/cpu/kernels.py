@@ -1,15 +1,26 @@
-"""Loads C++ kernels of this folder, compiled with Inductor's compiler and cached in its cache."""
+"""Loads C++ kernels of this folder, compiled with Inductor's compiler and cached in its cache.
+
+A compiled kernel runs with all rights of its user, so it is loaded only from files and folders that nobody else can
+write to, and only if it is whole: the SHA-256 of each is written beside it once it is compiled. A file that was cut off
+would end the process.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 import re
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from pyro_vae._utils import files
 
 Kernel = Callable[..., None]
 
@@ -27,15 +38,68 @@ def load(name: str, *arguments: str) -> Kernel:
     Raises:
         NoKernelError: there is no compiler, for example.
     """
-    from torch._inductor.codecache import CppPythonBindingsCodeCache
-
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         raise NoKernelError("the processor has no vector instructions that torch supports")
     source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{_text(f'{name}.cpp')}"
     try:
-        return CppPythonBindingsCodeCache.load_pybinding(list(arguments), source)
+        return _compiled(list(arguments), source)
     except Exception as error:
         raise NoKernelError(" ".join(str(error).split())[:300]) from error
+
+
+def _compiled(arguments: list[str], source: str) -> Kernel:
+    from torch._inductor.codecache import CppPythonBindingsCodeCache
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from torch.utils._filelock import FileLock
+
+    class Checked(CppPythonBindingsCodeCache):
+        cache: dict[str, Any] = {}  # noqa: RUF012 (as its base class declares it)
+
+        @classmethod
+        def _load_library_inner(cls, path: str, key: str) -> Any:
+            require_private(Path(path), folder)
+            require_whole(Path(path), started)
+            return super()._load_library_inner(path, key)
+
+    folder, started = Path(cache_dir()), time.time()
+    require_private(folder, folder)
+    with FileLock(folder / "pyro_vae.lock"):  # processes that start together compile each kernel once
+        try:
+            return Checked.load_pybinding(arguments, source)
+        except DamagedError as error:
+            Path(str(error)).unlink()
+            started = time.time()
+            return Checked.load_pybinding(arguments, source)
+
+
+class DamagedError(Exception):
+    """A compiled file, at this path, was cut off or changed, or whoever compiled it was interrupted."""
+
+
+def require_private(path: Path, folder: Path) -> None:
+    """Raises PermissionError if another user can write to `path`, or to a folder that contains it, up to `folder`."""
+    if not hasattr(os, "geteuid"):
+        return
+    for entry in (path, *path.parents):
+        status = entry.lstat()
+        by_others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid())
+        if status.st_uid not in (0, os.geteuid()) or by_others or entry.is_symlink():
+            raise PermissionError(f"another user can write to {entry}, from which compiled code would be loaded")
+        if entry == folder:
+            return
+
+
+def require_whole(path: Path, started: float) -> None:
+    """Raises :class:`DamagedError` unless a compiled file is as it was when its compilation ended.
+
+    Args:
+        started: since when this process alone may have compiled it, in seconds of `time.time`.
+    """
+    digest, noted = hashlib.sha256(path.read_bytes()).hexdigest(), path.with_suffix(".sha256")
+    if path.stat().st_mtime >= started:
+        files.write(noted, digest)
+    elif not noted.is_file() or noted.read_text(encoding="utf-8") != digest:
+        raise DamagedError(str(path))
 
 
 def _text(name: str) -> str:
