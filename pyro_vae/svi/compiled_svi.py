@@ -55,7 +55,11 @@ class CompiledSVI(SVI):
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
     the cause: it branches on values of tensors, reads them back or prints them; each run changes state that
     it reads (a counter, or a running mean that is not a buffer written in place); it draws random numbers from
-    generators other than torch's default ones; or it fails while it is captured.
+    generators other than torch's default ones; it writes to an argument in place; it uses tensors of a class of their
+    own, or nested, quantized or sparse ones other than COO; its backward pass goes through operations that happened
+    before it ran; or it fails while it is captured. So do calls under `torch.autocast`, anomaly detection, hooks on
+    saved tensors, transforms of `torch.func`, and modes. A capture writes to no tensor of the program's: it writes to
+    copies. Parameters that are not Pyro's get their gradients, which add up as in autograd.
 
     *A loss that is not finite* raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
     once in :meth:`step`, within 200 steps in :meth:`step_tensor`. The loss of some objectives is infinite by design,
