@@ -27,8 +27,8 @@ RESCANNED_EVERY = 100  # steps of `steps`
 class CompiledSVI(SVI):
     r"""`pyro.infer.SVI` for static programs: the step is captured once and replayed without Python.
 
-    A subclass of Pyro's SVI, with the same arguments, methods and attributes; any of them may be assigned. Copies and
-    pickles are without the captured steps, and capture their own.
+    A subclass of Pyro's SVI, with the same arguments, methods and attributes: `model`, `guide`, `optim`, `loss` and
+    `loss_and_grads` may be assigned. Copies and pickles are without the captured steps, and capture their own.
 
     The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks. Then the
     handlers, the distributions and autograd are run a second time and captured as a graph of tensor operations, which
