@@ -154,8 +154,9 @@ class SaltAndPepper:
         pixels = _with_masses(independent_pixels(p))
         unchanged, replaced = self._of_both(y, pixels)
         is_clean = (unchanged - torch.logaddexp(unchanged, replaced)).exp()
-        mean = is_clean * y + (1 - is_clean) * pixels.mean
-        second = is_clean * y.square() + (1 - is_clean) * (pixels.variance + pixels.mean.square())
+        expected, variance = pixels.mean, pixels.variance  # of 256 levels these are sums over all of them
+        mean = is_clean * y + (1 - is_clean) * expected
+        second = is_clean * y.square() + (1 - is_clean) * (variance + expected.square())
         return CleanPixels(mean, (second - mean.square()).clamp(min=0))
 
     def _of_both(self, y: Tensor, pixels: dist.TorchDistribution) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,206 @@
+"""Inpainting: draws of the hidden pixels of images given those that are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae._utils import checks
+from pyro_vae._utils.progress import Progress
+from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
+from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_size
+from pyro_vae.models import VAE, Model
+from pyro_vae.models.base import dtype_of, evaluating_on
+from pyro_vae.posteriors import location
+from pyro_vae.uses.code_posterior import Ascent, check_codes, weighted_codes
+from pyro_vae.uses.masks import check_mask
+from pyro_vae.uses.noise import independent_pixels
+
+METHODS = ("importance", "metropolis", "pseudo-gibbs")
+PSEUDO = 0.1  # of the steps of a Metropolis chain that accept all, to reach the posterior from a bad start
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainted:
+    """Images whose hidden pixels are drawn; the seen ones are as they were.
+
+    - `draws`: `(M, N, C, H, W)`.
+    - `mean`: of each hidden pixel, `(N, C, H, W)`: of p(x|z), averaged over weighted codes, or over the second half of
+      all chains.
+    - `effective_samples`: of the importance weights, `(N,)`; None for chains.
+    - `acceptance`: share of proposals that the chains of an image accepted, `(N,)`; None for importance sampling.
+    """
+
+    draws: Tensor
+    mean: Tensor
+    effective_samples: Tensor | None = None
+    acceptance: Tensor | None = None
+
+
+def inpaint(
+    model: Model,
+    images: Tensor,
+    seen: Tensor,
+    *,
+    method: str = "importance",
+    draws: int = 8,
+    codes: int = 500,
+    steps: int = 500,
+    ascent: Ascent | None = None,
+    decoded_at_once: int = 2000,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Inpainted:
+    r"""Draws from p(hidden pixels | seen pixels) of each image.
+
+    .. math:: p(x_h|x_s) = \int p(x_h|z)\, p(z|x_s)\, dz
+
+    - `importance`: codes from a q that is fitted to the seen pixels, resampled by their weights
+      :math:`p(x_s|z)\, p(z) / q(z)`, and hidden pixels from p(x|z). It tends to p as the number of codes grows, if q
+      reaches all of p(z|x_s).
+    - `pseudo-gibbs`: z from q(z|x) and hidden pixels from p(x|z), in turn. It tends to p only if q is the exact
+      posterior.
+    - `metropolis`: the same, but z' from q(z|x) is accepted with probability
+      :math:`\min\bigl(1, \frac{p(x|z')\, p(z')\, q(z|x)}{p(x|z)\, p(z)\, q(z'|x)}\bigr)`: it tends to p whatever q is,
+      after how long is another matter. Its first tenth is pseudo-Gibbs.
+
+    Args:
+        model: with one latent site z, such as a `VAE`.
+        images: `(N, C, H, W)`, floats in [0, 1]; hidden pixels are not read.
+        seen: bool, of a shape that broadcasts to that of the images; :func:`~pyro_vae.uses.masks.mask_of` makes some.
+        method: one of the above.
+        draws: of each image, M; chains, for the latter two.
+        codes: of each image, of importance sampling.
+        steps: of each chain.
+        ascent: how q is fitted, for importance sampling.
+        decoded_at_once: codes in one pass of the decoder, which bounds the memory.
+        device: `auto` is CUDA, else Apple's MPS, else the CPU.
+        seed: of all draws. The global generators are as before afterwards.
+        progress: a progress bar where standard error is a terminal; else a line every half minute.
+
+    Raises:
+        InputError: a model with several latent sites or without a prior density, images that it does not take, or a
+            mask that does not fit.
+
+    Source: pseudo-Gibbs: Rezende, Mohamed and Wierstra, 2014, appendix F, https://arxiv.org/abs/1401.4082; Metropolis:
+    Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", 2018,
+    https://arxiv.org/abs/1802.04826
+
+    >>> from pyro_vae import Spec, build, load_data
+    >>> from pyro_vae.uses.masks import mask_of
+    >>> vae, x = build(Spec(latent_dim=2)), load_data("digits").test.as_float()[:3].round()
+    >>> result = inpaint(vae, x, mask_of("left", 3, (1, 8, 8)), method="metropolis", draws=4, steps=5)
+    >>> result.draws.shape, bool((result.draws[..., 4:] == x[..., 4:]).all())
+    (torch.Size([4, 3, 1, 8, 8]), True)
+    """
+    vae = check_codes(model, "inpaint")
+    checks.one_of("method", method, METHODS)
+    x, mask = _check_images(images, seen)
+    counts = {"draws": draws, "codes": codes, "steps": steps, "decoded_at_once": decoded_at_once}
+    counts = {name: checks.positive_integer(name, value) for name, value in counts.items()}
+    seed, ascent = checks.seed("seed", seed), ascent or Ascent()
+    block = max(1, min(NOISE_BLOCK, decoded_at_once // (ascent.particles if method == "importance" else draws)))
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating_on(model, device, gradients=True) as target, torch.no_grad(), pyro.validation_enabled(False):
+        x, mask = x.to(target, dtype_of(model)), mask.to(target)
+        _check_takes(vae, x)
+        with Progress(len(x), "image", "inpainting", visible=progress) as bar:
+            for index, rows in enumerate(torch.arange(len(x)).split(block)):
+                of_rows = mask.expand(x.shape)[rows]
+                with seeded_rng(target, stream_seed(seed, f"inpaint {index}")):
+                    if method == "importance":
+                        part = _resampled(vae, x[rows], of_rows, counts, ascent)
+                    else:
+                        part = _chains(vae, x[rows], of_rows, counts, method == "metropolis")
+                parts.append(part)
+                bar.update(len(rows))
+    drawn, mean, measure = zip(*parts, strict=True)
+    key = "effective_samples" if method == "importance" else "acceptance"
+    return Inpainted(torch.cat(drawn, 1), torch.cat(mean), **{key: torch.cat(measure)})
+
+
+def _resampled(
+    model: VAE, x: Tensor, seen: Tensor, counts: dict[str, int], ascent: Ascent
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws, mean and effective samples by importance sampling."""
+    black = torch.where(seen, x, 0)
+    filled = torch.where(seen, x, model.decode(location(model.encode(black))).mean)
+    codes = weighted_codes(
+        model,
+        [black, filled],
+        lambda p: _log_seen(p, x, seen),
+        draws=counts["codes"],
+        ascent=ascent,
+        decoded_at_once=counts["decoded_at_once"],
+    )
+    weights = codes.normalized()
+    mean = torch.zeros_like(x)
+    chunk = max(1, counts["decoded_at_once"] // len(x))
+    for z, weight in zip(codes.z.split(chunk), weights.to(x).split(chunk), strict=True):
+        mean += (weight[..., None, None, None] * model.decode(z).mean).sum(0)
+    index = torch.multinomial(weights.T, counts["draws"], replacement=True).T.to(x.device)  # (M, N)
+    z = codes.z.gather(0, index[..., None].expand(*index.shape, codes.z.shape[-1]))
+    drawn = torch.cat([torch.where(seen, x, model.decode(part).sample()).cpu() for part in z.split(chunk)])
+    return drawn, torch.where(seen, x, mean).cpu(), effective_sample_size(codes.log_weights)
+
+
+def _chains(
+    model: VAE, x: Tensor, seen: Tensor, counts: dict[str, int], is_metropolis: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws, mean and acceptance of chains, M for each image."""
+    m, steps, p_of_z = counts["draws"], counts["steps"], model.prior()
+    images, mask = x.repeat(m, 1, 1, 1), seen.repeat(m, 1, 1, 1)
+    state = torch.where(mask, images, 0)
+    z = model.encode(state).sample()
+    state = torch.where(mask, images, model.decode(z).sample())
+    total, accepted, averaged = torch.zeros_like(x), torch.zeros(m * len(x), device=x.device), 0
+    for step in range(steps):
+        q = model.encode(state)
+        proposed = q.sample()
+
+        def log_weight(z: Tensor, state: Tensor = state, log_q: Callable[[Tensor], Tensor] = q.log_prob) -> Tensor:
+            return model.decode(z).log_prob(state) + p_of_z.log_prob(z) - log_q(z)
+
+        accept = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        if is_metropolis and step >= PSEUDO * steps:
+            log_ratio = log_weight(proposed) - log_weight(z)
+            accept = torch.rand_like(log_ratio).log() < log_ratio
+        z = torch.where(accept[:, None], proposed, z)
+        p = model.decode(z)
+        state = torch.where(mask, images, p.sample())
+        if step >= steps // 2:
+            total, averaged = total + p.mean.unflatten(0, (m, -1)).mean(0), averaged + 1
+            accepted += accept
+    share = accepted.unflatten(0, (m, -1)).mean(0) / averaged
+    return state.unflatten(0, (m, -1)).cpu(), torch.where(seen, x, total / averaged).cpu(), share.cpu().double()
+
+
+def _log_seen(p: pyro.distributions.TorchDistribution, x: Tensor, seen: Tensor) -> Tensor:
+    """log p(x_s|z), of the batch shape of p(x|z)."""
+    black = torch.where(seen, x, 0)  # whatever hidden pixels are, they must not make NaN
+    return torch.where(seen, independent_pixels(p).log_prob(black), 0).sum((-3, -2, -1))
+
+
+def _check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    x = checks.tensor("images", images)
+    if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
+        raise checks.fail("images", images, "floats in [0, 1] of shape (N, C, H, W)")
+    mask = check_mask(seen, tuple(x.shape))
+    if not bool(torch.where(mask, x, 0).isfinite().all()):
+        raise checks.fail("images", "NaN or infinity in seen pixels", "finite numbers")
+    return x, mask
+
+
+def _check_takes(model: VAE, x: Tensor) -> None:
+    try:
+        p = model.decode(location(model.encode(torch.zeros_like(x[:1]))))
+    except (RuntimeError, ValueError) as error:
+        raise checks.fail("images", x, f"images that the model's encoder takes ({error})") from error
+    if p.event_shape != x.shape[1:]:
+        raise checks.fail("images", x, f"{tuple(p.event_shape)}, the shape that the decoder puts out")
+    independent_pixels(p)

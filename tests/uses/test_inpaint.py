@@ -1,0 +1,172 @@
+"""Inpainting against exact conditionals: a linear-Gaussian model, and a model of two modes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from linear_gaussian import linear_gaussian
+from PIL import Image
+from torch import nn
+
+from pyro_vae import VAE, Spec, build, likelihoods, load_data, posteriors, priors
+from pyro_vae._utils.checks import InputError
+from pyro_vae.uses.code_posterior import Ascent
+from pyro_vae.uses.inpaint import inpaint
+from pyro_vae.uses.masks import mask_of
+
+SEEN = torch.tensor([[[True, False], [False, True]]])
+S, H = [0, 3], [1, 2]
+
+
+def conditional(evidence, x):
+    """Mean and covariance of the hidden pixels given the seen ones, of rows of x."""
+    covariance, mean = evidence.covariance_matrix, evidence.mean
+    gain = covariance[H][:, S] @ torch.linalg.inv(covariance[S][:, S])
+    return mean[H] + (x[:, S] - mean[S]) @ gain.T, covariance[H][:, H] - gain @ covariance[S][:, H]
+
+
+def errors(method, *, narrow=1.0, draws=6000):
+    """How far mean and covariance of the draws are from the exact ones, with the encoder's sd scaled by `narrow`."""
+    vae, evidence = linear_gaussian()
+    with torch.no_grad():
+        vae.encoder[1].bias[2:] += 2 * math.log(narrow)
+    torch.manual_seed(0)
+    x = evidence.sample((2,))
+    result = inpaint(
+        vae, x.reshape(2, 1, 2, 2), SEEN, method=method, draws=draws, codes=2 * draws, steps=100, decoded_at_once=10**6
+    )
+    hidden = result.draws.flatten(2)[..., H]
+    mean, covariance = conditional(evidence, x)
+    of_draws = torch.stack([torch.cov(hidden[:, image].T) for image in range(2)])
+    assert torch.equal(result.draws.flatten(2)[..., S], x[:, S].expand(draws, 2, 2))
+    return {
+        "mean": (hidden.mean(0) - mean).abs().max().item(),
+        "rao_blackwell": (result.mean.flatten(1)[:, H] - mean).abs().max().item(),
+        "covariance": (of_draws - covariance).abs().max().item() / covariance.abs().max().item(),
+    }
+
+
+@pytest.mark.parametrize("method", ["importance", "metropolis", "pseudo-gibbs"])
+def test_of_a_linear_gaussian_model_draws_have_the_conditional_mean_and_covariance(method):
+    """The encoder is exact here, so that pseudo-Gibbs is Gibbs."""
+    measured = errors(method)
+    assert measured["mean"] < 0.05
+    assert measured["rao_blackwell"] < 0.03
+    assert measured["covariance"] < 0.1
+
+
+def test_with_an_encoder_that_is_too_narrow_only_pseudo_gibbs_is_biased():
+    by_method = {method: errors(method, narrow=0.6) for method in ("importance", "metropolis", "pseudo-gibbs")}
+    assert by_method["importance"]["covariance"] < 0.1
+    assert by_method["metropolis"]["covariance"] < 0.1
+    assert by_method["pseudo-gibbs"]["covariance"] > 0.2
+
+
+class TwoModes(nn.Module):
+    """Logits of four pixels: one image for z < 0, another for z > 0; they differ little in the pixel that is seen."""
+
+    def forward(self, z):
+        return ((20 * z).tanh() * torch.tensor([0.6, 5.0, -5.0, 5.0])).reshape(-1, 1, 2, 2)
+
+
+class Side(nn.Module):
+    """Codes of the mode that an image looks like: mean 1 or -1, and a small variance."""
+
+    def forward(self, x):
+        side = torch.sign(x.flatten(1)[:, [1, 3]].sum(1) - x.flatten(1)[:, 2] - 0.5)
+        return torch.stack([side, torch.full_like(side, math.log(0.1))], -1)
+
+
+def of_two_modes():
+    return VAE(Side(), TwoModes(), priors.StandardNormal(1), likelihoods.Bernoulli(), posteriors.DiagonalNormal(1))
+
+
+def test_weights_of_two_modes_are_exact_by_importance_and_a_trap_for_metropolis():
+    """p(z > 0 | first pixel is 1) is the logistic function of about twice its logit."""
+    vae, x = of_two_modes(), torch.ones(1, 1, 2, 2)
+    seen = torch.tensor([[True, False], [False, False]])
+    z = torch.linspace(-6, 6, 20_001)
+    weight = ((20 * z).tanh() * 0.6).sigmoid() * (-z.square() / 2).exp()
+    exact = (weight[z > 0].sum() / weight.sum()).item()
+
+    def share(method):
+        torch.manual_seed(0)
+        result = inpaint(vae, x, seen, method=method, draws=2000, codes=20_000, steps=50, decoded_at_once=10**6)
+        return (result.draws[:, 0, 0, 0, 1] == 1).float().mean().item()
+
+    of_pixel = exact * torch.sigmoid(torch.tensor(5.0)).item() + (1 - exact) * torch.sigmoid(torch.tensor(-5.0)).item()
+    assert share("importance") == pytest.approx(of_pixel, abs=0.04)
+    # The chains start at a black image, which is the mode of z < 0; q(z|x) never proposes to leave it.
+    assert share("metropolis") < 0.5 * of_pixel
+
+
+@pytest.mark.parametrize("method", ["importance", "metropolis", "pseudo-gibbs"])
+def test_the_same_seed_gives_the_same_draws_whatever_is_hidden(method):
+    vae, x = build(Spec(latent_dim=2, hidden=(16,))), load_data("digits").test.as_float()[:4].round()
+    seen = mask_of("random:0.5", 4, (1, 8, 8))
+    options = {"method": method, "draws": 3, "codes": 20, "steps": 10, "ascent": Ascent(steps=5)}
+    state = torch.get_rng_state()
+    first = inpaint(vae, x, seen, **options)
+    second = inpaint(vae, torch.where(seen, x, torch.nan), seen, **options)
+    assert torch.equal(first.draws, second.draws)
+    assert torch.equal(first.mean, second.mean)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.where(seen, first.mean, 0), torch.where(seen, x, 0))
+
+
+def test_masks_hide_what_they_say(tmp_path):
+    shape = (3, 8, 6)
+    hidden = {name: ~mask_of(name, 2, shape) for name in ("top", "left", "center", "random:0.25")}
+    assert hidden["top"][:, :, :4].all()
+    assert not hidden["top"][:, :, 4:].any()
+    assert hidden["left"][..., :3].all()
+    assert not hidden["left"][..., 3:].any()
+    assert hidden["center"].sum().item() == 2 * 4 * 3
+    assert hidden["center"][:, :, 2:6, 1:4].all()
+    assert hidden["random:0.25"].flatten(1).sum(1).tolist() == [12, 12]
+    assert not torch.equal(*hidden["random:0.25"])
+    array = np.ones((8, 6), np.uint8) * 255
+    array[2, 3] = 0
+    np.save(tmp_path / "mask.npy", array)
+    Image.fromarray(array).save(tmp_path / "mask.png")
+    for name in ("mask.npy", "mask.png"):
+        mask = mask_of(str(tmp_path / name), 2, shape)
+        assert (~mask).nonzero().tolist() == [[0, 0, 2, 3], [1, 0, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ("bottom", "mask: given 'bottom', expected top, left, center, random:SHARE"),
+        ("random", "mask: given 'random'"),
+        ("random:1", "mask: given 'random:1', expected random:SHARE with a share above 0"),
+        ("random:0.001", "seen: given 'a mask that hides no pixel'"),
+        ("none.npy", "mask: given 'none.npy', expected a file with a mask"),
+        ("SMALL.npy", r"mask: given '.*SMALL.npy of shape \(4, 4\)', expected \(8, 8\)"),
+        ("BLACK.npy", "seen: given 'a mask that hides all pixels'"),
+    ],
+)
+def test_a_mask_that_is_none_is_an_error(tmp_path, monkeypatch, mask, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("SMALL.npy", np.ones((4, 4)))
+    np.save("BLACK.npy", np.zeros((8, 8)))
+    with pytest.raises(InputError, match=message):
+        mask_of(mask, 2, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("images", "seen", "options", "message"),
+    [
+        (torch.zeros(2, 1, 9, 8), torch.eye(9, 8) > 0, {}, "images: given Tensor .* expected images that the model's"),
+        (torch.zeros(2, 1, 8, 8), torch.eye(9, 8) > 0, {}, "seen: given Tensor .* expected a mask that broadcasts"),
+        (torch.zeros(2, 1, 8, 8), torch.eye(8), {}, "seen: given Tensor .* expected a mask of True and False"),
+        (torch.zeros(8, 8), torch.eye(8) > 0, {}, "images: given Tensor .* expected floats"),
+        (torch.full((2, 1, 8, 8), torch.nan), torch.eye(8) > 0, {}, "images: given 'NaN or infinity in seen pixels'"),
+        (torch.zeros(2, 1, 8, 8), torch.eye(8) > 0, {"method": "gibbs"}, "method: given 'gibbs', expected one of"),
+        (torch.zeros(2, 1, 8, 8), torch.eye(8) > 0, {"draws": 0}, "draws: given 0"),
+    ],
+)
+def test_what_can_not_be_inpainted_is_an_error(images, seen, options, message):
+    with pytest.raises(InputError, match=message):
+        inpaint(build(Spec(latent_dim=2)), images, seen, **options)
