@@ -67,6 +67,7 @@ class CompiledELBO:
         self._program, self._captured = program, captured
         self._captured.ready = True  # the parameters are created by `params`, or by an eager call
         self._params: dict[str, Tensor] = {}
+        self._others: tuple[Tensor, ...] = ()  # tensors that require gradients and are not Pyro's
 
     def params(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The parameters that the programs use with these arguments, unconstrained, by the names of their sites.
@@ -74,29 +75,31 @@ class CompiledELBO:
         They are the parameters themselves: those of your modules; and those of `pyro.param`, which are created here. An
         optimizer of torch that has them trains your modules.
         """
-        with self._program.own_store():
-            self._params = self._program.params("step", *args, **kwargs)
+        self._params, others = self._program.differentiated(args, kwargs)
+        self._others = tuple(other for other in others if other.is_leaf)
         return dict(self._params)
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """An estimate of the loss, and its gradients by the names of `params`.
 
-        Where a parameter requires gradients, `loss.backward()` adds them to it.
+        `loss.backward()` adds them to the parameters that require gradients, and to tensors that are not Pyro's.
         """
         replay, inputs = self._captured.replay(self._program, "step", args, kwargs)
         if replay is None:
-            loss, gradients = self._eagerly(params, args, kwargs)
+            loss, *outputs = self._eagerly(params, args, kwargs)
+            names, others = list(self._params), self._others
         else:
             values = _values(params, replay.params)
             with torch.no_grad():
                 loss, *outputs = replay.graph(*values, *inputs, *replay.captured.live)
-            gradients = dict(zip(replay.params, outputs, strict=False))
+            names, others = list(replay.params), replay.captured.others
+        by_name = dict(zip(names, outputs, strict=False))
         gradients = {
-            name: torch.zeros_like(param) if gradients[name] is None else gradients[name]
-            for name, param in params.items()
+            name: torch.zeros_like(param) if by_name[name] is None else by_name[name] for name, param in params.items()
         }
-        if torch.is_grad_enabled() and any(param.requires_grad for param in params.values()):
-            loss = _Differentiable.apply(loss, tuple(gradients.values()), *params.values())
+        leaves = [*params.values(), *others]
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            loss = _Differentiable.apply(loss, [*gradients.values(), *outputs[len(names) :]], *leaves)
         return loss, gradients
 
     @contextmanager
@@ -113,11 +116,12 @@ class CompiledELBO:
                 for param, data in zip(self._params.values(), before, strict=True):
                     param.data = data
 
-    def _eagerly(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+    def _eagerly(self, params: Mapping[str, Tensor], args: Any, kwargs: Any) -> list[Any]:
         self.params(*args, **kwargs)
-        with self.using(params), gradients_set_aside(list(self._params.values())):
+        leaves = [*self._params.values(), *self._others]
+        with self.using(params), gradients_set_aside(leaves):
             loss = as_tensor(self._program.estimate_with_gradients(*args, **kwargs))
-            return loss, {name: param.grad for name, param in self._params.items()}
+            return [loss, *(leaf.grad for leaf in leaves)]
 
 
 def _values(params: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> list[Tensor]:
@@ -144,6 +148,11 @@ class _WithOwnStore(Program):
         with pyro.get_param_store().scope(self._store) as self._store:
             yield
 
+    def differentiated(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The parameters by name, and the other tensors from outside that require gradients."""
+        with self.own_store():
+            return self._differentiated("step", args, kwargs)
+
     def capture(self, *args: Any) -> Any:
         with self.own_store():
             return super().capture(*args)
@@ -157,11 +166,11 @@ class _Differentiable(torch.autograd.Function):
     """A loss whose gradients are known."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: tuple[Tensor, ...], *params: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *leaves: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_loss: Tensor) -> Any:
-        return None, None, *(of_loss * gradient for gradient in ctx.gradients)
+        return None, None, *(None if gradient is None else of_loss * gradient for gradient in ctx.gradients)

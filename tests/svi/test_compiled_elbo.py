@@ -114,6 +114,29 @@ def test_it_is_differentiated_as_in_a_loop_of_torchs(local):
         assert actual == pytest.approx(trained(compiled=False), rel=1e-4)
 
 
+@pytest.mark.parametrize("compile", ["off", "capture"])
+def test_modules_that_pyro_does_not_know_get_their_gradients(compile):
+    """At `backward`, as from Pyro's own differentiable loss."""
+    net = nn.Linear(1, 1)
+
+    def model():
+        scale = net(torch.ones(1))[0].exp()
+        pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.5)), scale), obs=torch.tensor(2.0))
+
+    (3 * Trace_ELBO().differentiable_loss(model, lambda: None)).backward()
+    expected = [param.grad.clone() for param in net.parameters()]
+    pyro.clear_param_store()
+    elbo = compiled_elbo(model, lambda: None, compile=compile)
+    params = elbo.params()
+    for _ in range(3):
+        net.zero_grad()
+        loss, gradients = elbo(params)
+        assert list(gradients) == ["loc"]
+        assert all(param.grad is None for param in net.parameters())
+        (3 * loss).backward()
+        torch.testing.assert_close([param.grad for param in net.parameters()], expected)
+
+
 def test_programs_run_with_given_parameters():
     pyro.clear_param_store()
     elbo = compiled_elbo(model, guide)
