@@ -302,7 +302,13 @@ def through_a_product(x):
     [
         lambda: torch.autocast("cpu"),
         torch.autograd.detect_anomaly,
-        lambda: torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor * 1.5),
+        pytest.param(
+            lambda: torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor * 1.5),
+            marks=pytest.mark.skipif(
+                not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+                reason="torch 2.6 does not tell whether there are hooks",
+            ),
+        ),
         Counting,
         Dispatching,
         torch.no_grad,
@@ -377,6 +383,7 @@ def test_a_module_that_is_converted_midway_is_captured_anew():
 
 
 @pytest.mark.parametrize("wrap", [torch.compile], ids=["compile"])
+@pytest.mark.filterwarnings("ignore:Skipping serialization")  # of an older torch
 @pytest.mark.filterwarnings("ignore:CompiledSVI. runs eagerly")
 def test_compiled_modules_give_what_they_give_under_pyro(wrap):
     def run(kind, **options):
