@@ -58,8 +58,8 @@ class CompiledSVI(SVI):
     generators other than torch's default ones; it writes to an argument in place; it uses tensors of a class of their
     own, or nested, quantized or sparse ones other than COO; its backward pass goes through operations that happened
     before it ran; or it fails while it is captured. So do calls under `torch.autocast`, anomaly detection, hooks on
-    saved tensors (which torch 2.6 doesn't tell of), transforms of `torch.func`, and modes. A capture writes to no tensor
-    of the program's: it writes to copies. Parameters that are not Pyro's get their gradients, which add up as in
+    saved tensors (which torch 2.6 doesn't tell of), transforms of `torch.func`, and modes. A capture writes to no
+    tensor of the program's: it writes to copies. Parameters that are not Pyro's get their gradients, which add up as in
     autograd.
 
     *A loss that is not finite* raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
