@@ -142,7 +142,7 @@ def _figure(near: Mapping[str, Neighbours], queries: Images, train: Images) -> F
         parts = [pixels[query : query + 1]]
         for space in ("codes", "pixels"):
             parts += [gap, originals[near[space].index[query, :count]] / 255]
-        name = "" if queries.labels is None else f", {_name(int(queries.labels[query]), queries)}"
+        name = "" if queries.labels is None else f" ({_name(int(queries.labels[query]), queries)})"
         rows[f"image {query + 1}{name}"] = torch.cat(parts)
     names = ["image", "", *(f"codes {rank}" if rank == 1 else str(rank) for rank in range(1, count + 1)), ""]
     names += [f"pixels {rank}" if rank == 1 else str(rank) for rank in range(1, count + 1)]
