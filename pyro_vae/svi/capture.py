@@ -107,7 +107,7 @@ def verify(
             expected = results(perturbed, function)
         if expected and _comparable(*expected):
             with torch.no_grad():
-                _compare(expected, results(perturbed, captured.graph, *captured.live))
+                _compare(expected, results(perturbed, captured.graph.forward, *captured.live))
             break
 
 

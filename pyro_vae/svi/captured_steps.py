@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.optimizers import SharedOptimizer
-from pyro_vae.svi.program import ChangesItself, Program, ProgramError, readable
+from pyro_vae.svi.program import ChangesItself, Program, ProgramError
 from pyro_vae.svi.reads import NotCapturable
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.signature import Arguments, ChangingFloats
@@ -43,7 +43,7 @@ class CapturedSteps:
         self.replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
         self.ready = False  # after a first call, which runs as Pyro's, with all checks, and creates the parameters
         self.floats = ChangingFloats()
-        self._raised: set[Signature] = set()  # signatures whose program itself raised during a capture
+        self._raised: set[Any] = set()  # arguments with which the program itself raised during a capture
         self._changing: set[Any] = set()  # arguments with which Python state keeps changing
         self._warned: set[str] = set()
 
@@ -78,7 +78,7 @@ class CapturedSteps:
             return None, []
         self.floats.to_tensors(arguments)
         inputs, kinds = arguments.tensors(), (kind, *arguments.kinds(), *ambient.in_force())
-        signature = (kinds, program.watched())
+        signature = (kinds, program.guards(kinds))
         replay = self.replays.get(signature)
         if replay is not None and replay.params_are_the_same():
             if replay.adds_to_gradients():
@@ -109,7 +109,7 @@ class CapturedSteps:
         hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)
         if signature not in self.replays and hardly_used >= CHANGES_BEFORE_EAGER:
             self._changing.add(kinds)
-            self.warn_once(f"runs eagerly: {readable(program.watched.changed)} keeps changing")
+            self.warn_once(f"runs eagerly: {program.guards.changed} keeps changing")
             return False
         return True
 
@@ -117,24 +117,22 @@ class CapturedSteps:
         """A new captured step; None, with a warning, if the program can't be captured."""
         kinds, _ = signature
         try:
-            program.watched.rescan()
-            signature = (kinds, program.watched())
             result = program.capture(kind, arguments.leaves, arguments.tree)
             if result is None:
                 return None
             captured, params = result
             if self.precision == "bf16":
                 captured = replace(captured, graph=backends.in_bfloat16(captured.graph))
-            replay = Replay(captured, params, self.optimizer if kind == "step" else None)
-            self.replays[signature] = replay
+            replay = Replay(captured, params, self.optimizer if kind == "step" else None, program.reads)
+            self.replays[kinds, program.guards.add(kinds, program.reads)] = replay
             return replay
         except ProgramError as error:  # which may not happen at the next call
-            if signature in self._raised:
-                self.replays[signature] = None
+            if kinds in self._raised:
+                self.replays[kinds, program.guards.add(kinds, program.reads)] = None
                 self.warn_once(f"runs eagerly: its estimate raises {_one_line(error.__cause__)}")
-            self._raised.add(signature)
+            self._raised.add(kinds)
         except Exception as reason:
-            self.replays[signature] = None
+            self.replays[kinds, program.guards.add(kinds, program.reads)] = None
             if isinstance(reason, ChangesItself):
                 self._changing.add(kinds)
             text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
@@ -144,17 +142,17 @@ class CapturedSteps:
     def _verified(
         self, program: Program, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
     ) -> Replay | None:
-        """The captured step, if its loss is still that of the program."""
+        """The captured step, if its loss and its gradients are still those of the program."""
         params, kind = list(replay.params.values()), signature[0][0]
-        loss, captured = program.losses(kind, replay.captured, params, inputs, args, kwargs)
-        tolerance = 0.03 if self.precision == "bf16" else 1e-4
-        if torch.allclose(captured.to(loss), loss, rtol=tolerance, atol=1e-4) or not bool(loss.isfinite().all()):
+        with replay.reads.restored():
+            expected, captured = program.results(kind, replay.captured, params, inputs, args, kwargs)
+        what = _difference(expected, captured, 0.03 if self.precision == "bf16" else 1e-4)
+        if what is None:
             return replay
         self.replays[signature] = None
         self.warn_once(
-            f"runs eagerly from call {replay.calls} of this signature on: the program's loss is {_short(loss)}, that "
-            f"of its captured step {_short(captured)}; the program has changed undetected, perhaps soon after the last "
-            "such comparison"
+            f"runs eagerly from call {replay.calls} of this signature on: {what}; the program has changed undetected, "
+            "perhaps soon after the last such comparison"
         )
         return None
 
@@ -191,6 +189,31 @@ class CapturedSteps:
 
 def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
     return frame[0].f_globals.get("__name__", "").startswith("pyro_vae.svi.")
+
+
+def _difference(expected: list[Tensor | None], captured: list[Tensor | None], tolerance: float) -> str | None:
+    """What differs between the results of a program and of its captured step; None if nothing does."""
+    if not captured:
+        return "the program uses other parameters than its captured step"
+    expected, captured = (
+        [None if value is None else value.to_dense() for value in each] for each in (expected, captured)
+    )
+    results = [value for value in expected if value is not None]
+    if not all(bool(value.isfinite().all()) for value in results):
+        return None
+    largest = max((float(value.abs().max()) for value in results[1:] if value.numel()), default=0.0)
+    for number, (value, other) in enumerate(zip(expected, captured, strict=True)):
+        if value is None or other is None or not value.numel():
+            if (value is None) != (other is None):
+                return "a parameter has a gradient in only one of the program and its captured step"
+        elif number == 0 and not torch.allclose(other.to(value), value, rtol=tolerance, atol=1e-4):
+            return f"the program's loss is {_short(value)}, that of its captured step {_short(other)}"
+        elif (
+            number
+            and float((other - value).abs().max()) > tolerance * (10 * float(value.abs().max()) + largest / 10) + 1e-5
+        ):
+            return "the program's gradients differ from those of its captured step"
+    return None
 
 
 def _one_line(error: BaseException | None) -> str:

@@ -157,9 +157,9 @@ class _WithOwnStore(Program):
         with self.own_store():
             return super().capture(*args)
 
-    def losses(self, *args: Any) -> Any:
+    def results(self, *args: Any) -> Any:
         with self.own_store():
-            return super().losses(*args)
+            return super().results(*args)
 
 
 class _Differentiable(torch.autograd.Function):

@@ -16,8 +16,8 @@ from pyro_vae.svi import backends
 from pyro_vae.svi.captured_steps import CapturedSteps
 from pyro_vae.svi.losses import FiniteCheck, number_of, tensor_of
 from pyro_vae.svi.optimizers import SharedOptimizer
+from pyro_vae.svi.places import PLAIN
 from pyro_vae.svi.program import Program, params_of
-from pyro_vae.svi.reach import PLAIN
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.signature import kind_of
 
@@ -39,18 +39,22 @@ class CompiledSVI(SVI):
     buffers, are read at each call. Plain values (integers, strings, ...) among the arguments are part of the signature:
     a new value means a new capture. A float argument that keeps changing becomes a tensor input.
 
-    *Python state* that the model or the guide can read is part of the signature, too; changing it invalidates the
-    capture. After three captures that were hardly used because state keeps changing, the program runs eagerly.
+    *Python values* that the programs read while they were captured are guarded: attributes, items, closed-over and
+    global variables, default arguments, `training`, hooks, `requires_grad`, methods and submodules, whether in your
+    files or in an installed package. Another value means another capture; after three captures that were hardly used,
+    the program runs eagerly. What the programs only write, a counter or a list of records, is nobody's business: it is
+    guarded by no one, and a replay does not write it. Not guarded are
 
-    - Detected: variables, default arguments and attributes that their functions mention by name, of the user's own
-      objects, classes and modules, and what those hold; the parameters, buffers, children and forward hooks of modules;
-      which parameters are frozen; `training` where it is used. Of lists, dictionaries, sets and NumPy arrays, 64 items.
-    - Not detected: names made at run time; state of libraries other than torch's modules and Pyro's handlers, guides
-      and objectives; anything beyond 1,000 such locations.
-    - Verified: each capture is compared with its program, in the loss and its gradients, on other values of the
-      parameters, the arguments and the tensors within reach. At calls 1, 10, 100, 1,000 and every 5,000th call of a
-      signature its loss is compared with the program's on the same draws; where they differ, a warning says so, and the
-      program runs eagerly from then on (earlier steps are not undone).
+    - the items of a list or an array between about 64 evenly spaced ones, and those of other containers after 64;
+    - what only C code reads: attributes by an `operator.attrgetter` made elsewhere, or those of a scripted module;
+    - what only a library holds, in its classes, its global variables, a weak reference or a `contextvars.ContextVar`;
+    - what is read in another thread;
+    - what lies outside of the program: files, environment variables, the clock.
+
+    A change of these is caught by comparison. Each capture is compared with its program, in the loss and its gradients,
+    on other values of the parameters, the arguments and the tensors within reach. At calls 1, 10, 100, 1,000 and every
+    5,000th call of a signature the loss and the gradients are compared with the program's on the same draws; where they
+    differ, a warning says so, and the program runs eagerly from then on (earlier steps are not undone).
 
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
     the cause: it branches on values of tensors, reads them back or prints them; each run changes state that
@@ -201,9 +205,9 @@ class CompiledSVI(SVI):
     def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
         """Many steps: :meth:`step_tensor` for each of `arguments`, with less overhead between steps.
 
-        Python state and the state of the optimizer are checked only at every 100th step. Do not change them during the
-        iteration, except for the learning rate and the content of tensors; under `bf16`, change parameters by ordinary
-        in-place operations and not through ``.data``, because rounded copies of them are made by the preceding step.
+        The guards are checked at each step, the class and the kind of the optimizer at every 100th. Under `bf16`,
+        change parameters by ordinary in-place operations and not through ``.data``, because rounded copies of them are
+        made by the preceding step.
         """
         return self._steps((args, {}) for args in arguments)
 
@@ -223,7 +227,8 @@ class CompiledSVI(SVI):
         kinds: list[Any] = []
         for args, kwargs in calls:
             leaves = [*args, *kwargs.values()]
-            if trusted is not None and (trusted.calls + 1) % RESCANNED_EVERY and list(map(kind_of, leaves)) == kinds:
+            alike = trusted is not None and list(map(kind_of, leaves)) == kinds and trusted.is_as_recorded()
+            if trusted is not None and alike and (trusted.calls + 1) % RESCANNED_EVERY:
                 self.steps_taken += 1
                 with torch.no_grad():
                     loss = trusted.run_unchecked([leaf for leaf in leaves if isinstance(leaf, Tensor)])
@@ -235,7 +240,7 @@ class CompiledSVI(SVI):
             yield loss
 
     def _trusted(self, leaves: list[Any]) -> Replay | None:
-        """The captured step that has just run, if it can run the next step without checks."""
+        """The captured step that has just run, if its recorded kernels can run the next step alone."""
         replay = self._used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch.utils import _pytree as pytree
 
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
+from pyro_vae.svi.guards import Guards, Reads
 from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
 from pyro_vae.svi.reads import NotCapturable
-from pyro_vae.svi.watching import Watched
+from pyro_vae.svi.recorder import recorded
 
 
 class ProgramError(Exception):
@@ -41,7 +43,8 @@ class Program:
 
     def __init__(self, model: Any, guide: Any, loss: Any, prepare: Callable[..., tuple[Any, ...]] | None) -> None:
         self.parts = (model, guide, loss, prepare)
-        self.watched = Watched(*self.parts)
+        self.guards = Guards()
+        self.reads = Reads()  # of the latest capture
 
     def estimate(self, *args: Any, **kwargs: Any) -> Any:
         """The loss, or the losses of an objective that has several, as a tuple."""
@@ -89,27 +92,27 @@ class Program:
             for index, tensor in zip(positions, tensors[len(params) :], strict=True):
                 filled[index] = tensor
             args, kwargs = pytree.tree_unflatten(filled, tree)
-            if kind == "evaluate":
-                return (self._loss(kind, args, kwargs),)
-            differentiated = [*params.values(), *other_leaves]
-            with gradients_set_aside(differentiated):
-                loss = as_tensor(self.estimate_with_gradients(*args, **kwargs))
-                return (loss, *(leaf.grad for leaf in differentiated))
+            with recorded(reads, *self.parts) if next(runs) == 0 else nullcontext():
+                return self._results(kind, [*params.values(), *other_leaves], args, kwargs)
 
-        iterator = self.watched.iterator()
-        if iterator is not None:
-            raise NotCapturable(f"it may advance an iterator, a {iterator}")
-        with self.watched.restored() as memory, param_store_restored() as store:
+        reads, runs = Reads(), itertools.count()
+        self.reads = reads
+        with reads.restored(), param_store_restored() as store:
             args, kwargs = pytree.tree_unflatten(list(leaves), tree)
             try:
-                params, other_leaves = self._differentiated(kind, args, kwargs)
+                with recorded(reads, *self.parts):
+                    params, other_leaves = self._differentiated(kind, args, kwargs)
+            except NotCapturable:
+                raise
             except Exception as error:
                 raise ProgramError from error
             if pyro.get_param_store()._params.keys() != store.keys():
                 return None
             if any(not tensor.is_leaf for tensor in other_leaves):
                 raise NotCapturable("it differentiates through operations that happened before it ran")
-            before = self.watched.labelled()
+            for name, param in params.items():
+                reads.add_tensor(f"the parameter {name}", param)
+            reads.mark()
             tensors = list(params.values())
             try:
                 # Copies, so that tensors passed twice, or held by the program as well, stay distinct inputs.
@@ -120,28 +123,37 @@ class Program:
                 if any(position >= len(params) for position in captured.written):
                     raise NotCapturable("it writes to an argument in place")
                 other_inputs = [_other_values(tensor, 0) for tensor in inputs]
-                verify(captured, estimate, tensors, other_inputs, self.watched.tensors())
+                verify(captured, estimate, tensors, other_inputs, reads.tensors())
             except NotCapturable:
-                self._refuse_changes(before, memory, store)  # a change of state is the clearer reason
+                _refuse_changes(reads, store)  # a change of state is the clearer reason
                 raise
-            self._refuse_changes(before, memory, store)
+            _refuse_changes(reads, store)
         return replace(captured, others=tuple(other_leaves) if kind == "step" else ()), params
 
-    def losses(
+    def results(
         self, kind: str, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of the program and that of its captured step, from the same draws; has no side effects.
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The loss and, of a `step`, the gradients: those of the program, and those of its captured step.
 
-        The second is NaN if the program uses other parameters than the captured step.
+        Both are from the same draws, and without side effects. The second are none if the program uses other parameters
+        than the captured step.
         """
         devices = [tensor.device for tensor in (*params, *inputs)]
-        with self.watched.restored():
-            with _no_trace(devices), poutine.trace(param_only=True) as used:
-                loss = self._loss(kind, args, kwargs).clone()
-            if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
-                return loss, torch.full_like(loss, torch.nan)
-            with _no_trace(devices):
-                return loss, captured.graph(*params, *inputs, *captured.live)[0].clone()
+        with _no_trace(devices), poutine.trace(param_only=True) as used:
+            expected = _copies(self._results(kind, [*params, *captured.others], args, kwargs))
+        if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
+            return expected, []
+        with _no_trace(devices):
+            return expected, _copies(captured.graph.forward(*params, *inputs, *captured.live))
+
+    def _results(
+        self, kind: str, differentiated: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        if kind == "evaluate":
+            return (self._loss(kind, args, kwargs),)
+        with torch.enable_grad(), gradients_set_aside(differentiated):
+            loss = as_tensor(self.estimate_with_gradients(*args, **kwargs))
+            return (loss, *(leaf.grad for leaf in differentiated))
 
     def _loss(self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The loss alone. That of a step is the one that comes with gradients: some objectives have no other."""
@@ -158,18 +170,19 @@ class Program:
         loss = objective(model, guide, *args, **kwargs)
         return as_tensor(loss) if isinstance(loss, Tensor) else loss
 
-    def _refuse_changes(self, before: Any, memory: list[tuple[Tensor, Tensor]], store: dict[str, Tensor]) -> None:
-        """Raises if a run changed state: under Pyro each run would change what the next reads; a replay would not."""
-        after = self.watched.labelled()
-        changed = [label for label in (*after, *before) if after.get(label) != before.get(label)]
-        if changed:
-            raise ChangesItself(f"each run of it changes {readable(changed[0])}")
-        if any(tensor.data_ptr() != alias.data_ptr() for tensor, alias in memory if tensor.layout is torch.strided):
-            raise ChangesItself("each run of it replaces the data of a tensor")
-        now = pyro.get_param_store()._params
-        changed = [name for name, value in now.items() if store.get(name) is not value]
-        if changed:
-            raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(changed)}")
+
+def _refuse_changes(reads: Reads, store: dict[str, Tensor]) -> None:
+    """Raises if a run changed state: under Pyro each run would change what the next reads; a replay would not."""
+    changed = reads.changes()
+    if changed is not None:
+        raise ChangesItself(f"each run of it changes {changed}")
+    replaced = [name for name, value in pyro.get_param_store()._params.items() if store.get(name) is not value]
+    if replaced:
+        raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(replaced)}")
+
+
+def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.detach().clone() for tensor in tensors]
 
 
 def as_tensor(loss: Any) -> Tensor:
@@ -187,11 +200,6 @@ def params_of(trace: Any) -> dict[str, Tensor]:
         param = getattr(site["value"], "unconstrained", lambda site=site: site["value"])()
         by_id[id(param)] = (name, param)
     return {name: param for name, param in by_id.values() if param.requires_grad}
-
-
-def readable(label: str) -> str:
-    """A label of watched state, without its number."""
-    return label.split("#")[0]
 
 
 @contextmanager

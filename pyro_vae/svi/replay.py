@@ -15,6 +15,7 @@ from pyro_vae.svi import backends
 from pyro_vae.svi.capture import Captured
 from pyro_vae.svi.cpu import kernels, recording
 from pyro_vae.svi.cpu.adam import FusedAdam
+from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 
 _kind = operator.attrgetter("requires_grad", "_backward_hooks", "dtype", "shape", "device")
@@ -29,8 +30,10 @@ class Replay:
     parameters, and those of other tensors, to which another optimizer may belong: these add up, as in autograd.
     """
 
-    def __init__(self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None) -> None:
-        self.captured, self.params, self.optimizer = captured, params, optimizer
+    def __init__(
+        self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None, reads: Reads
+    ) -> None:
+        self.captured, self.params, self.optimizer, self.reads = captured, params, optimizer, reads
         self.graph: backends.Run = captured.graph.forward
         self.recorded: backends.Run | None = None  # the whole step, as recorded kernels
         self.to_record = False
@@ -131,8 +134,17 @@ class Replay:
         """Whether a step consists of recorded kernels only."""
         return self.recorded is not None and (self.optimizer is None or self._adam is not None)
 
+    def is_as_recorded(self) -> bool:
+        """Whether nothing that the recorded kernels stand on was replaced: values, parameters and their memory."""
+        return (
+            self.reads.hold()
+            and self.params_are_the_same()
+            and not self.adds_to_gradients()
+            and list(map(Tensor.data_ptr, self._fixed)) == self._addresses
+        )
+
     def run_unchecked(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Runs the recorded step without checks, for callers who know that nothing has been replaced since."""
+        """Runs the recorded step where :meth:`is_as_recorded` has just been true."""
         self.calls += 1
         if self.recorded is None or (self._adam is not None and not self._adam.refresh()):
             return self(inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_vae.svi.reach import PLAIN
+from pyro_vae.svi.places import PLAIN
 
 FLOATS_BEFORE_LIVE = 3
 
