@@ -167,6 +167,7 @@ def stand_ins() -> None:
 def run_notebook(path: Path) -> None:
     """The cells of code, one after the other; a cell without SVI in it may fail, as what draws pictures does here."""
     namespace = {"__name__": "__main__", "get_ipython": mock.MagicMock(), "display": print}
+    failed: Exception | None = None  # the first cell that does, whose failure may be the cause of later ones
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] != "code":
             continue
@@ -177,8 +178,8 @@ def run_notebook(path: Path) -> None:
             exec(compile(ast.parse(code), name, "exec"), namespace)  # noqa: S102
         except Exception as error:
             if "SVI(" in code or ".step(" in code:
-                raise
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                raise failed or error from None
+            failed = failed or error
 
 
 def version_of_checkout(path: Path) -> str:
