@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 from pyro_vae.svi.places import PLAIN
 
 FLOATS_BEFORE_LIVE = 3
+_NOT_GUARDED = (numpy.ndarray, numpy.generic, Iterator, torch.Generator)
 
 
 class Arguments:
@@ -27,8 +29,8 @@ class Arguments:
     def not_capturable(self) -> str:
         """Why no step can be captured with these arguments; empty if it can."""
         for leaf in self.leaves:
-            if not isinstance(leaf, (Tensor, *PLAIN)):
-                return f"an argument is a {type(leaf).__name__}, neither a tensor nor a plain value"
+            if isinstance(leaf, _NOT_GUARDED):
+                return f"an argument is a {type(leaf).__name__}, whose content is not guarded"
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in self.leaves):
             return "an argument requires gradients"
         return ""
@@ -77,7 +79,23 @@ def kind_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: a tensor's shape, strides and type; any other value itself."""
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return type(leaf), leaf
+    return (type(leaf), leaf) if isinstance(leaf, PLAIN) else _Same(leaf)
+
+
+class _Same:
+    """Equal only for the same object, which it holds, so that no other object gets its address.
+
+    What the programs read of an argument is guarded like all other Python state.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def number_like(leaves: Sequence[Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Each of Pyro's objectives, and objectives of one's own: the captured step against Pyro's."""
 
+import argparse
+import functools
 import math
 import warnings
 
@@ -271,6 +273,56 @@ def test_where_the_first_loss_is_infinite_later_ones_may_be_but_not_nan():
     with torch.no_grad():
         pyro.get_param_store()._params["loc"].fill_(math.nan)
     assert svi.step(X) == math.inf
+
+
+# --- objects as arguments ------------------------------------------------------------------------------------------
+
+
+class Table:
+    def __init__(self):
+        self.rows, self.offset = [1.0, 2.0], torch.tensor(0.5)
+
+    def total(self):
+        return sum(self.rows) + self.offset
+
+
+def with_settings(x, settings, table, function):
+    z = pyro.sample("z", dist.Normal(0.0, settings.scale))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(function(z) + table.total(), 1.0), obs=x)
+
+
+def guide_with_settings(x, settings, table, function):
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.1)), 1.0))
+
+
+def test_objects_are_arguments_and_what_is_read_of_them_is_guarded():
+    """As the settings that many of Pyro's examples pass to model and guide."""
+
+    def losses(kind):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(with_settings, guide_with_settings, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        settings, table, function = argparse.Namespace(scale=1.0), Table(), functools.partial(torch.mul, 2.0)
+        losses = []
+        for number in range(125):
+            if number == 25:
+                settings.scale = 2.0
+            elif number == 50:
+                table.rows.append(-5.0)
+            elif number == 75:
+                table.offset.fill_(3.0)  # in place, which is no other capture
+            elif number == 100:
+                settings = argparse.Namespace(scale=3.0)
+            losses.append(svi.step(X, settings, table, function))
+        return svi, losses
+
+    _, expected = losses(SVI)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        svi, actual = losses(CompiledSVI)
+    assert actual == pytest.approx(expected, rel=1e-4)
+    assert svi.signatures == 4
 
 
 # --- what stays eager ----------------------------------------------------------------------------------------------
