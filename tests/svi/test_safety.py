@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger
 from torch import nn
 
 from pyro_vae.svi import CompiledSVI
@@ -165,6 +166,15 @@ def test_nothing_is_written_to_memory_that_can_not_be_written_to(tmp_path):
             warnings.simplefilter("ignore")  # torch warns that it can't be written to
             a = torch.from_numpy(numpy.load(path, mmap_mode="r"))
         return used(a, lambda a: a.sum())
+
+    assert same_as_pyro(make).signatures >= 1
+
+
+def test_read_only_arrays_are_no_reason_to_run_eagerly():
+    def make():
+        array = numpy.array([1.0, 2.0])
+        array.flags.writeable = False
+        return Case(lambda x: norm(x, s=float(array[1])), [array])
 
     assert same_as_pyro(make).signatures >= 1
 
@@ -382,7 +392,8 @@ def test_a_module_that_is_converted_midway_is_captured_anew():
     assert run(CompiledSVI, compile="capture") == pytest.approx(run(SVI), rel=1e-4)
 
 
-@pytest.mark.parametrize("wrap", [torch.compile], ids=["compile"])
+@pytest.mark.parametrize("wrap", [torch.jit.script, torch.compile], ids=["script", "compile"])
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.filterwarnings("ignore:Skipping serialization")  # of an older torch
 @pytest.mark.filterwarnings("ignore:CompiledSVI. runs eagerly")
 def test_compiled_modules_give_what_they_give_under_pyro(wrap):
@@ -399,3 +410,39 @@ def test_compiled_modules_give_what_they_give_under_pyro(wrap):
         return [svi.step(BATCHES[0]) for _ in range(6)]
 
     assert run(CompiledSVI, compile="capture") == pytest.approx(run(SVI), rel=1e-4)
+
+
+# --- programs that ran eagerly without need ---------------------------------------------------------------------------
+
+
+def observed_in_part(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=torch.arange(len(x)) % 2 == 0)
+
+
+def guide_of_the_rest(x):
+    guide()
+    with pyro.plate("data", len(x)):
+        pyro.sample("x_unobserved", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "make_guide"),
+    [
+        (norm, lambda: AutoNormalMessenger(norm)),
+        (norm, lambda: AutoHierarchicalNormalMessenger(norm)),
+        (observed_in_part, lambda: guide_of_the_rest),
+    ],
+    ids=["messenger", "hierarchical messenger", "obs_mask"],
+)
+def test_messenger_guides_and_partly_observed_sites_are_captured(model, make_guide):
+    def run(kind, **options):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(model, make_guide(), pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), **options)
+        return svi, [svi.step(BATCHES[0]) for _ in range(6)]
+
+    (_, expected), (svi, actual) = run(SVI), run(CompiledSVI, compile="capture")
+    assert actual == pytest.approx(expected, rel=1e-4)
+    assert svi.signatures == 1
