@@ -23,6 +23,7 @@ from pyro_vae.cli.compare import compare
 from pyro_vae.cli.demo import demo
 from pyro_vae.cli.denoise import denoise
 from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.inpaint import inpaint
 from pyro_vae.cli.neighbours import neighbours
 from pyro_vae.cli.options import CommandWithParts
 from pyro_vae.cli.outliers import outliers
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(cls=CommandWithParts)(train)
-for command in (evaluate, sample, denoise, outliers, neighbours, study, report, compare, parts):
+for command in (evaluate, sample, denoise, inpaint, outliers, neighbours, study, report, compare, parts):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyro_vae._utils import checks, files
-from pyro_vae._utils.console import show, show_table
-from pyro_vae._utils.progress import say
+from pyro_vae._utils.console import show
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.per_image import drawn_test_images, means_of, show_means, write_table
+from pyro_vae.cli.provenance import provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PICTURED = 10  # images, in the picture
-_MEANINGS = {
-    "psnr_db": ("PSNR", "peak signal-to-noise ratio to the clean image, decibels"),
-    "ssim": ("SSIM", "structural similarity to the clean image, at most 1"),
-    "log_likelihood_nats": ("log p(y), nats", "of the noisy image under both models"),
+MEANINGS = {
+    f"{image}_{measure}": (f"{label}, {image}", meaning)
+    for image in ("noisy", "denoised")
+    for measure, label, meaning in (
+        ("psnr_db", "PSNR", "peak signal-to-noise ratio to the clean image, decibels"),
+        ("ssim", "SSIM", "structural similarity to the clean image, at most 1"),
+    )
+} | {
     "effective_samples": ("effective samples", "of the importance weights of an image"),
+    "log_likelihood_nats": ("log p(y), nats", "of the noisy image under both models"),
 }
 
 
@@ -62,22 +66,14 @@ def denoise(
     import torch
 
     from pyro_vae import plots
-    from pyro_vae._utils.environment import environment
     from pyro_vae._utils.rng import seeded_rng, stream_seed
-    from pyro_vae.data import binarize, fixed_binarization
-    from pyro_vae.experiments.run import check_data, open_run
-    from pyro_vae.models.base import warn_if_not_binary
     from pyro_vae.uses.code_posterior import Ascent
     from pyro_vae.uses.denoise import denoise as denoise_images
     from pyro_vae.uses.noise import noise_of
 
     of_noise = noise_of(noise)
-    model, spec, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
-    if note := check_data(run, images):
-        say(f"pyro-vae: note: {note}")
-    chosen = binarize(images.test.draw(n, seed), fixed_binarization(spec.binarization))
-    warn_if_not_binary(model, chosen, "none")
-    clean = chosen.as_float()
+    model, images = drawn_test_images(run, n, seed, data_root, dataset, progress=not quiet, trust=trust)
+    clean = images.as_float()
     with seeded_rng(torch.device("cpu"), stream_seed(seed, f"noise {of_noise}")):
         noisy = of_noise.corrupt(clean)
     denoised = denoise_images(
@@ -97,21 +93,21 @@ def denoise(
         "log_likelihood_nats": denoised.log_likelihood_nats,
     }
     folder, name = out or run / "denoise", str(of_noise).replace(":", "-")
-    files.write(folder / f"{name}.csv", _table(columns))
     rows = {"noisy": noisy, "denoised": denoised.mean, "sd": denoised.sd, "true": clean}
     figure = plots.image_rows(
         {row: values[:PICTURED].clamp(0, 1) for row, values in rows.items()},
         title=f"{run.resolve().name}, noise {of_noise}",
     )
-    plots.save_figure(figure, folder / f"{name}.png")
     settings = {"run": str(run), "noise": str(of_noise), "n": len(clean), "draws": draws, "steps": steps, "seed": seed}
-    means = {column: _mean(values) for column, values in columns.items()}
-    provenance = {**settings, "images": chosen.fingerprint, "environment": environment(device)}
-    files.write_json(folder / f"{name}.json", {"means": means, "provenance": provenance})
+    means = means_of(columns)
+    write_table(folder / f"{name}.csv", columns)
+    plots.save_figure(figure, folder / f"{name}.png")
+    files.write_json(
+        folder / f"{name}.json",
+        {"means": means, "provenance": provenance(model, {"test": images}, settings, device)},
+    )
     if not quiet:
-        heads = ("mean over images", "value", "what it is")
-        title = f"{run}, {len(clean):,} test images with noise {of_noise}"
-        show_table([_row(column, mean) for column, mean in means.items()], title, "± standard error", heads)
+        show_means(means, MEANINGS, f"{run}, {len(clean):,} test images with noise {of_noise}")
         show(f"Files: {folder / name}.csv, .json and .png")
 
 
@@ -123,25 +119,3 @@ def _quality(name: str, images: Tensor, clean: Tensor) -> dict[str, Tensor]:
     if min(clean.shape[-2:]) >= WINDOW:
         columns[f"{name}_ssim"] = structural_similarity(images, clean)
     return columns
-
-
-def _table(columns: dict[str, Tensor]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", *columns])
-    for index, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
-        writer.writerow([index, *(f"{value:.6g}" for value in row)])
-    return buffer.getvalue()
-
-
-def _mean(values: Tensor) -> dict[str, Any]:
-    """The mean over images, and its standard error if there are two."""
-    mean: dict[str, Any] = {"value": values.mean().item()}
-    return mean if len(values) < 2 else mean | {"se": values.std().item() / len(values) ** 0.5}
-
-
-def _row(column: str, mean: dict[str, Any]) -> tuple[str, str, str]:
-    image, _, measure = column.partition("_") if column.startswith(("noisy", "denoised")) else ("", "", column)
-    label, meaning = _MEANINGS[measure]
-    value = f"{mean['value']:.3f}" + (f" ± {mean['se']:.3f}" if "se" in mean else "")
-    return f"{label}, {image}" if image else label, value, meaning

@@ -1,0 +1,89 @@
+"""`pyro-vae denoise` and `pyro-vae inpaint`: their files, and one line for each mistake."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_vae.cli.app import main
+
+TRAIN = "train --dataset digits --binarization threshold --latent-dim 2 --hidden 16 --epochs 1 --device cpu --quiet"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main([*TRAIN.split(), "--out", str(folder)]) == 0
+    return folder
+
+
+def test_denoise_writes_a_table_a_picture_and_a_summary(trained, capsys):
+    options = ["--noise", "salt-and-pepper:0.3", "--n", "12", "--draws", "5", "--steps", "3", "--device", "cpu"]
+    assert main(["denoise", str(trained), *options]) == 0
+    assert "PSNR, denoised" in capsys.readouterr().out
+    base = trained / "denoise" / "salt-and-pepper-0.3"
+    rows = list(csv.DictReader(base.with_name(f"{base.name}.csv").read_text().splitlines()))
+    summary = json.loads(base.with_name(f"{base.name}.json").read_text())
+    assert len(rows) == 12
+    for column, mean in summary["means"].items():
+        assert mean["value"] == pytest.approx(sum(float(row[column]) for row in rows) / 12, rel=1e-4)
+    assert summary["provenance"]["noise"] == "salt-and-pepper:0.3"
+    with Image.open(base.with_name(f"{base.name}.png")) as picture:
+        assert picture.size[0] > 100
+
+
+@pytest.mark.parametrize(("method", "measure"), [("importance", "effective_samples"), ("metropolis", "acceptance")])
+def test_inpaint_writes_a_table_a_picture_and_a_summary(trained, capsys, method, measure):
+    options = ["--mask", "random:0.4", "--method", method, "--n", "12", "--draws", "3", "--steps", "3"]
+    assert main(["inpaint", str(trained), *options, "--codes", "9", "--device", "cpu"]) == 0
+    assert "RMSE of the mean" in capsys.readouterr().out
+    files = {path.suffix: path for path in (trained / "inpaint").glob(f"random-0.4-{method}.*")}
+    rows = list(csv.DictReader(files[".csv"].read_text().splitlines()))
+    assert list(rows[0]) == ["image", "rmse_of_mean", "rmse_of_draw", measure]
+    assert len(rows) == 12
+    summary = json.loads(files[".json"].read_text())
+    assert summary["provenance"]["mask"] == "random:0.4"
+    assert 0 < summary["means"]["rmse_of_mean"]["value"] < summary["means"]["rmse_of_draw"]["value"] < 1
+    with Image.open(files[".png"]) as picture:
+        assert picture.size[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--noise", "gaussian:-1"], "sd of Gaussian noise: given -1.0"),
+        (["--noise", "speckle:0.1"], "noise: given 'speckle', expected one of gaussian, salt-and-pepper, blur"),
+        (["--n", "0"], "--n: given 0"),
+        (["--draws", "0"], "--draws: given 0"),
+        (["--out", "FILE"], "expected a place that can be read and written"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, options, message):
+    (tmp_path / "file").write_text("mine")
+    options = [option.replace("FILE", str(tmp_path / "file")) for option in options]
+    assert main(["denoise", str(trained), "--steps", "1", "--device", "cpu", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "bottom"], "mask: given 'bottom', expected top, left, center"),
+        (["--mask", "random:0"], "mask: given 'random:0', expected random:SHARE"),
+        (["--mask", "SMALL"], "(4, 4)', expected (8, 8), the height and width of the images"),
+        (["--mask", "EMPTY"], "seen: given 'a mask that hides no pixel'"),
+        (["--mask", "missing.npy"], "mask: given 'missing.npy', expected a file with a mask"),
+        (["--method", "gibbs"], "--method: given 'gibbs', expected one of importance, metropolis, pseudo-gibbs"),
+        (["--codes", "0"], "--codes: given 0"),
+    ],
+)
+def test_bad_input_of_inpaint_is_one_line_and_exit_code_2(trained, tmp_path, capsys, options, message):
+    for name, size in (("SMALL", 4), ("EMPTY", 8)):
+        np.save(tmp_path / f"{name}.npy", np.ones((size, size)))
+        options = [option.replace(name, str(tmp_path / f"{name}.npy")) for option in options]
+    assert main(["inpaint", str(trained), "--steps", "1", "--device", "cpu", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
