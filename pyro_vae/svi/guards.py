@@ -40,7 +40,7 @@ class Reads:
         """Adds a place, with its present value."""
         key = id(place.holder), place.name
         if key not in self._places:
-            self._places[key], self._first[key], self._before[key] = place, place.copied(), place.value()
+            self._places[key], self._first[key] = place, place.copied()
         if read:
             self._read[key] = self._places[key]
 
@@ -64,8 +64,9 @@ class Reads:
         return [tensor for tensor, _ in self._tensors.values()]
 
     def mark(self) -> None:
-        """From now on, `changes` compares with the present values."""
-        self._before = {key: place.value() for key, place in self._places.items()}
+        """From now on, `changes` compares with the present values of what is new since the last call."""
+        for key in self._places.keys() - self._before.keys():
+            self._before[key] = self._places[key].value()
 
     def changes(self) -> str | None:
         """What the runs have changed although they read it, since `mark`; None if nothing."""
@@ -79,8 +80,8 @@ class Reads:
         return None
 
     def _changed_place(self) -> str | None:
-        changed = (key for key, place in self._read.items() if not same(place.value(), self._before[key]))
-        return next((self._places[key].label for key in changed), None)
+        marked = ((place, self._before[key]) for key, place in self._read.items() if key in self._before)
+        return next((place.label for place, before in marked if not same(place.value(), before)), None)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -102,6 +103,7 @@ class Reads:
 
     def settle(self) -> None:
         """From now on, `hold` compares with the present values."""
+        self._before.clear()
         self.mark()
         places = self._read.values()
         whole = [place.holder for place in places if place.name is None]

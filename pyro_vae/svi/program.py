@@ -93,7 +93,9 @@ class Program:
                 filled[index] = tensor
             args, kwargs = pytree.tree_unflatten(filled, tree)
             with recorded(reads, *self.parts) if next(runs) == 0 else nullcontext():
-                return self._results(kind, [*params.values(), *other_leaves], args, kwargs)
+                results = self._results(kind, [*params.values(), *other_leaves], args, kwargs)
+            reads.mark()
+            return results
 
         reads, runs = Reads(), itertools.count()
         self.reads = reads

@@ -608,7 +608,18 @@ def store():
     return 1.0
 
 
+def stack():
+    """Of which each run puts back what it has taken, though with another list."""
+    HOLDER.setdefault("stack", []).append(1.0)
+    weight = HOLDER["stack"][-1]
+    HOLDER["stack"].pop()
+    if not HOLDER["stack"]:
+        del HOLDER["stack"]
+    return weight
+
+
 BESIDE = {
+    "a stack": attribute(lambda held: None, lambda held: stack()),
     "an attribute that is not read": attribute(lambda held: setattr(held, "unused", [1]), lambda held: held.own),
     "an equal number": attribute(lambda held: setattr(held, "own", float("1")), lambda held: held.own),
     "a list that is only added to": attribute(
