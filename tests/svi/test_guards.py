@@ -608,13 +608,15 @@ def store():
     return 1.0
 
 
+def latest():
+    return HOLDER["stack"][-1]
+
+
 def stack():
-    """Of which each run puts back what it has taken, though with another list."""
+    """Each run takes away what it has put there, though into another list."""
     HOLDER.setdefault("stack", []).append(1.0)
-    weight = HOLDER["stack"][-1]
-    HOLDER["stack"].pop()
-    if not HOLDER["stack"]:
-        del HOLDER["stack"]
+    weight = latest()
+    HOLDER.pop("stack").clear()
     return weight
 
 
