@@ -66,8 +66,10 @@ def measure(mask: str, method: str, train: Tensor, x: Tensor, arguments: argpars
         result = inpaint(trained(arguments), x, seen, method=method, device="cpu")
         mean = result.mean
         values["rmse_of_draw"] = squared_error(result.draws, x, seen).mean(0).sqrt()
-        measure = result.acceptance if result.effective_samples is None else result.effective_samples
-        values["acceptance" if result.effective_samples is None else "effective_samples"] = measure
+        if result.effective_samples is None:
+            values["acceptance"] = result.acceptance
+        else:
+            values["effective_samples"] = result.effective_samples
     elif method == "PCA":
         mean = torch.where(seen, x, conditional_means(train, x, seen))
     else:

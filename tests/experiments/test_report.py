@@ -388,6 +388,9 @@ def test_a_run(tmp_path):
     (folder / "figures").mkdir()
     for name in ("samples", "curves", "mine"):
         (folder / "figures" / f"{name}.png").write_bytes(picture())
+    for name in ("denoise/gaussian-0.3", "neighbours/neighbours", "mine/other"):
+        (folder / name).parent.mkdir()
+        (folder / f"{name}.png").write_bytes(picture())
     page = Page(report(folder, tmp_path / "new" / "page.html"))
     cells = [element["text"] for element in page.all("td")]
     assert {"−137.00 ± 0.25", "30.00", "1.50", "ok 75.0%, bad 25.0%"} <= set(cells)
@@ -397,6 +400,8 @@ def test_a_run(tmp_path):
     assert [element["text"] for element in page.all("figcaption")][3:] == [
         "mine. ",
         "Samples from the prior, decoded. ",
+        "Denoise, gaussian-0.3. ",
+        "Neighbours. ",
     ]
     commands = [element["text"] for element in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands

@@ -33,6 +33,8 @@ _RUN_FIGURES = {
     "manifold-quantiles": ("The latent space on quantiles of the prior", "A grid of decoded points."),
 }
 
+USES = ("denoise", "inpaint", "outliers", "neighbours")  #: folders of a run in which the commands of these names write
+
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
     """Writes one HTML page about a study or a run, which needs neither network nor other files.
@@ -174,6 +176,8 @@ def _run_page(folder: Path) -> dict[str, Any]:
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
+    of_uses = [path for use in USES for path in sorted((folder / use).glob("*.png"))]
+    wanted += [(f"{path.parent.name}/{path.name}", *_figure_of_use(path)) for path in of_uses]
     command, quoted = _train_command(spec, name), _quoted(name)
     status = "done" if (folder / WEIGHTS).is_file() else "not finished"
     entry = {
@@ -219,6 +223,12 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
     """Title, caption and alternative text of a figure of a run."""
     title, alt = _RUN_FIGURES.get(stem, (stem, f"Figure {stem}"))
     return title, "", alt
+
+
+def _figure_of_use(path: Path) -> tuple[str, str, str]:
+    """As :func:`_run_figure`, of what `pyro-vae denoise` and its like draw."""
+    use, what = path.parent.name.capitalize(), path.stem
+    return (use if what == path.parent.name else f"{use}, {what}"), "", f"Figure of pyro-vae {path.parent.name}"
 
 
 def _extractor(scores: Mapping[str, Any]) -> str:
