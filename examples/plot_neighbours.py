@@ -52,7 +52,7 @@ columns = ["image", "", "codes", "", "", "", "", "", "pixels", "", "", "", ""]
 pictures = plots.image_rows(rows, columns, "Nearest training images")
 
 # %%
-# By class. Which classes a code of eight dimensions confuses, the principal components confuse mostly, too.
+# By class.
 figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
 width = 0.8 / len(results)
 for index, (name, result) in enumerate(results.items()):
@@ -62,4 +62,4 @@ for index, (name, result) in enumerate(results.items()):
 axes.set_xticks(range(len(train.class_names)), train.class_names)
 axes.set_xlabel("class of the test image")
 axes.set_ylabel("precision at 10")
-axes.legend(loc="lower right")
+figure.legend(loc="outside right center")
