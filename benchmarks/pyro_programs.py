@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyro_program
@@ -117,9 +118,8 @@ def readable(reason: str, checkout: Path) -> str:
     return re.sub(r"/lib/python3\.\d+/site-packages/", "", text)[:300]
 
 
-def tested(options: argparse.Namespace) -> list[dict]:
+def tested(options: argparse.Namespace) -> Iterator[dict]:
     """Pyro's tests with SVI and with CompiledSVI: how many pass, and which differ."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         # Links, so that the installed Pyro is tested and not the checkout's.
         for name in ("tests", "setup.cfg", "examples"):
@@ -130,9 +130,7 @@ def tested(options: argparse.Namespace) -> list[dict]:
             stock, ours = outcomes
             differing = {test: ours.get(test, "not run") for test in stock if ours.get(test, "not run") != stock[test]}
             passed = [sum(outcome == "passed" for outcome in of.values()) for of in outcomes]
-            rows.append({"tests": name, "passed_with_svi": passed[0], "passed": passed[1], "differing": differing})
-            print(json.dumps(rows[-1], indent=1), flush=True)
-    return rows
+            yield {"tests": name, "passed_with_svi": passed[0], "passed": passed[1], "differing": differing}
 
 
 def outcomes_of(folder: str, name: str, plugin: tuple[str, ...], options: argparse.Namespace) -> dict[str, str]:
@@ -168,9 +166,10 @@ def main() -> None:
     result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     if options.tests:
         rows = {row["tests"]: row for row in result.get("tests", [])}
-        rows.update({row["tests"]: row for row in tested(options)})
-        result["tests"] = list(rows.values())
-        files.write_json(options.out, result)
+        for row in tested(options):
+            rows[row["tests"]] = row
+            print(json.dumps(row, indent=1), flush=True)
+            files.write_json(options.out, {**result, "tests": list(rows.values())})
         return
     rows = {(row["program"], row["arguments"]): row for row in result.get("programs", [])}
     programs = (HERE / "pyro_programs.txt").read_text(encoding="utf-8").splitlines()

@@ -36,8 +36,9 @@ class CompiledSVI(SVI):
     are those of Pyro.
 
     *Signature.* Tensors among the arguments are inputs of the graph, and tensors that the model uses otherwise, such as
-    buffers, are read at each call. Plain values (integers, strings, ...) among the arguments are part of the signature:
-    a new value means a new capture. A float argument that keeps changing becomes a tensor input.
+    buffers, are read at each call. Other arguments are part of the signature, plain values (integers, strings, ...) by
+    their value and objects by identity: another one means another capture. A float argument that keeps changing
+    becomes a tensor input. NumPy arrays and iterators as arguments run eagerly.
 
     *Python values* that the programs read while they were captured are guarded: attributes, items, closed-over and
     global variables, default arguments, `training`, hooks, `requires_grad`, methods and submodules, whether in your
