@@ -87,7 +87,8 @@ def compared(program: str, options: argparse.Namespace) -> dict:
         row["error"] = ours["error"] or f"none, but with SVI {stock['error']}"
     pairs = list(zip(stock["svis"], ours["svis"], strict=False))
     row["steps"] = sum(min(len(a["losses"]), len(b["losses"])) for a, b in pairs)
-    row["difference"] = max((difference(a, b) for a, b in pairs), default=math.inf)
+    largest = max((difference(a, b) for a, b in pairs), default=math.inf)
+    row["difference"] = largest if math.isfinite(largest) else None  # None: losses of different kinds, or none
     row["captured"] = sum(bool(notes["signatures"]) for notes in ours["svis"] if notes["losses"])
     row["svis"] = sum(bool(notes["losses"]) for notes in ours["svis"])
     row["reasons"] = sorted({readable(reason, options.checkout) for reason in ours["reasons"]})
@@ -115,7 +116,7 @@ def median(seconds: list[float]) -> float:
 
 def readable(reason: str, checkout: Path) -> str:
     text = reason.removeprefix("CompiledSVI: ").replace(f"{checkout}/", "").replace(sys.prefix, "")
-    return re.sub(r"/lib/python3\.\d+/site-packages/", "", text)[:300]
+    return re.sub(r"/lib/python3\.\d+/site-packages/", "", text)[:200]
 
 
 def tested(options: argparse.Namespace) -> Iterator[dict]:

@@ -114,7 +114,7 @@ class PyroPrograms(SphinxDirective):
                 ", ".join(row["objectives"]),
                 f"{row['svis']}, {row['captured']}",
                 str(row["steps"]),
-                f"{row['difference']:.0e}",
+                "none to compare" if row["difference"] is None else f"{row['difference']:.0e}",
                 "" if ratio is None else f"{ratio:.2f}",
                 "; ".join(map(_cell, [*row["reasons"], *filter(None, [row.get("error")])])),
             )
