@@ -178,6 +178,13 @@ PANEL = plots.Panel("p", "x", "y", [plots.Curve("a", [1], [2])])
             lambda: plots.image_rows({"a": X, "b": X[..., 1:]}),
         ),
         ("column_names: given .'a'., expected 4 names", lambda: plots.image_rows({"a": X}, ["a"])),
+        ("captions: given 'abcd', expected 4 texts", lambda: plots.captioned_images(X, "abcd")),
+        ("captions: given .'a'., expected 4 texts", lambda: plots.captioned_images(X, ["a"])),
+        ("captions: given None, expected 4 texts", lambda: plots.captioned_images(X, None)),
+        ("columns: given 0", lambda: plots.captioned_images(X, ["a"] * 4, columns=0)),
+        ("curves: given {}", lambda: plots.roc_curves({})),
+        ("curve 'a': given .*, expected a pair", lambda: plots.roc_curves({"a": torch.zeros(3)})),
+        ("curve 'a': given .*, expected as many", lambda: plots.roc_curves({"a": (torch.zeros(3), torch.zeros(2))})),
         ("panels: given {}", lambda: plots.image_panels({}, 2, 2)),
         ("tiles: given 0", lambda: plots.image_panels({"a": X}, 2, 0)),
         ("columns: given 0", lambda: plots.image_panels({"a": X}, 0, 2)),
@@ -312,6 +319,8 @@ def test_names_in_figures_are_shown_as_they_are(tmp_path, name):
         plots.image_rows({name: x, "b": x}, [name] * 4, name),
         plots.image_panels({name: x}, 3, 2, name),
         plots.reconstructions(x, x, name),
+        plots.captioned_images(x, [name] * 4, name),
+        plots.roc_curves({name: (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))}, name),
         plots.curve_panels([panel], title=name),
     ]
     for index, figure in enumerate(figures):

@@ -183,11 +183,13 @@ def _name_columns(axes: Axes, column_names: Sequence[str], n: int, width: int) -
 def captioned_images(images: Tensor, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
     """Images `(N, C, H, W)` in [0, 1], `columns` in a row, each under a caption of one or several lines."""
     images = _images("images", images)
-    if isinstance(captions, str) or len(captions) != len(images):
+    columns = min(checks.positive_integer("columns", columns), len(images))
+    are_texts = isinstance(captions, list | tuple) and all(isinstance(caption, str) for caption in captions)
+    if not are_texts or len(captions) != len(images):
         raise checks.fail("captions", captions, f"{len(images)} texts, one for each image")
     lines = max(caption.count("\n") + 1 for caption in captions)
     height, width = images.shape[2:]
-    figure, panels = new_panels(len(images), min(columns, len(images)), height / width, width=9.0, around=0.16 * lines)
+    figure, panels = new_panels(len(images), columns, height / width, width=9.0, around=0.16 * lines)
     for axes, image, caption in zip(panels, images, captions, strict=True):
         _show(axes, image.permute(1, 2, 0))
         axes.set_title("\n".join(map(shortened, caption.splitlines())), fontsize=7, parse_math=False, pad=2)
