@@ -57,6 +57,7 @@ def test_regression_and_probe_leave_what_is_correlated(correlated):
     present = correlated[:, 0] > 0
     assert probe_direction(correlated, present)[0] > 0.99
     carried = mean_difference(correlated, present)
+    assert carried[0] > 0
     assert carried[1] / carried[0] == pytest.approx(0.8, abs=0.05)  # the regression of the second on the first
     second = regression_direction(correlated, correlated[:, 1])
     assert torch.allclose(orthogonalised(carried, [second])[1], torch.zeros((), dtype=torch.float64), atol=1e-9)
