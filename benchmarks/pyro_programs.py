@@ -178,7 +178,7 @@ def main() -> None:
         row = compared(program, options)
         rows[row["program"], row["arguments"]] = row
         print(json.dumps(row), flush=True)
-        command = "python benchmarks/pyro_programs.py CHECKOUT"
+        command = f"python benchmarks/pyro_programs.py CHECKOUT --steps {options.steps} --seconds {options.seconds}"
         result.update(command=command, environment=environment("cpu"), programs=list(rows.values()))
         files.write_json(options.out, result)
 
