@@ -120,7 +120,7 @@ class _Recorder:
         for name in names.variables | names.written | names.added_to:
             if name in frame.f_locals:
                 self.visit(name, frame.f_locals[name], names, read=name in names.variables)
-            elif name in frame.f_globals:
+            elif name in frame.f_globals and name not in (*code.co_varnames, *code.co_cellvars):
                 self._name(f"the global variable {name}", frame.f_globals, name, names, names.variables)
 
     def _function(self, function: types.FunctionType, local: dict[str, Any], names: Names) -> None:

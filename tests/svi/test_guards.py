@@ -620,7 +620,13 @@ def stack():
     return weight
 
 
+def local():
+    GLOBAL = 0.5  # noqa: N806
+    return GLOBAL + GLOBAL
+
+
 BESIDE = {
+    "a global variable of a local one's name": attribute(lambda held: set_global(GLOBAL + 1.0), lambda held: local()),
     "a stack": attribute(lambda held: None, lambda held: stack()),
     "an attribute that is not read": attribute(lambda held: setattr(held, "unused", [1]), lambda held: held.own),
     "an equal number": attribute(lambda held: setattr(held, "own", float("1")), lambda held: held.own),
