@@ -81,10 +81,10 @@ def compared(program: str, options: argparse.Namespace) -> dict:
     stepped = [notes for notes in stock["svis"] if notes["losses"]]
     row["objectives"] = sorted({notes["objective"] for notes in stepped})
     if not stepped:
-        return {**row, "not_run": stock["error"] or "no step in the time"}
+        return {**row, "not_run": readable(stock["error"] or "no step in the time", options.checkout)}
     ours = run(path, arguments, CompiledSVI, options)
     if ours["error"] != stock["error"]:
-        row["error"] = ours["error"] or f"none, but with SVI {stock['error']}"
+        row["error"] = readable(ours["error"] or f"none, but with SVI {stock['error']}", options.checkout)
     pairs = list(zip(stock["svis"], ours["svis"], strict=False))
     row["steps"] = sum(min(len(a["losses"]), len(b["losses"])) for a, b in pairs)
     largest = max((difference(a, b) for a, b in pairs), default=math.inf)
@@ -115,6 +115,7 @@ def median(seconds: list[float]) -> float:
 
 
 def readable(reason: str, checkout: Path) -> str:
+    """A reason without the folders of this machine."""
     text = reason.removeprefix("CompiledSVI: ").replace(f"{checkout}/", "").replace(sys.prefix, "")
     return re.sub(r"/lib/python3\.\d+/site-packages/", "", text)[:200]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
-from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
 from pyro_vae.cli.per_image import drawn_test_images, means_of, show_means, write_table
 from pyro_vae.cli.provenance import provenance
 
@@ -43,15 +42,7 @@ def denoise(
     steps: Annotated[
         int, typer.Option(help="steps in which q(z) is fitted to each image", parser=whole_number, metavar="INTEGER")
     ] = 300,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder to write; denoise/ in the run folder by default",
-            show_default=False,
-            parser=path,
-            metavar="PATH",
-        ),
-    ] = None,
+    out: Out = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",

@@ -27,6 +27,7 @@ from pyro_vae.cli.options import (
     path,
     whole_number,
 )
+from pyro_vae.cli.provenance import opened_run
 
 if TYPE_CHECKING:
     from pyro_vae.data import Splits
@@ -92,11 +93,9 @@ def evaluate(
 
     from pyro_vae.evaluation import evaluate as evaluate_model
     from pyro_vae.evaluation.samples import extractors
-    from pyro_vae.experiments.run import add_metrics, check_data, open_run, read_metrics
+    from pyro_vae.experiments.run import add_metrics, read_metrics
 
-    model, spec, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
-    if note := check_data(run, images):
-        say(f"pyro-vae: note: {note}")
+    model, spec, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
     read_metrics(run)  # so that a damaged file is an error before the work, not after it
 
     @functools.cache

@@ -9,7 +9,7 @@ import typer
 
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
-from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
 from pyro_vae.cli.per_image import drawn_test_images, means_of, show_means, write_table
 from pyro_vae.cli.provenance import provenance
 
@@ -47,15 +47,7 @@ def inpaint(
             help="steps of each chain, or in which q(z) is fitted to each image", parser=whole_number, metavar="INTEGER"
         ),
     ] = 300,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder to write; inpaint/ in the run folder by default",
-            show_default=False,
-            parser=path,
-            metavar="PATH",
-        ),
-    ] = None,
+    out: Out = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",

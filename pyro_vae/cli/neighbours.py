@@ -6,17 +6,16 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyro_vae._utils import files
-from pyro_vae._utils.checks import fail
+from pyro_vae._utils.checks import fail, positive_integer
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
-from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
-from pyro_vae.cli.provenance import provenance
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
+from pyro_vae.cli.provenance import opened_run, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,15 +30,7 @@ def neighbours(
     run: Run,
     k: Annotated[int, typer.Option(help="nearest training images", parser=whole_number, metavar="INTEGER")] = 10,
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 1000,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder to write; neighbours/ in the run folder by default",
-            show_default=False,
-            parser=path,
-            metavar="PATH",
-        ),
-    ] = None,
+    out: Out = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -48,18 +39,16 @@ def neighbours(
     quiet: Quiet = False,
 ) -> None:
     """Find the nearest training images of test images by codes, by pixels and by PCA; precision at k, CSV, picture."""
-    for option, value in (("--k", k), ("--n", n)):
-        if value < 1:
-            raise fail(option, value, "a whole number of at least 1")
+    for option, value in {"--k": k, "--n": n}.items():
+        positive_integer(option, value)
 
     import torch
 
     from pyro_vae.data import binarize
-    from pyro_vae.experiments.run import open_run
     from pyro_vae.plots import save_figure
     from pyro_vae.uses.neighbours import nearest, retrieval, spaces
 
-    model, spec, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
+    model, spec, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
     if k > len(images.train):
         raise fail("--k", k, f"at most {len(images.train)}, the training images")
     # Grey levels are the means of drawn pixels; a threshold is none.

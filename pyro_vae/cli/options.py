@@ -61,6 +61,15 @@ Seed = Annotated[int, typer.Option(help="seed of all random draws", parser=seed,
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress and no table")]
 Trust = Annotated[bool, typer.Option("--trust", help="import the user code that the run names as module:Class")]
 Run = Annotated[Path, typer.Argument(help="run folder", parser=path, metavar="RUN")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="folder to write; by default one of the command's name in the run folder",
+        show_default=False,
+        parser=path,
+        metavar="PATH",
+    ),
+]
 
 
 MetricGroups = Annotated[

@@ -16,8 +16,8 @@ from pyro_vae._utils import files
 from pyro_vae._utils.checks import InputError, fail, one_of
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
-from pyro_vae.cli.options import DataRoot, Dataset, Device, Quiet, Run, Seed, Trust, path, whole_number
-from pyro_vae.cli.provenance import provenance
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.provenance import opened_run, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,50 +31,46 @@ HELD_OUT, INLIERS, OUTLIERS = "held out", "inliers", "outliers"
 COLUMNS = ("score", "AUROC", "95 % interval", "AUPRC", "FPR at 95 % TPR", "FPR", "TPR")
 PICTURED = 9  # most outlying images, by each score
 
+Scores = Annotated[
+    str | None,
+    typer.Option(
+        help="separated by commas: elbo, nll, reconstruction, complexity, typicality, codes, regret, ratio, waic; "
+        "by default all that the model has, but regret, which takes long",
+        show_default=False,
+    ),
+]
+Background = Annotated[
+    Path | None,
+    typer.Option(
+        help="run of the background model, trained on perturbed pixels; for ratio",
+        show_default=False,
+        parser=path,
+        metavar="RUN",
+    ),
+]
+Ensemble = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="a run of the same spec with another seed, for waic; may be repeated",
+        show_default=False,
+        parser=path,
+        metavar="RUN",
+    ),
+]
+
 
 def outliers(
     run: Run,
     against: Annotated[str, typer.Option(help="data set of the outliers: a name, or the path of a file or folder")],
-    scores: Annotated[
-        str | None,
-        typer.Option(
-            help="separated by commas: elbo, nll, reconstruction, complexity, typicality, codes, regret, ratio, waic; "
-            "by default all that the model has, but regret, which takes long",
-            show_default=False,
-        ),
-    ] = None,
-    background: Annotated[
-        Path | None,
-        typer.Option(
-            help="run of the background model, trained on perturbed pixels; for ratio",
-            show_default=False,
-            parser=path,
-            metavar="RUN",
-        ),
-    ] = None,
-    ensemble: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="a run of the same spec with another seed, for waic; may be repeated",
-            show_default=False,
-            parser=path,
-            metavar="RUN",
-        ),
-    ] = None,
+    scores: Scores = None,
+    background: Background = None,
+    ensemble: Ensemble = None,
     n: Annotated[
         int, typer.Option(help="images of each set, drawn at random", parser=whole_number, metavar="INTEGER")
     ] = 1000,
     k: Annotated[int, typer.Option(help="importance samples per image", parser=whole_number, metavar="INTEGER")] = 500,
     rate: Annotated[float, typer.Option(help="false-positive rate of the thresholds", metavar="NUMBER")] = 0.05,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder to write; outliers/ in the run folder by default",
-            show_default=False,
-            parser=path,
-            metavar="PATH",
-        ),
-    ] = None,
+    out: Out = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -87,11 +83,10 @@ def outliers(
     _check_options(names, scores, background, ensemble or [], n, k, rate)
 
     from pyro_vae.data import load_data
-    from pyro_vae.experiments.run import check_data, open_model, open_run
+    from pyro_vae.experiments.run import open_model
     from pyro_vae.uses.outlier_table import outlier_table, usual_scores
 
-    model, _, images = open_run(run, data_root, dataset, progress=not quiet, trust=trust)
-    check_data(run, images)
+    model, _, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
     others = load_data(against, data_root, progress=not quiet).test
     if others.shape != images.test.shape:
         expected = f"images of shape {images.test.shape}, as those of {run}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyro_vae._utils import files
 from pyro_vae._utils.console import show_table
-from pyro_vae._utils.progress import say
+from pyro_vae.cli.provenance import opened_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,9 @@ def drawn_test_images(
 ) -> tuple[Model, Images]:
     """The model of a run, and n of its test images, drawn at random and binarized as in its training."""
     from pyro_vae.data import binarize, fixed_binarization
-    from pyro_vae.experiments.run import check_data, open_run
     from pyro_vae.models.base import warn_if_not_binary
 
-    model, spec, images = open_run(run, data_root, dataset, progress=progress, trust=trust)
-    if note := check_data(run, images):
-        say(f"pyro-vae: note: {note}")
+    model, spec, images = opened_run(run, data_root, dataset, progress=progress, trust=trust)
     chosen = binarize(images.test.draw(n, seed), fixed_binarization(spec.binarization))
     warn_if_not_binary(model, chosen, "none")
     return model, chosen

@@ -1,13 +1,29 @@
-"""What the JSON files of commands record of where their numbers come from."""
+"""Where the numbers of a command come from: the run that it opens, and what its JSON file records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae._utils.progress import say
+
 if TYPE_CHECKING:
-    from pyro_vae.data import Images
+    from pyro_vae.data import Images, Splits
     from pyro_vae.models import Model
+    from pyro_vae.spec import Spec
+
+
+def opened_run(
+    run: Path, data_root: Path | None, dataset: str | None, *, progress: bool, trust: bool
+) -> tuple[Model, Spec, Splits]:
+    """The model of a run, its spec and its images; where the run does not record which these were, a note says so."""
+    from pyro_vae.experiments.run import check_data, open_run
+
+    model, spec, images = open_run(run, data_root, dataset, progress=progress, trust=trust)
+    if note := check_data(run, images):
+        say(f"pyro-vae: note: {note}")
+    return model, spec, images
 
 
 def provenance(model: Model, sets: Mapping[str, Images], settings: Mapping[str, Any], device: str) -> dict[str, Any]:
