@@ -46,11 +46,12 @@ class CompiledSVI(SVI):
     the program runs eagerly. What the programs only write, a counter or a list of records, is nobody's business: it is
     guarded by no one, and a replay does not write it. Not guarded are
 
-    - the items of a list or an array between about 64 evenly spaced ones, and those of other containers after 64;
-    - what only C code reads: attributes by an `operator.attrgetter` made elsewhere, or those of a scripted module;
+    - the items of a list or an array between about 64 evenly spaced ones, those of other containers after 64, the order
+      of a dictionary, and what other kinds of containers hold, such as `array.array`, `ChainMap` and `lru_cache`;
+    - what only C code reads: attributes in format strings, in class patterns of `match`, or of a scripted module;
+    - another class, bases or code of the same object, and names that begin to hide a class's, a parameter's or Python's;
     - what only a library holds, in its classes, its global variables, a weak reference or a `contextvars.ContextVar`;
-    - what is read in another thread;
-    - what lies outside of the program: files, environment variables, the clock.
+    - what is read in another thread, and what is outside of the program: files, environment variables, the clock.
 
     A change of these is caught by comparison. Each capture is compared with its program, in the loss and its gradients,
     on other values of the parameters, the arguments and the tensors within reach. At calls 1, 10, 100, 1,000 and every
