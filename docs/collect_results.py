@@ -32,6 +32,9 @@ def parts(folder):
     wanted = [
         Path(name) for name in (*OF_A_STUDY, *(figure["file"] for figure in study["figures"]))
     ]
+    if (folder / "uses.csv").is_file():
+        wanted += [Path("uses.csv"), Path("uses.md")]
+        wanted += [path.relative_to(folder) for path in sorted(folder.glob("uses/*/*.png"))]
     for entry in study["entries"]:
         wanted += [Path(run) / name for run in entry["runs"] for name in OF_A_RUN]
     for name in wanted:

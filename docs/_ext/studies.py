@@ -1,6 +1,7 @@
 """Pages of studies, from what `docs/collect_results.py` put into `docs/results/NAME`; one that is missing says so.
 
-On a page: `{study-table} NAME`, `{study-claims} NAME`, `{study-figures} NAME` and `{study-run} NAME`; and in a sentence
+On a page: `{study-table} NAME`, `{study-claims} NAME`, `{study-figures} NAME`, `{study-uses} NAME` and
+`{study-run} NAME`; and in a sentence
 ``{measured}`NAME MODEL METRIC` ``, which is the mean over seeds, so that no number of ours is written by hand.
 """
 
@@ -126,23 +127,48 @@ class Figures(OfAStudy):
     """Every figure, as large as the page allows, with a link to all of it."""
 
     def rendered(self, study, rows):
+        return [
+            self.figure(
+                study, stored["file"], stored["title"], stored["caption"], stored["alt"]
+            )
+            for stored in study["figures"]
+        ]
+
+    def figure(self, study, file, title, caption="", alt=""):
         from PIL import Image
 
-        figures = []
-        for stored in study["figures"]:
-            path = RESULTS / study["name"] / stored["file"]
-            self.env.note_dependency(str(path))
-            with Image.open(path) as image:
-                width = image.width
-            uri = f"/results/{study['name']}/{stored['file']}"
-            picture = nodes.image(
-                "", uri=uri, alt=stored["alt"] or stored["title"], width=f"{width}px"
+        path = RESULTS / study["name"] / file
+        self.env.note_dependency(str(path))
+        with Image.open(path) as image:
+            width = image.width
+        uri = f"/results/{study['name']}/{file}"
+        picture = nodes.image("", uri=uri, alt=alt or title, width=f"{width}px")
+        text = nodes.caption("", "", nodes.strong("", f"{title}. "), nodes.Text(caption))
+        return nodes.figure("", picture, text, classes=["of-a-study"])
+
+
+class Uses(Figures):
+    """What commands measured of the models, a row for each number, and their pictures."""
+
+    def rendered(self, study, rows):
+        folder = RESULTS / study["name"]
+        with (folder / "uses.csv").open(encoding="utf-8", newline="") as lines:
+            body = [
+                [
+                    [row["model"]],
+                    [f"{row['command']} {row['options']}"],
+                    [row["quantity"]],
+                    [_value(row)],
+                ]
+                for row in csv.DictReader(lines)
+            ]
+        pictures = [
+            self.figure(
+                study, path.relative_to(folder).as_posix(), f"{path.parent.name}, {path.stem}"
             )
-            caption = nodes.caption(
-                "", "", nodes.strong("", f"{stored['title']}. "), nodes.Text(stored["caption"])
-            )
-            figures.append(nodes.figure("", picture, caption, classes=["of-a-study"]))
-        return figures
+            for path in sorted(folder.glob("uses/*/*.png"))
+        ]
+        return [_table([["model"], ["command"], ["quantity"], ["value"]], body), *pictures]
 
 
 class Run(OfAStudy):
@@ -206,6 +232,12 @@ def _evidence(claim):
     return [f"{subject}: {means}", claim["reason"]]
 
 
+def _value(row):
+    """A value with its standard error, where it has one."""
+    error = f" ± {float(row['se']):.2g}" if row["se"] else ""
+    return f"{float(row['value']):.4g}{error}".replace("-", "\N{MINUS SIGN}")
+
+
 def _cell(row, name, digits):
     """Lines of a cell: ours, the document's, the difference."""
     lines = [_number(row[name], digits) if name in row else "\N{EN DASH}"]
@@ -250,6 +282,7 @@ def setup(app):
         "claims": Claims,
         "figures": Figures,
         "run": Run,
+        "uses": Uses,
     }.items():
         app.add_directive(f"study-{name}", directive)
     app.add_role("measured", Measured())

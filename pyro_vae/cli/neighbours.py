@@ -67,12 +67,12 @@ def neighbours(
     folder = out or run / "neighbours"
     settings = {"run": str(run), "k": k, "n": n, "seed": seed}
     files.write(folder / "neighbours.csv", _csv(near, position.tolist(), queries, train))
+    save_figure(_figure(near, queries, train), folder / "neighbours.png")
     files.write_json(
         folder / "neighbours.json",
         _json(results, queries)
         | {"provenance": provenance(model, {"train": images.train, "queries": queries}, settings, device)},
     )
-    save_figure(_figure(near, queries, train), folder / "neighbours.png")
     if not quiet and results:
         caption = f"share of the {k} nearest of {len(train):,} training images that have the class of the test image"
         table = [_row(name, result, queries) for name, result in results.items()]

@@ -125,10 +125,10 @@ def outliers(
         "seed": seed,
     }
     files.write(folder / "scores.csv", _csv(table, positions, sets))
+    _draw(folder, model, table, results, f"{images.test.name} against {others.name}", seed, device)
     files.write_json(
         folder / "outliers.json", {"scores": results, "provenance": provenance(model, sets, settings, device)}
     )
-    _draw(folder, model, table, results, f"{images.test.name} against {others.name}", seed, device)
     if not quiet:
         caption = f"{len(sets[INLIERS]):,} test images against {len(sets[OUTLIERS]):,} of {others.name}; "
         caption += f"FPR and TPR at thresholds for an FPR of {rate:g}, from {len(sets[HELD_OUT]):,} other test images"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyro_vae._utils.checks import fail
+from pyro_vae._utils.checks import InputError, fail
 from pyro_vae._utils.console import show
 from pyro_vae._utils.progress import say
+from pyro_vae.cli.denoise import denoise
+from pyro_vae.cli.inpaint import inpaint
+from pyro_vae.cli.neighbours import neighbours
 from pyro_vae.cli.options import (
     DataRoot,
     Device,
@@ -24,7 +27,18 @@ from pyro_vae.cli.options import (
     path,
     whole_number,
 )
+from pyro_vae.cli.outliers import outliers
 from pyro_vae.spec import check_dataset
+
+if TYPE_CHECKING:
+    from pyro_vae.experiments.study import Study, Use
+
+_USES: Mapping[str, Callable[..., None]] = {
+    "denoise": denoise,
+    "inpaint": inpaint,
+    "outliers": outliers,
+    "neighbours": neighbours,
+}
 
 StudyName = Annotated[
     str | None, typer.Argument(help="name of a study, or a .py or .toml file of your own", show_default=False)
@@ -85,7 +99,7 @@ def study(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train and evaluate all models of a study; the same command resumes one that was stopped."""
+    """Train and evaluate all models of a study, and use them; the same command resumes one that was stopped."""
     from pyro_vae.experiments.study import NAMES, named
 
     if list_studies:
@@ -137,8 +151,33 @@ def study(
     for entry in stored["entries"]:
         if entry["status"] in ("failed", "skipped"):
             say(f"pyro-vae: {entry['name']} {entry['status']}: {entry['error']}")
-    if any(entry["status"] == "failed" for entry in stored["entries"]):
+    failed = _use(grid, out, stored, data_root, device, quiet)
+    if failed or any(entry["status"] == "failed" for entry in stored["entries"]):
         raise typer.Exit(1)
+
+
+def _use(
+    grid: Study, out: Path, stored: Mapping[str, Any], data_root: Path | None, device: str, quiet: bool
+) -> list[Use]:
+    """Runs the commands of the study on its trained models, unless their results are there; returns what failed."""
+    from pyro_vae.experiments.uses import folder_of, is_done, write_uses
+    from pyro_vae.part_classes import importable
+
+    trained = {entry["name"]: out / entry["runs"][0] for entry in stored["entries"] if entry["status"] == "done"}
+    failed = []
+    for use in grid.uses:
+        if use.model not in trained or is_done(use, out):
+            continue
+        settings = {"out": folder_of(use, out), "data_root": data_root, "device": device, "trust": True, "quiet": quiet}
+        try:
+            with importable(grid.folder):  # the run is of this study's own parts, which it has trained
+                _USES[use.command](trained[use.model], **use.options, **settings)
+        except InputError as error:
+            failed.append(use)
+            say(f"pyro-vae: {use.command} of {use.model} failed: {error}")
+    if grid.uses:
+        write_uses(grid.uses, out)
+    return failed
 
 
 def _command(name: str, out: Path, only: Sequence[str], **changes: str | int | None) -> str:

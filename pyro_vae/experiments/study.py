@@ -35,7 +35,16 @@ from pyro_vae.metric_table import METRICS
 from pyro_vae.parts import lacks
 from pyro_vae.spec import PARTS, Spec
 
-NAMES = ("fashion-14", "elbo-beta", "latent-dims", "lecture", "ablation", "families")  # each in a file of that name
+NAMES = (
+    "fashion-14",
+    "elbo-beta",
+    "latent-dims",
+    "lecture",
+    "ablation",
+    "families",
+    "uses",
+)  # each in a file of that name
+COMMANDS = ("denoise", "inpaint", "outliers", "neighbours")  # that a study may run on its models
 COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
 LARGEST_FLOAT = sys.float_info.max
 LONGEST_NAME = 200  # bytes of the name of a model; file systems take 255, and suffixes are added
@@ -122,6 +131,24 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Use:
+    """What `pyro-vae study` does with a model once it is trained: `pyro-vae COMMAND RUN --OPTION VALUE ...`.
+
+    Args:
+        model: by name; the run of the first seed.
+        command: one of :data:`COMMANDS`.
+        options: of the command, such as `{"noise": "gaussian:0.3"}`.
+    """
+
+    model: str
+    command: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.one_of("command", self.command, COMMANDS)
+
+
+@dataclass(frozen=True)
 class Study:
     """A grid of models, with its table, pictures and claims.
 
@@ -134,6 +161,8 @@ class Study:
             `squared_error_loss`, the summed squared error of the decoded posterior mean + beta KL.
         pictures: the figures.
         claims: of the document, decided by the numbers.
+        uses: what the command `pyro-vae study` does with the trained models, in `uses/`; :func:`run_study
+            <pyro_vae.experiments.runner.run_study>` does not.
         snapshots: epochs after which weights are saved, for pictures over epochs.
         cost: the time that it takes, and on which machine.
         notes: what a reader of the table must know.
@@ -147,6 +176,7 @@ class Study:
     columns: tuple[str, ...] = COLUMNS + SCORES
     pictures: tuple[Picture, ...] = ()
     claims: tuple[Claim, ...] = ()
+    uses: tuple[Use, ...] = ()
     snapshots: tuple[int, ...] = ()
     cost: str = "not yet measured"
     notes: tuple[str, ...] = ()
@@ -165,6 +195,7 @@ class Study:
         for argument, models in [
             *((f"picture {picture.file}", picture.runs) for picture in self.pictures),
             *((f"claim {claim.text!r}", claim.rising) for claim in self.claims),
+            *((f"use {use.command}", (use.model,)) for use in self.uses),
         ]:
             for name in models:
                 checks.one_of(argument, name, names)

@@ -16,7 +16,13 @@ from pyro_vae import __version__
 from pyro_vae._utils import checks, files
 from pyro_vae.experiments.report.claims import claim_row, difference_table
 from pyro_vae.experiments.report.figures import curves, figures, inside
-from pyro_vae.experiments.report.read import FIELDS_OF_A_DIFFERENCE, check_object, read_history, training_seconds
+from pyro_vae.experiments.report.read import (
+    FIELDS_OF_A_DIFFERENCE,
+    check_object,
+    read_csv,
+    read_history,
+    training_seconds,
+)
 from pyro_vae.experiments.report.study_table import setting_differences, study_table
 from pyro_vae.experiments.report.texts import duration, is_number, number
 from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, binarization_note
@@ -108,6 +114,8 @@ def _study_page(folder: Path) -> dict[str, Any]:
         for figure in study.get("figures") or []
         if check_object(figure, "figure", {"file": str})
     ]
+    of_uses = sorted((folder / "uses").glob("*/*.png"))
+    wanted += [(path.relative_to(folder).as_posix(), *_figure_of_use(path)) for path in of_uses]
     name = str(study.get("name") or folder.resolve().name)
     commands = [("The whole study; the same command resumes it:", study["command"])] if study.get("command") else []
     commands.append(("This page:", f"pyro-vae report {_quoted(folder.resolve().name)}"))
@@ -121,6 +129,7 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "metrics": [],
         "extractor": "",
         "files": [file for file in ("results.csv", "results.md") if (folder / file).is_file()],
+        "uses": _uses(folder),
         "failed": [entry for entry in entries if entry["error"] or entry["status"] == "failed"],
         "waiting": [entry["name"] for entry in entries if entry["status"] == "pending" and not entry["error"]],
         "claims": [claim_row(claim) for claim in study.get("claims") or [] if check_object(claim, "claim", {})],
@@ -165,6 +174,15 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _uses(folder: Path) -> list[dict[str, str]]:
+    """The numbers of `uses.csv` as texts, with their standard errors."""
+    rows = read_csv(folder / "uses.csv", ("model", "command", "options", "quantity"))
+    for row in rows:
+        value = {name: number(float(row[name]), 4) for name in ("value", "se") if row.get(name)}
+        row["text"] = " ± ".join(value.values())
+    return rows
+
+
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +215,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "document": "",
         "notes": [],
         "table": None,
+        "uses": [],
         "metrics": _metric_rows(scores),
         "extractor": _extractor(scores),
         "files": [],
@@ -226,9 +245,10 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
 
 
 def _figure_of_use(path: Path) -> tuple[str, str, str]:
-    """As :func:`_run_figure`, of what `pyro-vae denoise` and its like draw."""
-    use, what = path.parent.name.capitalize(), path.stem
-    return (use if what == path.parent.name else f"{use}, {what}"), "", f"Figure of pyro-vae {path.parent.name}"
+    """As :func:`_run_figure`, of what `pyro-vae denoise` and its like draw, for a run or in a study."""
+    use, what = path.parent.name, path.stem
+    title = use if what in use else f"{use}, {what}"
+    return title[:1].upper() + title[1:], "", f"Figure of pyro-vae {use}"
 
 
 def _extractor(scores: Mapping[str, Any]) -> str:

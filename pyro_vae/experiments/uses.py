@@ -1,0 +1,80 @@
+"""Uses of the models of a study: where their results are, and one table of them. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vae._utils import files
+from pyro_vae.experiments.study import Use
+
+COLUMNS = ("model", "command", "options", "quantity", "value", "se")
+
+
+def folder_of(use: Use, out: Path) -> Path:
+    """Where a use writes, in the folder of the study.
+
+    >>> folder_of(Use("mnist", "inpaint", {"mask": "random:0.5"}), Path("STUDY")).as_posix()
+    'STUDY/uses/mnist-inpaint-mask-random-0.5'
+    """
+    words = [use.model, use.command, *(f"{name}-{value}" for name, value in use.options.items())]
+    return out / "uses" / re.sub(r"[^\w.=+-]+", "-", "-".join(words))[:150]
+
+
+def is_done(use: Use, out: Path) -> bool:
+    """Whether the results of a use are there: a command writes its JSON file last."""
+    return any(folder_of(use, out).glob("*.json"))
+
+
+def write_uses(uses: Sequence[Use], out: Path) -> list[dict[str, Any]]:
+    """Writes `uses.csv` and `uses.md`, a row for each number of each use that is done; returns the rows."""
+    table = [
+        {"model": use.model, "command": use.command, "options": _options(use), **number}
+        for use in uses
+        for path in sorted(folder_of(use, out).glob("*.json"))
+        for number in numbers(files.read_json(path, use.command))
+    ]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    files.write(out / "uses.csv", buffer.getvalue())
+    files.write(out / "uses.md", to_markdown(table))
+    return table
+
+
+def numbers(stored: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Quantity, value and standard error of each number in the JSON file of a use.
+
+    >>> list(numbers({"means": {"rmse_of_mean": {"value": 0.25, "se": 0.01}}}))
+    [{'quantity': 'rmse_of_mean', 'value': 0.25, 'se': 0.01}]
+    """
+    for column, mean in stored.get("means", {}).items():
+        yield {"quantity": column, "value": mean["value"], "se": mean.get("se")}
+    for score, detected in stored.get("scores", {}).items():
+        for name in ("auroc", "auprc", "fpr_at_95"):
+            yield {"quantity": f"{name} of {score}", "value": detected[name], "se": None}
+    for space, retrieved in stored.get("retrieval", {}).items():
+        yield {
+            "quantity": f"precision by {space}",
+            "value": retrieved["precision"],
+            "se": retrieved["precision_se"],
+        }
+
+
+def to_markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table, values with their standard errors."""
+    lines = [["model", "command", "quantity", "value"], ["---", "---", "---", "---:"]]
+    for row in table:
+        error = "" if row["se"] is None else f" ± {row['se']:.2g}"
+        command = f"{row['command']} {row['options']}".strip()
+        lines.append([row["model"], command, row["quantity"], f"{row['value']:.4g}{error}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _options(use: Use) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in use.options.items())

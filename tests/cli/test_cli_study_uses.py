@@ -1,0 +1,88 @@
+"""`pyro-vae study` with uses: commands on trained models, their table, and their place in the report."""
+
+import csv
+import json
+
+import pytest
+
+from pyro_vae._utils.checks import InputError
+from pyro_vae.cli.app import main
+from pyro_vae.experiments.study import Entry, Study, Use
+from pyro_vae.spec import Spec
+
+STUDY = """
+from pyro_vae.experiments.study import Entry, Study, Use
+from pyro_vae.spec import Spec
+
+SMALL = Spec(latent_dim=2, hidden=(16,), epochs=1, binarization="threshold")
+STUDY = Study(
+    "used",
+    "A study with uses",
+    (Entry("two", SMALL),),
+    columns=("kl_per_sample",),
+    uses=(
+        Use("two", "denoise", {"noise": "gaussian:0.3", "n": 6, "draws": 4, "steps": 2}),
+        Use("two", "inpaint", {"mask": "MASK", "n": 6, "draws": 4, "steps": 2, "codes": 5}),
+        Use("two", "outliers", {"against": "digits", "n": 20, "k": 5, "scores": "elbo"}),
+        Use("two", "neighbours", {"k": 3, "n": 10}),
+    ),
+)
+"""
+
+
+def write_study(folder, mask):
+    path = folder / "used.py"
+    path.write_text(STUDY.replace("MASK", mask), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study whose second use fails at first, and is mended then."""
+    base = tmp_path_factory.mktemp("study")
+    command = ["--out", str(base / "out"), "--metrics", "bounds", "--device", "cpu", "--quiet"]
+    assert main(["study", str(write_study(base, "nowhere")), *command]) == 1
+    first = {path: path.stat().st_mtime_ns for path in (base / "out").glob("uses/*/*.json")}
+    assert main(["study", str(write_study(base, "top")), *command]) == 0
+    return base / "out", first
+
+
+def test_what_failed_is_done_by_the_next_call_and_nothing_else(folder):
+    out, first = folder
+    now = {path: path.stat().st_mtime_ns for path in out.glob("uses/*/*.json")}
+    assert len(first) == 3
+    assert len(now) == 4
+    assert {path: now[path] for path in first} == first
+
+
+def test_the_table_has_the_numbers_of_each_command(folder):
+    out, _ = folder
+    rows = list(csv.DictReader((out / "uses.csv").read_text(encoding="utf-8").splitlines()))
+    measured = {(row["command"], row["quantity"]): float(row["value"]) for row in rows}
+    (path,) = out.glob("uses/two-inpaint*/*.json")
+    means = json.loads(path.read_text(encoding="utf-8"))["means"]
+    assert measured["inpaint", "rmse_of_mean"] == means["rmse_of_mean"]["value"]
+    assert 0 <= measured["neighbours", "precision by codes"] <= 1
+    assert 0 <= measured["outliers", "auroc of elbo"] <= 1
+    assert ("denoise", "denoised_psnr_db") in measured
+    assert "| two | inpaint --mask top" in (out / "uses.md").read_text(encoding="utf-8")
+
+
+def test_the_report_has_the_table_and_the_pictures(folder):
+    out, _ = folder
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "rmse_of_mean" in page
+    assert page.count("Figure of pyro-vae two-denoise") == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: Use("two", "denois"), "command: .*denoise"),
+        (lambda: Study("a", "b", (Entry("two", Spec()),), uses=(Use("three", "denoise"),)), "use denoise: .*two"),
+    ],
+)
+def test_a_use_that_can_not_be_is_refused(use, message):
+    with pytest.raises(InputError, match=message):
+        use()
