@@ -14,8 +14,7 @@ COMMON = Spec(
     epochs=20,
     validation_fraction=0.0,
 )
-BINARY = {"binarization": "dynamic"}
-LEVELS = {"likelihood": {"kind": "discretized-logistic", "components": 3}}
+LEVELS = {"kind": "discretized-logistic", "components": 3}
 SCORES = "elbo,nll,reconstruction,complexity,typicality,codes,regret"
 
 STUDY = Study(
@@ -25,9 +24,9 @@ STUDY = Study(
     cost="not yet measured",
     entries=(
         Entry("mnist", replace(COMMON, binarization="threshold")),
-        Entry("fashion", replace(COMMON, dataset="fashion-mnist", **LEVELS)),
-        Entry("mnist-dynamic", replace(COMMON, **BINARY)),
-        Entry("fashion-dynamic", replace(COMMON, dataset="fashion-mnist", **BINARY)),
+        Entry("fashion", replace(COMMON, dataset="fashion-mnist", likelihood=LEVELS)),
+        Entry("mnist-dynamic", replace(COMMON, binarization="dynamic")),
+        Entry("fashion-dynamic", replace(COMMON, dataset="fashion-mnist", binarization="dynamic")),
     ),
     columns=(
         "reconstruction_nats",
