@@ -35,7 +35,9 @@ def inpaint(
             help="what is hidden: top, left, center, random:SHARE of the pixels, or the black pixels of a .npy or .png"
         ),
     ] = "top",
-    method: Annotated[str, typer.Option(help="importance, metropolis or pseudo-gibbs")] = "importance",
+    method: Annotated[
+        str, typer.Option(help="importance, metropolis, collapsed-metropolis or pseudo-gibbs")
+    ] = "importance",
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     draws: Annotated[int, typer.Option(help="draws for each image", parser=whole_number, metavar="INTEGER")] = 8,
     codes: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -89,12 +89,20 @@ def weighted_codes(
         ascent: how q is optimised.
         decoded_at_once: codes in one pass of the decoder.
     """
-    rough = log_likelihood if rough is None else rough
-    family, parameters = _starts(model, starts)
-    p = model.prior()
+    q = fitted(model, starts, log_likelihood if rough is None else rough, ascent)
+    with torch.no_grad():
+        chunk = max(1, decoded_at_once // len(starts[0]))
+        z = [q.rsample((min(chunk, draws - start),)) for start in range(0, draws, chunk)]
+        rows = [log_likelihood(model.decode(part)) + model.prior().log_prob(part) - q.log_prob(part) for part in z]
+    return WeightedCodes(torch.cat(z), torch.cat([row.cpu().double() for row in rows]))
 
-    def log_weights(q: dist.TorchDistribution, z: Tensor, likelihood: LogLikelihood, log_q: Tensor) -> Tensor:
-        return likelihood(model.decode(z)) + p.log_prob(z) - log_q
+
+def fitted(
+    model: VAE, starts: Sequence[Tensor], log_likelihood: LogLikelihood, ascent: Ascent
+) -> dist.TorchDistribution:
+    """q that Adam has fitted to p(z|y), batch shape `(N,)`, as :func:`weighted_codes` says."""
+    family, parameters = family_of(model, starts[0]), [parameters_of(model, x) for x in starts]
+    p = model.prior()
 
     def objective(parameters: Tensor) -> Tensor:
         q = family(parameters)
@@ -102,17 +110,12 @@ def weighted_codes(
         log_q = q.log_prob(z)
         if takes_path_gradient(q) and torch.is_grad_enabled():
             log_q = along_the_path(q, z, log_q)
-        return log_weights(q, z, rough, log_q).mean(0)
+        return (log_likelihood(model.decode(z)) + p.log_prob(z) - log_q).mean(0)
 
     with torch.no_grad():
         best = torch.stack([objective(start) for start in parameters]).nan_to_num(-torch.inf).argmax(0)
     chosen = torch.stack(parameters)[best, torch.arange(len(best), device=best.device)]
-    q = family(_ascended(chosen, objective, ascent))
-    with torch.no_grad():
-        chunk = max(1, decoded_at_once // len(best))
-        z = [q.rsample((min(chunk, draws - start),)) for start in range(0, draws, chunk)]
-        rows = [log_weights(q, part, log_likelihood, q.log_prob(part)).cpu().double() for part in z]
-    return WeightedCodes(torch.cat(z), torch.cat(rows))
+    return family(_ascended(chosen, objective, ascent))
 
 
 def _ascended(start: Tensor, objective: Callable[[Tensor], Tensor], ascent: Ascent) -> Tensor:
@@ -127,15 +130,29 @@ def _ascended(start: Tensor, objective: Callable[[Tensor], Tensor], ascent: Asce
     return parameters.detach()
 
 
-def _starts(model: Model, starts: Sequence[Tensor]) -> tuple[Callable[[Tensor], dist.TorchDistribution], list[Tensor]]:
-    """The family of q as a function of its parameters, and the encoder's parameters for each start, `(N, P)`."""
+def family_of(model: Model, x: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
+    """q(z|x) as a function of its parameters, `(N, P)`; any images x tell whether it has a density."""
+    if is_delta(model.encode(x)):
+        raise checks.fail("model", f"{type(model).__name__} with a point for q(z|x)", "a guide that has a density")
+    return model.posterior if isinstance(model, VAE) else _normal
+
+
+def parameters_of(model: Model, x: Tensor) -> Tensor:
+    """The parameters of q(z|x) that the encoder gives for images `(N, C, H, W)`, `(N, P)`."""
     with torch.no_grad():
-        posteriors = [model.encode(x) for x in starts]
-        if is_delta(posteriors[0]):
-            raise checks.fail("model", f"{type(model).__name__} with a point for q(z|x)", "a guide that has a density")
         if isinstance(model, VAE):
-            return lambda parameters: model.posterior(parameters), [model.encoder(x) for x in starts]
-        return _normal, [torch.cat([location(q), q.stddev.log()], -1) for q in posteriors]
+            return model.encoder(x)
+        q = model.encode(x)
+        return torch.cat([location(q), q.stddev.log()], -1)
+
+
+def check_anywhere(q: Any, z: Tensor) -> None:
+    """Checks that log q is known of codes z that are no draws of q; a flow without an inverse knows its draws alone."""
+    try:
+        q.log_prob(z)
+    except (KeyError, NotImplementedError) as error:
+        expected = "one whose density is known at any code, as the normal and the flows with an inverse have"
+        raise checks.fail("model", "a posterior that is a flow without an inverse", expected) from error
 
 
 def _normal(parameters: Tensor) -> dist.TorchDistribution:

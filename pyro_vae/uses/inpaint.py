@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyro
@@ -16,12 +15,12 @@ from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_s
 from pyro_vae.models import VAE, Model
 from pyro_vae.models.base import dtype_of, evaluating_on
 from pyro_vae.posteriors import location
+from pyro_vae.uses.chains import CHAINS, run_chains
 from pyro_vae.uses.code_posterior import Ascent, check_codes, weighted_codes
-from pyro_vae.uses.masks import check_mask
+from pyro_vae.uses.masks import check_mask, log_likelihood_of_seen
 from pyro_vae.uses.noise import independent_pixels
 
-METHODS = ("importance", "metropolis", "pseudo-gibbs")
-PSEUDO = 0.1  # of the steps of a Metropolis chain that accept all, to reach the posterior from a bad start
+METHODS = ("importance", *CHAINS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +67,17 @@ def inpaint(
     - `metropolis`: the same, but z' from q(z|x) is accepted with probability
       :math:`\min\bigl(1, \frac{p(x|z')\, p(z')\, q(z|x)}{p(x|z)\, p(z)\, q(z'|x)}\bigr)`: it tends to p whatever q is,
       after how long is another matter. Its first tenth is pseudo-Gibbs.
+    - `collapsed-metropolis`: z' is from :math:`\tilde q = (1 - \epsilon)\, q(z|x') + \epsilon\, p(z)`, for an earlier
+      filling x' of the chain and :math:`\epsilon = 0.05`, and accepted with probability
+      :math:`\min\bigl(1, \frac{p(x_s|z')\, p(z')\, \tilde q(z)}{p(x_s|z)\, p(z)\, \tilde q(z')}\bigr)`. The present
+      filling has no say: so it leaves a filling that `metropolis` would have to stay with.
 
     Args:
         model: with one latent site z, such as a `VAE`.
         images: `(N, C, H, W)`, floats in [0, 1]; hidden pixels are not read.
         seen: bool, of a shape that broadcasts to that of the images; :func:`~pyro_vae.uses.masks.mask_of` makes some.
         method: one of the above.
-        draws: of each image, M; chains, for the latter two.
+        draws: of each image, M; chains, for all but importance sampling.
         codes: of each image, of importance sampling.
         steps: of each chain.
         ascent: how q is fitted, for importance sampling.
@@ -89,7 +92,8 @@ def inpaint(
 
     Source: pseudo-Gibbs: Rezende, Mohamed and Wierstra, 2014, appendix F, https://arxiv.org/abs/1401.4082; Metropolis:
     Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", 2018,
-    https://arxiv.org/abs/1802.04826
+    https://arxiv.org/abs/1802.04826; collapsed Metropolis is AC-MWG of Simkus and Gutmann, "Conditional sampling of
+    variational autoencoders via iterated approximate ancestral sampling", 2023, https://arxiv.org/abs/2308.09078
 
     >>> from pyro_vae import Spec, build, load_data
     >>> from pyro_vae.uses.masks import mask_of
@@ -116,7 +120,7 @@ def inpaint(
                     if method == "importance":
                         part = _resampled(vae, x[rows], of_rows, counts, ascent)
                     else:
-                        part = _chains(vae, x[rows], of_rows, counts, method == "metropolis")
+                        part = run_chains(vae, x[rows], of_rows, method=method, draws=draws, steps=steps)
                 parts.append(part)
                 bar.update(len(rows))
     drawn, mean, measure = zip(*parts, strict=True)
@@ -133,7 +137,7 @@ def _resampled(
     codes = weighted_codes(
         model,
         [black, filled],
-        lambda p: _log_seen(p, x, seen),
+        lambda p: log_likelihood_of_seen(p, x, seen),
         draws=counts["codes"],
         ascent=ascent,
         decoded_at_once=counts["decoded_at_once"],
@@ -147,43 +151,6 @@ def _resampled(
     z = codes.z.gather(0, index[..., None].expand(*index.shape, codes.z.shape[-1]))
     drawn = torch.cat([torch.where(seen, x, model.decode(part).sample()).cpu() for part in z.split(chunk)])
     return drawn, torch.where(seen, x, mean).cpu(), effective_sample_size(codes.log_weights)
-
-
-def _chains(
-    model: VAE, x: Tensor, seen: Tensor, counts: dict[str, int], is_metropolis: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws, mean and acceptance of chains, M for each image."""
-    m, steps, p_of_z = counts["draws"], counts["steps"], model.prior()
-    images, mask = x.repeat(m, 1, 1, 1), seen.repeat(m, 1, 1, 1)
-    state = torch.where(mask, images, 0)
-    z = model.encode(state).sample()
-    state = torch.where(mask, images, model.decode(z).sample())
-    total, accepted, averaged = torch.zeros_like(x), torch.zeros(m * len(x), device=x.device), 0
-    for step in range(steps):
-        q = model.encode(state)
-        proposed = q.sample()
-
-        def log_weight(z: Tensor, state: Tensor = state, log_q: Callable[[Tensor], Tensor] = q.log_prob) -> Tensor:
-            return model.decode(z).log_prob(state) + p_of_z.log_prob(z) - log_q(z)
-
-        accept = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        if is_metropolis and step >= PSEUDO * steps:
-            log_ratio = log_weight(proposed) - log_weight(z)
-            accept = torch.rand_like(log_ratio).log() < log_ratio
-        z = torch.where(accept[:, None], proposed, z)
-        p = model.decode(z)
-        state = torch.where(mask, images, p.sample())
-        if step >= steps // 2:
-            total, averaged = total + p.mean.unflatten(0, (m, -1)).mean(0), averaged + 1
-            accepted += accept
-    share = accepted.unflatten(0, (m, -1)).mean(0) / averaged
-    return state.unflatten(0, (m, -1)).cpu(), torch.where(seen, x, total / averaged).cpu(), share.cpu().double()
-
-
-def _log_seen(p: pyro.distributions.TorchDistribution, x: Tensor, seen: Tensor) -> Tensor:
-    """log p(x_s|z), of the batch shape of p(x|z)."""
-    black = torch.where(seen, x, 0)  # whatever hidden pixels are, they must not make NaN
-    return torch.where(seen, independent_pixels(p).log_prob(black), 0).sum((-3, -2, -1))
 
 
 def _check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

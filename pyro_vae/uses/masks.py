@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae._utils import checks
+from pyro_vae.uses.noise import independent_pixels
 
 _NAMES = "top, left, center, random:SHARE, or a .npy or .png file"
 HALVES = ("top", "left", "center")
@@ -70,6 +72,18 @@ def check_mask(seen: Tensor, shape: tuple[int, ...]) -> Tensor:
         what = "a mask that hides " + ("all pixels" if bool((count == 0).any()) else "no pixel")
         raise checks.fail("seen", what, "one that hides some pixels of each image, and not all")
     return mask.reshape(*[1] * (4 - mask.dim()), *mask.shape)
+
+
+def log_likelihood_of_seen(p: TorchDistribution, x: Tensor, seen: Tensor) -> Tensor:
+    """log p(x_s|z), of the batch shape of p(x|z), whose pixels are independent; hidden pixels of x may be NaN.
+
+    >>> pixels = torch.distributions.Bernoulli(probs=torch.full((1, 2, 2), 0.5))
+    >>> p = torch.distributions.Independent(pixels, 3)
+    >>> log_likelihood_of_seen(p, torch.ones(1, 2, 2), torch.eye(2) > 0).exp().item()  # 1/2 for each of two pixels
+    0.25...
+    """
+    black = torch.where(seen, x, 0)
+    return torch.where(seen, independent_pixels(p).log_prob(black), 0).sum((-3, -2, -1))
 
 
 def _share(text: str, share: str) -> float:

@@ -34,7 +34,14 @@ def test_denoise_writes_a_table_a_picture_and_a_summary(trained, capsys):
         assert picture.size[0] > 100
 
 
-@pytest.mark.parametrize(("method", "measure"), [("importance", "effective_samples"), ("metropolis", "acceptance")])
+@pytest.mark.parametrize(
+    ("method", "measure"),
+    [
+        ("importance", "effective_samples"),
+        ("metropolis", "acceptance"),
+        ("collapsed-metropolis", "acceptance"),
+    ],
+)
 def test_inpaint_writes_a_table_a_picture_and_a_summary(trained, capsys, method, measure):
     options = ["--mask", "random:0.4", "--method", method, "--n", "12", "--draws", "3", "--steps", "3"]
     assert main(["inpaint", str(trained), *options, "--codes", "9", "--device", "cpu"]) == 0
@@ -76,7 +83,10 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, option
         (["--mask", "SMALL"], "(4, 4)', expected (8, 8), the height and width of the images"),
         (["--mask", "EMPTY"], "seen: given 'a mask that hides no pixel'"),
         (["--mask", "missing.npy"], "mask: given 'missing.npy', expected a file with a mask"),
-        (["--method", "gibbs"], "--method: given 'gibbs', expected one of importance, metropolis, pseudo-gibbs"),
+        (
+            ["--method", "gibbs"],
+            "--method: given 'gibbs', expected one of importance, metropolis, collapsed-metropolis",
+        ),
         (["--codes", "0"], "--codes: given 0"),
     ],
 )
