@@ -12,6 +12,7 @@ from grading import (
     bound,
     code_prior,
     collapse,
+    fooled_score,
     gradients,
     kl,
     latent_use,
@@ -34,6 +35,7 @@ CHECKS = {
     8: mixture.CHECKS,
     9: two_levels.CHECKS,
     10: code_prior.CHECKS,
+    11: fooled_score.CHECKS,
 }
 
 

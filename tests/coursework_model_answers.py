@@ -1,4 +1,4 @@
-"""Answers to the exercises on graphical models, 7 to 10, as `coursework_answers` has those of 1 to 6."""
+"""Answers to the exercises on graphical models, 7 to 11, as `coursework_answers` has those of 1 to 6."""
 
 IN_CLOSED_FORM = """
 def trained(x, full, beta):
@@ -154,6 +154,18 @@ def sample(train, n, k):
 OFF_DIAGONAL = "dist.Normal(mean{0}, covariance{0}.diagonal().sqrt()).to_event(1)"
 SUM = '(p["probs"].log() + each).logsumexp(-1)'
 WYNER = "0.5 * math.log((1 + abs(rho)) / (1 - abs(rho)))"
+
+
+def likelihood(formula):
+    return f"""
+right = negative_log_likelihood
+def negative_log_likelihood(x, model):
+    return {formula}"""
+
+
+def score(formula):
+    return f"def repaired(x, train, model): return {formula}"
+
 
 WRONG = [  # exercise, source, points lost, part of the diagnosis
     (7, terms("at_mean"), 4, "the noise of z is not carried"),
@@ -415,10 +427,43 @@ def kl_per_level(x, p):
     (10, drawn("right(train, n, k) + 1"), 3, "expected 0 to 15"),
     (10, drawn("right(train, n, k).T"), 3, "expected (500, 16)"),
     (10, drawn("conditionals(train, right(train, n, k), k)"), 3, "expected (500, 16)"),
+    (11, likelihood("-right(x, model)"), 4, "the sign is flipped"),
+    (11, likelihood("right(x, model) / math.log(2)"), 4, "this is in bits"),
+    (11, likelihood("right(x, model) / x.shape[1]"), 4, "this is per pixel"),
+    (11, likelihood("right(x, model) - x.shape[1] / 2 * math.log(2 * math.pi)"), 4, "log 2 pi is missing"),
+    (11, likelihood("right(x, model | {'noise': model['noise'].sqrt()})"), 4, "its square is the variance"),
+    (11, likelihood("right(x, model | {'w': 0 * model['w']})"), 7, "not integrated out"),
+    (11, likelihood("right(x + model['mean'], model)"), 7, "the mean is not subtracted"),
+    (11, likelihood("right(x, model).mean()"), 7, "expected a value for each"),
+    (11, "def fooling(digits): return torch.rand_like(digits)", 3, "expected at most 0.1"),
+    (11, "def fooling(digits): return 0.98 * digits", 3, "is still a digit"),
+    (11, "def fooling(digits): return digits - 1", 3, "expected 0 to 1"),
+    (11, "def fooling(digits): return digits[:3]", 3, "expected (359, 64)"),
+    (11, score("negative_log_likelihood(x, model)"), 3, "what is to be repaired"),
+    (11, score("-negative_log_likelihood(x, model)"), 3, "noise has the lowest score"),
+    (11, score("x.mean(-1)"), 3, "of all: faded digits"),
+    (11, score("x"), 3, "repaired has the shape"),
 ]
 
 # Right, but not as the solutions have it.
 RIGHT = {
+    11: """
+def negative_log_likelihood(x, model):
+    # log p(x) = log p(x|z) + log p(z) - log p(z|x), at z = 0
+    w, variance, off = model["w"], model["noise"] ** 2, x - model["mean"]
+    precision = torch.eye(w.shape[1]) + w.T @ w / variance
+    loc = torch.linalg.solve(precision, w.T @ off.T / variance).T
+    at_zero = Normal(0.0, model["noise"]).log_prob(off).sum(-1)
+    prior = w.shape[1] / 2 * math.log(2 * math.pi)
+    posterior = 0.5 * (loc @ precision * loc).sum(-1) + prior - 0.5 * precision.logdet()
+    return -(at_zero - prior + posterior)
+
+def fooling(digits):
+    return digits.mean(0).expand_as(digits)
+
+def repaired(x, train, model):
+    return torch.cdist(x, train).min(1).values
+""",
     7: f"""{IN_CLOSED_FORM}
 def terms(x, w, noise, a, s):
     evidence, fit = [], []
