@@ -112,7 +112,7 @@ def trained(arguments, images, spec: Spec, name: str):
     if not weights.is_file():
         model, checkpoint = build(spec), arguments.out / f"{name}-checkpoint"
         some = images.draw(arguments.train_images, seed=0)
-        fit(model, some, checkpoint=checkpoint, resume=checkpoint.is_dir(), compile="capture", **CPU)
+        fit(model, some, checkpoint=checkpoint, resume=checkpoint.is_dir(), compile="inductor", **CPU)
         save(model, weights)
     return load(weights)
 

@@ -5,6 +5,7 @@ import json
 import operator
 import statistics
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -92,6 +93,37 @@ class Family(SphinxDirective):
         return [*_table(self, lines), budget, command, *_machine(results["environment"])]
 
 
+class Rows(SphinxDirective):
+    """`{rows} FILE COLUMN...`: columns of the rows of a file of results, numbers with their errors.
+
+    `:where: dataset=mnist` leaves out all other rows.
+    """
+
+    required_arguments = 2
+    final_argument_whitespace = True
+    option_spec: ClassVar = {"where": str}
+
+    def run(self):
+        name, columns = self.arguments[0], self.arguments[1].split()
+        if not (ROOT / name).is_file():
+            return [nodes.paragraph("", "Not yet measured.")]
+        results = _read(self, name)
+        wanted = dict(pair.split("=") for pair in self.options.get("where", "").split())
+        rows = [
+            row
+            for row in results["rows"]
+            if all(str(row.get(key)) == value for key, value in wanted.items())
+        ]
+        numeric = {name for name in columns if any(_is_number(row.get(name)) for row in rows)}
+        lines = [
+            f"| {' | '.join(name.replace('_', ' ') for name in columns)} |",
+            f"|{'|'.join('---:' if name in numeric else '---' for name in columns)}|",
+            *(f"| {' | '.join(_of_row(row, name) for name in columns)} |" for row in rows),
+        ]
+        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
+        return [*_table(self, lines), command, *_machine(results["environment"])]
+
+
 class PyroPrograms(SphinxDirective):
     """`{pyro-programs}`: Pyro's examples and tutorials under CompiledSVI, from benchmarks/pyro_programs.json."""
 
@@ -142,6 +174,24 @@ class PyroTests(SphinxDirective):
                 f"| {row['tests']} | {row['passed_with_svi']} | {row['passed']} | {differing} |"
             )
         return _table(self, lines)
+
+
+def _of_row(row, name):
+    """A cell: a number with what is known of its error, or a word."""
+    value = row.get(name)
+    if not _is_number(value):
+        return "" if value is None else _cell(str(value)).strip("`")
+    if row.get(f"{name}_interval"):
+        low, high = map(_number, row[f"{name}_interval"])
+        return f"{_number(value)} ({low} to {high})"
+    errors = {"": f"{name}_se", " (sd)": f"{name}_sd"}
+    return _number(value) + "".join(
+        f" ± {row[key]:.2g}{what}" for what, key in errors.items() if row.get(key) is not None
+    )
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(text):
@@ -237,6 +287,7 @@ def setup(app):
     app.add_directive("environment", Environment)
     app.add_directive("metrics", Metrics)
     app.add_directive("family", Family)
+    app.add_directive("rows", Rows)
     app.add_directive("pyro-programs", PyroPrograms)
     app.add_directive("pyro-tests", PyroTests)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
