@@ -29,6 +29,7 @@ SHELVES = {  # files of each part
     "objective": ("objectives.py", "path_gradient.py"),
     "optimizer": ("training/optimizers.py",),
     "schedule": ("training/schedules.py",),
+    "sampler": ("training/sampling.py", "uses/debias.py"),
 }
 SUPPLIED = {  # arguments that are no options
     "model": ("spec", "image_shape", "latent_dim", "hidden", "encoder", "decoder", "prior", "likelihood", "posterior"),
@@ -39,6 +40,7 @@ SUPPLIED = {  # arguments that are no options
     "objective": ("num_particles", "vectorize_particles", "max_plate_nesting"),
     "optimizer": ("params", "lr"),
     "schedule": ("optimizer", "epochs", "steps_per_epoch"),
+    "sampler": (),
 }
 _OWN = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 

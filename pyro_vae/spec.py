@@ -34,10 +34,10 @@ class Spec:
     and what is expected), and kept as a plain value: NumPy's numbers and arrays, lists and paths are taken as well.
     `Spec.from_json(spec.to_json()) == spec`. On the command line each field is an option of the same name with dashes.
 
-    A part (`model`, `network`, `likelihood`, `prior`, `posterior`, `objective`, `optimizer`, `schedule`) is named by
-    its kind, or by an object of its kind and options, and kept as a :class:`~pyro_vae.parts.Part`; `module:Class` names
-    a class of your own. An option's value is checked by the part's own class, when :func:`~pyro_vae.build` makes the
-    model, or when its training begins.
+    A part (`model`, `network`, `likelihood`, `prior`, `posterior`, `objective`, `optimizer`, `schedule`, `sampler`) is
+    named by its kind, or by an object of its kind and options, and kept as a :class:`~pyro_vae.parts.Part`;
+    `module:Class` names a class of your own. An option's value is checked by the part's own class, when
+    :func:`~pyro_vae.build` makes the model, or when its training begins.
 
     >>> spec = Spec(dataset="mnist", latent_dim=2)
     >>> Spec.from_json(spec.to_json()) == spec
@@ -69,6 +69,7 @@ class Spec:
     lr: float = _field(1e-3, "learning rate of the optimizer, which the schedule starts from")
     optimizer: AnyPart = _field("adam", "what steps the weights by their gradients")
     schedule: AnyPart = _field("constant", "how the learning rate moves")
+    sampler: AnyPart = _field("shuffle", "which images an epoch has: each once, or more of those whose codes are rare")
     clip_norm: float = _field(0.0, "largest norm of the gradient of a step; 0 clips nothing")
     ema: float = _field(0.0, "decay of an exponential moving average of the weights, e.g. 0.999; 0 averages nothing")
     seed: int = _field(0, "seed of the split, the initial weights, the order of images and the noise")

@@ -20,6 +20,7 @@ from pyro_vae._utils.console import show, silence
 from pyro_vae._utils.progress import say
 from pyro_vae.cli import data
 from pyro_vae.cli.compare import compare
+from pyro_vae.cli.debias import debias
 from pyro_vae.cli.demo import demo
 from pyro_vae.cli.denoise import denoise
 from pyro_vae.cli.evaluate import evaluate
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(cls=CommandWithParts)(train)
-for command in (evaluate, sample, denoise, inpaint, outliers, neighbours, study, report, compare, parts):
+for command in (evaluate, sample, denoise, inpaint, outliers, neighbours, debias, study, report, compare, parts):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -37,9 +37,17 @@ def batches(
         yield gather(pixels, part, device, as_floats=as_floats, dtype=dtype)
 
 
-def shuffled(pixels: Tensor, batch_size: int, peers: Peers | None = None) -> Iterator[Tensor]:
-    """Indices of all images in random order, on the device of the pixels: this process's part of each batch."""
-    order = torch.randperm(len(pixels), device=pixels.device)
+def shuffled(
+    pixels: Tensor, batch_size: int, peers: Peers | None = None, weights: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Indices of all images in random order, on the device of the pixels: this process's part of each batch.
+
+    With weights `(N,)` they are N draws with replacement, of each image with a probability proportional to its weight.
+    """
+    if weights is None:
+        order = torch.randperm(len(pixels), device=pixels.device)
+    else:
+        order = weights.to(pixels.device).multinomial(len(pixels), replacement=True)
     if peers is None:
         return iter(order.split(batch_size))
     peers.broadcast([order])

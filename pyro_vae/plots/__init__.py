@@ -18,6 +18,7 @@ from pyro_vae.plots.image_grids import (
 from pyro_vae.plots.predictive import predictive_panels
 from pyro_vae.plots.rate_distortion import rate_distortion_plane
 from pyro_vae.plots.roc import roc_curves
+from pyro_vae.plots.sampling import sampling_weights
 from pyro_vae.plots.scatter import Density, density_panels, latent_panels, latent_scatter, projections
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "rate_distortion_plane",
     "reconstructions",
     "roc_curves",
+    "sampling_weights",
     "save_figure",
     "tile",
 ]

@@ -50,7 +50,7 @@ def _images(argument: str, value: Any) -> Tensor:
     return images
 
 
-def _rows_of_images(argument: str, value: Any) -> dict[str, Tensor]:
+def rows_of_images(argument: str, value: Any) -> dict[str, Tensor]:
     """Images by name, with the same number and shape in each row."""
     rows = {name: _images(f"row {name!r}", images) for name, images in by_name(argument, value, "images").items()}
     first = next(iter(rows.values()))
@@ -122,9 +122,9 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, title: str = "", c
 @default_style()
 def image_rows(rows: Mapping[str, Tensor], column_names: Sequence[str] = (), title: str = "") -> Figure:
     """Named rows of images, each `(N, C, H, W)` in [0, 1] with the same N, under each other."""
-    rows = _rows_of_images("rows", rows)
-    figure = new_figure(*_size_of_rows(rows, bool(column_names)))
-    _rows(figure.add_subplot(), rows, column_names)
+    rows = rows_of_images("rows", rows)
+    figure = new_figure(*size_of_rows(rows, bool(column_names)))
+    draw_rows(figure.add_subplot(), rows, column_names)
     set_title(figure, title)
     return figure
 
@@ -138,17 +138,17 @@ def image_rows_and_curves(
     log: bool = False,
 ) -> Figure:
     """:func:`image_rows` over :func:`curve_panels`, these in one row."""
-    rows = _rows_of_images("rows", rows)
-    height = _size_of_rows(rows, bool(column_names))[1]
+    rows = rows_of_images("rows", rows)
+    height = size_of_rows(rows, bool(column_names))[1]
     figure = new_figure(9.0, height + 3.2)
     above, below = figure.subfigures(2, 1, height_ratios=[height, 3.2], squeeze=False)[:, 0]
-    _rows(above.add_subplot(), rows, column_names)
+    draw_rows(above.add_subplot(), rows, column_names)
     draw_curves(below, [below.add_subplot(1, len(panels), index + 1) for index in range(len(panels))], panels, log)
     set_title(figure, title)
     return figure
 
 
-def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float, float]:
+def size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float, float]:
     """Width and height in inches."""
     n, _, height, width = next(iter(rows.values())).shape
     side = min(0.75, 7.5 / n)
@@ -156,7 +156,7 @@ def _size_of_rows(rows: Mapping[str, Tensor], column_names: bool) -> tuple[float
     return side * n + 0.2 + 0.1 * longest, side * len(rows) * height / width + 0.35 + 0.25 * column_names
 
 
-def _rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
+def draw_rows(axes: Axes, rows: Mapping[str, Tensor], column_names: Sequence[str]) -> None:
     n, _, height, width = next(iter(rows.values())).shape
     _show(axes, tile(torch.cat(list(rows.values())), n))
     names = ["\n".join(map(shortened, name.splitlines())) for name in rows]

@@ -275,7 +275,8 @@ def _specs(spec: Spec, images: Images, seeds: Sequence[int]) -> list[Spec]:
         raise checks.fail("spec", spec, "a Spec")
     if spec.compile == "off":
         raise checks.fail("compile", spec.compile, "auto or a backend: the step of many seeds is a captured one")
-    for name, only in (("optimizer", "adam"), ("schedule", "constant"), ("clip_norm", 0.0), ("ema", 0.0)):
+    parts = (("optimizer", "adam"), ("schedule", "constant"), ("sampler", "shuffle"))
+    for name, only in (*parts, ("clip_norm", 0.0), ("ema", 0.0)):
         if getattr(spec, name) != only:
             raise checks.fail(name, getattr(spec, name), f"{only}: fit_many has no other; fit trains one seed with it")
     if spec.image_shape not in (None, images.shape):

@@ -46,6 +46,7 @@ from pyro_vae.training.failures import check_finite_weights
 from pyro_vae.training.history import History, epoch_line, epoch_of, summary
 from pyro_vae.training.optimizers import Optimizer, described, make_optimizer, sets_rate
 from pyro_vae.training.passes import Passes, Source
+from pyro_vae.training.sampling import Sampler, make_sampler, weights_of
 from pyro_vae.training.schedules import LearningRate, Scheduler
 from pyro_vae.training.settings import SETTINGS, Settings
 from pyro_vae.training.state import State
@@ -60,6 +61,7 @@ def fit(
     lr: float | None = None,
     optimizer: Optimizer | None = None,
     schedule: Scheduler | None = None,
+    sampler: Sampler | None = None,
     clip_norm: float | None = None,
     ema: float | None = None,
     beta: float | None = None,
@@ -86,10 +88,10 @@ def fit(
     `model.spec`, or from the defaults of `Spec` if the model was composed by hand. An argument that is passed holds; if
     it contradicts the spec, a warning says so. `model.spec` is then what the model was trained with, which
     :func:`~pyro_vae.evaluate` goes by and :func:`~pyro_vae.save` stores, as far as a spec can name it: an optimizer, a
-    schedule or an objective that is a class, a function or an object leaves the spec as it is, while `"module:Class"`
-    is recorded; and the seed stays that of the initial weights. A model composed by hand has no spec to record it in:
-    pass its `binarization` and `dequantize` to :func:`~pyro_vae.evaluate` as well. Nothing is held out of `images`: the
-    spec's `validation_fraction` is for `pyro-vae train`, which splits the training images itself.
+    schedule, a sampler or an objective that is a class, a function or an object leaves the spec as it is, while
+    `"module:Class"` is recorded; and the seed stays that of the initial weights. A model composed by hand has no spec
+    to record it in: pass its `binarization` and `dequantize` to :func:`~pyro_vae.evaluate` as well. Nothing is held out
+    of `images`: the spec's `validation_fraction` is for `pyro-vae train`, which splits the training images itself.
 
     Under `torchrun`, or inside a process group of PyTorch's, all processes are one training: each takes its part of
     each batch, draws the noise of its own part, and steps by the sum of all gradients. So all hold the same weights,
@@ -112,6 +114,11 @@ def fit(
             of which move the learning rate with each step; or a class of torch's schedulers, or a function of the
             optimizer that makes a scheduler. Those move with each epoch, or, where they have an argument
             `steps_per_epoch`, which they are passed then, with each step.
+        sampler: which images an epoch has: `shuffle`, each once, or `latent-density` with its options, drawn with
+            replacement by :class:`~pyro_vae.uses.debias.LatentDensity`; or a function `(model, images)` that returns a
+            weight for each image, or None for each once. It is called once before the training, whose result is not
+            used, and at the beginning of each epoch, with the model in evaluation mode. The training losses of an epoch
+            are means over its draws.
         clip_norm: largest Euclidean norm of the gradient of a step, that of a sum over the images of the batch; a
             larger gradient is scaled down to it. 0 clips nothing.
         ema: decay of an exponential moving average of the weights (see
@@ -179,6 +186,8 @@ def fit(
         move(model, target)
         model.train()
         stepping = _optimizer(model, settings, lr, here)
+        sampling = make_sampler(settings.sampler)
+        weights_of(sampling, model, train)  # which may refuse the model, before any file is written
         rate = LearningRate(stepping, settings.schedule, settings.epochs, steps_per_epoch)
         average = WeightAverage(model, settings.ema) if settings.ema else None
         as_stored = settings.to_dict(model, objective, train, held_out)
@@ -200,7 +209,7 @@ def fit(
             while not _is_stopped(callback, state, here) and len(state.epochs) < settings.epochs:
                 number = len(state.epochs) + 1
                 started = time.perf_counter()
-                train_losses = passes.step(number)
+                train_losses = passes.step(number, weights_of(sampling, model, train))
                 seconds = time.perf_counter() - started
                 check_finite_weights(model, number)
                 with state.averaged(number):

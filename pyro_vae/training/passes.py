@@ -120,14 +120,18 @@ class Passes:
         bar = Progress(steps, "step", initial=steps_before, visible=visible, timed=False)
         return cls(svi, state, terms, train, here, bar, beta, steps_before)
 
-    def step(self, number: int) -> Losses:
-        """The epoch of this number, a step for each batch; errors of the numbers name epoch and step."""
+    def step(self, number: int, weights: Tensor | None = None) -> Losses:
+        """The epoch of this number, a step for each batch; errors of the numbers name epoch and step.
+
+        With weights the images are drawn with replacement (:func:`~pyro_vae.data.batches.shuffled`), and the losses are
+        means over the draws.
+        """
         self.terms.reset()
         if self.here.rank > 0:  # noise of its own; the first one's generators are in the checkpoint
             seed_generators(self.train.device, self.here.seed(self.state.settings.seed, number))
         losses: list[Tensor] = []
         with located(self.svi, self._location):
-            losses.extend(self.svi.steps(self._batches(number, losses)))
+            losses.extend(self.svi.steps(self._batches(number, weights, losses)))
             self.svi.check_finite()
         return self._over_all(losses, len(self.train))
 
@@ -155,10 +159,10 @@ class Passes:
         settings = self.state.settings
         return beta_at(step, settings.beta, settings.beta_warmup * self.state.steps_per_epoch)
 
-    def _batches(self, number: int, losses_of_empty: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+    def _batches(self, number: int, weights: Tensor | None, losses_of_empty: list[Tensor]) -> Iterator[tuple[Any, ...]]:
         """The arguments of the steps of an epoch; steps for which this process has no images are done here."""
         first = (number - 1) * self.state.steps_per_epoch
-        batches = shuffled(self.train.pixels, self.state.settings.batch_size, self.here)
+        batches = shuffled(self.train.pixels, self.state.settings.batch_size, self.here, weights)
         for step, indices in enumerate(batches, first):
             if isinstance(self.beta, Tensor):
                 self.beta.fill_(self.beta_at(step))

@@ -18,6 +18,7 @@ from pyro_vae.parts import AnyPart, Part
 from pyro_vae.spec import BINARIZATIONS, FIELDS_FREE_ON_RESUME, PRECISIONS, Spec
 from pyro_vae.svi.backends import BACKENDS
 from pyro_vae.training.optimizers import Optimizer, described
+from pyro_vae.training.sampling import Sampler
 from pyro_vae.training.schedules import Scheduler
 
 
@@ -44,6 +45,7 @@ class Settings:
     seed: int
     optimizer: Optimizer
     schedule: Scheduler
+    sampler: Sampler
     clip_norm: float
     ema: float
 
@@ -104,6 +106,7 @@ class Settings:
             "particles": self.elbo(objective).num_particles,
             "optimizer": described(self.optimizer),
             "schedule": described(self.schedule),
+            "sampler": described(self.sampler),
             "images": train.fingerprint,
             "validation": None if held_out is None else held_out.fingerprint,
         }
@@ -118,7 +121,8 @@ def settings_as_now(stored: dict[str, Any]) -> dict[str, Any]:
     if isinstance(description, dict):
         known = {name: value for name, value in description.items() if name not in SETTINGS}
         stored = stored | {"model": _of_model(Spec.from_dict(known))}
-    return {"dequantize": False, "optimizer": "adam", "schedule": "constant", "clip_norm": 0.0, "ema": 0.0} | stored
+    newer = {"dequantize": False, "optimizer": "adam", "schedule": "constant", "sampler": "shuffle"}
+    return {**newer, "clip_norm": 0.0, "ema": 0.0, **stored}
 
 
 def _description(model: nn.Module) -> dict[str, Any] | str:

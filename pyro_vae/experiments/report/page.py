@@ -39,7 +39,13 @@ _RUN_FIGURES = {
     "manifold-quantiles": ("The latent space on quantiles of the prior", "A grid of decoded points."),
 }
 
-USES = ("denoise", "inpaint", "outliers", "neighbours")  #: folders of a run in which the commands of these names write
+USES = (
+    "denoise",
+    "inpaint",
+    "outliers",
+    "neighbours",
+    "debias",
+)  #: folders of a run in which the commands of these names write
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
