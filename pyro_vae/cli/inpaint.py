@@ -24,6 +24,8 @@ MEANINGS = {
     "rmse_of_draw": ("RMSE of a draw", "the same of a single draw: about 1.4 times as large where draws are right"),
     "effective_samples": ("effective samples", "of the importance weights of an image"),
     "acceptance": ("acceptance", "share of proposals that chains accept"),
+    "log_score_nats": ("log-score, nats", "log p(hidden pixels | seen pixels) of an image; larger is better"),
+    "log_score_mcse_nats": ("its Monte Carlo error", "standard error of the log-score of an image, nats"),
 }
 
 
@@ -41,7 +43,10 @@ def inpaint(
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     draws: Annotated[int, typer.Option(help="draws for each image", parser=whole_number, metavar="INTEGER")] = 8,
     codes: Annotated[
-        int, typer.Option(help="codes per image, of importance", parser=whole_number, metavar="INTEGER")
+        int,
+        typer.Option(
+            help="codes per image, of importance and of the log-score", parser=whole_number, metavar="INTEGER"
+        ),
     ] = 500,
     steps: Annotated[
         int,
@@ -49,6 +54,9 @@ def inpaint(
             help="steps of each chain, or in which q(z) is fitted to each image", parser=whole_number, metavar="INTEGER"
         ),
     ] = 300,
+    log_score: Annotated[
+        bool, typer.Option("--log-score", help="estimate log p(hidden pixels | seen pixels) of each image as well")
+    ] = False,
     out: Out = None,
     dataset: Dataset = None,
     data_root: DataRoot = None,
@@ -67,6 +75,7 @@ def inpaint(
     from pyro_vae.uses.code_posterior import Ascent
     from pyro_vae.uses.inpaint import METHODS
     from pyro_vae.uses.inpaint import inpaint as inpaint_images
+    from pyro_vae.uses.log_score import log_score as log_score_of
     from pyro_vae.uses.masks import mask_of
 
     checks.one_of("--method", method, METHODS)
@@ -87,6 +96,11 @@ def inpaint(
         progress=not quiet,
     )
     columns = _columns(result, x, seen)
+    if log_score:
+        score = log_score_of(
+            model, x, seen, codes=codes, ascent=Ascent(steps=steps), device=device, seed=seed, progress=not quiet
+        )
+        columns |= {"log_score_nats": score.nats, "log_score_mcse_nats": score.mcse_nats}
     means = means_of(columns)
     rows = {"seen": torch.where(seen, x, 0.5)}
     rows |= {f"draw {index + 1}": drawn for index, drawn in enumerate(result.draws[:ROWS])}

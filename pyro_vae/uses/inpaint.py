@@ -104,7 +104,7 @@ def inpaint(
     """
     vae = check_codes(model, "inpaint")
     checks.one_of("method", method, METHODS)
-    x, mask = _check_images(images, seen)
+    x, mask = check_images(images, seen)
     counts = {"draws": draws, "codes": codes, "steps": steps, "decoded_at_once": decoded_at_once}
     counts = {name: checks.positive_integer(name, value) for name, value in counts.items()}
     seed, ascent = checks.seed("seed", seed), ascent or Ascent()
@@ -112,7 +112,7 @@ def inpaint(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating_on(model, device, gradients=True) as target, torch.no_grad(), pyro.validation_enabled(False):
         x, mask = x.to(target, dtype_of(model)), mask.to(target)
-        _check_takes(vae, x)
+        check_takes(vae, x)
         with Progress(len(x), "image", "inpainting", visible=progress) as bar:
             for index, rows in enumerate(torch.arange(len(x)).split(block)):
                 of_rows = mask.expand(x.shape)[rows]
@@ -132,11 +132,9 @@ def _resampled(
     model: VAE, x: Tensor, seen: Tensor, counts: dict[str, int], ascent: Ascent
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws, mean and effective samples by importance sampling."""
-    black = torch.where(seen, x, 0)
-    filled = torch.where(seen, x, model.decode(location(model.encode(black))).mean)
     codes = weighted_codes(
         model,
-        [black, filled],
+        encodable(model, x, seen),
         lambda p: log_likelihood_of_seen(p, x, seen),
         draws=counts["codes"],
         ascent=ascent,
@@ -153,7 +151,14 @@ def _resampled(
     return drawn, torch.where(seen, x, mean).cpu(), effective_sample_size(codes.log_weights)
 
 
-def _check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def encodable(model: VAE, x: Tensor, seen: Tensor) -> list[Tensor]:
+    """Images that the encoder takes: the hidden pixels black, and as the model reconstructs that image."""
+    black = torch.where(seen, x, 0)
+    return [black, torch.where(seen, x, model.decode(location(model.encode(black))).mean)]
+
+
+def check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Images whose seen pixels are finite, and a mask that fits them."""
     x = checks.tensor("images", images)
     if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
         raise checks.fail("images", images, "floats in [0, 1] of shape (N, C, H, W)")
@@ -163,7 +168,8 @@ def _check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return x, mask
 
 
-def _check_takes(model: VAE, x: Tensor) -> None:
+def check_takes(model: VAE, x: Tensor) -> None:
+    """Checks that the model takes images of this shape."""
     try:
         p = model.decode(location(model.encode(torch.zeros_like(x[:1]))))
     except (RuntimeError, ValueError) as error:

@@ -57,6 +57,14 @@ def test_inpaint_writes_a_table_a_picture_and_a_summary(trained, capsys, method,
         assert picture.size[0] > 100
 
 
+def test_inpaint_estimates_the_log_score_if_asked(trained, tmp_path, capsys):
+    options = ["--log-score", "--n", "6", "--draws", "2", "--steps", "3", "--codes", "9", "--device", "cpu"]
+    assert main(["inpaint", str(trained), *options, "--out", str(tmp_path)]) == 0
+    assert "log-score, nats" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "top-importance.csv").read_text().splitlines()))
+    assert all(float(row["log_score_nats"]) < 0 < float(row["log_score_mcse_nats"]) for row in rows)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
