@@ -33,6 +33,7 @@ from pyro_vae.cli.report import report
 from pyro_vae.cli.sample import sample
 from pyro_vae.cli.study import study
 from pyro_vae.cli.train import train
+from pyro_vae.cli.traverse import traverse
 from pyro_vae.training import distributed
 
 app = typer.Typer(
@@ -43,7 +44,20 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command(cls=CommandWithParts)(train)
-for command in (evaluate, sample, denoise, inpaint, outliers, neighbours, debias, study, report, compare, parts):
+for command in (
+    evaluate,
+    sample,
+    denoise,
+    inpaint,
+    outliers,
+    neighbours,
+    traverse,
+    debias,
+    study,
+    report,
+    compare,
+    parts,
+):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

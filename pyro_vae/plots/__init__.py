@@ -20,6 +20,7 @@ from pyro_vae.plots.rate_distortion import rate_distortion_plane
 from pyro_vae.plots.roc import roc_curves
 from pyro_vae.plots.sampling import sampling_weights
 from pyro_vae.plots.scatter import Density, density_panels, latent_panels, latent_scatter, projections
+from pyro_vae.plots.traversal import effect_matrix, traversal
 
 __all__ = [
     "COLOURS",
@@ -31,6 +32,7 @@ __all__ = [
     "captioned_images",
     "curve_panels",
     "density_panels",
+    "effect_matrix",
     "image_grid",
     "image_panels",
     "image_rows",
@@ -48,4 +50,5 @@ __all__ = [
     "sampling_weights",
     "save_figure",
     "tile",
+    "traversal",
 ]

@@ -388,7 +388,7 @@ def test_a_run(tmp_path):
     (folder / "figures").mkdir()
     for name in ("samples", "curves", "mine"):
         (folder / "figures" / f"{name}.png").write_bytes(picture())
-    for name in ("denoise/gaussian-0.3", "neighbours/neighbours", "mine/other"):
+    for name in ("denoise/gaussian-0.3", "neighbours/neighbours", "traverse/thickness", "mine/other"):
         (folder / name).parent.mkdir()
         (folder / f"{name}.png").write_bytes(picture())
     page = Page(report(folder, tmp_path / "new" / "page.html"))
@@ -402,6 +402,7 @@ def test_a_run(tmp_path):
         "Samples from the prior, decoded. ",
         "Denoise, gaussian-0.3. ",
         "Neighbours. ",
+        "Traverse, thickness. ",
     ]
     commands = [element["text"] for element in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands

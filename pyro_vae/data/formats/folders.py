@@ -59,14 +59,7 @@ class Folder:
 
 def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
     """The data set in a folder of pictures."""
-    others: list[str] = []
-    root = _scan(str(path), (), others)
-    if root is None:
-        suffixes = ", ".join(decoding.SUFFIXES)
-        raise checks.fail("dataset", str(path), f"a folder with images ({suffixes})")
-    if others:
-        listed = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
-        notes.append(f"files left out that are not images: {len(others):,} ({listed})")
+    root = _root(path, notes)
     parts = _parts(root, notes)
     labels, class_names = _labels(parts, notes)
     pictures = [list(part.files()) for part in parts.values()]
@@ -84,6 +77,29 @@ def load_folder(path: Path, notes: list[str], progress: bool) -> Splits:
             cache.CachedImages(pixels, decoded_notes, [images.fingerprint for images in splits]), key, root.path, notes
         )
     return splits
+
+
+def file_names(path: Path) -> tuple[list[str], list[str]]:
+    """The names of the files of training and of test images, in the order in which `load_folder` has these."""
+    pictures = [list(part.files()) for part in _parts(_root(path, []), []).values()]
+    order = splitting.order([len(part) for part in pictures])
+    names = [""] * len(order.rows)
+    for row, file in zip(order.rows, (file for part in pictures for file in part), strict=True):
+        names[row] = os.path.basename(file.path)
+    return names[: order.num_train], names[order.num_train :]
+
+
+def _root(path: Path, notes: list[str]) -> Folder:
+    """The pictures of a folder, of which there are some."""
+    others: list[str] = []
+    root = _scan(str(path), (), others)
+    if root is None:
+        suffixes = ", ".join(decoding.SUFFIXES)
+        raise checks.fail("dataset", str(path), f"a folder with images ({suffixes})")
+    if others:
+        listed = ", ".join(sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
+        notes.append(f"files left out that are not images: {len(others):,} ({listed})")
+    return root
 
 
 def _store(decoded: cache.CachedImages, key: str, source: str, notes: list[str]) -> None:

@@ -39,13 +39,14 @@ _RUN_FIGURES = {
     "manifold-quantiles": ("The latent space on quantiles of the prior", "A grid of decoded points."),
 }
 
-USES = (
+USES = (  #: folders of a run in which the commands of these names write
     "denoise",
     "inpaint",
     "outliers",
     "neighbours",
+    "traverse",
     "debias",
-)  #: folders of a run in which the commands of these names write
+)
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:

@@ -1,0 +1,363 @@
+"""`pyro-vae traverse`: test images moved along attribute directions of code space, and what changes along these."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyro_vae._utils import files
+from pyro_vae._utils.checks import InputError, fail, one_of, positive, positive_integer, unknown_name
+from pyro_vae._utils.console import show, show_table
+from pyro_vae._utils.progress import say
+from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.provenance import opened_run, provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from pyro_vae.data import Images, Splits
+    from pyro_vae.models import Model
+    from pyro_vae.uses.attributes import Effect, Measure, Traversal
+
+    Classify = Callable[[Tensor], Tensor]  # images `(..., C, H, W)` to probabilities `(..., classes)`
+
+LABEL = "label:"  # before the name of a class, which is then the attribute
+LEARNED_FROM = 10_000  # training images, at most, from which directions are learned
+PICTURED = 6  # images, in the picture of a direction
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A unit vector `(d,)`, its attribute, and the attributes whose linear predictions it leaves as they are."""
+
+    attribute: str
+    vector: Tensor
+    orthogonal_to: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.attribute}, orthogonal" if self.orthogonal_to else self.attribute
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Test images along a direction, and what was measured of the decoded images, `(N, steps)` each."""
+
+    direction: Direction
+    traversal: Traversal
+    measured: Mapping[str, Tensor]
+    effects: Mapping[str, Effect]
+    predicted: Tensor | None  # classes
+    class_kept: Tensor | None  # share of the images, at each step
+
+
+def traverse(
+    run: Run,
+    attribute: Annotated[
+        list[str],
+        typer.Option(
+            help="intensity, thickness, slant, width, height, label:CLASS, or a name in --attributes; may be repeated",
+            metavar="NAME",
+        ),
+    ],
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            help="attributes of the pictures of a folder, in the format of CelebA's list_attr_celeba.txt",
+            show_default=False,
+            parser=path,
+            metavar="FILE",
+        ),
+    ] = None,
+    orthogonal_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="an attribute whose linear prediction is to stay; may be repeated", show_default=False, metavar="NAME"
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="covariance (of labels, the difference of means), mean-difference, probe or regression"),
+    ] = "covariance",
+    range_sd: Annotated[
+        float,
+        typer.Option(
+            "--range", help="largest amount, in standard deviations of codes along the direction", metavar="NUMBER"
+        ),
+    ] = 2.0,
+    steps: Annotated[int, typer.Option(help="amounts, an odd number", parser=whole_number, metavar="INTEGER")] = 7,
+    n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
+    classify: Annotated[
+        bool, typer.Option(help="say which class the images keep, by a classifier that is trained once and cached")
+    ] = True,
+    out: Out = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    trust: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Move test images along the direction of an attribute: a table of each image, pictures, and what else changes."""
+    _check_options(method, range_sd, steps, n)
+
+    import torch
+
+    from pyro_vae import latent
+    from pyro_vae.data import binarize
+    from pyro_vae.latent.directions import even_amounts
+
+    model, spec, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
+    # Grey levels are the means of drawn pixels; a threshold is none.
+    how = "threshold" if spec.binarization == "threshold" else "none"
+    positions = [
+        torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most]
+        for part, most in zip(images, (LEARNED_FROM, n), strict=True)
+    ]
+    train, test = (binarize(part.take(rows), how) for part, rows in zip(images, positions, strict=True))
+    names = list(dict.fromkeys([*attribute, *(orthogonal_to or [])]))
+    classes = _classes(names, train)
+    of_file = _of_file(attributes, dataset or spec.dataset, positions[0])
+    for option, given in (("--attribute", attribute), ("--orthogonal-to", orthogonal_to or [])):
+        _check_names(option, given, classes, of_file)
+    codes, starts = (latent.codes(model, part, device=device) for part in (train, test))
+    probabilities = _classifier(images, device, progress=not quiet) if classify else None
+    measure = partial(_measured, classes=classes, classify=probabilities)
+    of_train = measure(train.as_float())
+    of_labels = {} if train.labels is None else {name: train.labels == label for name, label in classes.items()}
+    values = of_train | of_labels | of_file
+    moved = [
+        _moved(
+            model,
+            (starts, test.labels),
+            direction,
+            even_amounts(codes, direction.vector, range_sd, steps),
+            (measure, of_train),
+            probabilities,
+        )
+        for direction in _directions(codes, values, attribute, orthogonal_to or [], method)
+    ]
+    settings = {"run": str(run), "method": method, "range_sd": range_sd, "n": len(test), "seed": seed}
+    settings["attributes"] = None if attributes is None else str(attributes)
+    folder = out or run / "traverse"
+    for each in moved:
+        files.write(_file(folder, each, "csv"), _csv(each, range_sd, test, positions[1].tolist()))
+    _draw(folder, moved, range_sd, test, run.resolve().name)
+    files.write_json(
+        folder / "effects.json",
+        {"directions": {each.direction.name: _json(each) for each in moved}}
+        | {"provenance": provenance(model, {"train": train, "test": test}, settings, device)},
+    )
+    if not quiet:
+        caption = f"change from {-range_sd:g} to {range_sd:g} standard deviations of codes along the direction, in "
+        caption += "standard deviations of the attribute, and its rank correlation with the amount"
+        heads = ("direction", "class kept", "attribute: change, rank correlation")
+        show_table([_row(each) for each in moved], f"Directions by {run}, {len(test):,} test images", caption, heads)
+        show(f"Files: {folder}")
+
+
+def _check_options(method: str, range_sd: float, steps: int, n: int) -> None:
+    from pyro_vae.latent.directions import METHODS
+
+    one_of("--method", method, METHODS)
+    positive("--range", range_sd)
+    positive_integer("--n", n)
+    if steps < 3 or steps % 2 == 0:
+        raise fail("--steps", steps, "an odd number of at least 3, so that the middle one is the image itself")
+
+
+def _classes(names: Sequence[str], images: Images) -> dict[str, int]:
+    """The label of each class that is an attribute, by `label:CLASS`."""
+    from pyro_vae.data.images import UNKNOWN, class_name
+
+    chosen = [name for name in names if name.startswith(LABEL)]
+    if chosen and images.labels is None:
+        raise fail("--attribute", chosen[0], f"another attribute than a label, which {images.name} has not")
+    labels = [] if images.labels is None else images.labels.unique().tolist()
+    known = {f"{LABEL}{class_name(label, images.class_names)}": label for label in labels if label != UNKNOWN}
+    return {name: known[one_of("--attribute", name, known)] for name in chosen}
+
+
+def _of_file(file: Path | None, dataset: str, index: Tensor) -> dict[str, Tensor]:
+    """The attributes of the training images at these positions, of the file if there is one."""
+    if file is None:
+        return {}
+    from pyro_vae.data.formats.attribute_file import attributes_of_folder
+
+    train, _ = attributes_of_folder(file, dataset)
+    return {name: values[index] for name, values in train.items()}
+
+
+def _check_names(option: str, names: Sequence[str], classes: Mapping[str, int], of_file: Mapping[str, Tensor]) -> None:
+    from pyro_vae.uses.attributes import MEASURED
+
+    for name in names:
+        if name not in (*MEASURED, *classes, *of_file):
+            others = [] if of_file else ["or a name in the file that --attributes names"]
+            raise unknown_name(option, name, [*MEASURED, f"{LABEL}CLASS", *of_file, *others])
+
+
+def _classifier(images: Splits, device: str, *, progress: bool) -> Classify | None:
+    """Probabilities of classes by the classifier of the data set; None, with a note, where it can have none."""
+    from pyro_vae.evaluation.samples.classifier import check_classifiable, in_domain_classifier
+    from pyro_vae.uses.attributes import class_probabilities
+
+    try:
+        check_classifiable(images)
+    except InputError as error:
+        say(f"pyro-vae: note: classes are left out: {error}")
+        return None
+    return partial(class_probabilities, in_domain_classifier(images, device=device, progress=progress), device=device)
+
+
+def _measured(images: Tensor, classes: Mapping[str, int], classify: Classify | None) -> dict[str, Tensor]:
+    """Attributes by moments, and the probability of each class that is an attribute."""
+    from pyro_vae.uses.attributes import measured_attributes
+
+    measured = measured_attributes(images)
+    if classes and classify:
+        probabilities = classify(images)
+        measured |= {name: probabilities[:, label] for name, label in classes.items()}
+    return measured
+
+
+def _directions(
+    codes: Tensor, values: Mapping[str, Tensor], attributes: Sequence[str], held: Sequence[str], method: str
+) -> list[Direction]:
+    """The direction of each attribute, and next to it, if some are to be held, that which is orthogonal to these."""
+    import torch
+
+    from pyro_vae.latent.directions import attribute_direction, orthogonalised
+
+    def learned(name: str, how: str) -> Tensor:
+        known = values[name].isfinite()  # a black image has no thickness
+        if len(values[name][known].unique()) < 2:
+            raise fail("--attribute", name, f"one that differs between the {len(known):,} training images")
+        return attribute_direction(codes[known], values[name][known], how)
+
+    directions = []
+    for name in dict.fromkeys(attributes):
+        vector = learned(name, method)
+        directions.append(Direction(name, vector))
+        others = tuple(other for other in dict.fromkeys(held) if other != name)
+        if len(others) >= codes.shape[1]:
+            raise fail("--orthogonal-to", ", ".join(others), f"fewer than the {codes.shape[1]} dimensions of the code")
+        if others:
+            # What is to stay are predictions, whose gradients are a probe and a regression.
+            gradients = [
+                learned(other, "regression" if values[other].is_floating_point() else "probe") for other in others
+            ]
+            directions.append(Direction(name, orthogonalised(vector, gradients, torch.cov(codes.double().T)), others))
+    return directions
+
+
+def _moved(
+    model: Model,
+    images: tuple[Tensor, Tensor | None],
+    direction: Direction,
+    amounts: Tensor,
+    measure: tuple[Measure, Mapping[str, Tensor]],
+    classify: Classify | None,
+) -> Moved:
+    """Codes, with the labels of their images, along a direction; `measure` is a function and what it says of others."""
+    from pyro_vae.uses.attributes import class_kept, effects, measured_along
+    from pyro_vae.uses.attributes import traverse as traverse_codes
+
+    codes, labels = images
+    traversal = traverse_codes(model, codes, direction.vector, amounts)
+    measured = measured_along(traversal, measure[0])
+    predicted = None if classify is None else classify(traversal.images).argmax(-1)
+    kept = None if predicted is None or labels is None else class_kept(labels, predicted)
+    return Moved(direction, traversal, measured, effects(amounts, measured, measure[1]), predicted, kept)
+
+
+def _file(folder: Path, moved: Moved, suffix: str) -> Path:
+    from pyro_vae.evaluation.samples.features import file_name
+
+    return folder / f"{file_name(moved.direction.name.replace(', ', '-'))}.{suffix}"
+
+
+def _amounts_sd(moved: Moved, range_sd: float) -> list[float]:
+    """The amounts of a traversal in standard deviations of the codes along the direction."""
+    amounts = moved.traversal.amounts
+    return (range_sd * amounts / amounts[-1]).tolist()
+
+
+def _csv(moved: Moved, range_sd: float, test: Images, position: Sequence[int]) -> str:
+    """A line for each image and step."""
+    from pyro_vae.data.images import class_name
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    classes = [] if moved.predicted is None else ["predicted_class"]
+    writer.writerow(["test_index", "class", "step", "amount_sd", *moved.measured, "log_prior_nats", *classes])
+    for row, index in enumerate(position):
+        label = "" if test.labels is None else class_name(int(test.labels[row]), test.class_names)
+        for step, amount in enumerate(_amounts_sd(moved, range_sd)):
+            numbers = [values[row, step].item() for values in (*moved.measured.values(), moved.traversal.log_prior)]
+            cells = [f"{number:.6g}" for number in (amount, *numbers)]
+            if moved.predicted is not None:
+                cells.append(class_name(int(moved.predicted[row, step]), test.class_names))
+            writer.writerow([index, label, step, *cells])
+    return buffer.getvalue()
+
+
+def _json(moved: Moved) -> dict[str, Any]:
+    """What is known of a direction; lists are by step. A mean density of 0, as outside a uniform prior, is left out."""
+    direction, traversal = moved.direction, moved.traversal
+    stored: dict[str, Any] = {
+        "attribute": direction.attribute,
+        "orthogonal_to": direction.orthogonal_to,
+        "vector": direction.vector.tolist(),
+        "amounts": traversal.amounts.tolist(),
+        "effects": {name: asdict(effect) for name, effect in moved.effects.items()},
+    }
+    log_prior = traversal.log_prior.mean(0)
+    if bool(log_prior.isfinite().all()):
+        stored["log_prior_nats"] = log_prior.tolist()
+    return stored if moved.class_kept is None else stored | {"class_kept": moved.class_kept.tolist()}
+
+
+def _row(moved: Moved) -> tuple[str, ...]:
+    """The name of a direction, the share of images that keep their class, and all effects, the largest first."""
+    ordered = sorted(moved.effects.items(), key=lambda item: -abs(item[1].change_sd))
+    cells = [f"{name} {effect.change_sd:+.2f}, {effect.spearman:+.2f}" for name, effect in ordered]
+    kept = "" if moved.class_kept is None else f"{moved.class_kept.mean():.0%}"
+    return moved.direction.name, kept, "; ".join(cells)
+
+
+def _draw(folder: Path, moved: Sequence[Moved], range_sd: float, test: Images, run: str) -> None:
+    """A picture of some images along each direction, and the matrix of effects."""
+    from pyro_vae import plots
+
+    for each in moved:
+        plots.save_figure(_picture(each, range_sd, run), _file(folder, each, "png"))
+    rows = {}
+    for each in moved:
+        kept = "" if each.class_kept is None else f"\nclass kept {each.class_kept.mean():.0%}"
+        rows[f"{each.direction.name}{kept}"] = each.effects
+    title = f"{run}: effects of directions from {-range_sd:g} to {range_sd:g} sd, {len(test):,} test images"
+    plots.save_figure(plots.effect_matrix(rows, title), folder / "effects.png")
+
+
+def _picture(moved: Moved, range_sd: float, run: str) -> Figure:
+    from pyro_vae import plots
+
+    direction, traversal = moved.direction, moved.traversal
+    shown = {name: values[:PICTURED] for name, values in moved.measured.items() if name == direction.attribute}
+    shown["log p(z), nats"] = traversal.log_prior[:PICTURED]
+    held = f" orthogonal to {', '.join(direction.orthogonal_to)}" if direction.orthogonal_to else ""
+    return plots.traversal(
+        traversal.images[:PICTURED],
+        _amounts_sd(moved, range_sd),
+        shown,
+        f"{run}: along {direction.attribute}{held}",
+    )
