@@ -40,6 +40,7 @@ PINNED = {
         "hierarchical",
         "ladder",
         "mixture",
+        "miwae",
         "semi-supervised",
         "vector-quantized",
     },

@@ -103,7 +103,8 @@ def fit(
     Args:
         model: a module with `model(x, beta)` and `guide(x, beta)`, such as a `VAE`. It is moved to the device and stays
             there. Labels and covariates that the programs name come with the batch.
-        images: the training images; a model with a method `training_images` is trained on what that makes of them.
+        images: the training images; a model with a method `training_images` is trained on what that makes of them,
+            and validated on what its `validation_images` makes of the others.
         epochs: passes over them, those before a resume counted in.
         batch_size: images per step, of all processes together; the last batch of an epoch may be shorter.
         lr: learning rate of the optimizer, which the schedule starts from.
@@ -303,7 +304,8 @@ def _image_sets(
     chosen: Any = getattr(model, "training_images", None)
     if chosen is not None:  # with some labels hidden, say; validation is without any
         images = chosen(images)
-        validation = None if validation is None else validation.with_known_labels(0)
+        held_out_of: Any = getattr(model, "validation_images", None) or (lambda each: each.with_known_labels(0))
+        validation = None if validation is None else held_out_of(validation)
     train = binarize(images, settings.binarization)
     held_out = None if validation is None else binarize(validation, settings.binarization)
     if has_batch_norm(model) and len(train) % settings.batch_size == 1:

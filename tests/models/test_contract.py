@@ -27,6 +27,7 @@ SPECS = {
     "mixture": Spec(model={"kind": "mixture", "clusters": 4}, **COMMON),
     "conditional": Spec(model="conditional", **COMMON),
     "conditional, a part": Spec(model={"kind": "conditional", "condition": "quadrants-2"}, **COMMON),
+    "miwae": Spec(model={"kind": "miwae", "missing": 0.3}, objective="iwae", particles=2, **COMMON),
     "vae": Spec(**COMMON),
     "autoencoder": Spec(model="autoencoder", **COMMON),
     "vae-prior-at-start": Spec(model="vae-prior-at-start", posterior="planar", **COMMON),
@@ -35,6 +36,7 @@ ALONE = {
     "conditional": "a model of pixels alone",
     "ladder": "batch normalization",
     "semi-supervised": "a model of pixels alone",
+    "miwae": "a model of pixels alone",
 }  # kinds that `fit_many` refuses, and what it says
 QUIET = {"device": "cpu", "progress": False}
 
