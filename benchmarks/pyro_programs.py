@@ -4,7 +4,8 @@
 
 CHECKOUT is a checkout of https://github.com/pyro-ppl/pyro. Each program runs twice from the same seed, in a process of
 its own; pyro_programs.txt lists them, with settings that are small. The result goes into pyro_programs.json; with
---only or --tests, that part of it is replaced.
+--only or --tests, that part of it is replaced. Tests take hours: their outcomes are kept in a folder (--outcomes), and
+a run that was stopped continues.
 """
 
 import argparse
@@ -32,22 +33,31 @@ WARM = 3  # steps before those that are timed: the capture is among them
 
 # Files or tests of Pyro's that take steps by SVI.
 TESTS = (
-    "tests/infer/test_gradient.py",
-    "tests/infer/test_elbo_mapdata.py",
+    "tests/optim/test_optim.py",
+    "tests/nn/test_module.py",
+    "tests/infer/autoguide/test_gaussian.py",
+    "tests/contrib/easyguide/test_easyguide.py",
+    "tests/contrib/tracking/test_em.py",
+    "tests/infer/test_predictive.py",
+    "tests/infer/test_abstract_infer.py",
     "tests/infer/test_autoguide.py",
+    "tests/infer/test_inference.py",
+    "tests/integration_tests/test_tracegraph_elbo.py",
+    "tests/infer/autoguide/test_inference.py",
+    "tests/integration_tests/test_conjugate_gaussian_models.py",
+    "tests/infer/test_elbo_mapdata.py",
+    "tests/infer/reparam",
+    "tests/poutine/test_poutines.py",
+    "tests/poutine/test_counterfactual.py",
+    "tests/distributions/test_sine_skewed.py",
+    "tests/distributions/test_sine_bivariate_von_mises.py",
+    "tests/distributions/test_relaxed_straight_through.py",
+    "tests/distributions/test_nanmasked.py",
+    "tests/distributions/test_stable_log_prob.py",
+    "tests/infer/test_jit.py",
     "tests/infer/test_enum.py",
     "tests/infer/test_valid_models.py",
-    "tests/infer/test_predictive.py",
-    "tests/infer/test_inference.py",
-    "tests/optim/test_optim.py",
-    "tests/integration_tests/test_tracegraph_elbo.py",
 )
-
-PLUGIN = """
-import pyro.infer, pyro.infer.svi
-from pyro_vae.svi import CompiledSVI
-pyro.infer.SVI = pyro.infer.svi.SVI = CompiledSVI
-"""
 
 
 def run(path: Path, arguments: list[str], kind: type, options: argparse.Namespace) -> dict:
@@ -121,38 +131,42 @@ def readable(reason: str, checkout: Path) -> str:
 
 
 def tested(options: argparse.Namespace) -> Iterator[dict]:
-    """Pyro's tests with SVI and with CompiledSVI: how many pass, and which differ."""
+    """Pyro's tests with CompiledSVI and with SVI, those in which one takes steps: how many pass, and which differ."""
+    names = [name for name in TESTS if not options.only or any(text in name for text in options.only)]
     with tempfile.TemporaryDirectory() as folder:
         # Links, so that the installed Pyro is tested and not the checkout's.
         for name in ("tests", "setup.cfg", "examples"):
             (Path(folder) / name).symlink_to(options.checkout / name)
-        (Path(folder) / "compiled_svi_plugin.py").write_text(PLUGIN, encoding="utf-8")
-        for name in [name for name in TESTS if not options.only or any(text in name for text in options.only)]:
-            outcomes = [outcomes_of(folder, name, plugin, options) for plugin in ((), ("-p", "compiled_svi_plugin"))]
-            stock, ours = outcomes
-            differing = {test: ours.get(test, "not run") for test in stock if ours.get(test, "not run") != stock[test]}
-            passed = [sum(outcome == "passed" for outcome in of.values()) for of in outcomes]
-            yield {"tests": name, "passed_with_svi": passed[0], "passed": passed[1], "differing": differing}
+        options.outcomes.mkdir(parents=True, exist_ok=True)
+        both = [(name, outcomes_of(folder, name, True, options)) for name in names]
+        for name, ours in both:
+            ours = {test: line for test, line in ours.items() if line["svis"]}
+            stock = outcomes_of(folder, name, False, options) if ours else {}
+            differing = {
+                test: line["outcome"]
+                for test, line in ours.items()
+                if line["outcome"] != stock.get(test, {}).get("outcome", "not run")
+            }
+            passed = [sum(line["outcome"] == "passed" for line in of.values()) for of in (stock, ours)]
+            svis = {count: sum(line[count] for line in ours.values()) for count in ("svis", "captured")}
+            yield {"tests": name, "passed_with_svi": passed[0], "passed": passed[1], **svis, "differing": differing}
 
 
-def outcomes_of(folder: str, name: str, plugin: tuple[str, ...], options: argparse.Namespace) -> dict[str, str]:
-    report = Path(folder) / "report.xml"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "-c", "setup.cfg"]
-    command += ["-W", "ignore:CompiledSVI", "--tb=line", f"--junitxml={report}", name, *options.pytest]
-    paths = os.pathsep.join([folder, str(HERE.parent)])
-    subprocess.run(  # noqa: S603
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, check=False, stdout=sys.stderr
-    )
-    if not report.is_file():
-        return {}
-    outcomes = {}
-    text = report.read_text(encoding="utf-8")
-    for attributes, closed, content in re.findall(r"<testcase ([^>]*?)(/?)>(?:(.*?)</testcase>)?", text, re.DOTALL):
-        test = re.search(r'\bname="([^"]*)"', attributes)
-        found = re.search(r"<(failure|error|skipped)(?: [^>]*?message=\"([^\"]*))?", "" if closed else content)
-        outcomes[test[1] if test else ""] = f"{found[1]}: {(found[2] or '')[:200]}" if found else "passed"
-    return outcomes
+def outcomes_of(folder: str, name: str, compiled: bool, options: argparse.Namespace) -> dict[str, dict]:
+    """What the plugin notes of each test."""
+    out, like = (options.outcomes / f"{name.replace('/', '.')}.{who}.jsonl" for who in ("stock", "ours"))
+    out = like if compiled else out
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pyro_programs_plugin"]
+    command += ["-c", "setup.cfg", "-W", "ignore:CompiledSVI", "--tb=line", name, *options.pytest]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([folder, str(HERE), str(HERE.parent)]),
+        "OUTCOMES": str(out),
+        "STEPPED": "" if compiled else str(like),
+    }
+    subprocess.run(command, cwd=folder, env=environ, check=False, stdout=sys.stderr)  # noqa: S603
+    lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
+    return {line["test"]: line for line in map(json.loads, lines)}
 
 
 def main() -> None:
@@ -160,6 +174,12 @@ def main() -> None:
     parser.add_argument("checkout", type=lambda text: Path(text).resolve())
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--tests", action="store_true")
+    parser.add_argument(
+        "--outcomes",
+        type=lambda text: Path(text).resolve(),
+        default="outcomes",
+        help="folder; tests noted there do not run again",
+    )
     parser.add_argument("--pytest", nargs="*", default=[], help="further arguments of pytest, such as -k=TEXT")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seconds", type=int, default=120, help="for each program, by each SVI")
