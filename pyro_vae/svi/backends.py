@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_vae.svi.cpu import kernels
 from pyro_vae.svi.cpu.products import with_products
 from pyro_vae.svi.cpu.rows import with_rows
 
@@ -27,6 +31,7 @@ _PRODUCTS = {
 }
 _CAST = torch.ops.aten._to_copy.default
 _TO_HALF: dict[str, Any] = {"dtype": torch.bfloat16}
+_OPTIONS = {"fallback_random": True}  # of Inductor
 _TRANSPOSES = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
 
 
@@ -45,12 +50,27 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         # where warnings are errors.
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import torch._inductor as compiler
-
-            graph = with_products(with_rows(copy.deepcopy(graph)), inputs)
-            return compiler.compile(graph, list(inputs), options={"fallback_random": True})
+            return kernels.without_probes(lambda: _compiled(with_rows(copy.deepcopy(graph)), inputs))
     except Exception as error:
         raise NotCompilable(" ".join(str(error).split())[:300]) from error
+
+
+def _compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+    import torch._inductor as compiler
+
+    graph = with_products(graph, inputs)
+    if not _have_own_memory(inputs):  # on which the code depends, but not the key of Inductor's cache
+        return compiler.compile(graph, list(inputs), options=_OPTIONS)
+    fake = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv Inductor caches no graph
+    with tracing(TracingContext(fake)):
+        of_shapes = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+        return compiler.compile(graph, of_shapes, options=_OPTIONS)
+
+
+def _have_own_memory(tensors: Sequence[Tensor]) -> bool:
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        return False
+    return len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
 
 
 class NotRecordable(Exception):  # noqa: N818 (a reason to run unrecorded, not an error)

@@ -284,3 +284,10 @@ def test_listeners_hear_of_calls_and_no_longer():
         product = torch.ops.pyro_vae.product(left, right, None, 0)
     torch.ops.pyro_vae.product(left, right, None, 0)
     assert [out.data_ptr() for out in heard] == [product.data_ptr()]
+
+
+def test_of_a_graph_without_products_no_kernel_is_compiled(monkeypatch):
+    monkeypatch.setattr(products, "_kernel", lambda: pytest.fail("compiled"))
+    x = torch.ones(3, 3)
+    graph = make_fx(lambda x: (x + x.t(),))(x)
+    assert products.with_products(graph, [x]) is graph

@@ -42,9 +42,31 @@ def load(name: str, *arguments: str) -> Kernel:
         raise NoKernelError("the processor has no vector instructions that torch supports")
     source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{_text(f'{name}.cpp')}"
     try:
-        return _compiled(list(arguments), source)
+        return without_probes(lambda: _compiled(list(arguments), source))
     except Exception as error:
         raise NoKernelError(" ".join(str(error).split())[:300]) from error
+
+
+def without_probes(compile: Callable[[], Any]) -> Any:
+    """What `compile` returns, which calls Inductor's compiler: without its test programs for vector instructions.
+
+    Inductor compiles and runs some for each instruction set of the processor, which takes as long as the kernels of a
+    small step. Where the compiler does not know the instructions, `compile` fails, and is called again with the tests.
+    """
+    from torch._inductor import config, cpu_vec_isa
+
+    if config.cpp.vec_isa_ok is not None:
+        return compile()
+    trusted = cpu_vec_isa.valid_vec_isa_list
+    trusted.cache_clear()
+    try:
+        with config.patch({"cpp.vec_isa_ok": True}):
+            return compile()
+    except Exception:
+        trusted.cache_clear()
+        return compile()
+    finally:
+        trusted.cache_clear()  # what others compile is tested
 
 
 def _compiled(arguments: list[str], source: str) -> Kernel:

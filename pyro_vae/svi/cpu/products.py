@@ -88,6 +88,8 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(tensor.device.type != "cpu" for tensor in inputs):
         return graph
+    if not any(node.target in (*_PRODUCTS, torch.ops.aten.bmm.default) for node in graph.graph.nodes):
+        return graph
     try:
         _kernel()
         multiplies_bfloat16()  # cached here, because it can't run the kernel while a graph is traced
