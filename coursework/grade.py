@@ -19,6 +19,7 @@ from grading import (
     mean_field,
     mixture,
     planar,
+    rare_group,
     two_levels,
 )
 from grading.submission import AnswerError, NotDoneError, Submission
@@ -36,6 +37,7 @@ CHECKS = {
     9: two_levels.CHECKS,
     10: code_prior.CHECKS,
     11: fooled_score.CHECKS,
+    12: rare_group.CHECKS,
 }
 
 

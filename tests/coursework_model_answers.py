@@ -1,4 +1,4 @@
-"""Answers to the exercises on graphical models, 7 to 11, as `coursework_answers` has those of 1 to 6."""
+"""Answers to the exercises on graphical models and uses, 7 to 12, as `coursework_answers` has those of 1 to 6."""
 
 IN_CLOSED_FORM = """
 def trained(x, full, beta):
@@ -165,6 +165,27 @@ def negative_log_likelihood(x, model):
 
 def score(formula):
     return f"def repaired(x, train, model): return {formula}"
+
+
+def weighted(formula):
+    return f"""
+def weights(codes, bins, smoothing):
+    least, width = codes.amin(0), (codes.amax(0) - codes.amin(0)) / bins
+    bin_of = ((codes - least) / width).floor().clamp(max=bins - 1)
+    q = (bin_of[:, None] == bin_of).double().mean(1)
+    w = 1 / (q + smoothing)
+    w = w / w.sum(0)
+    largest = w.amax(1) / w.amax(1).sum()
+    w = {formula}
+    return w"""
+
+
+LOGISTIC = """
+from sklearn.linear_model import LogisticRegression
+def classify(train, labels, codes, x):
+    w = {0}
+    model = LogisticRegression(max_iter=300).fit(train.numpy(), labels.numpy(), w)
+    return torch.from_numpy(model.predict(x.numpy()))"""
 
 
 WRONG = [  # exercise, source, points lost, part of the diagnosis
@@ -443,10 +464,70 @@ def kl_per_level(x, p):
     (11, score("-negative_log_likelihood(x, model)"), 3, "noise has the lowest score"),
     (11, score("x.mean(-1)"), 3, "of all: faded digits"),
     (11, score("x"), 3, "repaired has the shape"),
+    (12, weighted("len(q) * largest"), 4, "they add up to N"),
+    (12, weighted("w.amax(1)"), 4, "after the largest was taken"),
+    (12, weighted("(q + smoothing).div((q + smoothing).sum(0)).amax(1); w = w / w.sum()"), 10, "frequent codes have"),
+    (12, weighted("w.prod(1) / w.prod(1).sum()"), 7, "the product over dimensions"),
+    (12, weighted("w.mean(1)"), 4, "the mean over dimensions"),
+    (12, weighted("w.amin(1) / w.amin(1).sum()"), 7, "the smallest is taken"),
+    (12, weighted("1 / (q + smoothing); w = w.amax(1) / w.amax(1).sum()"), 4, "before the largest is taken"),
+    (12, weighted("(1 / q) / (1 / q).sum(0); w = w.amax(1) / w.amax(1).sum()"), 4, "the smoothing is left out"),
+    (
+        12,
+        weighted("1 / (len(q) * q + smoothing); w = (w / w.sum(0)).amax(1); w = w / w.sum()"),
+        4,
+        "added to the number of images",
+    ),
+    (
+        12,
+        weighted("1 / (q / width + smoothing); w = (w / w.sum(0)).amax(1); w = w / w.sum()"),
+        4,
+        "a density per unit of the code",
+    ),
+    (12, weighted("codes"), 10, "weights has the shape"),
+    (12, "def suspects(train, codes): return torch.arange(40)", 3, "by chance 3 %"),
+    (12, "def suspects(train, codes): return torch.zeros(40)", 3, "1 of the 40 suspects are distinct"),
+    (12, "def suspects(train, codes): return torch.arange(40) + 1400", 3, "expected 0 to 1437"),
+    (12, "def suspects(train, codes): return torch.arange(3)", 3, "expected (40,)"),
+    (
+        12,
+        "def suspects(train, codes): return weights(codes, 10, 0.01).topk(40, largest=False).indices",
+        3,
+        "the smallest weights",
+    ),
+    (12, LOGISTIC.format("None"), 3, "without weights it is 38 %"),
+    (
+        12,
+        LOGISTIC.format(
+            "len(train) * (weights(codes, 10, 0.001) ** 4).div((weights(codes, 10, 0.001) ** 4).sum()).numpy()"
+        ),
+        3,
+        "what the majority pays",
+    ),
+    (12, "def classify(train, labels, codes, x): return labels[:3]", 3, "classify has the shape"),
 ]
 
 # Right, but not as the solutions have it.
 RIGHT = {
+    12: """
+import numpy
+def weights(codes, bins, smoothing):
+    largest = numpy.zeros(len(codes))
+    for column in codes.numpy().T:
+        counts, edges = numpy.histogram(column, bins)
+        w = 1 / (counts[numpy.digitize(column, edges[1:-1])] / len(codes) + smoothing)
+        largest = numpy.maximum(largest, w / w.sum())
+    return torch.from_numpy(largest / largest.sum())
+
+def suspects(train, codes):
+    # by the product over dimensions, of which the density is that of independent ones
+    log_w = [weights(column[:, None], 10, 0.01).log() for column in codes.T]
+    return sum(log_w).argsort(descending=True)[:40]
+
+def classify(train, labels, codes, x):
+    # the nearest training image: a few changed ones are enough
+    return labels[torch.cdist(x, train).argmin(1)]
+""",
     11: """
 def negative_log_likelihood(x, model):
     # log p(x) = log p(x|z) + log p(z) - log p(z|x), at z = 0
