@@ -92,7 +92,7 @@ def traverse(
         typer.Option(
             "--range", help="largest amount, in standard deviations of codes along the direction", metavar="NUMBER"
         ),
-    ] = 2.0,
+    ] = 1.0,
     steps: Annotated[int, typer.Option(help="amounts, an odd number", parser=whole_number, metavar="INTEGER")] = 7,
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     classify: Annotated[

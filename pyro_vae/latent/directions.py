@@ -127,7 +127,7 @@ def attribute_direction(codes: Tensor, values: Tensor, method: str = "covariance
     return mean_difference(codes, present) if method == "mean-difference" else probe_direction(codes, present)
 
 
-def even_amounts(codes: Tensor, direction: Tensor, range_sd: float = 2.0, steps: int = 7) -> Tensor:
+def even_amounts(codes: Tensor, direction: Tensor, range_sd: float = 1.0, steps: int = 7) -> Tensor:
     r"""How far to move along a direction, evenly from one side to the other, `(steps,)`.
 
     .. math:: t_s = r\, \mathrm{sd}(c^\top v)\, \frac{2 s - S - 1}{S - 1}, \qquad s = 1, \dots, S

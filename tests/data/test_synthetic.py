@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_vae._utils.checks import InputError
-from pyro_vae.data.synthetic import FACTORS, SHAPES, sprites
+from pyro_vae.data.synthetic import FACTORS, LEVELS, SHAPES, all_factors, sprites, sprites_of
 
 
 def test_factors_are_uniform_independent_and_reproducible():
@@ -44,6 +44,20 @@ def test_no_shape_touches_the_border():
     pixels = sprites(2000).images.pixels
     border = torch.cat([pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1]], -1)
     assert border.max() == 0
+
+
+def test_sprites_are_those_of_their_factors():
+    images, factors = sprites(30, seed=3)
+    drawn = sprites_of(factors)
+    assert drawn.images.fingerprint == images.fingerprint
+    assert len(all_factors().unique(dim=0)) == torch.tensor(LEVELS).prod()
+    assert len(sprites_of(all_factors()[::97]).images.pixels.unique(dim=0)) == len(all_factors()[::97])
+
+
+@pytest.mark.parametrize("factors", [torch.zeros(2, 4), torch.zeros(2, 5), torch.tensor([[3, 0, 0, 0, 0]]), [[-1] * 5]])
+def test_factors_that_no_sprite_has_are_refused(factors):
+    with pytest.raises(InputError, match="factors: given"):
+        sprites_of(factors)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((0,), "n: given 0"), ((5, 8), "size: given 8")])
