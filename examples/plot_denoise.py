@@ -11,10 +11,10 @@ import torch
 
 from pyro_vae import Spec, build, fit, load_data, plots
 from pyro_vae.data import binarize
+from pyro_vae.noise import GaussianNoise, noise_of
 from pyro_vae.uses.code_posterior import Ascent
 from pyro_vae.uses.denoise import denoise
 from pyro_vae.uses.image_quality import peak_signal_to_noise
-from pyro_vae.uses.noise import GaussianNoise, noise_of
 
 train, test = load_data("digits")
 vae = build(Spec(latent_dim=8, hidden=(200,), binarization="threshold", lr=2e-3, epochs=60))

@@ -37,6 +37,7 @@ PINNED = {
         "vae-prior-at-start",
         "adversarial",
         "conditional",
+        "denoising",
         "hierarchical",
         "ladder",
         "mixture",

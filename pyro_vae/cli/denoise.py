@@ -37,6 +37,9 @@ def denoise(
             help="gaussian:SD, salt-and-pepper:SHARE, or blur:WIDTH in pixels, blur:WIDTH:SD with the noise's SD"
         ),
     ] = "gaussian:0.3",
+    method: Annotated[
+        str, typer.Option(help="importance, or encoder, for a model that was trained on noisy images")
+    ] = "importance",
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     draws: Annotated[int, typer.Option(help="codes per image", parser=whole_number, metavar="INTEGER")] = 200,
     steps: Annotated[
@@ -58,10 +61,12 @@ def denoise(
 
     from pyro_vae import plots
     from pyro_vae._utils.rng import seeded_rng, stream_seed
+    from pyro_vae.noise import noise_of
     from pyro_vae.uses.code_posterior import Ascent
+    from pyro_vae.uses.denoise import METHODS
     from pyro_vae.uses.denoise import denoise as denoise_images
-    from pyro_vae.uses.noise import noise_of
 
+    checks.one_of("--method", method, METHODS)
     of_noise = noise_of(noise)
     model, images = drawn_test_images(run, n, seed, data_root, dataset, progress=not quiet, trust=trust)
     clean = images.as_float()
@@ -71,6 +76,7 @@ def denoise(
         model,
         noisy,
         of_noise,
+        method=method,
         draws=draws,
         ascent=Ascent(steps=steps),
         device=device,
@@ -84,12 +90,21 @@ def denoise(
         "log_likelihood_nats": denoised.log_likelihood_nats,
     }
     folder, name = out or run / "denoise", str(of_noise).replace(":", "-")
+    name += "" if method == "importance" else f"-{method}"
     rows = {"noisy": noisy, "denoised": denoised.mean, "sd": denoised.sd, "true": clean}
     figure = plots.image_rows(
         {row: values[:PICTURED].clamp(0, 1) for row, values in rows.items()},
         title=f"{run.resolve().name}, noise {of_noise}",
     )
-    settings = {"run": str(run), "noise": str(of_noise), "n": len(clean), "draws": draws, "steps": steps, "seed": seed}
+    settings = {
+        "run": str(run),
+        "noise": str(of_noise),
+        "method": method,
+        "n": len(clean),
+        "draws": draws,
+        "steps": steps,
+        "seed": seed,
+    }
     means = means_of(columns)
     write_table(folder / f"{name}.csv", columns)
     plots.save_figure(figure, folder / f"{name}.png")

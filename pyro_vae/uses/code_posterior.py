@@ -65,7 +65,6 @@ def weighted_codes(
     starts: Sequence[Tensor],
     log_likelihood: LogLikelihood,
     *,
-    rough: LogLikelihood | None = None,
     draws: int,
     ascent: Ascent,
     decoded_at_once: int,
@@ -76,22 +75,25 @@ def weighted_codes(
               w_k = \frac{p(y|z_k)\, p(z_k)}{q(z_k)}, \quad z_k \sim q
 
     q is in the family of the model's posterior, with parameters of its own for each image; it starts where the encoder
-    puts that of the `starts` at which the objective is larger. All images of a batch are optimised together. A `rough`
-    likelihood may stand for the exact one while q is optimised: the weights are of the exact one, so it costs only
-    effective samples.
+    puts that of the `starts` at which the objective is larger. All images of a batch are optimised together.
 
     Args:
         model: with `encode`, `decode` and `prior`, on its device, within `evaluating_on(..., gradients=True)`.
         starts: images `(N, C, H, W)` for the encoder, such as what is seen with the rest filled in.
         log_likelihood: of what is seen.
-        rough: the same, or nearly, with cheaper gradients.
         draws: K.
         ascent: how q is optimised.
         decoded_at_once: codes in one pass of the decoder.
     """
-    q = fitted(model, starts, log_likelihood if rough is None else rough, ascent)
+    return drawn_codes(model, fitted(model, starts, log_likelihood, ascent), log_likelihood, draws, decoded_at_once)
+
+
+def drawn_codes(
+    model: VAE, q: dist.TorchDistribution, log_likelihood: LogLikelihood, draws: int, decoded_at_once: int
+) -> WeightedCodes:
+    """`draws` codes from q, batch shape `(N,)`, and their importance weights."""
     with torch.no_grad():
-        chunk = max(1, decoded_at_once // len(starts[0]))
+        chunk = max(1, decoded_at_once // q.batch_shape[0])
         z = [q.rsample((min(chunk, draws - start),)) for start in range(0, draws, chunk)]
         rows = [log_likelihood(model.decode(part)) + model.prior().log_prob(part) - q.log_prob(part) for part in z]
     return WeightedCodes(torch.cat(z), torch.cat([row.cpu().double() for row in rows]))
@@ -100,7 +102,11 @@ def weighted_codes(
 def fitted(
     model: VAE, starts: Sequence[Tensor], log_likelihood: LogLikelihood, ascent: Ascent
 ) -> dist.TorchDistribution:
-    """q that Adam has fitted to p(z|y), batch shape `(N,)`, as :func:`weighted_codes` says."""
+    """q that Adam has fitted to p(z|y), batch shape `(N,)`, as :func:`weighted_codes` says.
+
+    The likelihood may be a rough one with cheaper gradients: if the weights are of the exact one, that costs no more
+    than effective samples.
+    """
     family, parameters = family_of(model, starts[0]), [parameters_of(model, x) for x in starts]
     p = model.prior()
 

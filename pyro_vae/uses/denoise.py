@@ -15,8 +15,10 @@ from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_size, log_mean_weight
 from pyro_vae.models import VAE, Model
 from pyro_vae.models.base import dtype_of, evaluating_on
-from pyro_vae.uses.code_posterior import Ascent, check_codes, weighted_codes
-from pyro_vae.uses.noise import Noise, check_noise, noise_of
+from pyro_vae.noise import Noise, check_noise, noise_of
+from pyro_vae.uses.code_posterior import Ascent, check_codes, drawn_codes, family_of, fitted
+
+METHODS = ("importance", "encoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ def denoise(
     noisy: Tensor,
     noise: Noise | str,
     *,
+    method: str = "importance",
     draws: int = 200,
     ascent: Ascent | None = None,
     decoded_at_once: int = 2000,
@@ -55,14 +58,20 @@ def denoise(
 
     No image minimises the expected squared error better, if the images and the noise are as the two models say. The
     integrals over clean pixels are exact for noise of single pixels, and for a blur if p(x|z) is a normal distribution
-    with a common variance; the one over z is by importance sampling
-    (:func:`~pyro_vae.uses.code_posterior.weighted_codes`).
+    with a common variance; the one over z is by codes from
+
+    - `importance`: a q that is fitted to p(z|y) for each image, with importance weights
+      (:func:`~pyro_vae.uses.code_posterior.weighted_codes`);
+    - `encoder`: q(z|y), all of the same weight. It needs no fit, and is for a model whose encoder was trained on images
+      with this noise (:class:`~pyro_vae.models.denoising.Denoising`). The effective samples then tell how many codes
+      the weights would have left: if they are few, the encoder does not give the posterior.
 
     Args:
         model: with one latent site z, such as a `VAE`.
         noisy: `(N, C, H, W)`, floats, in the range of the clean pixels' [0, 1] or beyond it; not clipped.
-        noise: :class:`~pyro_vae.uses.noise.GaussianNoise`, :class:`~pyro_vae.uses.noise.SaltAndPepper` or
-            :class:`~pyro_vae.uses.noise.Blur`, or as a text: `gaussian:0.3`, `salt-and-pepper:0.2`, `blur:1.0`.
+        noise: :class:`~pyro_vae.noise.GaussianNoise`, :class:`~pyro_vae.noise.SaltAndPepper` or
+            :class:`~pyro_vae.noise.Blur`, or as a text: `gaussian:0.3`, `salt-and-pepper:0.2`, `blur:1.0`.
+        method: one of the above.
         draws: codes per image, K.
         ascent: how q is optimised.
         decoded_at_once: codes in one pass of the decoder, which bounds the memory.
@@ -71,11 +80,12 @@ def denoise(
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: a model without a prior density or with several latent sites, images that it does not take, or noise
-            that its pixels can't have.
+        InputError: another method, a model without a prior density or with several latent sites, images that it does
+            not take, or noise that its pixels can't have.
 
-    Source: Vincent et al., "Extracting and composing robust features with denoising autoencoders", 2008, trains for it;
-    here a model that was trained on clean images is enough.
+    Source: Im et al., "Denoising criterion for variational auto-encoding framework", 2017,
+    https://arxiv.org/abs/1511.06406, trains an encoder for noisy images; for `importance` a model that was trained on
+    clean images is enough.
 
     >>> from pyro_vae import Spec, build, load_data
     >>> vae, x = build(Spec(latent_dim=2)), load_data("digits").test.as_float()[:5].round()
@@ -85,6 +95,7 @@ def denoise(
     torch.Size([5, 1, 8, 8])
     """
     vae = check_codes(model, "denoise")
+    checks.one_of("method", method, METHODS)
     noise, y = noise_of(noise), _check_noisy(noisy)
     draws = checks.positive_integer("draws", draws)
     at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
@@ -97,24 +108,26 @@ def denoise(
         with Progress(len(y), "image", "denoising", visible=progress) as bar:
             for index, rows in enumerate(y.split(block)):
                 with seeded_rng(target, stream_seed(seed, f"denoise {index}")):
-                    parts.append(_denoised(vae, rows, noise, draws, ascent, at_once))
+                    parts.append(
+                        _denoised(vae, rows, noise, draws, ascent if method == "importance" else None, at_once)
+                    )
                 bar.update(len(rows))
     return Denoised(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _denoised(
-    model: VAE, y: Tensor, noise: Noise, draws: int, ascent: Ascent, at_once: int
+    model: VAE, y: Tensor, noise: Noise, draws: int, ascent: Ascent | None, at_once: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    codes = weighted_codes(
-        model,
-        [y.clamp(0, 1), median_of_neighbours(y).clamp(0, 1)],
-        lambda p: noise.log_likelihood(y, p),
-        rough=lambda p: noise.rough_log_likelihood(y, p),
-        draws=draws,
-        ascent=ascent,
-        decoded_at_once=at_once,
-    )
-    weights = codes.normalized().to(y)[..., None, None, None]
+    """The columns of :class:`Denoised`; by the encoder's q where there is no ascent."""
+    if ascent is None:
+        family_of(model, y)  # which has a density
+        q = model.encode(y)
+    else:
+        starts = [y.clamp(0, 1), median_of_neighbours(y).clamp(0, 1)]
+        q = fitted(model, starts, lambda p: noise.rough_log_likelihood(y, p), ascent)
+    codes = drawn_codes(model, q, lambda p: noise.log_likelihood(y, p), draws, at_once)
+    weights = torch.full_like(codes.log_weights, 1 / draws) if ascent is None else codes.normalized()
+    weights = weights.to(y)[..., None, None, None]
     first, second = torch.zeros_like(y), torch.zeros_like(y)
     chunk = max(1, at_once // len(y))
     for z, weight in zip(codes.z.split(chunk), weights.split(chunk), strict=True):

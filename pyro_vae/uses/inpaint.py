@@ -14,11 +14,11 @@ from pyro_vae._utils.rng import NOISE_BLOCK, seeded_rng, stream_seed
 from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_size
 from pyro_vae.models import VAE, Model
 from pyro_vae.models.base import dtype_of, evaluating_on
+from pyro_vae.noise import independent_pixels
 from pyro_vae.posteriors import location
 from pyro_vae.uses.chains import CHAINS, run_chains
 from pyro_vae.uses.code_posterior import Ascent, check_codes, weighted_codes
 from pyro_vae.uses.masks import check_mask, log_likelihood_of_seen
-from pyro_vae.uses.noise import independent_pixels
 
 METHODS = ("importance", *CHAINS)
 

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.uses.noise import independent_pixels
+from pyro_vae.noise import independent_pixels
 
 _NAMES = "top, left, center, random:SHARE, or a .npy or .png file"
 HALVES = ("top", "left", "center")

@@ -27,6 +27,7 @@ SPECS = {
     "mixture": Spec(model={"kind": "mixture", "clusters": 4}, **COMMON),
     "conditional": Spec(model="conditional", **COMMON),
     "conditional, a part": Spec(model={"kind": "conditional", "condition": "quadrants-2"}, **COMMON),
+    "denoising": Spec(model={"kind": "denoising", "noise": "gaussian:0.5"}, **COMMON),
     "miwae": Spec(model={"kind": "miwae", "missing": 0.3}, objective="iwae", particles=2, **COMMON),
     "vae": Spec(**COMMON),
     "autoencoder": Spec(model="autoencoder", **COMMON),
@@ -37,6 +38,7 @@ ALONE = {
     "ladder": "batch normalization",
     "semi-supervised": "a model of pixels alone",
     "miwae": "a model of pixels alone",
+    "denoising": "it draws by aten.randn_like.default, which is not known here",
 }  # kinds that `fit_many` refuses, and what it says
 QUIET = {"device": "cpu", "progress": False}
 

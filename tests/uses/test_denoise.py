@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -10,10 +11,10 @@ from torch import nn
 
 from pyro_vae import VAE, Spec, build, likelihoods, load_data, posteriors, priors
 from pyro_vae._utils.checks import InputError
+from pyro_vae.noise import Blur, GaussianNoise, SaltAndPepper, noise_of
 from pyro_vae.uses.code_posterior import Ascent
 from pyro_vae.uses.denoise import denoise
 from pyro_vae.uses.image_quality import peak_signal_to_noise, structural_similarity
-from pyro_vae.uses.noise import Blur, GaussianNoise, SaltAndPepper, noise_of
 
 
 def posterior_of_normal(evidence, kernel, sd, y):
@@ -44,6 +45,23 @@ def test_of_a_linear_gaussian_model_it_is_the_exact_posterior(noise):
         result.sd.flatten(1).double(), covariance.diagonal().sqrt().expand(5, 4), atol=0.02, rtol=0
     )
     torch.testing.assert_close(result.log_likelihood_nats, log_p, atol=0.05, rtol=0)
+
+
+def test_by_an_encoder_that_gives_the_posterior_of_noisy_images_it_is_exact_without_a_fit():
+    """That of a linear-Gaussian model whose pixels have the variance of the noise as well."""
+    noise = GaussianNoise(0.4)
+    (vae, evidence), (of_noisy, _) = linear_gaussian(c=0.1), linear_gaussian(c=0.1 + noise.sd**2)
+    wrong = denoise(vae, torch.zeros(1, 1, 2, 2), noise, method="encoder", draws=1000)
+    vae.encoder = of_noisy.encoder
+    torch.manual_seed(0)
+    y = noise.corrupt(evidence.sample((5,)).reshape(5, 1, 2, 2))
+    mean, covariance = posterior_of_normal(evidence, torch.eye(4, dtype=torch.float64), noise.sd, y.flatten(1))
+    result = denoise(vae, y, noise, method="encoder", draws=20_000, decoded_at_once=100_000)
+    torch.testing.assert_close(result.mean.flatten(1).double(), mean, atol=0.02, rtol=0)
+    sd = covariance.diagonal().sqrt().expand(5, 4)
+    torch.testing.assert_close(result.sd.flatten(1).double(), sd, atol=0.02, rtol=0)
+    assert (result.effective_samples > 19_990).all()  # all weights are equal
+    assert wrong.effective_samples.item() < 900
 
 
 class OneCode(nn.Module):
@@ -155,6 +173,39 @@ def test_denoised_digits_are_nearer_to_the_true_ones(digits, name):
     assert ((result.effective_samples >= 1) & (result.effective_samples <= 50)).all()
 
 
+@pytest.mark.slow
+def test_an_encoder_trained_on_noisy_images_is_nearer_to_their_posterior():
+    from pyro_vae import fit
+    from pyro_vae.data import binarize
+
+    train, test = load_data("digits")
+    x = binarize(test, "threshold").as_float()[:60]
+    torch.manual_seed(0)
+    y = GaussianNoise(0.6).corrupt(x)
+    effective = {}
+    for kind in ("vae", {"kind": "denoising", "noise": "gaussian:0.6"}):
+        model = build(Spec(latent_dim=8, hidden=(200,), binarization="threshold", model=kind))
+        fit(model, train, epochs=20, lr=2e-3, progress=False)
+        result = denoise(model, y, "gaussian:0.6", method="encoder", draws=50)
+        effective[model.kind] = result.effective_samples.mean()
+        assert peak_signal_to_noise(result.mean, x).mean() > peak_signal_to_noise(y, x).mean() + 5
+    assert effective["denoising"] > 1.5 * effective["vae"]
+
+
+def test_noise_is_drawn_in_training_alone():
+    model, x = build(Spec(model="denoising", latent_dim=2, hidden=(8,))), torch.zeros(3, 1, 8, 8)
+
+    def location_in_guide():
+        return pyro.poutine.trace(model.guide).get_trace(x).nodes["z"]["fn"].mean
+
+    model.train()
+    assert not torch.equal(location_in_guide(), location_in_guide())
+    model.eval()
+    assert torch.equal(location_in_guide(), model.encode(x).mean)
+    with pytest.raises(InputError, match="noise: given 'gausian', .*did you mean 'gaussian'"):
+        build(Spec(model={"kind": "denoising", "noise": "gausian:1"}))
+
+
 def test_the_same_seed_gives_the_same_images_and_leaves_the_generator(digits):
     vae, x = digits
     state = torch.get_rng_state()
@@ -217,6 +268,7 @@ def test_noise_that_is_none_is_an_error(noise, message):
         ({"likelihood": "continuous-bernoulli"}, torch.zeros(2, 1, 8, 8), {"noise": "salt-and-pepper:0.2"},
          "noise: given 'salt-and-pepper for ContinuousBernoulliOfLogits pixels'"),
         ({}, torch.zeros(2, 1, 8, 8), {"draws": 0}, "draws: given 0"),
+        ({}, torch.zeros(2, 1, 8, 8), {"method": "median"}, "method: given 'median', expected one of importance, enc"),
         ({"model": "autoencoder"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'Autoencoder', expected a model with a"),
         ({"model": "hierarchical"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'Hierarchical', expected a model"),
         ({"model": "conditional", "dataset": "mnist"}, torch.zeros(2, 1, 28, 28), {}, "given 'Conditional', expected"),
