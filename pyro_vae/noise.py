@@ -268,7 +268,10 @@ def noise_of(text: str | Noise) -> Noise:
         values = [float(number) for number in numbers]
     except ValueError as error:
         raise checks.fail("noise", text, _NAMES) from error
-    return kind(*values)
+    try:
+        return kind(*values)
+    except checks.InputError as error:
+        raise checks.fail("noise", text, f"numbers in their range ({error})") from error
 
 
 def check_noise(noise: Noise, noisy: Tensor, p: dist.TorchDistribution) -> None:

@@ -9,7 +9,7 @@ import typer
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
-from pyro_vae.cli.per_image import drawn_test_images, means_of, show_means, write_table
+from pyro_vae.cli.per_image import drawn_test_images, means_of, naming, show_means, write_table
 from pyro_vae.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -67,22 +67,26 @@ def denoise(
     from pyro_vae.uses.denoise import denoise as denoise_images
 
     checks.one_of("--method", method, METHODS)
-    of_noise = noise_of(noise)
-    model, images = drawn_test_images(run, n, seed, data_root, dataset, progress=not quiet, trust=trust)
+    with naming("--noise", "noise"):
+        of_noise = noise_of(noise)
+    model, images, index = drawn_test_images(
+        run, "denoise", n, seed, data_root, dataset, progress=not quiet, trust=trust
+    )
     clean = images.as_float()
     with seeded_rng(torch.device("cpu"), stream_seed(seed, f"noise {of_noise}")):
         noisy = of_noise.corrupt(clean)
-    denoised = denoise_images(
-        model,
-        noisy,
-        of_noise,
-        method=method,
-        draws=draws,
-        ascent=Ascent(steps=steps),
-        device=device,
-        seed=seed,
-        progress=not quiet,
-    )
+    with naming("--noise", "noise", "noisy"):
+        denoised = denoise_images(
+            model,
+            noisy,
+            of_noise,
+            method=method,
+            draws=draws,
+            ascent=Ascent(steps=steps),
+            device=device,
+            seed=seed,
+            progress=not quiet,
+        )
     columns = {
         **_quality("noisy", noisy, clean),
         **_quality("denoised", denoised.mean, clean),
@@ -106,7 +110,7 @@ def denoise(
         "seed": seed,
     }
     means = means_of(columns)
-    write_table(folder / f"{name}.csv", columns)
+    write_table(folder / f"{name}.csv", columns, images, index)
     plots.save_figure(figure, folder / f"{name}.png")
     files.write_json(
         folder / f"{name}.json",

@@ -10,7 +10,7 @@ import typer
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
-from pyro_vae.cli.per_image import drawn_test_images, means_of, show_means, write_table
+from pyro_vae.cli.per_image import drawn_test_images, means_of, naming, show_means, write_table
 from pyro_vae.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -79,9 +79,12 @@ def inpaint(
     from pyro_vae.uses.masks import mask_of
 
     checks.one_of("--method", method, METHODS)
-    model, images = drawn_test_images(run, n, seed, data_root, dataset, progress=not quiet, trust=trust)
+    model, images, index = drawn_test_images(
+        run, "inpaint", n, seed, data_root, dataset, progress=not quiet, trust=trust
+    )
     x = images.as_float()
-    seen = mask_of(mask, len(x), images.shape, seed)
+    with naming("--mask", "mask", "seen"):
+        seen = mask_of(mask, len(x), images.shape, seed)
     result = inpaint_images(
         model,
         x,
@@ -108,10 +111,10 @@ def inpaint(
         {row: values[:PICTURED].clamp(0, 1) for row, values in (rows | {"mean": result.mean, "true": x}).items()},
         title=f"{run.resolve().name}, hidden: {Path(mask).name}, {method}",
     )
-    folder, name = out or run / "inpaint", f"{Path(mask).name.replace(':', '-')}-{method}"
+    folder, name = out or run / "inpaint", f"{_name_of(mask)}-{method}"
     settings = {"run": str(run), "mask": mask, "method": method, "n": len(x), "draws": draws, "steps": steps}
     settings |= {"codes": codes, "seed": seed}
-    write_table(folder / f"{name}.csv", columns)
+    write_table(folder / f"{name}.csv", columns, images, index)
     plots.save_figure(figure, folder / f"{name}.png")
     files.write_json(
         folder / f"{name}.json",
@@ -120,6 +123,12 @@ def inpaint(
     if not quiet:
         show_means(means, MEANINGS, f"{run}, {len(x):,} test images, hidden: {mask}")
         show(f"Files: {folder / name}.csv, .json and .png")
+
+
+def _name_of(mask: str) -> str:
+    """The mask in a file name: the name of its own file without the suffix."""
+    path = Path(mask)
+    return path.stem if path.suffix in (".npy", ".png") else mask.replace(":", "-")
 
 
 def _columns(result: Inpainted, x: Tensor, seen: Tensor) -> dict[str, Tensor]:

@@ -81,6 +81,7 @@ def outliers(
     """Score test images and those of another data set: CSV, ROC curves, thresholds, and the most outlying images."""
     names = None if scores is None else [name.strip() for name in scores.split(",") if name.strip()]
     _check_options(names, scores, background, ensemble or [], n, k, rate)
+    _check_other_runs(run, background, ensemble or [])
 
     from pyro_vae.data import load_data
     from pyro_vae.experiments.run import open_model
@@ -88,6 +89,8 @@ def outliers(
 
     model, _, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
     others = load_data(against, data_root, progress=not quiet).test
+    if others.fingerprint == images.test.fingerprint:
+        say(f"pyro-vae: note: --against {against} has the test images of {run}: these outliers are inliers")
     if others.shape != images.test.shape:
         expected = f"images of shape {images.test.shape}, as those of {run}"
         raise fail("--against", f"{against} of shape {others.shape}", expected)
@@ -163,6 +166,17 @@ def _check_options(
         raise fail("--background", None, "the run of a background model, which the score ratio needs")
     if names and "waic" in names and not ensemble:
         raise fail("--ensemble", None, "a run of another seed, which the score waic needs")
+
+
+def _check_other_runs(run: Path, background: Path | None, ensemble: list[Path]) -> None:
+    """The run itself is no background and no other member of an ensemble, and no run is two of its members."""
+    if background is not None and background.resolve() == run.resolve():
+        raise fail("--background", str(background), "another run than the one whose scores are computed")
+    folders = [run.resolve(), *(member.resolve() for member in ensemble)]
+    for index, folder in enumerate(folders):
+        if folder in folders[:index]:
+            expected = f"runs of other seeds than {run}, each of them once"
+            raise fail("--ensemble", str(ensemble[index - 1]), expected)
 
 
 def _positions(test: Images, others: Images, n: int, seed: int) -> dict[str, Tensor]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae._utils import files
+from pyro_vae._utils.checks import InputError
 from pyro_vae._utils.console import show_table
 from pyro_vae.cli.provenance import opened_run
 
@@ -20,25 +22,49 @@ if TYPE_CHECKING:
 
 
 def drawn_test_images(
-    run: Path, n: int, seed: int, data_root: Path | None, dataset: str | None, *, progress: bool, trust: bool
-) -> tuple[Model, Images]:
-    """The model of a run, and n of its test images, drawn at random and binarized as in its training."""
+    run: Path, use: str, n: int, seed: int, data_root: Path | None, dataset: str | None, *, progress: bool, trust: bool
+) -> tuple[Model, Images, Tensor]:
+    """The model of a run that `use` can take, n of its test images, drawn at random, and their positions.
+
+    The images are binarized as in its training.
+    """
     from pyro_vae.data import binarize, fixed_binarization
     from pyro_vae.models.base import warn_if_not_binary
+    from pyro_vae.uses.code_posterior import check_codes
 
     model, spec, images = opened_run(run, data_root, dataset, progress=progress, trust=trust)
-    chosen = binarize(images.test.draw(n, seed), fixed_binarization(spec.binarization))
+    check_codes(model, use)  # before there is any note of its images
+    index = images.test.draw_index(n, seed)
+    chosen = binarize(images.test.take(index), fixed_binarization(spec.binarization))
     warn_if_not_binary(model, chosen, "none")
-    return model, chosen
+    return model, chosen, index
 
 
-def write_table(path: Path, columns: Mapping[str, Tensor]) -> None:
-    """A CSV file with a row for each image, `(N,)` numbers in each column."""
+@contextmanager
+def naming(option: str, *arguments: str) -> Iterator[None]:
+    """An error inside about one of these arguments of a function names the option, which is what the user typed."""
+    try:
+        yield
+    except InputError as error:
+        argument, _, rest = str(error).partition(": ")
+        if argument not in arguments:
+            raise
+        raise InputError(f"{option}: {rest}") from error
+
+
+def write_table(path: Path, columns: Mapping[str, Tensor], images: Images, index: Tensor) -> None:
+    """A CSV file with a row for each image: its position among the test images, its class, and `(N,)` numbers."""
+    from pyro_vae.data.images import class_name
+
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", *columns])
-    for index, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
-        writer.writerow([index, *(f"{value:.6g}" for value in row)])
+    writer.writerow(["index", "class", *columns])
+    labels = [""] * len(images)
+    if images.labels is not None:
+        labels = [class_name(label, images.class_names) for label in images.labels.tolist()]
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    for position, label, row in zip(index.tolist(), labels, rows, strict=True):
+        writer.writerow([position, label, *(f"{value:.6g}" for value in row)])
     files.write(path, buffer.getvalue())
 
 

@@ -124,12 +124,17 @@ class Images:
 
         Sets from folders are sorted by class, so that the first n images would be of one class.
         """
+        index = self.draw_index(n, seed)
+        return self if len(index) == len(self) else self.take(index)
+
+    def draw_index(self, n: int, seed: int = 0) -> Tensor:
+        """The positions of the images that :meth:`draw` takes, sorted."""
         checks.positive_integer("n", n)
         checks.seed("seed", seed)
         if n >= len(self):
-            return self
+            return torch.arange(len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(int(seed)))
-        return self.take(order[:n].sort().values)
+        return order[:n].sort().values
 
     def with_known_labels(self, n: int, seed: int = 0) -> Images:
         """The same images, of which n labels, drawn at random, are known, and the others are -1.

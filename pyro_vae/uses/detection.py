@@ -37,7 +37,7 @@ class Detection:
 
 
 def detection(inlier_scores: Tensor, outlier_scores: Tensor, *, resamples: int = 1000, seed: int = 0) -> Detection:
-    """Areas under the ROC and the precision-recall curve (scikit-learn's), and the FPR at 95 % TPR, with intervals.
+    """Areas under the ROC and the precision-recall curve, as scikit-learn's, and the FPR at 95 % TPR, with intervals.
 
     Args:
         inlier_scores: `(N,)`, higher means more outlying.
@@ -49,8 +49,6 @@ def detection(inlier_scores: Tensor, outlier_scores: Tensor, *, resamples: int =
     >>> round(result.auroc, 3), round(result.fpr_at_95, 3)  # 8 of 9 pairs in order
     (0.889, 0.333)
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     inliers, outliers = scores("inlier_scores", inlier_scores), scores("outlier_scores", outlier_scores)
     resamples = checks.positive_integer("resamples", resamples)
     values = torch.cat([inliers, outliers]).numpy()
@@ -65,16 +63,17 @@ def detection(inlier_scores: Tensor, outlier_scores: Tensor, *, resamples: int =
     def rates(resample: bool) -> tuple[float, float, float]:
         return _areas(counts(group_of[~is_outlier], resample), counts(group_of[is_outlier], resample))
 
+    auroc, auprc, fpr_at_95 = rates(False)
     drawn = np.array([rates(True) for _ in range(resamples)])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0).tolist()
     return Detection(
         n_inliers=len(inliers),
         n_outliers=len(outliers),
-        auroc=float(roc_auc_score(is_outlier, values)),
+        auroc=auroc,
         auroc_interval=(low[0], high[0]),
-        auprc=float(average_precision_score(is_outlier, values)),
+        auprc=auprc,
         auprc_interval=(low[1], high[1]),
-        fpr_at_95=rates(False)[2],
+        fpr_at_95=fpr_at_95,
         fpr_at_95_interval=(low[2], high[2]),
     )
 
@@ -82,13 +81,15 @@ def detection(inlier_scores: Tensor, outlier_scores: Tensor, *, resamples: int =
 def _areas(inliers: np.ndarray, outliers: np.ndarray) -> tuple[float, float, float]:
     """AUROC, average precision and FPR at 95 % TPR, from counts by score, the highest first.
 
-    scikit-learn's take the same counts as weights, and sort the scores anew each time.
+    scikit-learn's take the same counts as weights, and sort the scores anew each time; they add rounded terms.
     """
     false, true = (np.concatenate([[0], counts.cumsum()]) for counts in (inliers, outliers))
-    fpr, tpr = false / false[-1], true / true[-1]
-    auroc = float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
+    fpr = false / false[-1]
+    # Sums of counts are exact, and so are areas of 1.
+    auroc = float(np.sum(np.diff(false) * (true[1:] + true[:-1])) / (2 * false[-1] * true[-1]))
     precision = true[1:] / np.maximum(true[1:] + false[1:], 1)
-    return auroc, float(np.sum(np.diff(tpr) * precision)), float(fpr[true >= 0.95 * true[-1]][0])
+    auprc = float(np.sum(np.diff(true) * precision) / true[-1])
+    return auroc, auprc, float(fpr[true >= 0.95 * true[-1]][0])
 
 
 def roc(inlier_scores: Tensor, outlier_scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,4 +108,6 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
         raise checks.fail("mask", str(path), f"a file with a mask ({error})") from error
     if array.shape != size or array.dtype.kind not in "biuf":
         raise checks.fail("mask", f"{path} of shape {array.shape}", f"{size}, the height and width of the images")
+    if not np.isfinite(array).all():
+        raise checks.fail("mask", f"{path} with NaN or infinity", "finite numbers: 0 where a pixel is hidden")
     return torch.from_numpy(array != 0)

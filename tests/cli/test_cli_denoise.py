@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pyro_vae import load_data
 from pyro_vae.cli.app import main
 
 TRAIN = "train --dataset digits --binarization threshold --latent-dim 2 --hidden 16 --epochs 1 --device cpu --quiet"
@@ -48,7 +49,10 @@ def test_inpaint_writes_a_table_a_picture_and_a_summary(trained, capsys, method,
     assert "RMSE of the mean" in capsys.readouterr().out
     files = {path.suffix: path for path in (trained / "inpaint").glob(f"random-0.4-{method}.*")}
     rows = list(csv.DictReader(files[".csv"].read_text().splitlines()))
-    assert list(rows[0]) == ["image", "rmse_of_mean", "rmse_of_draw", measure]
+    assert list(rows[0]) == ["index", "class", "rmse_of_mean", "rmse_of_draw", measure]
+    test = load_data("digits").test
+    assert [int(row["index"]) for row in rows] == test.draw_index(12).tolist()
+    assert all(row["class"] == str(test.labels[int(row["index"])].item()) for row in rows)
     assert len(rows) == 12
     summary = json.loads(files[".json"].read_text())
     assert summary["provenance"]["mask"] == "random:0.4"
@@ -65,13 +69,32 @@ def test_inpaint_estimates_the_log_score_if_asked(trained, tmp_path, capsys):
     assert all(float(row["log_score_nats"]) < 0 < float(row["log_score_mcse_nats"]) for row in rows)
 
 
+def test_files_are_named_after_the_file_of_a_mask(trained, tmp_path):
+    np.save(tmp_path / "corner.npy", np.eye(8))
+    options = ["--mask", str(tmp_path / "corner.npy"), "--n", "2", "--draws", "2", "--steps", "2", "--codes", "4"]
+    assert main(["inpaint", str(trained), *options, "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"corner-importance.{suffix}" for suffix in ("csv", "json", "png")}
+
+
+def test_a_model_that_can_not_denoise_is_refused_before_any_note(tmp_path, capsys):
+    """A Bernoulli likelihood of grey pixels has a note."""
+    options = ["--model", "autoencoder", "--binarization", "none", "--out", str(tmp_path / "run")]
+    assert main([*TRAIN.split(), *options]) == 0
+    capsys.readouterr()
+    assert main(["denoise", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "model: given 'Autoencoder'" in line
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--noise", "gaussian:-1"], "sd of Gaussian noise: given -1.0"),
-        (["--noise", "speckle:0.1"], "noise: given 'speckle', expected one of gaussian, salt-and-pepper, blur"),
+        (["--noise", "gaussian:-1"], "--noise: given 'gaussian:-1', expected numbers in their range (sd of Gaussian"),
+        (["--noise", "speckle:0.1"], "--noise: given 'speckle', expected one of gaussian, salt-and-pepper, blur"),
         (["--n", "0"], "--n: given 0"),
         (["--draws", "0"], "--draws: given 0"),
+        (["--method", "median"], "--method: given 'median', expected one of importance, encoder"),
         (["--out", "FILE"], "expected a place that can be read and written"),
     ],
 )
@@ -86,21 +109,22 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, option
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--mask", "bottom"], "mask: given 'bottom', expected top, left, center"),
-        (["--mask", "random:0"], "mask: given 'random:0', expected random:SHARE"),
+        (["--mask", "bottom"], "--mask: given 'bottom', expected top, left, center"),
+        (["--mask", "random:0"], "--mask: given 'random:0', expected random:SHARE"),
         (["--mask", "SMALL"], "(4, 4)', expected (8, 8), the height and width of the images"),
-        (["--mask", "EMPTY"], "seen: given 'a mask that hides no pixel'"),
-        (["--mask", "missing.npy"], "mask: given 'missing.npy', expected a file with a mask"),
+        (["--mask", "EMPTY"], "--mask: given 'a mask that hides no pixel'"),
+        (["--mask", "missing.npy"], "--mask: given 'missing.npy', expected a file with a mask"),
         (
             ["--method", "gibbs"],
             "--method: given 'gibbs', expected one of importance, metropolis, collapsed-metropolis",
         ),
+        (["--mask", "NAN"], "NAN.npy with NaN or infinity', expected finite numbers"),
         (["--codes", "0"], "--codes: given 0"),
     ],
 )
 def test_bad_input_of_inpaint_is_one_line_and_exit_code_2(trained, tmp_path, capsys, options, message):
-    for name, size in (("SMALL", 4), ("EMPTY", 8)):
-        np.save(tmp_path / f"{name}.npy", np.ones((size, size)))
+    for name, array in {"SMALL": np.ones((4, 4)), "EMPTY": np.ones((8, 8)), "NAN": np.diag([np.nan] * 8)}.items():
+        np.save(tmp_path / f"{name}.npy", array)
         options = [option.replace(name, str(tmp_path / f"{name}.npy")) for option in options]
     assert main(["inpaint", str(trained), "--steps", "1", "--device", "cpu", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()

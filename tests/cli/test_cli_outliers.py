@@ -66,6 +66,12 @@ def test_the_same_seed_gives_the_same_scores(folders):
     assert (folders / "a" / "scores.csv").read_bytes() == (folders / "b" / "scores.csv").read_bytes()
 
 
+def test_outliers_that_are_the_test_images_have_a_note(folders, capsys):
+    there = [str(folders / "run"), "--against", "digits", "--out", str(folders / "same")]
+    assert main(["outliers", *there, "--scores", "codes", "--n", "20", "--device", "cpu", "--quiet"]) == 0
+    assert "note: --against digits has the test images of" in capsys.readouterr().err
+
+
 def test_an_autoencoder_has_its_scores(folders, capsys):
     assert outliers(folders, "--quiet", run="autoencoder") == 0
     stored = json.loads((folders / "autoencoder" / "outliers" / "outliers.json").read_text())
@@ -86,6 +92,9 @@ def test_an_autoencoder_has_its_scores(folders, capsys):
         (["--scores", "ratio"], {}, "--background: given None"),
         (["--scores", "waic"], {}, "--ensemble: given None"),
         (["--scores", "nll"], {"run": "autoencoder"}, "model: given 'Autoencoder'"),
+        (["--background", "RUN"], {}, "--background: given '.*run', expected another run"),
+        (["--ensemble", "RUN"], {}, "--ensemble: given '.*run', expected runs of other seeds than"),
+        (["--ensemble", "SEED", "--ensemble", "SEED"], {}, "--ensemble: given '.*seed-1', expected runs of other"),
         (["--n", "1"], {}, "--n: given 1"),
         (["--k", "0"], {}, "--k: given 0"),
         (["--rate", "1"], {}, "--rate: given 1.0"),
@@ -93,6 +102,8 @@ def test_an_autoencoder_has_its_scores(folders, capsys):
     ],
 )
 def test_bad_input_is_one_line(folders, capsys, options, names, message):
+    there = {"RUN": str(folders / "run"), "SEED": str(folders / "seed-1")}
+    options = [there.get(option, option) for option in options]
     assert outliers(folders, *options, "--out", str(folders / "refused"), **names) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "note:" not in line]
     assert len(lines) == 1

@@ -29,6 +29,13 @@ def test_areas_are_those_of_scikit_learn(digits):
     assert np.allclose(ours[1], tpr)
 
 
+@pytest.mark.parametrize("n", [3, 7, 49, 1000])
+def test_areas_of_sets_that_are_told_apart_are_1_without_rounding(n):
+    result = detection(normal(n, 0), normal(n + 4, 1, 100.0), resamples=50)
+    assert (result.auroc, result.auprc, result.auroc_interval, result.auprc_interval) == (1, 1, (1, 1), (1, 1))
+    assert detection(normal(n, 0, 100.0), normal(n + 4, 1), resamples=2).auroc == 0
+
+
 def test_sets_of_one_distribution_are_not_told_apart():
     result = detection(normal(400, 0), normal(400, 1), resamples=400)
     low, high = result.auroc_interval
