@@ -13,6 +13,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyro_vae.svi.capture import lstm_layer
 from pyro_vae.svi.cpu import kernels
 from pyro_vae.svi.cpu.products import with_products
 from pyro_vae.svi.cpu.rows import with_rows
@@ -45,6 +46,8 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
     Raises:
         NotCompilable: there is no compiler on this machine, or it fails.
     """
+    if any(node.target is lstm_layer for node in graph.graph.nodes):
+        raise NotCompilable("it has an LSTM of oneDNN")
     try:
         # The compiler's warnings, of TF32 and of its own deprecations, do not concern the program, and must not fail
         # where warnings are errors.
@@ -63,7 +66,7 @@ def _compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         return compiler.compile(graph, list(inputs), options=_OPTIONS)
     fake = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv Inductor caches no graph
     with tracing(TracingContext(fake)):
-        of_shapes = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+        of_shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
         return compiler.compile(graph, of_shapes, options=_OPTIONS)
 
 

@@ -216,9 +216,18 @@ def _clean_up(graph: fx.GraphModule) -> fx.GraphModule:
             node.target = (
                 torch.ops.aten._native_batch_norm_legit.default
             )  # the same operation, with a schema that declares what it writes
+        elif node.target is _aten.mkldnn_rnn_layer.default:
+            node.target = lstm_layer
     graph.graph.eliminate_dead_code(is_impure_node=_has_effects)
     graph.recompile()
     return graph
+
+
+def lstm_layer(*arguments: Any) -> tuple[Tensor, ...]:
+    """oneDNN's LSTM, which returns what its backward pass needs only while gradients are enabled, as in no replay."""
+    detached = (argument.detach() if isinstance(argument, Tensor) else argument for argument in arguments)
+    with torch.enable_grad():
+        return _aten.mkldnn_rnn_layer.default(*detached)
 
 
 def _has_effects(node: fx.Node) -> bool:

@@ -192,28 +192,32 @@ def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
 
 
 def _difference(expected: list[Tensor | None], captured: list[Tensor | None], tolerance: float) -> str | None:
-    """What differs between the results of a program and of its captured step; None if nothing does."""
+    """What differs between the results of a program and of its captured step; None if nothing does.
+
+    Results that are not finite are the same only where both are infinite, with the same sign, or both are NaN.
+    """
     if not captured:
         return "the program uses other parameters than its captured step"
     expected, captured = (
         [None if value is None else value.to_dense() for value in each] for each in (expected, captured)
     )
-    results = [value for value in expected if value is not None]
-    if not all(bool(value.isfinite().all()) for value in results):
-        return None
-    largest = max((float(value.abs().max()) for value in results[1:] if value.numel()), default=0.0)
+    largest = max((_size(value) for value in expected[1:] if value is not None), default=0.0)
     for number, (value, other) in enumerate(zip(expected, captured, strict=True)):
         if value is None or other is None or not value.numel():
             if (value is None) != (other is None):
                 return "a parameter has a gradient in only one of the program and its captured step"
-        elif number == 0 and not torch.allclose(other.to(value), value, rtol=tolerance, atol=1e-4):
+        elif number == 0 and not torch.allclose(other.to(value), value, rtol=tolerance, atol=1e-4, equal_nan=True):
             return f"the program's loss is {_short(value)}, that of its captured step {_short(other)}"
-        elif (
-            number
-            and float((other - value).abs().max()) > tolerance * (10 * float(value.abs().max()) + largest / 10) + 1e-5
-        ):
-            return "the program's gradients differ from those of its captured step"
+        elif number:
+            within = tolerance * (10 * _size(value) + largest / 10) + 1e-5
+            if not torch.allclose(other.to(value), value, rtol=0, atol=within, equal_nan=True):
+                return "the program's gradients differ from those of its captured step"
     return None
+
+
+def _size(value: Tensor) -> float:
+    """The largest finite size of its elements."""
+    return float(value.abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
 
 
 def _one_line(error: BaseException | None) -> str:

@@ -49,7 +49,7 @@ class CompiledSVI(SVI):
     - the items of a list or an array between about 64 evenly spaced ones, those of other containers after 64, the order
       of a dictionary, and what other kinds of containers hold, such as `array.array`, `ChainMap` and `lru_cache`;
     - what only C code reads: attributes in format strings, in class patterns of `match`, or of a scripted module;
-    - another class, bases or code of an object, and names that begin to hide a class's, a parameter's or Python's;
+    - another class of a library's object, bases of a class or code of a function; names that begin to hide a class's;
     - what only a library holds, in its classes, its global variables, a weak reference or a `contextvars.ContextVar`;
     - what is read in another thread, and what is outside of the program: files, environment variables, the clock.
 

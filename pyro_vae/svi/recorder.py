@@ -120,7 +120,9 @@ class _Recorder:
         for name in names.variables | names.written | names.added_to:
             if name in frame.f_locals:
                 self.visit(name, frame.f_locals[name], names, read=name in names.variables)
-            elif name in frame.f_globals and name not in (*code.co_varnames, *code.co_cellvars):
+            elif name in (*code.co_varnames, *code.co_cellvars):
+                continue
+            elif name in frame.f_globals or name in frame.f_builtins:  # which a global variable may hide later
                 self._name(f"the global variable {name}", frame.f_globals, name, names, names.variables)
 
     def _function(self, function: types.FunctionType, local: dict[str, Any], names: Names) -> None:
@@ -176,6 +178,8 @@ class _Recorder:
             self._functions.setdefault(id(value.__code__), {})[id(value)] = value
         elif isinstance(value, CONTAINERS):
             self._reads.add(Place(label, value, None), read)
+        elif not (isinstance(value, type) or id(value) in self._made or _is_library(type(value).__module__)):
+            self._reads.add(Place(f"the class of {_label(value)}", value, "__class__"), read=True)
         if not isinstance(value, types.ModuleType) or not _is_library(value.__name__):
             for name in names.attributes | names.written | names.added_to:
                 self._attribute(value, name, names)

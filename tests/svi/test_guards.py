@@ -407,7 +407,31 @@ def property_over_a_closure():
     return model_of(lambda: holder.read + holder.other()), change
 
 
+class Tripled(Settings):
+    def method(self):
+        return 3 * self.own
+
+
+def hidden_builtin():
+    module = {}
+    exec("def read(): return abs(-1.0)", module)  # noqa: S102
+    return model_of(module["read"]), lambda: module.update(abs=lambda number: 3.0)
+
+
+def number_over_a_parameter():
+    class Weighted(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = PyroParam(torch.tensor(1.0), constraint=dist.constraints.positive)
+
+    held = Weighted()
+    return model_of(lambda: held.weight), lambda: setattr(held, "weight", 3.0)
+
+
 SEEN = {
+    "another class": attribute(lambda held: setattr(held, "__class__", Tripled), lambda held: held.method()),
+    "hidden built-in function": hidden_builtin,
+    "number over a parameter": number_over_a_parameter,
     "property over a closure": property_over_a_closure,
     "attribute": attribute(lambda held: setattr(held, "own", 3.0), lambda held: held.own),
     "attribute of an attribute": attribute(lambda s: setattr(s.inner, "weight", 3.0), lambda s: s.inner.weight),

@@ -17,7 +17,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger
 from torch import nn
 
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi import CompiledSVI, captured_steps
 
 BATCHES = [torch.linspace(-1.0, 2.0, size) for size in (3, 3, 3, 3, 2, 3, 3, 2, 2, 3)]
 
@@ -445,4 +445,56 @@ def test_messenger_guides_and_partly_observed_sites_are_captured(model, make_gui
 
     (_, expected), (svi, actual) = run(SVI), run(CompiledSVI, compile="capture")
     assert actual == pytest.approx(expected, rel=1e-4)
+    assert svi.signatures == 1
+
+
+def results(loss, gradient):
+    return [torch.tensor(loss), torch.tensor(gradient)]
+
+
+@pytest.mark.parametrize(
+    ("program", "captured", "what"),
+    [
+        (results(1.0, [1.0, 2.0]), results(1.0, [1.0, 2.0]), None),
+        (results(1.0, [1.0, 2.0]), results(1.5, [1.0, 2.0]), "loss"),
+        (results(1.0, [1.0, 2.0]), results(1.0, [1.0, 2.5]), "gradients"),
+        (results(torch.inf, [1.0, 2.0]), results(torch.inf, [1.0, 2.0]), None),
+        (results(torch.inf, [1.0, 2.0]), results(torch.inf, [1.0, 2.5]), "gradients"),
+        (results(torch.inf, [1.0, 2.0]), results(-torch.inf, [1.0, 2.0]), "loss"),
+        (results(torch.nan, [1.0, torch.nan]), results(torch.nan, [1.0, torch.nan]), None),
+        (results(1.0, [1.0, torch.nan]), results(1.0, [1.5, torch.nan]), "gradients"),
+        (results(1.0, [1.0, torch.nan]), results(1.0, [torch.nan, 1.0]), "gradients"),
+        (results(1.0, [1.0, torch.inf]), results(1.0, [1.0, 5.0]), "gradients"),
+        (results(1.0, [1.0]), [torch.tensor(1.0), None], "only one"),
+    ],
+)
+def test_a_comparison_covers_results_that_are_not_finite(program, captured, what):
+    found = captured_steps._difference(program, captured, 1e-4)
+    assert found is None if what is None else what in found
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_lstm_is_captured(dropout):
+    def make():
+        torch.manual_seed(0)
+        rnn = nn.LSTM(3, 5, num_layers=2, dropout=dropout, batch_first=True)
+
+        def guide(x):
+            pyro.module("rnn", rnn)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(rnn(x)[0][:, -1].sum(-1), 1.0))
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(1.0, 1.0))
+
+        return model, guide
+
+    losses = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = kind(*make(), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        torch.manual_seed(1)
+        losses.append([svi.step(torch.ones(4, 6, 3)) for _ in range(12)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert svi.signatures == 1

@@ -32,15 +32,18 @@ class NoKernelError(Exception):
 
 
 @functools.cache
-def load(name: str, *arguments: str) -> Kernel:
+def load(name: str, *arguments: str, prefix: str = "") -> Kernel:
     """The function `kernel` of `<name>.cpp`, with arguments of these C++ types: tensors for pointers, and integers.
+
+    Args:
+        prefix: put before the text of the file, a macro that it uses for example.
 
     Raises:
         NoKernelError: there is no compiler, for example.
     """
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         raise NoKernelError("the processor has no vector instructions that torch supports")
-    source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{_text(f'{name}.cpp')}"
+    source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{prefix}{_text(f'{name}.cpp')}"
     try:
         return without_probes(lambda: _compiled(list(arguments), source))
     except Exception as error:

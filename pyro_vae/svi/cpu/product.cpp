@@ -1,5 +1,5 @@
-// A matrix product, activation(left right + bias), of matrices with any strides; in float32, or of bfloat16 factors
-// with sums in float32.
+// A matrix product, activation(left right + bias), of matrices with any strides; in float32, or, where HALF is true, of
+// bfloat16 factors with sums in float32.
 //
 // A tile of ROWS x VECTORS vectors of the result stays in registers, while each element of `left` is broadcast against
 // vectors of `right`. So the rows of `right` must be contiguous; `left` may have any strides. Where the columns of
@@ -264,7 +264,8 @@ static void multiply(Product p, Matrix left, Matrix right, char* left_copy, char
 extern "C" void kernel(float* out, const char* left, const char* right, const float* bias, const int64_t* update,
                        char* left_copy, char* right_copy, int64_t rows, int64_t columns, int64_t inner, int64_t left_row,
                        int64_t left_column, int64_t right_row, int64_t right_column, int64_t biased,
-                       int64_t activation, int64_t transposed, int64_t half) {
+                       int64_t activation, int64_t transposed) {
+    constexpr bool half = HALF;
     Product p{};
     p.adam = Adam(update);
     p.bias = biased ? bias : nullptr, p.out = out, p.out_row = columns, p.activation = activation;
@@ -276,8 +277,5 @@ extern "C" void kernel(float* out, const char* left, const char* right, const fl
 #if !defined(CPU_CAPABILITY_AVX512) || !defined(__AVX512BF16__)
     if (half) throw std::runtime_error("compiled for a processor that does not multiply bfloat16");
 #endif
-    if (half)
-        multiply<true>(p, first, second, left_copy, right_copy, alone);
-    else
-        multiply<false>(p, first, second, left_copy, right_copy, alone);
+    multiply<half>(p, first, second, left_copy, right_copy, alone);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,11 +15,12 @@ from pyro_vae.svi.cpu import kernels
 
 _ACTIVATIONS = {torch.ops.aten.tanh.default: 1, torch.ops.aten.relu.default: 2}  # as product.cpp numbers them
 _PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+_MANY = torch.ops.aten.bmm.default
 _VIEWS = (torch.ops.aten.t.default, torch.ops.aten.view.default)
 
 _TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # elements of the factor that is read for each block of rows; beyond this, libraries are faster
-NUM_ARGUMENTS = 18  # of the kernel
+NUM_ARGUMENTS = 17  # of the kernel
 UPDATE = 6  # 64-bit words of a row of adam.h
 
 _library = torch.library.Library("pyro_vae", "DEF")
@@ -29,9 +31,10 @@ _library.define(
 )
 
 
-def _kernel() -> kernels.Kernel:
+def _kernel(half: bool) -> kernels.Kernel:
+    """The kernel for float32 or for bfloat16 factors, each compiled for itself, because that takes long."""
     tensors = ["float*", *["const char*"] * 2, "const float*", "const int64_t*", *["char*"] * 2]
-    return kernels.load("product", *tensors, *["int64_t"] * 11)
+    return kernels.load("product", *tensors, *["int64_t"] * 10, prefix=f"#define HALF {str(half).lower()}\n")
 
 
 @torch.library.impl(_library, "product", "CPU")
@@ -57,7 +60,7 @@ def _multiply(out: Tensor, left: Tensor, right: Tensor, bias: Tensor | None, act
     sizes = (rows, columns, inner, *left.stride(), *right.stride())
     of = out if bias is None else bias
     tensors = (out, left, right, of, torch.zeros(UPDATE, dtype=torch.int64), *copies)
-    kernels.call(_kernel(), *tensors, *sizes, bias is not None, activation, transposed, half)
+    kernels.call(_kernel(half), *tensors, *sizes, bias is not None, activation, transposed)
 
 
 @torch.library.impl(_library, "product", "Meta")
@@ -71,12 +74,12 @@ def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor
     With such a row, the product updates the parameter itself. That requires a whole number of vectors per row, no bias,
     activation or transposition, and bfloat16 factors exactly if the parameter has a bfloat16 copy (`has_half`).
     """
-    if len(arguments) != NUM_ARGUMENTS or kernel is not _kernel():
+    if len(arguments) != NUM_ARGUMENTS or (has_half and not multiplies_bfloat16()) or kernel is not _kernel(has_half):
         return None
-    out, columns, (biased, activation, transposed, half) = arguments[0], arguments[8], arguments[-4:]
+    out, columns, (biased, activation, transposed) = arguments[0], arguments[8], arguments[-3:]
     if out.data_ptr() != gradient.data_ptr() or out.numel() != gradient.numel():
         return None
-    return None if columns % 16 or biased or activation or transposed or half != has_half else arguments[4]
+    return None if columns % 16 or biased or activation or transposed else arguments[4]
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
@@ -88,11 +91,15 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(tensor.device.type != "cpu" for tensor in inputs):
         return graph
-    if not any(node.target in (*_PRODUCTS, torch.ops.aten.bmm.default) for node in graph.graph.nodes):
+    factors = [node.all_input_nodes for node in graph.graph.nodes if node.target in (*_PRODUCTS, _MANY)]
+    types = {factor.meta["val"].dtype for factor in itertools.chain(*factors)}
+    if not types:
         return graph
     try:
-        _kernel()
-        multiplies_bfloat16()  # cached here, because it can't run the kernel while a graph is traced
+        if torch.float32 in types:
+            _kernel(half=False)
+        if torch.bfloat16 in types:
+            multiplies_bfloat16()  # cached here, because it can't run the kernel while a graph is traced
     except kernels.NoKernelError:
         return graph
     return make_fx(_WithProducts(graph).run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
@@ -111,7 +118,7 @@ class _WithProducts(fx.Interpreter):
         first: Any = n.args[0] if n.args else None
         if first in self._includes_user:
             return self.env[first]
-        if n.target is aten.bmm.default:
+        if n.target is _MANY:
             return self._run_many(n)
         if n.target not in _PRODUCTS or n.kwargs:
             value = super().run_node(n)
