@@ -185,6 +185,11 @@ PANEL = plots.Panel("p", "x", "y", [plots.Curve("a", [1], [2])])
         ("curves: given {}", lambda: plots.roc_curves({})),
         ("curve 'a': given .*, expected a pair", lambda: plots.roc_curves({"a": torch.zeros(3)})),
         ("curve 'a': given .*, expected as many", lambda: plots.roc_curves({"a": (torch.zeros(3), torch.zeros(2))})),
+        ("weights: given .*at least 0", lambda: plots.sampling_weights(-torch.ones(4), {"a": X})),
+        ("weights: given .*at least 0", lambda: plots.sampling_weights(torch.zeros(4), {"a": X})),
+        ("weights: given .*shape", lambda: plots.sampling_weights(torch.ones(2, 2), {"a": X})),
+        ("rows: given {}", lambda: plots.sampling_weights(torch.ones(4), {})),
+        ("shares: given {}", lambda: plots.sampling_weights(torch.ones(4), {"a": X}, {})),
         ("panels: given {}", lambda: plots.image_panels({}, 2, 2)),
         ("tiles: given 0", lambda: plots.image_panels({"a": X}, 2, 0)),
         ("columns: given 0", lambda: plots.image_panels({"a": X}, 0, 2)),
@@ -322,11 +327,28 @@ def test_names_in_figures_are_shown_as_they_are(tmp_path, name):
         plots.captioned_images(x, [name] * 4, name),
         plots.roc_curves({name: (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))}, name),
         plots.curve_panels([panel], title=name),
+        plots.sampling_weights(
+            torch.tensor([0.0, 1.0, 2.0, 900.0]), {name: x}, {name: (0.2, 0.8), "b": (0.8, 0.2)}, name
+        ),
     ]
     for index, figure in enumerate(figures):
         assert plots.save_figure(figure, tmp_path / f"{index}.png").stat().st_size > 500
     texts = [text.get_text() for text in scatter.legends[0].get_texts()]
     assert texts == [name if len(name) < 30 else "n" * 27 + "...", "other"]
+
+
+def test_sampling_weights_show_multiples_of_the_mean_and_shares_of_classes():
+    weights = torch.tensor([0.0, 1.0, 1.0, 6.0])  # 0, 1/2, 1/2 and 3 times the mean
+    shares = {"a": (0.75, 0.25), "b": (0.25, 0.75)}
+    figure = plots.sampling_weights(weights, {"largest": X}, shares)
+    histogram, bars = figure.axes[1:]
+    edges = [(patch.get_x(), patch.get_x() + patch.get_width(), patch.get_height()) for patch in histogram.patches]
+    assert sum(height for *_, height in edges) == 4
+    for value, count in ((1e-12, 1), (0.5, 2), (3.0, 1)):
+        assert sum(height for low, high, height in edges if low <= value < high) == count
+    assert [patch.get_height() for patch in bars.patches] == [0.75, 0.25, 0.25, 0.75]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["a", "b"]
+    assert len(plots.sampling_weights(weights, {"largest": X}).axes) == 2
 
 
 def test_more_classes_than_a_legend_holds_are_counted(tmp_path):

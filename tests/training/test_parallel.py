@@ -40,6 +40,18 @@ RUNS = {
         23,
         {"epochs": 2, "batch_size": 11, "lr": 0.01, "compile": "capture", "binarization": "threshold"},
     ),
+    "weighted": (
+        AUTOENCODER,
+        23,
+        {
+            "epochs": 2,
+            "batch_size": 11,
+            "lr": 0.01,
+            "compile": "off",
+            "binarization": "threshold",
+            "sampler": "latent-density",
+        },
+    ),
     "vae": (VAE, 1438, {"epochs": 3, "lr": 0.01, "binarization": "threshold"}),
 }
 RESUMED = {"epochs": 4, "batch_size": 51, "lr": 0.01, "binarization": "dynamic"}
@@ -188,7 +200,7 @@ def test_all_processes_hold_the_same_weights(of_both, name):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ["off", "capture"])
+@pytest.mark.parametrize("name", ["off", "capture", "weighted"])
 def test_without_noise_two_processes_are_one_with_the_whole_batch(of_both, alone, name):
     """Also with uneven parts, and with none; and the losses are those of all images."""
     for key, value in alone[name]["weights"].items():
