@@ -119,7 +119,10 @@ def test_dimensions_that_have_collapsed_do_not_count():
     for collapsed in (noise, torch.ones(500, 3), torch.full((1, 3), 2.0)):
         n = len(collapsed)
         assert torch.equal(density_weights(collapsed), torch.full((n,), 1 / n, dtype=torch.float64))
-    assert torch.equal(density_weights(torch.ones(4, 2), min_variance=0.0), torch.full((4,), 0.25).double())
+    for value in (1.0, 0.1):
+        constant = torch.full((1000, 2), value, dtype=torch.float64)
+        expected = torch.full((1000,), 1 / 1000, dtype=torch.float64)
+        assert torch.equal(density_weights(constant, min_variance=0.0), expected)
 
 
 def test_latent_density_weighs_the_codes_of_a_model(digits):
