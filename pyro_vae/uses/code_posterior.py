@@ -94,9 +94,13 @@ def drawn_codes(
     """`draws` codes from q, batch shape `(N,)`, and their importance weights."""
     with torch.no_grad():
         chunk = max(1, decoded_at_once // q.batch_shape[0])
-        z = [q.rsample((min(chunk, draws - start),)) for start in range(0, draws, chunk)]
-        rows = [log_likelihood(model.decode(part)) + model.prior().log_prob(part) - q.log_prob(part) for part in z]
-    return WeightedCodes(torch.cat(z), torch.cat([row.cpu().double() for row in rows]))
+        parts = []
+        for start in range(0, draws, chunk):
+            z = q.rsample((min(chunk, draws - start),))
+            log_q = q.log_prob(z)  # now: a flow without an inverse knows its last draws alone
+            log_weights = log_likelihood(model.decode(z)) + model.prior().log_prob(z) - log_q
+            parts.append((z, log_weights.cpu().double()))
+    return WeightedCodes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def fitted(
@@ -138,7 +142,7 @@ def _ascended(start: Tensor, objective: Callable[[Tensor], Tensor], ascent: Asce
 
 def family_of(model: Model, x: Tensor) -> Callable[[Tensor], dist.TorchDistribution]:
     """q(z|x) as a function of its parameters, `(N, P)`; any images x tell whether it has a density."""
-    if is_delta(model.encode(x)):
+    if is_delta(model.encode(x[:1])):
         raise checks.fail("model", f"{type(model).__name__} with a point for q(z|x)", "a guide that has a density")
     return model.posterior if isinstance(model, VAE) else _normal
 

@@ -16,6 +16,7 @@ from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_s
 from pyro_vae.models import VAE, Model
 from pyro_vae.models.base import dtype_of, evaluating_on
 from pyro_vae.noise import Noise, check_noise, noise_of
+from pyro_vae.posteriors import location
 from pyro_vae.uses.code_posterior import Ascent, check_codes, drawn_codes, family_of, fitted
 
 METHODS = ("importance", "encoder")
@@ -162,8 +163,7 @@ def _check_noisy(noisy: Tensor) -> Tensor:
 def _check_takes(model: VAE, y: Tensor, noise: Noise) -> None:
     """Checks that the model takes images of this shape, and that the noise fits its pixels."""
     try:
-        z = model.encode(y[:1].clamp(0, 1)).mean
-        p = model.decode(z)
+        p = model.decode(location(model.encode(y[:1].clamp(0, 1))))
     except (RuntimeError, ValueError) as error:
         raise checks.fail("noisy", y, f"images that the model's encoder takes ({error})") from error
     if p.event_shape != y.shape[1:]:

@@ -225,6 +225,13 @@ def test_draws_that_are_decoded_in_parts_are_the_same_draws(digits):
     torch.testing.assert_close(whole.mean, parts.mean, atol=1e-5, rtol=0)
 
 
+def test_a_flow_without_an_inverse_scores_its_draws_part_by_part():
+    vae, x = build(Spec(latent_dim=2, hidden=(8,), posterior="planar")), torch.zeros(3, 1, 8, 8)
+    result = denoise(vae, x, "gaussian:0.5", draws=10, ascent=Ascent(steps=3), decoded_at_once=6)
+    assert result.mean.isfinite().all()
+    assert (result.effective_samples > 1).all()
+
+
 SIMILARITIES = [0.83467862, 0.80667119, 0.81019834]
 
 
