@@ -44,9 +44,10 @@ def cpp_wrapper_and_kernels(graph: torch.fx.GraphModule, inputs: list[Tensor]) -
 
 def aot_inductor(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> backends.Run:
     import torch._inductor as compiler
-    from torch._export import aot_load
 
-    return aot_load(compiler.aot_compile(graph, tuple(inputs), options={"fallback_random": True}), "cpu")
+    library = compiler.aot_compile(graph, tuple(inputs), options={"fallback_random": True})
+    runner = torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)
+    return lambda *arguments: runner.run(list(arguments))
 
 
 def unrecorded(compile: Callable[..., backends.Run], fused: bool, rows: bool = False) -> Callable[..., svi_step.Epoch]:
