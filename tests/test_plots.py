@@ -15,6 +15,7 @@ from pyro_vae.experiments.report import figures
 from pyro_vae.plots import curves
 from pyro_vae.plots.frame import with_palette
 from pyro_vae.training.history import Epoch
+from pyro_vae.uses.attributes import Effect
 
 
 def test_tiles_are_in_reading_order_with_white_between():
@@ -376,3 +377,46 @@ def test_the_columns_of_a_sheet_have_names():
     assert list(axes.get_xticks()) == [1.5, 6.5, 11.5]
     with pytest.raises(InputError, match="column_names: given .*, expected 3 names, one for each column"):
         plots.image_grid(torch.rand(6, 1, 4, 4), "Two", 3, ["0"])
+
+
+def test_a_traversal_has_its_numbers_below_and_its_amounts_above():
+    values = torch.arange(6.0).reshape(2, 3)
+    figure = plots.traversal(torch.rand(2, 3, 1, 4, 4), [-1.0, 0.0, 1.0], {"thickness": values, "log p": -values}, "t")
+    figure.savefig(io.BytesIO(), format="png")
+    assert [axes.get_xlabel() for axes in figure.axes] == [f"{i}\n{-i}" if i else "0\n-0" for i in range(6)]
+    assert [axes.get_title() for axes in figure.axes] == ["-1 sd", "0", "+1 sd", "", "", ""]
+    assert "under each image: thickness; log p" in figure.get_suptitle()
+
+
+def test_the_matrix_of_effects_is_in_rows_of_directions():
+    effects = {
+        f"direction {row}": {
+            f"attribute {column}": Effect(9, 0.1 * (row - column), None, float(row + column)) for column in range(3)
+        }
+        for row in range(2)
+    }
+    figure = plots.effect_matrix(effects, "effects")
+    figure.savefig(io.BytesIO(), format="png")
+    rho, change = figure.axes
+    assert [text.get_text() for text in rho.texts] == ["+0.00", "-0.10", "-0.20", "+0.10", "+0.00", "-0.10"]
+    assert [text.get_text() for text in change.texts] == ["+0.00", "+1.00", "+2.00", "+1.00", "+2.00", "+3.00"]
+    assert [label.get_text() for label in rho.get_yticklabels()] == ["direction 0", "direction 1"]
+    assert [label.get_text() for label in change.get_xticklabels()] == [f"attribute {column}" for column in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.traversal(torch.rand(2, 1, 4, 4), [0.0], {}), "images: given"),
+        (lambda: plots.traversal(torch.rand(2, 3, 1, 4, 4), [0.0], {}), "amounts_sd: given"),
+        (lambda: plots.traversal(torch.rand(2, 1, 1, 4, 4), [0.0], {"a": torch.rand(2, 2)}), "values 'a': given"),
+        (lambda: plots.effect_matrix({}), "effects: given"),
+        (
+            lambda: plots.effect_matrix({"x": {"a": Effect(1, 0.0, None, 0.0)}, "y": {}}),
+            r"effects 'y': given \[\], expected a",
+        ),
+    ],
+)
+def test_traversals_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

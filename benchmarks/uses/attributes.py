@@ -110,11 +110,12 @@ def of_mnist(arguments, d: int) -> list[dict[str, object]]:
     learned_from = train.draw(10_000)
     values = attributes.measured_attributes(learned_from.as_float())
 
-    def classes(images: Tensor) -> Tensor:
-        return attributes.class_probabilities(classifier, images, **CPU).argmax(-1)
+    def look(images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        probabilities = attributes.class_probabilities(classifier, images, **CPU)
+        return attributes.measured_attributes(images), probabilities.argmax(-1)
 
     kinds = {"dataset": "mnist", "dimensions": d}
-    return measured(model, learned_from, test, values, HELD, attributes.measured_attributes, classes, kinds)
+    return measured(model, learned_from, test, values, HELD, look, kinds)
 
 
 def of_sprites(arguments) -> list[dict[str, object]]:
@@ -127,16 +128,13 @@ def of_sprites(arguments) -> list[dict[str, object]]:
     every = sprites_of(all_factors())
     nearest = partial(nearest_factors, templates=every.images.as_float().flatten(1), factors=every.factors)
 
-    def measure(images: Tensor) -> dict[str, Tensor]:
+    def look(images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         found = nearest(images)
-        return {name: found[:, FACTORS.index(name)].double() for name in names}
-
-    def shapes(images: Tensor) -> Tensor:
-        return nearest(images.flatten(0, 1))[:, 0].unflatten(0, images.shape[:2])
+        return {name: found[:, FACTORS.index(name)].double() for name in names}, found[:, 0]
 
     truth = {name: of_test[:, FACTORS.index(name)].double() for name in names}
     kinds = {"dataset": "sprites", "dimensions": 10}
-    return measured(model, train, test, values, names, measure, shapes, kinds, truth)
+    return measured(model, train, test, values, names, look, kinds, truth)
 
 
 def nearest_factors(images: Tensor, templates: Tensor, factors: Tensor) -> Tensor:
@@ -146,10 +144,8 @@ def nearest_factors(images: Tensor, templates: Tensor, factors: Tensor) -> Tenso
     return factors[torch.cat(near)]
 
 
-def measured(
-    model, train: Images, test: Images, values, held, measure, classes, kinds, truth=None
-) -> list[dict[str, object]]:
-    """A row for each attribute, method and range: the effects of moving along the direction."""
+def measured(model, train: Images, test: Images, values, held, look, kinds, truth=None) -> list[dict[str, object]]:
+    """A row for each attribute, method and range; `look` has the attributes and the classes of images."""
     codes, starts = (latent.codes(model, images, **CPU).double() for images in (train, test))
     covariance = torch.cov(codes.T)
     gradients = {name: attribute_direction(codes, each, "regression") for name, each in values.items()}
@@ -163,8 +159,10 @@ def measured(
             for range_sd in RANGES_SD:
                 amounts = even_amounts(codes, direction, range_sd, STEPS)
                 moved = attributes.traverse(model, starts, direction, amounts)
-                effects = attributes.effects(amounts, attributes.measured_along(moved, measure), values)
-                predicted = classes(moved.images)
+                seen, predicted = look(moved.images.flatten(0, 1))
+                predicted = predicted.unflatten(0, (len(starts), STEPS))
+                along = {of: numbers.unflatten(0, predicted.shape) for of, numbers in seen.items()}
+                effects = attributes.effects(amounts, along, values)
                 row = {
                     **kinds,
                     "attribute": name,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pyro_vae.data import Images, Splits
     from pyro_vae.models import Model
+    from pyro_vae.spec import Spec
     from pyro_vae.uses.attributes import Effect, Measure, Traversal
 
     Classify = Callable[[Tensor], Tensor]  # images `(..., C, H, W)` to probabilities `(..., classes)`
@@ -59,40 +60,46 @@ class Moved:
     class_kept: Tensor | None  # share of the images, at each step
 
 
+Attribute = Annotated[
+    list[str],
+    typer.Option(
+        help="intensity, thickness, slant, width, height, label:CLASS, or a name in --attributes; may be repeated",
+        metavar="NAME",
+    ),
+]
+AttributeFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="attributes of the pictures of a folder, in the format of CelebA's list_attr_celeba.txt",
+        show_default=False,
+        parser=path,
+        metavar="FILE",
+    ),
+]
+OrthogonalTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="an attribute whose linear prediction is to stay; may be repeated", show_default=False, metavar="NAME"
+    ),
+]
+Method = Annotated[
+    str, typer.Option(help="covariance (of labels, the difference of means), mean-difference, probe or regression")
+]
+Range = Annotated[
+    float,
+    typer.Option(
+        "--range", help="largest amount, in standard deviations of codes along the direction", metavar="NUMBER"
+    ),
+]
+
+
 def traverse(
     run: Run,
-    attribute: Annotated[
-        list[str],
-        typer.Option(
-            help="intensity, thickness, slant, width, height, label:CLASS, or a name in --attributes; may be repeated",
-            metavar="NAME",
-        ),
-    ],
-    attributes: Annotated[
-        Path | None,
-        typer.Option(
-            help="attributes of the pictures of a folder, in the format of CelebA's list_attr_celeba.txt",
-            show_default=False,
-            parser=path,
-            metavar="FILE",
-        ),
-    ] = None,
-    orthogonal_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="an attribute whose linear prediction is to stay; may be repeated", show_default=False, metavar="NAME"
-        ),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(help="covariance (of labels, the difference of means), mean-difference, probe or regression"),
-    ] = "covariance",
-    range_sd: Annotated[
-        float,
-        typer.Option(
-            "--range", help="largest amount, in standard deviations of codes along the direction", metavar="NUMBER"
-        ),
-    ] = 1.0,
+    attribute: Attribute,
+    attributes: AttributeFile = None,
+    orthogonal_to: OrthogonalTo = None,
+    method: Method = "covariance",
+    range_sd: Range = 1.0,
     steps: Annotated[int, typer.Option(help="amounts, an odd number", parser=whole_number, metavar="INTEGER")] = 7,
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     classify: Annotated[
@@ -109,47 +116,44 @@ def traverse(
     """Move test images along the direction of an attribute: a table of each image, pictures, and what else changes."""
     _check_options(method, range_sd, steps, n)
 
-    import torch
-
     from pyro_vae import latent
-    from pyro_vae.data import binarize
     from pyro_vae.latent.directions import even_amounts
+    from pyro_vae.models import require_prior
 
     model, spec, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
-    # Grey levels are the means of drawn pixels; a threshold is none.
-    how = "threshold" if spec.binarization == "threshold" else "none"
-    positions = [
-        torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:most]
-        for part, most in zip(images, (LEARNED_FROM, n), strict=True)
-    ]
-    train, test = (binarize(part.take(rows), how) for part, rows in zip(images, positions, strict=True))
-    names = list(dict.fromkeys([*attribute, *(orthogonal_to or [])]))
-    classes = _classes(names, train)
-    of_file = _of_file(attributes, dataset or spec.dataset, positions[0])
-    for option, given in (("--attribute", attribute), ("--orthogonal-to", orthogonal_to or [])):
-        _check_names(option, given, classes, of_file)
+    require_prior(model)
+    (train, index), (test, test_index) = (
+        _drawn(part, most, seed, spec) for part, most in zip(images, (LEARNED_FROM, n), strict=True)
+    )
+    held = orthogonal_to or []
+    classes = _classes([*attribute, *held], train)
+    of_file = _of_file(attributes, dataset or spec.dataset, index)
+    for option, names in (("--attribute", attribute), ("--orthogonal-to", held)):
+        _check_names(option, names, classes, of_file)
     codes, starts = (latent.codes(model, part, device=device) for part in (train, test))
+    values = of_file | _of_labels(train, classes) | _of_images(train, partial(_measured, classes={}, classify=None))
+    directions = _directions(codes, values, attribute, held, method)
     probabilities = _classifier(images, device, progress=not quiet) if classify else None
     measure = partial(_measured, classes=classes, classify=probabilities)
-    of_train = measure(train.as_float())
-    of_labels = {} if train.labels is None else {name: train.labels == label for name, label in classes.items()}
-    values = of_train | of_labels | of_file
+    usual = _of_images(train, measure)
     moved = [
         _moved(
             model,
-            (starts, test.labels),
+            starts,
             direction,
             even_amounts(codes, direction.vector, range_sd, steps),
-            (measure, of_train),
+            measure,
+            usual,
             probabilities,
+            test.labels,
         )
-        for direction in _directions(codes, values, attribute, orthogonal_to or [], method)
+        for direction in directions
     ]
-    settings = {"run": str(run), "method": method, "range_sd": range_sd, "n": len(test), "seed": seed}
+    settings = {"run": str(run), "method": method, "range_sd": range_sd, "steps": steps, "n": len(test), "seed": seed}
     settings["attributes"] = None if attributes is None else str(attributes)
     folder = out or run / "traverse"
     for each in moved:
-        files.write(_file(folder, each, "csv"), _csv(each, range_sd, test, positions[1].tolist()))
+        files.write(_file(folder, each, "csv"), _csv(each, range_sd, test, test_index.tolist()))
     _draw(folder, moved, range_sd, test, run.resolve().name)
     files.write_json(
         folder / "effects.json",
@@ -174,6 +178,17 @@ def _check_options(method: str, range_sd: float, steps: int, n: int) -> None:
         raise fail("--steps", steps, "an odd number of at least 3, so that the middle one is the image itself")
 
 
+def _drawn(images: Images, n: int, seed: int, spec: Spec) -> tuple[Images, Tensor]:
+    """At most n images, drawn at random, as the model is to see them, and their positions."""
+    import torch
+
+    from pyro_vae.data import binarize
+
+    index = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
+    # Grey levels are the means of drawn pixels; a threshold is none.
+    return binarize(images.take(index), "threshold" if spec.binarization == "threshold" else "none"), index
+
+
 def _classes(names: Sequence[str], images: Images) -> dict[str, int]:
     """The label of each class that is an attribute, by `label:CLASS`."""
     from pyro_vae.data.images import UNKNOWN, class_name
@@ -184,6 +199,19 @@ def _classes(names: Sequence[str], images: Images) -> dict[str, int]:
     labels = [] if images.labels is None else images.labels.unique().tolist()
     known = {f"{LABEL}{class_name(label, images.class_names)}": label for label in labels if label != UNKNOWN}
     return {name: known[one_of("--attribute", name, known)] for name in chosen}
+
+
+def _of_labels(images: Images, classes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Whether an image is of each class that is an attribute."""
+    return {} if images.labels is None else {name: images.labels == label for name, label in classes.items()}
+
+
+def _of_images(images: Images, measure: Measure) -> dict[str, Tensor]:
+    """Attributes of images, measured some at a time, as floats take four times the memory of bytes, or eight."""
+    import torch
+
+    parts = [measure(images.take(rows).as_float()) for rows in torch.arange(len(images)).split(500)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _of_file(file: Path | None, dataset: str, index: Tensor) -> dict[str, Tensor]:
@@ -261,22 +289,23 @@ def _directions(
 
 def _moved(
     model: Model,
-    images: tuple[Tensor, Tensor | None],
+    codes: Tensor,
     direction: Direction,
     amounts: Tensor,
-    measure: tuple[Measure, Mapping[str, Tensor]],
+    measure: Measure,
+    usual: Mapping[str, Tensor],
     classify: Classify | None,
+    labels: Tensor | None,
 ) -> Moved:
-    """Codes, with the labels of their images, along a direction; `measure` is a function and what it says of others."""
+    """Codes along a direction; `usual` has the attributes of other images, `labels` the classes of those moved."""
     from pyro_vae.uses.attributes import class_kept, effects, measured_along
     from pyro_vae.uses.attributes import traverse as traverse_codes
 
-    codes, labels = images
     traversal = traverse_codes(model, codes, direction.vector, amounts)
-    measured = measured_along(traversal, measure[0])
+    measured = measured_along(traversal, measure)
     predicted = None if classify is None else classify(traversal.images).argmax(-1)
     kept = None if predicted is None or labels is None else class_kept(labels, predicted)
-    return Moved(direction, traversal, measured, effects(amounts, measured, measure[1]), predicted, kept)
+    return Moved(direction, traversal, measured, effects(amounts, measured, usual), predicted, kept)
 
 
 def _file(folder: Path, moved: Moved, suffix: str) -> Path:

@@ -38,14 +38,20 @@ def traversal(images: Tensor, amounts_sd: Sequence[float], values: Mapping[str, 
     for name, each in numbers.items():
         if each.shape != (n, steps):
             raise checks.fail(f"values {name!r}", each, f"numbers of shape ({n}, {steps})")
-    side = min(1.0, 9.0 / steps)
-    figure = new_figure(side * steps + 0.2, n * (side * height / width + 0.16 * len(numbers)) + 0.9)
-    for index, axes in enumerate(figure.subplots(n, steps, squeeze=False).flat):
+    side, line = min(1.0, 9.0 / steps), 0.16  # inches
+    height_of_row = side * height / width + line * len(numbers) + 0.1
+    figure = new_figure(side * steps, n * height_of_row + 0.8)
+    figure.set_layout_engine("none")  # the constrained one takes seconds for that many axes
+    inches = float(figure.get_figheight())
+    share = side * height / width / height_of_row  # of a row, its image
+    bottom = (1 - share) * height_of_row / inches
+    grid = {"left": 0.01, "right": 0.99, "top": 1 - 0.8 / inches, "bottom": bottom, "hspace": (1 - share) / share}
+    for index, axes in enumerate(figure.subplots(n, steps, squeeze=False, gridspec_kw=grid | {"wspace": 0.06}).flat):
         row, column = divmod(index, steps)
         axes.imshow(x[row, column].permute(1, 2, 0).clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         if row == 0:
-            axes.set_title(f"{amounts_sd[column]:+.3g} sd" if amounts_sd[column] else "0", fontsize=9)
+            axes.set_title(f"{amounts_sd[column]:+.3g} sd" if abs(amounts_sd[column]) > 1e-6 else "0", fontsize=9)
         lines = [f"{each[row, column].item():.3g}" for each in numbers.values()]
         axes.set_xlabel("\n".join(lines), fontsize=8, labelpad=2)
     below = f"\nunder each image: {'; '.join(map(shortened, numbers))}" if numbers else ""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from pyro_vae import Spec, latent, load_data
+from pyro_vae.cli import traverse as command
 from pyro_vae.cli.app import main
 from pyro_vae.data import binarize
 from pyro_vae.evaluation.samples import classifier
@@ -37,7 +38,9 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _untrained_classifier(monkeypatch):
+def _small(monkeypatch):
+    """Small pictures, and a classifier that is not trained."""
+    monkeypatch.setattr(command, "PICTURED", 2)
     monkeypatch.setattr(classifier, "_train_classifier", lambda *_: None)
     monkeypatch.setattr(classifier, "_warn_if_at_chance", lambda *_: None)
 
@@ -51,6 +54,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_files(folders, capsys):
     options = ["--attribute", "thickness", "--attribute", "label:3", "--orthogonal-to", "slant", "--range", "1.5"]
     assert traverse(folders, *options) == 0
