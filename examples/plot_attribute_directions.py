@@ -56,7 +56,7 @@ some = latent.codes(vae, test.draw(100))
 slanted = traverse(vae, some, slant, even_amounts(codes, slant, range_sd=1.5))
 below = {
     "slant": measured_along(slanted)["slant"][:4],
-    "log p(z), nats": slanted.log_prior[:4],
+    "log p(z) in nats": slanted.log_prior[:4],
 }
 sd = torch.linspace(-1.5, 1.5, 7).tolist()
 along = plots.traversal(slanted.images[:4], sd, below, "Along slant, four images")

@@ -385,7 +385,7 @@ def test_a_traversal_has_its_numbers_below_and_its_amounts_above():
     figure.savefig(io.BytesIO(), format="png")
     assert [axes.get_xlabel() for axes in figure.axes] == [f"{i}\n{-i}" if i else "0\n-0" for i in range(6)]
     assert [axes.get_title() for axes in figure.axes] == ["-1 sd", "0", "+1 sd", "", "", ""]
-    assert "under each image: thickness; log p" in figure.get_suptitle()
+    assert " ".join(figure.get_suptitle().split()) == "t; under each image: thickness, log p"
 
 
 def test_the_matrix_of_effects_is_in_rows_of_directions():

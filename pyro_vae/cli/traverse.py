@@ -382,7 +382,7 @@ def _picture(moved: Moved, range_sd: float, run: str) -> Figure:
 
     direction, traversal = moved.direction, moved.traversal
     shown = {name: values[:PICTURED] for name, values in moved.measured.items() if name == direction.attribute}
-    shown["log p(z), nats"] = traversal.log_prior[:PICTURED]
+    shown["log p(z) in nats"] = traversal.log_prior[:PICTURED]
     held = f" orthogonal to {', '.join(direction.orthogonal_to)}" if direction.orthogonal_to else ""
     return plots.traversal(
         traversal.images[:PICTURED],

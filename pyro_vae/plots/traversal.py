@@ -40,12 +40,12 @@ def traversal(images: Tensor, amounts_sd: Sequence[float], values: Mapping[str, 
             raise checks.fail(f"values {name!r}", each, f"numbers of shape ({n}, {steps})")
     side, line = min(1.0, 9.0 / steps), 0.16  # inches
     height_of_row = side * height / width + line * len(numbers) + 0.1
-    figure = new_figure(side * steps, n * height_of_row + 0.8)
+    figure = new_figure(side * steps, n * height_of_row + 1.0)
     figure.set_layout_engine("none")  # the constrained one takes seconds for that many axes
     inches = float(figure.get_figheight())
     share = side * height / width / height_of_row  # of a row, its image
     bottom = (1 - share) * height_of_row / inches
-    grid = {"left": 0.01, "right": 0.99, "top": 1 - 0.8 / inches, "bottom": bottom, "hspace": (1 - share) / share}
+    grid = {"left": 0.01, "right": 0.99, "top": 1 - 1.0 / inches, "bottom": bottom, "hspace": (1 - share) / share}
     for index, axes in enumerate(figure.subplots(n, steps, squeeze=False, gridspec_kw=grid | {"wspace": 0.06}).flat):
         row, column = divmod(index, steps)
         axes.imshow(x[row, column].permute(1, 2, 0).clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
@@ -54,8 +54,8 @@ def traversal(images: Tensor, amounts_sd: Sequence[float], values: Mapping[str, 
             axes.set_title(f"{amounts_sd[column]:+.3g} sd" if abs(amounts_sd[column]) > 1e-6 else "0", fontsize=9)
         lines = [f"{each[row, column].item():.3g}" for each in numbers.values()]
         axes.set_xlabel("\n".join(lines), fontsize=8, labelpad=2)
-    below = f"\nunder each image: {'; '.join(map(shortened, numbers))}" if numbers else ""
-    figure.suptitle(f"{title}{below}", fontsize=11, parse_math=False)
+    below = f"under each image: {', '.join(map(shortened, numbers))}" if numbers else ""
+    set_title(figure, "; ".join(filter(None, (title, below))))
     return figure
 
 
