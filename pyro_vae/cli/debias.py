@@ -79,6 +79,7 @@ def debias(
     folder = out or run / "debias"
     settings = {"run": str(run), "bins": bins, "smoothing": smoothing, "combine": combine}
     files.write(folder / "weights.csv", _csv(weights, train))
+    save_figure(_figure(weights, train, shares), folder / "debias.png")
     files.write_json(
         folder / "debias.json",
         {
@@ -90,7 +91,6 @@ def debias(
             "provenance": provenance(model, {"train": images.train}, settings, device),
         },
     )
-    save_figure(_figure(weights, train, shares), folder / "debias.png")
     if quiet:
         return
     text = f"{effective:,.0f} effective of {len(train):,} training images, by {active} of {means.shape[1]} dimensions"

@@ -13,6 +13,7 @@ import typer
 from pyro_vae._utils.checks import InputError, fail
 from pyro_vae._utils.console import show
 from pyro_vae._utils.progress import say
+from pyro_vae.cli.debias import debias
 from pyro_vae.cli.denoise import denoise
 from pyro_vae.cli.inpaint import inpaint
 from pyro_vae.cli.neighbours import neighbours
@@ -28,6 +29,7 @@ from pyro_vae.cli.options import (
     whole_number,
 )
 from pyro_vae.cli.outliers import outliers
+from pyro_vae.cli.traverse import traverse
 from pyro_vae.spec import check_dataset
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _USES: Mapping[str, Callable[..., None]] = {
     "inpaint": inpaint,
     "outliers": outliers,
     "neighbours": neighbours,
+    "traverse": traverse,
+    "debias": debias,
 }
 
 StudyName = Annotated[

@@ -44,7 +44,7 @@ NAMES = (
     "families",
     "uses",
 )  # each in a file of that name
-COMMANDS = ("denoise", "inpaint", "outliers", "neighbours")  # that a study may run on its models
+COMMANDS = ("denoise", "inpaint", "outliers", "neighbours", "traverse", "debias")  # that a study may run on its models
 COLUMNS = ("loss_nats", "reconstruction_nats", "kl_per_sample", "elbo_nats", "mse_per_pixel", "mse_per_pixel_sampled")
 LARGEST_FLOAT = sys.float_info.max
 LONGEST_NAME = 200  # bytes of the name of a model; file systems take 255, and suffixes are added

@@ -21,7 +21,7 @@ def folder_of(use: Use, out: Path) -> Path:
     >>> folder_of(Use("mnist", "inpaint", {"mask": "random:0.5"}), Path("STUDY")).as_posix()
     'STUDY/uses/mnist-inpaint-mask-random-0.5'
     """
-    words = [use.model, use.command, *(f"{name}-{value}" for name, value in use.options.items())]
+    words = [use.model, use.command, *(f"{name}-{value}" for name, value in _flags(use))]
     return out / "uses" / re.sub(r"[^\w.=+-]+", "-", "-".join(words))[:150]
 
 
@@ -59,11 +59,16 @@ def numbers(stored: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for name in ("auroc", "auprc", "fpr_at_95"):
             yield {"quantity": f"{name} of {score}", "value": detected[name], "se": None}
     for space, retrieved in stored.get("retrieval", {}).items():
-        yield {
-            "quantity": f"precision by {space}",
-            "value": retrieved["precision"],
-            "se": retrieved["precision_se"],
-        }
+        value, se = retrieved["precision"], retrieved["precision_se"]
+        yield {"quantity": f"precision by {space}", "value": value, "se": se}
+    for direction, of_direction in stored.get("directions", {}).items():
+        for attribute, effect in of_direction["effects"].items():
+            yield {"quantity": f"{direction}: change of {attribute}, sd", "value": effect["change_sd"], "se": None}
+        if "class_kept" in of_direction:
+            kept = of_direction["class_kept"]
+            yield {"quantity": f"{direction}: class kept", "value": sum(kept) / len(kept), "se": None}
+    if "effective_images" in stored:
+        yield {"quantity": "effective images", "value": stored["effective_images"], "se": None}
 
 
 def to_markdown(table: Sequence[Mapping[str, Any]]) -> str:
@@ -77,4 +82,11 @@ def to_markdown(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _options(use: Use) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in use.options.items())
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in _flags(use))
+
+
+def _flags(use: Use) -> Iterator[tuple[str, Any]]:
+    """The options, of which one that has a list is repeated."""
+    for name, value in use.options.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            yield name, each

@@ -25,6 +25,8 @@ STUDY = Study(
         Use("two", "inpaint", {"mask": "MASK", "n": 6, "draws": 4, "steps": 2, "codes": 5}),
         Use("two", "outliers", {"against": "digits", "n": 20, "k": 5, "scores": "elbo"}),
         Use("two", "neighbours", {"k": 3, "n": 10}),
+        Use("two", "traverse", {"attribute": ["slant", "width"], "n": 5, "classify": False}),
+        Use("two", "debias"),
     ),
 )
 """
@@ -50,8 +52,8 @@ def folder(tmp_path_factory):
 def test_what_failed_is_done_by_the_next_call_and_nothing_else(folder):
     out, first = folder
     now = {path: path.stat().st_mtime_ns for path in out.glob("uses/*/*.json")}
-    assert len(first) == 3
-    assert len(now) == 4
+    assert len(first) == 5
+    assert len(now) == 6
     assert {path: now[path] for path in first} == first
 
 
@@ -65,6 +67,8 @@ def test_the_table_has_the_numbers_of_each_command(folder):
     assert 0 <= measured["neighbours", "precision by codes"] <= 1
     assert 0 <= measured["outliers", "auroc of elbo"] <= 1
     assert ("denoise", "denoised_psnr_db") in measured
+    assert ("traverse", "width: change of slant, sd") in measured
+    assert 1 <= measured["debias", "effective images"] <= 1438
     assert "| two | inpaint --mask top" in (out / "uses.md").read_text(encoding="utf-8")
 
 

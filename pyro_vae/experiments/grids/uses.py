@@ -45,7 +45,7 @@ STUDY = Study(
         *(
             Use("mnist", "inpaint", {"mask": mask, "method": method, "n": 200})
             for mask in ("top", "center", "random:0.5")
-            for method in ("importance", "metropolis", "pseudo-gibbs")
+            for method in ("importance", "metropolis", "collapsed-metropolis", "pseudo-gibbs")
         ),
         *(
             Use(model, "outliers", {"against": other, "scores": SCORES})
@@ -55,6 +55,8 @@ STUDY = Study(
                 ("fashion", "mnist"),
             )
         ),
+        Use("mnist-dynamic", "traverse", {"attribute": ["thickness", "slant", "width"]}),
+        Use("mnist-dynamic", "debias"),
         Use("mnist-dynamic", "neighbours"),
         Use("fashion-dynamic", "neighbours"),
     ),

@@ -25,6 +25,7 @@ from pyro_vae.experiments.report.read import (
 )
 from pyro_vae.experiments.report.study_table import setting_differences, study_table
 from pyro_vae.experiments.report.texts import duration, is_number, number
+from pyro_vae.experiments.study import COMMANDS
 from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.spec import WEIGHTS, check_weights, to_options
 
@@ -38,15 +39,6 @@ _RUN_FIGURES = {
     "manifold-even": ("The latent space on an even grid", "A grid of decoded points of the latent plane."),
     "manifold-quantiles": ("The latent space on quantiles of the prior", "A grid of decoded points."),
 }
-
-USES = (  #: folders of a run in which the commands of these names write
-    "denoise",
-    "inpaint",
-    "outliers",
-    "neighbours",
-    "traverse",
-    "debias",
-)
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -201,7 +193,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
-    of_uses = [path for use in USES for path in sorted((folder / use).glob("*.png"))]
+    of_uses = [path for use in COMMANDS for path in sorted((folder / use).glob("*.png"))]
     wanted += [(f"{path.parent.name}/{path.name}", *_figure_of_use(path)) for path in of_uses]
     command, quoted = _train_command(spec, name), _quoted(name)
     status = "done" if (folder / WEIGHTS).is_file() else "not finished"
