@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +114,7 @@ def study(
         raise fail("study", None, f"one of {', '.join(NAMES)}, FILE.py or FILE.toml; --list describes them")
     dataset = dataset and os.path.expanduser(dataset)
     grid = named(name).adapted(epochs=epochs, dataset=dataset)  # checked before torch is imported
+    _check_uses(grid)
     groups = metric_groups(metrics)
     if out is None:
         raise fail("--out", None, "a folder for the study")
@@ -160,27 +162,39 @@ def study(
         raise typer.Exit(1)
 
 
+def _check_uses(grid: Study) -> None:
+    """Checks the options of all uses before anything is trained."""
+    for use in grid.uses:
+        try:
+            inspect.signature(_USES[use.command]).bind("RUN", **use.options)
+        except TypeError as error:
+            expected = f"options of pyro-vae {use.command} ({error})"
+            raise fail(f"use {use.command} of {use.model}", dict(use.options), expected) from error
+
+
 def _use(
     grid: Study, out: Path, stored: Mapping[str, Any], data_root: Path | None, device: str, quiet: bool
 ) -> list[Use]:
     """Runs the commands of the study on its trained models, unless their results are there; returns what failed."""
-    from pyro_vae.experiments.uses import folder_of, is_done, write_uses
+    from pyro_vae.experiments.uses import is_done, write_uses
     from pyro_vae.part_classes import importable
 
     trained = {entry["name"]: out / entry["runs"][0] for entry in stored["entries"] if entry["status"] == "done"}
     failed = []
-    for use in grid.uses:
-        if use.model not in trained or is_done(use, out):
-            continue
-        settings = {"out": folder_of(use, out), "data_root": data_root, "device": device, "trust": True, "quiet": quiet}
-        try:
-            with importable(grid.folder):  # the run is of this study's own parts, which it has trained
-                _USES[use.command](trained[use.model], **use.options, **settings)
-        except InputError as error:
-            failed.append(use)
-            say(f"pyro-vae: {use.command} of {use.model} failed: {error}")
-    if grid.uses:
-        write_uses(grid.uses, out)
+    try:
+        for use in grid.uses:
+            if use.model not in trained or is_done(use, trained[use.model], out):
+                continue
+            settings = {"out": out / "uses" / use.folder, "data_root": data_root, "device": device, "quiet": quiet}
+            try:
+                with importable(grid.folder):  # the run is of this study's own parts, which it has trained
+                    _USES[use.command](trained[use.model], **use.options, **settings, trust=True)
+            except InputError as error:
+                failed.append(use)
+                say(f"pyro-vae: {use.command} of {use.model} failed: {error}")
+    finally:
+        if grid.uses:
+            write_uses(grid.uses, out)
     return failed
 
 

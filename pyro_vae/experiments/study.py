@@ -147,6 +147,18 @@ class Use:
     def __post_init__(self) -> None:
         checks.one_of("command", self.command, COMMANDS)
 
+    @property
+    def flags(self) -> list[tuple[str, Any]]:
+        """The options as the command line has them: one that has a list is repeated."""
+        several = {name: value if isinstance(value, list | tuple) else [value] for name, value in self.options.items()}
+        return [(f"--{name.replace('_', '-')}", each) for name, values in several.items() for each in values]
+
+    @property
+    def folder(self) -> str:
+        """Its folder in `uses/` of the study."""
+        words = "-".join([self.model, self.command, *(f"{flag.lstrip('-')}-{value}" for flag, value in self.flags)])
+        return re.sub(r"[^\w.=+-]+", "-", words)[:150]
+
 
 @dataclass(frozen=True)
 class Study:
@@ -192,6 +204,11 @@ class Study:
         for name in names:
             if names.count(name) > 1:
                 raise checks.fail("model", name, "a name that no other model of the study has")
+        folders = [use.folder for use in self.uses]
+        for use in self.uses:
+            if folders.count(use.folder) > 1:
+                expected = "uses that differ in letters and digits of their first options, as these name their folders"
+                raise checks.fail(f"use {use.command} of {use.model}", dict(use.options), expected)
         for argument, models in [
             *((f"picture {picture.file}", picture.runs) for picture in self.pictures),
             *((f"claim {claim.text!r}", claim.rising) for claim in self.claims),

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyro_vae._utils import files
 from pyro_vae.experiments.study import Use
+from pyro_vae.spec import WEIGHTS
 
 COLUMNS = ("model", "command", "options", "quantity", "value", "se")
 
 
-def folder_of(use: Use, out: Path) -> Path:
-    """Where a use writes, in the folder of the study.
-
-    >>> folder_of(Use("mnist", "inpaint", {"mask": "random:0.5"}), Path("STUDY")).as_posix()
-    'STUDY/uses/mnist-inpaint-mask-random-0.5'
-    """
-    words = [use.model, use.command, *(f"{name}-{value}" for name, value in _flags(use))]
-    return out / "uses" / re.sub(r"[^\w.=+-]+", "-", "-".join(words))[:150]
-
-
-def is_done(use: Use, out: Path) -> bool:
-    """Whether the results of a use are there: a command writes its JSON file last."""
-    return any(folder_of(use, out).glob("*.json"))
+def is_done(use: Use, run: Path, out: Path) -> bool:
+    """Whether the results of a use are there and newer than the weights of its run; a command writes JSON last."""
+    trained = (run / WEIGHTS).stat().st_mtime
+    return any(trained <= path.stat().st_mtime for path in (out / "uses" / use.folder).glob("*.json"))
 
 
 def write_uses(uses: Sequence[Use], out: Path) -> list[dict[str, Any]]:
     """Writes `uses.csv` and `uses.md`, a row for each number of each use that is done; returns the rows."""
     table = [
-        {"model": use.model, "command": use.command, "options": _options(use), **number}
+        {
+            "model": use.model,
+            "command": use.command,
+            "options": " ".join(f"{flag} {value}" for flag, value in use.flags),
+            **number,
+        }
         for use in uses
-        for path in sorted(folder_of(use, out).glob("*.json"))
+        for path in sorted((out / "uses" / use.folder).glob("*.json"))
         for number in numbers(files.read_json(path, use.command))
     ]
     buffer = io.StringIO()
@@ -79,14 +75,3 @@ def to_markdown(table: Sequence[Mapping[str, Any]]) -> str:
         command = f"{row['command']} {row['options']}".strip()
         lines.append([row["model"], command, row["quantity"], f"{row['value']:.4g}{error}"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _options(use: Use) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in _flags(use))
-
-
-def _flags(use: Use) -> Iterator[tuple[str, Any]]:
-    """The options, of which one that has a list is repeated."""
-    for name, value in use.options.items():
-        for each in value if isinstance(value, list | tuple) else [value]:
-            yield name, each

@@ -32,7 +32,6 @@ _PRODUCTS = {
 }
 _CAST = torch.ops.aten._to_copy.default
 _TO_HALF: dict[str, Any] = {"dtype": torch.bfloat16}
-_OPTIONS = {"fallback_random": True}  # of Inductor
 _TRANSPOSES = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
 
 
@@ -62,12 +61,14 @@ def _compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
     import torch._inductor as compiler
 
     graph = with_products(graph, inputs)
+    # The number of threads is part of the code, and only of newer versions' key of Inductor's cache.
+    options = {"fallback_random": True, "cpp.threads": torch.get_num_threads()}
     if not _have_own_memory(inputs):  # on which the code depends, but not the key of Inductor's cache
-        return compiler.compile(graph, list(inputs), options=_OPTIONS)
+        return compiler.compile(graph, list(inputs), options=options)
     fake = FakeTensorMode(shape_env=ShapeEnv())  # without a ShapeEnv Inductor caches no graph
     with tracing(TracingContext(fake)):
         of_shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in inputs]
-        return compiler.compile(graph, of_shapes, options=_OPTIONS)
+        return compiler.compile(graph, of_shapes, options=options)
 
 
 def _have_own_memory(tensors: Sequence[Tensor]) -> bool:

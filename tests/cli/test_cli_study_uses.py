@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 
 import pytest
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
 from pyro_vae.experiments.study import Entry, Study, Use
+from pyro_vae.experiments.uses import is_done
 from pyro_vae.spec import Spec
 
 STUDY = """
@@ -72,6 +74,24 @@ def test_the_table_has_the_numbers_of_each_command(folder):
     assert "| two | inpaint --mask top" in (out / "uses.md").read_text(encoding="utf-8")
 
 
+def test_a_model_that_is_trained_further_is_used_again(folder):
+    out, _ = folder
+    use = Use("two", "debias")
+    run = out / "runs" / "two" / "seed-0"
+    assert is_done(use, run, out)
+    later = (out / "uses" / use.folder / "debias.json").stat().st_mtime + 1
+    os.utime(run / "weights.safetensors", (later, later))
+    assert not is_done(use, run, out)
+
+
+def test_a_mistaken_option_is_told_before_anything_is_trained(tmp_path, capsys):
+    path = tmp_path / "mistaken.py"
+    path.write_text(STUDY.replace('"mask": "MASK"', '"maks": "top"'), encoding="utf-8")
+    assert main(["study", str(path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert "use inpaint of two: given {'maks': 'top'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_report_has_the_table_and_the_pictures(folder):
     out, _ = folder
     assert main(["report", str(out)]) == 0
@@ -85,6 +105,7 @@ def test_the_report_has_the_table_and_the_pictures(folder):
     [
         (lambda: Use("two", "denois"), "command: .*denoise"),
         (lambda: Study("a", "b", (Entry("two", Spec()),), uses=(Use("three", "denoise"),)), "use denoise: .*two"),
+        (lambda: Study("a", "b", (Entry("two", Spec()),), uses=(Use("two", "debias"),) * 2), "name their folders"),
     ],
 )
 def test_a_use_that_can_not_be_is_refused(use, message):
