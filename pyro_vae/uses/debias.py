@@ -66,7 +66,8 @@ def density_weights(
     bins, smoothing = checks.positive_integer("bins", bins), checks.non_negative("smoothing", smoothing)
     checks.one_of("combine", combine, COMBINATIONS)
     min_variance = checks.non_negative("min_variance", min_variance)
-    values = values[:, values.var(0, correction=0) > min_variance]
+    differs = values.amax(0) > values.amin(0)  # of equal values the variance may be above 0 by rounding
+    values = values[:, differs & (values.var(0, correction=0) > min_variance)]
     if not values.shape[1]:
         return torch.full((len(values),), 1 / len(values), dtype=torch.float64)
     rarity = 1 / (_share_of_bin(values, bins) + smoothing)

@@ -73,6 +73,16 @@ def test_shift_and_scale_of_a_dimension_and_order_of_images_do_not_matter(combin
     torch.testing.assert_close(density_weights(values.flip(1), combine=combine), weights)
 
 
+@pytest.mark.parametrize("n", [3, 7, 10])
+def test_a_dimension_that_is_the_same_for_all_images_is_left_out(n):
+    """Though by rounding its variance may be above 0."""
+    constant = torch.full((n, 1), 0.1, dtype=torch.float64)
+    torch.testing.assert_close(density_weights(constant, min_variance=0), torch.full((n,), 1 / n).double())
+    values = drawn(n, 1)
+    with_constant = density_weights(torch.cat([constant, values], 1), combine="product", min_variance=0)
+    torch.testing.assert_close(with_constant, density_weights(values, combine="product", min_variance=0))
+
+
 def clusters(share, n=4000):
     """Codes around 0, and a share of them around 10 in the first dimension; whether each is of the second cluster."""
     values = 0.1 * drawn(n, 2)
