@@ -19,6 +19,7 @@ from pyro_vae import Spec, build, evaluate, fit, fit_many, latent
 from pyro_vae._utils.checks import InputError
 from pyro_vae._utils.device import choose_device
 from pyro_vae._utils.rng import seeded_rng
+from pyro_vae.data.batches import shuffled
 from pyro_vae.evaluation import (
     ModuleExtractor,
     aggregate_posterior,
@@ -130,13 +131,14 @@ def test_float64_on_the_device_is_seen(refused, make):
         ("off", {"objective": "iwae-dreg", "particles": 3, "posterior": "planar"}),
         ("off", {"objective": "mean-field", "prior": "laplace", "posterior": "laplace"}),
         ("off", {"model": "autoencoder"}),
+        ("off", {"sampler": "latent-density"}),
     ],
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:grey pixels")
 def test_in_a_training_and_its_evaluation(tiny, refused, compile, fields):
     model = build(Spec(latent_dim=2, hidden=(16,), **fields))
-    names = ("objective", "particles", "beta", "beta_warmup", "binarization", "dequantize")
+    names = ("objective", "particles", "beta", "beta_warmup", "binarization", "dequantize", "sampler")
     options = {name: getattr(model.spec, name) for name in names}
     extractor = ModuleExtractor(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), "random", 5)
     groups = ["bounds", "codes"] if fields.get("model") == "autoencoder" else ["bounds", "codes", "evidence", "samples"]
@@ -145,6 +147,29 @@ def test_in_a_training_and_its_evaluation(tiny, refused, compile, fields):
         noised = {"dequantize": model.spec.dequantize, "device": "cpu"}
         metrics = evaluate(model, tiny, metrics=groups, k=30, extractor=extractor, train=tiny, **noised)
     assert metrics.mse_per_pixel > 0
+
+
+@pytest.mark.filterwarnings("ignore:grey pixels")
+def test_in_draws_with_weights_on_the_device(tiny, refused):
+    weights = torch.arange(1.0, len(tiny) + 1, device="cpu")
+    with refused():
+        fit(build(SPEC), tiny, epochs=1, batch_size=5, sampler=lambda model, images: weights, **QUIET)
+
+
+class NoFloat64OnMeta(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(made):
+            assert not (leaf.device.type == "meta" and leaf.dtype == torch.float64), f"{func} makes float64"
+        return made
+
+
+def test_in_the_order_of_draws_with_weights():
+    """Of pixels on the device `meta`."""
+    pixels = torch.zeros(9, 1, 2, 2, dtype=torch.uint8, device="meta")
+    with NoFloat64OnMeta():
+        parts = list(shuffled(pixels, 4, weights=torch.ones(9, dtype=torch.float64)))
+    assert [(len(part), part.device.type) for part in parts] == [(4, "meta"), (4, "meta"), (1, "meta")]
 
 
 @pytest.mark.parametrize("options", [{}, {"beta_warmup": 1, "validation_fraction": 0.25, "binarization": "dynamic"}])

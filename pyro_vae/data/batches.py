@@ -42,12 +42,13 @@ def shuffled(
 ) -> Iterator[Tensor]:
     """Indices of all images in random order, on the device of the pixels: this process's part of each batch.
 
-    With weights `(N,)` they are N draws with replacement, of each image with a probability proportional to its weight.
+    With weights `(N,)` they are N draws with replacement, of each image with a probability proportional to its weight;
+    they are drawn on the CPU, as weights are float64, which not every device has.
     """
     if weights is None:
         order = torch.randperm(len(pixels), device=pixels.device)
     else:
-        order = weights.to(pixels.device).multinomial(len(pixels), replacement=True)
+        order = weights.cpu().multinomial(len(pixels), replacement=True).to(pixels.device)
     if peers is None:
         return iter(order.split(batch_size))
     peers.broadcast([order])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae import part_classes
@@ -48,15 +49,16 @@ def make_sampler(sampler: Sampler) -> WeightsOf:
 
 
 def weights_of(sampler: WeightsOf, model: Model, images: Images) -> Tensor | None:
-    """The weights of the images in the next epoch, checked, float64 `(N,)`; None for each image once.
+    """The weights of the images in the next epoch, checked, float64 `(N,)` on the CPU; None for each image once.
 
-    The model is in evaluation mode inside, and in its former modes afterwards.
+    The model is in evaluation mode inside, and in its former modes afterwards. Gradients are off, which a function may
+    turn on for itself: this is not inference mode.
     """
-    with evaluating(model):
+    with evaluating(model, gradients=True), torch.no_grad():
         weights = sampler(model, images)
     if weights is None:
         return None
-    values = checks.tensor("sampler", weights)
+    values = checks.tensor("sampler", weights).detach().cpu()
     expected = f"None, or {len(images):,} finite weights of at least 0, one for each image, and some above 0"
     if values.shape != (len(images),) or values.is_complex():
         raise checks.fail("sampler", weights, expected)

@@ -79,6 +79,22 @@ def test_weights_are_asked_for_in_each_epoch_of_the_model_as_it_is():
     assert not torch.equal(seen[1][2], seen[2][2])
 
 
+def test_a_sampler_may_take_gradients_and_keep_what_it_computed():
+    """As inference mode would not let it."""
+    images, model, mean = some(20), new(), []
+
+    def sampler(model, images):
+        x = images.as_float()
+        with torch.enable_grad():
+            loss = (model.encode(x).mean.square().sum(1)).mean()
+            (gradient,) = torch.autograd.grad(loss, [next(model.encoder.parameters())])
+        mean.append(model.encode(x).mean)
+        return torch.full((20,), gradient.norm())
+
+    fit(model, images, epochs=1, sampler=sampler, **QUIET)
+    assert not any(each.requires_grad or each.is_inference() for each in mean)
+
+
 def test_no_weights_are_each_image_once():
     plain, none = new(), new()
     fit(plain, some(), epochs=2, **QUIET)
