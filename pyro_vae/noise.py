@@ -115,8 +115,8 @@ class SaltAndPepper:
 
     .. math:: P(y_i|z) = (1 - r)\, P(x_i = y_i|z) + \tfrac r2 [y_i \in \{0, 1\}]
 
-    Here pixels have probabilities, also where p(x|z) is a density: normal pixels are those of 256 levels, with the mass
-    of the normal distribution around each level, and of other densities the levels' values are normalized.
+    Here pixels have probabilities: normal ones are those of 256 levels, with the mass of the normal distribution around
+    each level. Pixels with another density, such as the continuous Bernoulli, are refused.
 
     Args:
         share: r, above 0 and below 1.
