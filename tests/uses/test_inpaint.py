@@ -1,6 +1,9 @@
 """Inpainting against exact conditionals: a linear-Gaussian model, and a model of two modes."""
 
 import math
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +157,17 @@ def test_masks_hide_what_they_say(tmp_path):
         assert (~mask).nonzero().tolist() == [[0, 0, 2, 3], [1, 0, 2, 3]]
 
 
+def _write_png(path, width, height, last_chunk=b"IEND"):
+    """A grey picture whose pixels are missing; a last chunk whose name is not of letters makes it a broken file."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"")[:2])
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(last_chunk, b""))
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -164,12 +178,23 @@ def test_masks_hide_what_they_say(tmp_path):
         ("none.npy", "mask: given 'none.npy', expected a file with a mask"),
         ("SMALL.npy", r"mask: given '.*SMALL.npy of shape \(4, 4\)', expected \(8, 8\)"),
         ("BLACK.npy", "seen: given 'a mask that hides all pixels'"),
+        ("nothing.npy", "mask: given 'nothing.npy', expected a file with a mask"),
+        ("archive.npy", "mask: given 'archive.npy', expected a file with a mask"),
+        ("nothing.png", "mask: given 'nothing.png', expected a file with a mask"),
+        ("damaged.png", "mask: given 'damaged.png', expected a file with a mask"),
+        ("bomb.png", "mask: given 'bomb.png', expected a file with a mask .*decompression bomb"),
     ],
 )
 def test_a_mask_that_is_none_is_an_error(tmp_path, monkeypatch, mask, message):
     monkeypatch.chdir(tmp_path)
     np.save("SMALL.npy", np.ones((4, 4)))
     np.save("BLACK.npy", np.zeros((8, 8)))
+    for name in ("nothing.npy", "nothing.png"):
+        Path(name).touch()
+    with Path("archive.npy").open("wb") as file:
+        np.savez(file, mask=np.eye(8))
+    _write_png("damaged.png", 8, 8, last_chunk=b"I\0ND")
+    _write_png("bomb.png", 2**15, 2**15)
     with pytest.raises(InputError, match=message):
         mask_of(mask, 2, (1, 8, 8))
 
