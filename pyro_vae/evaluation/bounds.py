@@ -33,7 +33,8 @@ class Bounds:
 
     - `mse_per_pixel`: mean of :math:`(x - \hat x)^2` over all pixels in [0, 1], :math:`\hat x` decoded from the
       posterior's :func:`~pyro_vae.posteriors.location` (its mean, where it is known). Times C H W it is the summed
-      squared error.
+      squared error. Of images with holes (:class:`~pyro_vae.models.miwae.MIWAE`) the mean is over the seen pixels of
+      each image, and then over images.
     - `mse_per_pixel_sampled`: the same, decoded from samples of the posterior.
     - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats per image; in closed form where there is one
       (`kl_is_exact`), else the Monte Carlo mean of :math:`\log q(z|x) - \log p(z)`. For flows z is the *last*
@@ -240,8 +241,10 @@ def _decoded(densities: Densities, z: Tensor, x: Tensor, batch_size: int) -> tup
     parts = []
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        p_x = densities.rows(rows).decode(z[rows])
-        parts.append(torch.stack([_squared_error(x[rows], p_x.mean), p_x.log_prob(x[rows])]))
+        of_rows = densities.rows(rows)
+        p_x = of_rows.decode(z[rows])
+        squared_error = _squared_error(x[rows], p_x.mean, of_rows.scored)
+        parts.append(torch.stack([squared_error, p_x.log_prob(x[rows])]))
     squared_error, log_likelihood = torch.cat(parts, 1)
     return squared_error, log_likelihood
 
@@ -253,8 +256,13 @@ def _kl_with_prior_at_start(
     return kl_divergence(q.base_dist, p) + q.log_prob(z).mean(0) + q.base_dist.entropy()
 
 
-def _squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
-    return (x - reconstruction).square().flatten(-3).mean(-1)
+def _squared_error(x: Tensor, reconstruction: Tensor, scored: Tensor | None = None) -> Tensor:
+    """Of each image, the mean over its values, or over those that are scored."""
+    squares = (x - reconstruction).square()
+    if scored is None:
+        return squares.flatten(-3).mean(-1)
+    weights = scored.bool().expand_as(squares).to(squares.dtype)
+    return (weights * squares).flatten(-3).sum(-1) / weights.flatten(-3).sum(-1)
 
 
 def standard_error(column: Tensor) -> float | None:

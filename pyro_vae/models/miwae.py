@@ -29,7 +29,8 @@ class MIWAE(VAE):
     :math:`\iota` makes hidden pixels black, 0. The bound with K particles is the objective `iwae`; `elbo`, which is
     K = 1, can be trained as well. Pixels are seen where the images' covariate `seen` is true, `(N, 1, H, W)` or
     `(N, C, H, W)`; images without one are given holes for the training, and no others for anything else. All of this
-    supposes that which pixels are hidden says nothing about what is there.
+    supposes that which pixels are hidden says nothing about what is there. Metrics of images with the covariate are of
+    the seen pixels alone, and there are no bits per dimension.
 
     Args:
         encoder, decoder, prior, likelihood, posterior: as of a :class:`VAE`; the pixels of p(x|z) are independent.
@@ -49,6 +50,7 @@ class MIWAE(VAE):
     """
 
     kind = "miwae"
+    scored = SEEN  # what says which pixels log p(x|z) is of, and so all metrics
 
     def __init__(
         self,

@@ -49,6 +49,11 @@ class Densities:
         """The model's programs, given these arguments."""
         return Traces(self.model, self.arguments)
 
+    @property
+    def scored(self) -> Tensor | None:
+        """Which values of each image log p(x|z) is of, `(N, 1 or C, H, W)`, where a model is told; None for all."""
+        return self.arguments.get(getattr(self.model, "scored", ""))
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the location of q(z|x), `(N, C, H, W)`."""
         if not self.has_parts:

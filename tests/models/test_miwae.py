@@ -95,6 +95,33 @@ def test_validation_images_have_holes_and_test_images_none(images):
     assert -with_holes.elbo_nats == pytest.approx(epoch.train_loss_nats, rel=0.05)
 
 
+def test_hidden_pixels_have_no_effect_on_metrics(images):
+    """Though the images, whose share of seen pixels differs, are here to have an error of the hidden ones."""
+    model, shares = build(SPEC), torch.linspace(0.1, 0.9, 64).reshape(64, 1, 1, 1)
+    seen = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < shares
+    other = torch.where(seen, images.pixels, 255 - images.pixels)
+    measured = [
+        evaluate(model, Images(pixels, covariates={"seen": seen}), metrics=["bounds", "evidence"], k=30, device="cpu")
+        for pixels in (images.pixels, other)
+    ]
+    for name in ("mse_per_pixel", "mse_per_pixel_sampled", "elbo_nats", "nll_nats"):
+        assert getattr(measured[0], name) == pytest.approx(getattr(measured[1], name), rel=1e-6), name
+    x = binarize(images, "threshold").as_float()
+    with torch.no_grad():
+        error = (model.decode(model.encode(x, seen).mean).mean - x).square()
+    by_image = [each[mask].mean().item() for each, mask in zip(error, seen, strict=True)]
+    assert measured[0].mse_per_pixel == pytest.approx(sum(by_image) / 64, rel=1e-5)
+
+
+def test_log_p_of_the_seen_pixels_has_no_bits_per_dimension(images):
+    model, options = build(SPEC), {"metrics": ["evidence"], "k": 30, "device": "cpu"}
+    with_holes = evaluate(model, model.training_images(images), **options)
+    assert with_holes.bits_per_dimension is None
+    assert "bits" not in with_holes.per_image
+    assert "seen pixels alone" in with_holes.provenance["nll_nats"]["bits_per_dimension_absent"]
+    assert evaluate(model, images, **options).bits_per_dimension > 0
+
+
 @pytest.mark.parametrize("missing", [0, 1, -0.1, "half"])
 def test_a_share_out_of_range_is_an_error(missing):
     with pytest.raises(InputError, match="missing: given"):

@@ -57,8 +57,9 @@ class Evidence:
       for other images, `nll_mcse` that of estimating the same ones again. Neither covers the bias: see `nll_by_k`.
     - `bits_per_dimension`: `nll_nats` / (C H W log 2), or of the values that are not seen alone where a
       model is given a part of x, where p(x) is a probability: of binary pixels, or of 256 levels
-      under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, and `not_a_probability` says
-      why. `bits_per_dimension_se` is its standard error over images, `bits` that of each image, `(n,)`.
+      under a discretized likelihood; of dequantized pixels + 8, an upper bound. Else None, as of images with holes,
+      and `not_a_probability` says why. `bits_per_dimension_se` is its standard error over images, `bits` that of each
+      image, `(n,)`.
     - `log_likelihood`, `log_likelihood_mcse`, `effective_samples`: of each image, `(n,)`: a lower bound on log p(x) in
       expectation, tight as k grows; its Monte Carlo standard error; the effective sample size of its weights.
     - `nll_by_k`: the NLL at k, k/2, k/4, ... from the same draws. Where it still falls, it is above its limit.
@@ -195,7 +196,7 @@ def evidence_of(
         annealed = _anneal(evaluation.take(index), decoded_at_once, anneal_temperatures, seed, progress)
         check = annealed_check(index, log_likelihood, mcse, annealed)
     whole, curve = nll_of(log_likelihood, mcse), nll_curve(k, by_k)
-    reason = why_not_a_probability(data_range_of(evaluation.model), evaluation.images, evaluation.dequantize)
+    reason = _why_no_bits(evaluation)
     levels = 256 if evaluation.dequantize else 1
     # fewer than the image has, of a model that is given a part of it
     dimensions = getattr(evaluation.model, "dimensions_scored", math.prod(evaluation.images.shape))
@@ -223,6 +224,13 @@ def evidence_of(
         exact=exact,
         warnings=() if exact else tuple(reasons_for_doubt(whole, curve, pareto, check)),
     )
+
+
+def _why_no_bits(evaluation: Evaluation) -> str | None:
+    """Why there are no bits per dimension; None where there are."""
+    if getattr(evaluation.model, "scored", None) in evaluation.images.covariates:
+        return "log p(x) is of the seen pixels alone, and each image may have its own number of them"
+    return why_not_a_probability(data_range_of(evaluation.model), evaluation.images, evaluation.dequantize)
 
 
 def _weights_of(
