@@ -87,8 +87,8 @@ def inpaint(
         progress: a progress bar where standard error is a terminal; else a line every half minute.
 
     Raises:
-        InputError: a model with several latent sites or without a prior density, images that it does not take, or a
-            mask that does not fit.
+        InputError: a model with several latent sites or without a prior density, images that it does not take, seen
+            pixels outside of [0, 1], or a mask that does not fit.
 
     Source: pseudo-Gibbs: Rezende, Mohamed and Wierstra, 2014, appendix F, https://arxiv.org/abs/1401.4082; Metropolis:
     Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", 2018,
@@ -158,14 +158,22 @@ def encodable(model: VAE, x: Tensor, seen: Tensor) -> list[Tensor]:
 
 
 def check_images(images: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Images whose seen pixels are finite, and a mask that fits them."""
+    """Images whose seen pixels are in [0, 1], and a mask that fits them."""
     x = checks.tensor("images", images)
     if x.dim() != 4 or 0 in x.shape or not x.is_floating_point():
         raise checks.fail("images", images, "floats in [0, 1] of shape (N, C, H, W)")
     mask = check_mask(seen, tuple(x.shape))
-    if not bool(torch.where(mask, x, 0).isfinite().all()):
-        raise checks.fail("images", "NaN or infinity in seen pixels", "finite numbers")
+    check_pixels(x[mask.expand(x.shape)], "seen pixels", "floats in [0, 1]")
     return x, mask
+
+
+def check_pixels(x: Tensor, what: str, expected: str) -> None:
+    """Checks that `what`, pixels of the argument `images`, are in [0, 1]."""
+    if not bool(x.isfinite().all()):
+        raise checks.fail("images", f"NaN or infinity in {what}", expected)
+    lowest, highest = x.min().item(), x.max().item()
+    if lowest < 0 or highest > 1:
+        raise checks.fail("images", f"{what} from {lowest:g} to {highest:g}", expected)
 
 
 def check_takes(model: VAE, x: Tensor) -> None:

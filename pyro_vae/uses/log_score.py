@@ -16,7 +16,7 @@ from pyro_vae.evaluation.likelihood.importance_weights import effective_sample_s
 from pyro_vae.models import VAE, Model
 from pyro_vae.models.base import dtype_of, evaluating_on
 from pyro_vae.uses.code_posterior import Ascent, check_anywhere, check_codes, fitted
-from pyro_vae.uses.inpaint import check_images, check_takes, encodable
+from pyro_vae.uses.inpaint import check_images, check_pixels, check_takes, encodable
 from pyro_vae.uses.masks import log_likelihood_of_seen
 
 
@@ -74,7 +74,7 @@ def log_score(
 
     Raises:
         InputError: a model with several latent sites or without a prior density, a flow without an inverse, images that
-            the model does not take, or a mask that does not fit.
+            the model does not take, pixels outside of [0, 1], or a mask that does not fit.
 
     Source: the mixture of both q: Veach and Guibas, "Optimally combining sampling techniques for Monte Carlo
     rendering", 1995, https://doi.org/10.1145/218380.218498; the error: Owen, "Monte Carlo theory, methods and
@@ -89,8 +89,7 @@ def log_score(
     """
     vae = check_codes(model, "log_score")
     x, mask = check_images(images, seen)
-    if not bool(x.isfinite().all()):
-        raise checks.fail("images", "NaN or infinity", "finite numbers: the score is of the hidden pixels' values")
+    check_pixels(x, "pixels", "floats in [0, 1]: the score is of the hidden pixels' values")
     codes = checks.positive_integer("codes", codes)
     at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed, ascent = checks.seed("seed", seed), ascent or Ascent()

@@ -35,7 +35,7 @@ def errors(method, *, narrow=1.0, draws=6000, steps=100):
     with torch.no_grad():
         vae.encoder[1].bias[2:] += 2 * math.log(narrow)
     torch.manual_seed(0)
-    x = evidence.sample((2,))
+    x = torch.rand(2, 4)
     result = inpaint(
         vae,
         x.reshape(2, 1, 2, 2),
@@ -207,6 +207,13 @@ def test_a_mask_that_is_none_is_an_error(tmp_path, monkeypatch, mask, message):
         (torch.zeros(2, 1, 8, 8), torch.eye(8), {}, "seen: given Tensor .* expected a mask of True and False"),
         (torch.zeros(8, 8), torch.eye(8) > 0, {}, "images: given Tensor .* expected floats"),
         (torch.full((2, 1, 8, 8), torch.nan), torch.eye(8) > 0, {}, "images: given 'NaN or infinity in seen pixels'"),
+        (
+            torch.full((2, 1, 8, 8), 255.0),
+            torch.eye(8) > 0,
+            {},
+            "images: given 'seen pixels from 255 to 255', expected floats in .0, 1.",
+        ),
+        (torch.full((2, 1, 8, 8), -0.1), torch.eye(8) > 0, {}, "images: given 'seen pixels from -0.1 to -0.1'"),
         (torch.zeros(2, 1, 8, 8), torch.eye(8) > 0, {"method": "gibbs"}, "method: given 'gibbs', expected one of"),
         (torch.zeros(2, 1, 8, 8), torch.eye(8) > 0, {"draws": 0}, "draws: given 0"),
     ],

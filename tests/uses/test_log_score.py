@@ -27,7 +27,7 @@ def exact(evidence, x):
 def test_of_a_linear_gaussian_model_it_is_the_conditional_density():
     vae, evidence = linear_gaussian()
     torch.manual_seed(0)
-    x = evidence.sample((20,))
+    x = evidence.sample((20,)).clamp(0, 1)
     score = log_score(vae, x.reshape(-1, 1, 2, 2), SEEN, codes=4000, ascent=Ascent(steps=100))
     error = score.nats - exact(evidence, x)
     assert error.abs().max() < 0.06
@@ -39,7 +39,7 @@ def test_the_monte_carlo_error_is_that_of_repeated_estimates():
     """A little larger, as it takes no account of half of the codes being from each q."""
     vae, evidence = linear_gaussian()
     torch.manual_seed(0)
-    x = evidence.sample((10,))
+    x = evidence.sample((10,)).clamp(0, 1)
     options = {"codes": 200, "ascent": Ascent(steps=60)}
     scores = [log_score(vae, x.reshape(-1, 1, 2, 2), SEEN, seed=seed, **options) for seed in range(15)]
     in_errors = torch.stack([(score.nats - exact(evidence, x)) / score.mcse_nats for score in scores])
@@ -75,8 +75,15 @@ def test_the_same_seed_gives_the_same_score_and_leaves_the_generator():
 @pytest.mark.parametrize(
     ("spec", "images", "options", "message"),
     [
-        ({}, torch.full((2, 1, 8, 8), math.nan), {}, "images: given 'NaN or infinity"),
+        ({}, torch.full((2, 1, 8, 8), math.nan), {}, "images: given 'NaN or infinity in seen pixels"),
         ({}, torch.where(torch.eye(8) > 0, 0, torch.full((2, 1, 8, 8), math.nan)), {}, "the score is of the hidden"),
+        ({}, torch.full((2, 1, 8, 8), 2.0), {}, "images: given 'seen pixels from 2 to 2'"),
+        (
+            {},
+            torch.where(torch.eye(8) > 0, 0, torch.full((2, 1, 8, 8), 2.0)),
+            {},
+            "given 'pixels from 0 to 2', expected floats in .0, 1.: the score is of the hidden",
+        ),
         ({}, torch.zeros(2, 1, 8, 8), {"codes": 0}, "codes: given 0"),
         ({"posterior": "planar"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'a posterior that is a flow without an"),
         ({"model": "autoencoder"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'Autoencoder'"),
