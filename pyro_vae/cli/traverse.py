@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyro_vae._utils import files
 from pyro_vae._utils.checks import InputError, fail, one_of, positive, positive_integer, unknown_name
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
 from pyro_vae.cli.provenance import opened_run, provenance
+from pyro_vae.cli.traverse_files import Direction, Moved, check_files, write_files
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from pyro_vae.data import Images, Splits
     from pyro_vae.models import Model
     from pyro_vae.spec import Spec
-    from pyro_vae.uses.attributes import Effect, Measure, Traversal
+    from pyro_vae.uses.attributes import Measure
 
     Classify = Callable[[Tensor], Tensor]  # images `(..., C, H, W)` to probabilities `(..., classes)`
 
 LABEL = "label:"  # before the name of a class, which is then the attribute
 LEARNED_FROM = 10_000  # training images, at most, from which directions are learned
-PICTURED = 6  # images, in the picture of a direction
-
-
-@dataclass(frozen=True, eq=False)
-class Direction:
-    """A unit vector `(d,)`, its attribute, and the attributes whose linear predictions it leaves as they are."""
-
-    attribute: str
-    vector: Tensor
-    orthogonal_to: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.attribute}, orthogonal" if self.orthogonal_to else self.attribute
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """Test images along a direction, and what was measured of the decoded images, `(N, steps)` each."""
-
-    direction: Direction
-    traversal: Traversal
-    measured: Mapping[str, Tensor]
-    effects: Mapping[str, Effect]
-    predicted: Tensor | None  # classes
-    class_kept: Tensor | None  # share of the images, at each step
 
 
 Attribute = Annotated[
@@ -126,13 +96,14 @@ def traverse(
         _drawn(part, most, seed, spec) for part, most in zip(images, (LEARNED_FROM, n), strict=True)
     )
     held = orthogonal_to or []
-    classes = _classes([*attribute, *held], train)
     of_file = _of_file(attributes, dataset or spec.dataset, index)
+    classes = _classes([*attribute, *held], train)
     for option, names in (("--attribute", attribute), ("--orthogonal-to", held)):
         _check_names(option, names, classes, of_file)
     codes, starts = (latent.codes(model, part, device=device) for part in (train, test))
     values = of_file | _of_labels(train, classes) | _of_images(train, partial(_measured, classes={}, classify=None))
     directions = _directions(codes, values, attribute, held, method)
+    check_files(directions)
     probabilities = _classifier(images, device, progress=not quiet) if classify else None
     measure = partial(_measured, classes=classes, classify=probabilities)
     usual = _of_images(train, measure)
@@ -152,14 +123,8 @@ def traverse(
     settings = {"run": str(run), "method": method, "range_sd": range_sd, "steps": steps, "n": len(test), "seed": seed}
     settings["attributes"] = None if attributes is None else str(attributes)
     folder = out or run / "traverse"
-    for each in moved:
-        files.write(_file(folder, each, "csv"), _csv(each, range_sd, test, test_index.tolist()))
-    _draw(folder, moved, range_sd, test, run.resolve().name)
-    files.write_json(
-        folder / "effects.json",
-        {"directions": {each.direction.name: _json(each) for each in moved}}
-        | {"provenance": provenance(model, {"train": train, "test": test}, settings, device)},
-    )
+    source = provenance(model, {"train": train, "test": test}, settings, device)
+    write_files(folder, moved, range_sd, test, test_index.tolist(), run.resolve().name, source)
     if not quiet:
         caption = f"change from {-range_sd:g} to {range_sd:g} standard deviations of codes along the direction, in "
         caption += "standard deviations of the attribute, and its rank correlation with the amount"
@@ -219,8 +184,13 @@ def _of_file(file: Path | None, dataset: str, index: Tensor) -> dict[str, Tensor
     if file is None:
         return {}
     from pyro_vae.data.formats.attribute_file import attributes_of_folder
+    from pyro_vae.uses.attributes import MEASURED
 
     train, _ = attributes_of_folder(file, dataset)
+    for name in train:
+        if name in MEASURED or name.startswith(LABEL):
+            expected = f"names other than {', '.join(MEASURED)} and {LABEL}CLASS, which are there without a file"
+            raise fail("--attributes", f"the attribute {name!r}", expected)
     return {name: values[index] for name, values in train.items()}
 
 
@@ -308,85 +278,9 @@ def _moved(
     return Moved(direction, traversal, measured, effects(amounts, measured, usual), predicted, kept)
 
 
-def _file(folder: Path, moved: Moved, suffix: str) -> Path:
-    from pyro_vae.evaluation.samples.features import file_name
-
-    return folder / f"{file_name(moved.direction.name.replace(', ', '-'))}.{suffix}"
-
-
-def _amounts_sd(moved: Moved, range_sd: float) -> list[float]:
-    """The amounts of a traversal in standard deviations of the codes along the direction."""
-    amounts = moved.traversal.amounts
-    return (range_sd * amounts / amounts[-1]).tolist()
-
-
-def _csv(moved: Moved, range_sd: float, test: Images, position: Sequence[int]) -> str:
-    """A line for each image and step."""
-    from pyro_vae.data.images import class_name
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    classes = [] if moved.predicted is None else ["predicted_class"]
-    writer.writerow(["test_index", "class", "step", "amount_sd", *moved.measured, "log_prior_nats", *classes])
-    for row, index in enumerate(position):
-        label = "" if test.labels is None else class_name(int(test.labels[row]), test.class_names)
-        for step, amount in enumerate(_amounts_sd(moved, range_sd)):
-            numbers = [values[row, step].item() for values in (*moved.measured.values(), moved.traversal.log_prior)]
-            cells = [f"{number:.6g}" for number in (amount, *numbers)]
-            if moved.predicted is not None:
-                cells.append(class_name(int(moved.predicted[row, step]), test.class_names))
-            writer.writerow([index, label, step, *cells])
-    return buffer.getvalue()
-
-
-def _json(moved: Moved) -> dict[str, Any]:
-    """What is known of a direction; lists are by step. A mean density of 0, as outside a uniform prior, is left out."""
-    direction, traversal = moved.direction, moved.traversal
-    stored: dict[str, Any] = {
-        "attribute": direction.attribute,
-        "orthogonal_to": direction.orthogonal_to,
-        "vector": direction.vector.tolist(),
-        "amounts": traversal.amounts.tolist(),
-        "effects": {name: asdict(effect) for name, effect in moved.effects.items()},
-    }
-    log_prior = traversal.log_prior.mean(0)
-    if bool(log_prior.isfinite().all()):
-        stored["log_prior_nats"] = log_prior.tolist()
-    return stored if moved.class_kept is None else stored | {"class_kept": moved.class_kept.tolist()}
-
-
 def _row(moved: Moved) -> tuple[str, ...]:
     """The name of a direction, the share of images that keep their class, and all effects, the largest first."""
     ordered = sorted(moved.effects.items(), key=lambda item: -abs(item[1].change_sd))
     cells = [f"{name} {effect.change_sd:+.2f}, {effect.spearman:+.2f}" for name, effect in ordered]
     kept = "" if moved.class_kept is None else f"{moved.class_kept.mean():.0%}"
     return moved.direction.name, kept, "; ".join(cells)
-
-
-def _draw(folder: Path, moved: Sequence[Moved], range_sd: float, test: Images, run: str) -> None:
-    """A picture of some images along each direction, and the matrix of effects."""
-    from pyro_vae import plots
-
-    for each in moved:
-        plots.save_figure(_picture(each, range_sd, run), _file(folder, each, "png"))
-    rows = {}
-    for each in moved:
-        kept = "" if each.class_kept is None else f"\nclass kept {each.class_kept.mean():.0%}"
-        rows[f"{each.direction.name}{kept}"] = each.effects
-    title = f"{run}: effects of directions from {-range_sd:g} to {range_sd:g} sd, {len(test):,} test images"
-    plots.save_figure(plots.effect_matrix(rows, title), folder / "effects.png")
-
-
-def _picture(moved: Moved, range_sd: float, run: str) -> Figure:
-    from pyro_vae import plots
-
-    direction, traversal = moved.direction, moved.traversal
-    shown = {name: values[:PICTURED] for name, values in moved.measured.items() if name == direction.attribute}
-    shown["log p(z) in nats"] = traversal.log_prior[:PICTURED]
-    held = f" orthogonal to {', '.join(direction.orthogonal_to)}" if direction.orthogonal_to else ""
-    return plots.traversal(
-        traversal.images[:PICTURED],
-        _amounts_sd(moved, range_sd),
-        shown,
-        f"{run}: along {direction.attribute}{held}",
-    )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pyro_vae import Spec, latent, load_data
-from pyro_vae.cli import traverse as command
+from pyro_vae.cli import traverse_files
 from pyro_vae.cli.app import main
 from pyro_vae.data import binarize
 from pyro_vae.evaluation.samples import classifier
@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Small pictures, and a classifier that is not trained."""
-    monkeypatch.setattr(command, "PICTURED", 2)
+    monkeypatch.setattr(traverse_files, "PICTURED", 2)
     monkeypatch.setattr(classifier, "_train_classifier", lambda *_: None)
     monkeypatch.setattr(classifier, "_warn_if_at_chance", lambda *_: None)
 
@@ -108,6 +108,51 @@ def test_without_a_classifier(folders, capsys):
     stored = json.loads((out / "effects.json").read_text())["directions"]["label:3"]
     assert set(stored["effects"]) == {"intensity", "thickness", "slant", "width", "height"}
     assert "class_kept" not in stored
+
+
+LONG = "x" * 60
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (
+            "width Same",
+            ["--attribute", "width"],
+            "--attributes: given \"the attribute 'width'\", expected names other than intensity",
+        ),
+        (
+            "Bright width",
+            ["--attribute", "Bright"],
+            "given \"the attribute 'width'\"",
+        ),  # which would be the measured one
+        ("label:3 Same", ["--attribute", "label:3"], "given \"the attribute 'label:3'\""),
+        ("effects Same", ["--attribute", "effects"], "--attribute: given 'effects', expected a name whose files"),
+        (f"{LONG}1 {LONG}2", ["--attribute", f"{LONG}1", "--attribute", f"{LONG}2"], f"{LONG}.csv, are its alone"),
+        ("A+ a*", ["--attribute", "A+", "--attribute", "a*"], "--attribute: given 'a*', expected a name whose files"),
+        (
+            "A A-orthogonal",
+            ["--attribute", "A-orthogonal", "--attribute", "A", "--orthogonal-to", "width"],
+            "--attribute: given 'A', expected a name whose files, such as A-orthogonal.csv, are its alone",
+        ),
+    ],
+)
+def test_names_in_a_file_that_would_replace_others(folders, capsys, tmp_path, names, options, message):
+    lines = "".join(f"{i:06}.jpg {1 if i % 2 else -1} {1 if i % 3 else -1}\n" for i in range(60))
+    (tmp_path / "attributes.txt").write_text(f"60\n{names}\n{lines}")
+    options = ["--attributes", str(tmp_path / "attributes.txt"), *options, "--no-classify"]
+    assert traverse(folders, *options, "--out", str(tmp_path / "refused"), run="of-faces") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "refused").exists()
+
+
+def test_the_files_of_a_long_name_and_its_orthogonal_direction(folders, tmp_path):
+    lines = "".join(f"{i:06}.jpg {1 if i % 2 else -1}\n" for i in range(60))
+    (tmp_path / "attributes.txt").write_text(f"60\n{LONG}\n{lines}")
+    options = ["--attribute", LONG, "--orthogonal-to", "width", "--attributes", str(tmp_path / "attributes.txt")]
+    assert traverse(folders, *options, "--no-classify", "--out", str(tmp_path / "out"), run="of-faces") == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.csv")} == {LONG, f"{LONG}-orthogonal"}
 
 
 @pytest.mark.parametrize(
