@@ -68,6 +68,8 @@ def inpaint(
     """Hide parts of test images and draw them given the rest: a table of each image, a picture, and a summary."""
     for option, value in {"--n": n, "--draws": draws, "--codes": codes, "--steps": steps}.items():
         checks.positive_integer(option, value)
+    if log_score and codes < 2:
+        raise checks.fail("--codes", codes, "a whole number of at least 2, for the log-score")
 
     import torch
 

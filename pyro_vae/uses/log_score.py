@@ -25,7 +25,7 @@ class LogScore:
     """log p(hidden pixels | seen pixels) of each image, float64 on the CPU, `(N,)`; larger is better.
 
     - `nats`: the estimate.
-    - `mcse_nats`: its Monte Carlo standard error.
+    - `mcse_nats`: its Monte Carlo standard error; far too small where there are only one or two effective samples.
     - `effective_samples`: of the importance weights, for the seen pixels or for the whole image, whichever are fewer.
     """
 
@@ -49,23 +49,27 @@ def log_score(
     r"""log p(hidden pixels | seen pixels) of each image, by importance sampling.
 
     .. math:: \log p(x_h|x_s) = \log \frac{p(x)}{p(x_s)} \approx \log \sum_k \bar w_k\, p(x_h|z_k), \qquad
-              \bar w_k \propto \frac{p(x_s|z_k)\, p(z_k)}{\frac12 q_s(z_k) + \frac12 q_x(z_k)}
+              \bar w_k \propto \frac{p(x_s|z_k)\, p(z_k)}{\frac{K_s}K q_s(z_k) + \frac{K_x}K q_x(z_k)}
 
-    Half of the codes are from a q that is fitted to the seen pixels, and half from one that is fitted to the whole
-    image; both integrals are estimated by all of them. So no mode counts for p(x) that is missing in p(x_s), and the
-    score of pixels that have probabilities is never above 0. A mode of :math:`p(z|x_s)` far from both is missing in
-    p(x_s) alone: the score is then too large, and neither the error nor the effective samples tell.
+    Half of the codes (of an odd number one more), :math:`K_s`, are from a q that is fitted to the seen pixels, and the
+    other :math:`K_x` from one that is fitted to the whole image; both integrals are estimated by all of them. So no
+    mode counts for p(x) that is missing in p(x_s), and the score of pixels that have probabilities is never above 0. A
+    mode of :math:`p(z|x_s)` far from both is missing in p(x_s) alone: the score is then too large, and neither the error
+    nor the effective samples tell.
 
     The Monte Carlo error is by the delta method, with :math:`\bar v_k` the normalized weights
     :math:`\bar w_k\, p(x_h|z_k)`:
 
     .. math:: \mathrm{SE} \approx \Bigl(\sum_k (\bar v_k - \bar w_k)^2\Bigr)^{1/2}
 
+    It means nothing where there is about one effective sample: if one code has nearly all of both weights, it tends to
+    0, however wrong the score is.
+
     Args:
         model: with one latent site z, such as a `VAE`, whose posterior has a density at any code.
         images: `(N, C, H, W)`, floats in [0, 1].
         seen: bool, of a shape that broadcasts to that of the images.
-        codes: of each image, K.
+        codes: of each image, K, at least 2.
         ascent: how each q is fitted.
         decoded_at_once: codes in one pass of the decoder, which bounds the memory.
         device: `auto` is CUDA, else Apple's MPS, else the CPU.
@@ -91,6 +95,8 @@ def log_score(
     x, mask = check_images(images, seen)
     check_pixels(x, "pixels", "floats in [0, 1]: the score is of the hidden pixels' values")
     codes = checks.positive_integer("codes", codes)
+    if codes < 2:
+        raise checks.fail("codes", codes, "a whole number of at least 2: one from each q")
     at_once = checks.positive_integer("decoded_at_once", decoded_at_once)
     seed, ascent = checks.seed("seed", seed), ascent or Ascent()
     block = max(1, min(NOISE_BLOCK, at_once // ascent.particles))
@@ -121,10 +127,11 @@ def _log_weights(
     of_image = fitted(model, [x], lambda p: p.log_prob(x), ascent)
     chunk = max(1, at_once // len(x))
     rows: list[tuple[Tensor, Tensor]] = []
-    for q, count in ((of_seen, codes - codes // 2), (of_image, codes // 2)):
+    mixture = ((of_seen, codes - codes // 2), (of_image, codes // 2))
+    for q, count in mixture:
         for start in range(0, count, chunk):
             z = q.sample((min(chunk, count - start),))
-            log_q = torch.stack([each.log_prob(z) for each in (of_seen, of_image)]).logsumexp(0) - math.log(2)
+            log_q = torch.stack([math.log(n / codes) + each.log_prob(z) for each, n in mixture]).logsumexp(0)
             p = model.decode(z)
             seen_part = log_likelihood_of_seen(p, x, seen) + model.prior().log_prob(z) - log_q
             rows.append((seen_part.cpu().double(), log_likelihood_of_seen(p, x, ~seen).cpu().double()))

@@ -120,6 +120,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, option
         ),
         (["--mask", "NAN"], "NAN.npy with NaN or infinity', expected finite numbers"),
         (["--codes", "0"], "--codes: given 0"),
+        (["--codes", "1", "--log-score"], "--codes: given 1, expected a whole number of at least 2, for the log-score"),
     ],
 )
 def test_bad_input_of_inpaint_is_one_line_and_exit_code_2(trained, tmp_path, capsys, options, message):

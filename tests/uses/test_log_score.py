@@ -10,7 +10,7 @@ from linear_gaussian import linear_gaussian
 from pyro_vae import Spec, build
 from pyro_vae._utils.checks import InputError
 from pyro_vae.uses.code_posterior import Ascent
-from pyro_vae.uses.log_score import log_score
+from pyro_vae.uses.log_score import _log_weights, log_score
 
 SEEN = torch.tensor([[[True, False], [False, True]]])
 S, H = [0, 3], [1, 2]
@@ -45,6 +45,21 @@ def test_the_monte_carlo_error_is_that_of_repeated_estimates():
     in_errors = torch.stack([(score.nats - exact(evidence, x)) / score.mcse_nats for score in scores])
     assert 0.75 < in_errors.square().mean().sqrt() < 1.1
     assert in_errors.mean().abs() < 0.25
+
+
+def test_an_odd_number_of_codes_has_weights_that_are_unbiased():
+    """Two of three codes are from the q of the seen pixels: the average weight is p(x_s) only if q counts it twice."""
+    vae, evidence = linear_gaussian()
+    x = torch.tensor([0.1, 0.9, 0.7, 0.2]).expand(20_000, 4).reshape(-1, 1, 2, 2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        of_seen, _ = _log_weights(vae, x, SEEN.expand(x.shape), 3, Ascent(steps=60), 10**6)
+    mean, covariance = evidence.mean[S].double(), evidence.covariance_matrix[S][:, S].double()
+    exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x[0].flatten()[S].double()).exp()
+    estimates = of_seen.exp().mean(0)
+    mcse = estimates.std() / len(estimates) ** 0.5
+    assert mcse < 0.01 * exact
+    assert (estimates.mean() - exact).abs() < 3 * mcse
 
 
 def test_probabilities_of_all_fillings_sum_to_1():
@@ -85,6 +100,7 @@ def test_the_same_seed_gives_the_same_score_and_leaves_the_generator():
             "given 'pixels from 0 to 2', expected floats in .0, 1.: the score is of the hidden",
         ),
         ({}, torch.zeros(2, 1, 8, 8), {"codes": 0}, "codes: given 0"),
+        ({}, torch.zeros(2, 1, 8, 8), {"codes": 1}, "codes: given 1, expected a whole number of at least 2: one from"),
         ({"posterior": "planar"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'a posterior that is a flow without an"),
         ({"model": "autoencoder"}, torch.zeros(2, 1, 8, 8), {}, "model: given 'Autoencoder'"),
     ],
