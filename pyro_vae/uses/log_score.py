@@ -54,8 +54,8 @@ def log_score(
     Half of the codes (of an odd number one more), :math:`K_s`, are from a q that is fitted to the seen pixels, and the
     other :math:`K_x` from one that is fitted to the whole image; both integrals are estimated by all of them. So no
     mode counts for p(x) that is missing in p(x_s), and the score of pixels that have probabilities is never above 0. A
-    mode of :math:`p(z|x_s)` far from both is missing in p(x_s) alone: the score is then too large, and neither the error
-    nor the effective samples tell.
+    mode of :math:`p(z|x_s)` far from both is missing in p(x_s) alone: the score is then too large, and neither the
+    error nor the effective samples tell.
 
     The Monte Carlo error is by the delta method, with :math:`\bar v_k` the normalized weights
     :math:`\bar w_k\, p(x_h|z_k)`:
