@@ -10,7 +10,7 @@ over images; errors are standard errors over them.
   for grey levels, so that margins may be certain while strokes are not; the posterior mean of
   :func:`pyro_vae.uses.denoise.denoise` with 50 draws. It is told the noise.
 - `denoising VAE`: the same networks, whose encoder is trained on images with this noise
-  (:class:`pyro_vae.models.denoising.Denoising`): 50 codes of q(z|y), all of the same weight, without a fit. For MNIST
+  (:class:`pyro_vae.models.denoising.Denoising`): 50 weighted codes of q(z|y), without a fit. For MNIST
   with the two higher levels of Gaussian noise, each with a training of its own.
 - `total variation` (Chambolle), `non-local means` (fast mode, patches of 5, told the level) and `wavelets` (BayesShrink
   over cycle spins) of scikit-image, whose strengths are chosen for each noise by the PSNR of 100 training images.

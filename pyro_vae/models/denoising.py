@@ -14,11 +14,18 @@ class Denoising(VAE):
     .. math:: \mathcal L(x) = \mathbb E_{p(y|x)}\, \mathbb E_{q(z|y)}[\log p(x|z) + \log p(z) - \log q(z|y)]
               \le \log p(x)
 
-    It is a bound, as each q(z|y) gives one. At its maximum over all q, q(z|y) is the average of p(z|x) over the clean
-    images that y may come from: the posterior of the code given the noisy image, if p(y|x) is the model of its noise
-    (so its codes need no fit: :func:`pyro_vae.uses.denoise.denoise` with the method `encoder`). `encode` and
-    `reconstruct` take noisy images. Noise is drawn in training only: validation and evaluation encode the images that
-    they are given, clean ones, which such an encoder has hardly seen. Their bounds are valid, and may be loose.
+    It is a bound, as each q(z|y) gives one. Over all q it is largest at the normalized geometric mean of p(z|x) over
+    the clean images that y may come from:
+
+    .. math:: q(z|y) \propto \exp \mathbb E_{p(x|y)}[\log p(z|x)], \qquad p(z|y) = \mathbb E_{p(x|y)}[p(z|x)]
+
+    The posterior p(z|y) is the arithmetic mean, which is wider: of a linear-Gaussian model, q(z|y) has the mean of
+    p(z|y), but only the covariance of p(z|x), and where y may come from several modes, q may lie between them. So its
+    codes need no fit, but weights: :func:`pyro_vae.uses.denoise.denoise` with the method `encoder` gives them.
+
+    `encode` and `reconstruct` take noisy images. Noise is drawn in training only: validation and evaluation encode the
+    images that they are given, clean ones, which such an encoder has hardly seen. Their bounds are valid, and may be
+    loose.
 
     Args:
         encoder, decoder, prior, likelihood, posterior: as of a :class:`VAE`.

@@ -59,13 +59,13 @@ def denoise(
 
     No image minimises the expected squared error better, if the images and the noise are as the two models say. The
     integrals over clean pixels are exact for noise of single pixels, and for a blur if p(x|z) is a normal distribution
-    with a common variance; the one over z is by codes from
+    with a common variance; the one over z is by codes with these weights, drawn from
 
-    - `importance`: a q that is fitted to p(z|y) for each image, with importance weights
+    - `importance`: a q that is fitted to p(z|y) for each image
       (:func:`~pyro_vae.uses.code_posterior.weighted_codes`);
-    - `encoder`: q(z|y), all of the same weight. It needs no fit, and is for a model whose encoder was trained on images
-      with this noise (:class:`~pyro_vae.models.denoising.Denoising`). The effective samples then tell how many codes
-      the weights would have left: if they are few, the encoder does not give the posterior.
+    - `encoder`: q(z|y) as the encoder gives it. It needs no fit, and is for a model whose encoder was trained on images
+      with this noise (:class:`~pyro_vae.models.denoising.Denoising`). Such a q(z|y) tends to be narrower than p(z|y);
+      that of another noise, or of clean images, may be anywhere. Few effective samples tell that it is far from p(z|y).
 
     Args:
         model: with one latent site z, such as a `VAE`.
@@ -127,8 +127,7 @@ def _denoised(
         starts = [y.clamp(0, 1), median_of_neighbours(y).clamp(0, 1)]
         q = fitted(model, starts, lambda p: noise.rough_log_likelihood(y, p), ascent)
     codes = drawn_codes(model, q, lambda p: noise.log_likelihood(y, p), draws, at_once)
-    weights = torch.full_like(codes.log_weights, 1 / draws) if ascent is None else codes.normalized()
-    weights = weights.to(y)[..., None, None, None]
+    weights = codes.normalized().to(y)[..., None, None, None]
     first, second = torch.zeros_like(y), torch.zeros_like(y)
     chunk = max(1, at_once // len(y))
     for z, weight in zip(codes.z.split(chunk), weights.split(chunk), strict=True):

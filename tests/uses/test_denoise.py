@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_vae import VAE, Spec, build, likelihoods, load_data, posteriors, priors
 from pyro_vae._utils.checks import InputError
+from pyro_vae.models.denoising import Denoising
 from pyro_vae.noise import Blur, GaussianNoise, SaltAndPepper, noise_of
 from pyro_vae.uses.code_posterior import Ascent
 from pyro_vae.uses.denoise import denoise
@@ -62,6 +63,38 @@ def test_by_an_encoder_that_gives_the_posterior_of_noisy_images_it_is_exact_with
     torch.testing.assert_close(result.sd.flatten(1).double(), sd, atol=0.02, rtol=0)
     assert (result.effective_samples > 19_990).all()  # all weights are equal
     assert wrong.effective_samples.item() < 900
+
+
+@pytest.mark.slow
+def test_the_best_encoder_of_noisy_images_is_narrower_than_the_posterior_and_is_weighted():
+    """Of a linear-Gaussian model q(z|y) has the mean of p(z|y), and the covariance of p(z|x): the geometric mean."""
+    noise = GaussianNoise(0.3)
+    (vae, evidence), (of_noisy, _) = linear_gaussian(c=0.1), linear_gaussian(c=0.1 + noise.sd**2)
+    torch.manual_seed(0)
+    of_clean_variance = vae.encode(torch.zeros(1, 1, 2, 2)).variance.detach()
+    parts = (vae.encoder, vae.decoder, vae.prior, vae.likelihood, vae.posterior)
+    model = Denoising(*parts, noise=str(noise)).train()
+    with torch.no_grad():
+        model.encoder[1].weight.mul_(0.8)
+        model.encoder[1].bias.add_(0.1)
+    adam = torch.optim.Adam(model.encoder.parameters())
+    for step in range(800):
+        adam.param_groups[0]["lr"] = 0.02 * (1 - step / 800)
+        adam.zero_grad()
+        x = evidence.sample((500,)).reshape(-1, 1, 2, 2)
+        pyro.infer.Trace_ELBO().differentiable_loss(model.model, model.guide, x).div(len(x)).backward()
+        adam.step()
+    y = noise.corrupt(evidence.sample((5,)).reshape(5, 1, 2, 2))
+    with torch.no_grad():
+        q, posterior = model.eval().encode(y), of_noisy.encode(y)
+    torch.testing.assert_close(q.mean, posterior.mean, atol=0.03, rtol=0)
+    torch.testing.assert_close(q.variance, of_clean_variance.expand(5, 2), atol=0, rtol=0.05)
+    assert (q.variance < 0.65 * posterior.variance).all()
+    mean, covariance = posterior_of_normal(evidence, torch.eye(4, dtype=torch.float64), noise.sd, y.flatten(1))
+    result = denoise(model, y, noise, method="encoder", draws=20_000, decoded_at_once=100_000)
+    torch.testing.assert_close(result.mean.flatten(1).double(), mean, atol=0.01, rtol=0)
+    sd = covariance.diagonal().sqrt().expand(5, 4)
+    torch.testing.assert_close(result.sd.flatten(1).double(), sd, atol=0.01, rtol=0)
 
 
 class OneCode(nn.Module):
