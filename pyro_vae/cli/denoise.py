@@ -8,6 +8,7 @@ import typer
 
 from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
+from pyro_vae._utils.progress import say
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
 from pyro_vae.cli.per_image import drawn_test_images, means_of, naming, show_means, write_table
 from pyro_vae.cli.provenance import provenance
@@ -15,6 +16,10 @@ from pyro_vae.cli.provenance import provenance
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyro_vae.models import Model
+    from pyro_vae.noise import Noise
+
+NOISE = "gaussian:0.3"  # of models that were not trained on noise
 PICTURED = 10  # images, in the picture
 MEANINGS = {
     f"{image}_{measure}": (f"{label}, {image}", meaning)
@@ -32,11 +37,13 @@ MEANINGS = {
 def denoise(
     run: Run,
     noise: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="gaussian:SD, salt-and-pepper:SHARE, or blur:WIDTH in pixels, blur:WIDTH:SD with the noise's SD"
+            help="gaussian:SD, salt-and-pepper:SHARE, or blur:WIDTH in pixels, blur:WIDTH:SD with the noise's SD; "
+            f"without it, the noise of the model's training, or else {NOISE}",
+            show_default=False,
         ),
-    ] = "gaussian:0.3",
+    ] = None,
     method: Annotated[
         str, typer.Option(help="importance, or encoder, for a model that was trained on noisy images")
     ] = "importance",
@@ -68,10 +75,11 @@ def denoise(
 
     checks.one_of("--method", method, METHODS)
     with naming("--noise", "noise"):
-        of_noise = noise_of(noise)
+        asked = None if noise is None else noise_of(noise)
     model, images, index = drawn_test_images(
         run, "denoise", n, seed, data_root, dataset, progress=not quiet, trust=trust
     )
+    of_noise = _noise_for(model, asked, method)
     clean = images.as_float()
     with seeded_rng(torch.device("cpu"), stream_seed(seed, f"noise {of_noise}")):
         noisy = of_noise.corrupt(clean)
@@ -119,6 +127,21 @@ def denoise(
     if not quiet:
         show_means(means, MEANINGS, f"{run}, {len(clean):,} test images with noise {of_noise}")
         show(f"Files: {folder / name}.csv, .json and .png")
+
+
+def _noise_for(model: Model, asked: Noise | None, method: str) -> Noise:
+    """The noise that is asked for, or that of the model's training; a note where the encoder saw another."""
+    from pyro_vae.models.denoising import Denoising
+    from pyro_vae.noise import noise_of
+
+    of_training = model.noise if isinstance(model, Denoising) else None
+    noise = asked or of_training or noise_of(NOISE)
+    if method == "encoder" and noise != of_training:
+        say(
+            f"pyro-vae: note: the encoder was trained on {'clean images' if of_training is None else of_training}, "
+            f"not on noise {noise}: few effective samples may be left, and --method importance is safer"
+        )
+    return noise
 
 
 def _quality(name: str, images: Tensor, clean: Tensor) -> dict[str, Tensor]:

@@ -35,6 +35,30 @@ def test_denoise_writes_a_table_a_picture_and_a_summary(trained, capsys):
         assert picture.size[0] > 100
 
 
+def test_the_noise_is_that_of_the_models_training_unless_another_is_asked_for(tmp_path, capsys):
+    options = ["--model", "denoising", "--model.noise", "salt-and-pepper:0.2", "--out", str(tmp_path / "run")]
+    assert main([*TRAIN.split(), *options]) == 0
+    denoise = ["denoise", str(tmp_path / "run"), "--n", "3", "--draws", "5", "--steps", "2", "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*denoise, "--method", "encoder"]) == 0
+    assert capsys.readouterr().err == ""
+    summary = json.loads((tmp_path / "run" / "denoise" / "salt-and-pepper-0.2-encoder.json").read_text())
+    assert summary["provenance"]["noise"] == "salt-and-pepper:0.2"
+    assert main([*denoise, "--method", "encoder", "--noise", "gaussian:0.5"]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "note: the encoder was trained on salt-and-pepper:0.2, not on noise gaussian:0.5: " in note
+    assert main([*denoise, "--noise", "gaussian:0.5"]) == 0  # a fitted q is of any noise
+    assert capsys.readouterr().err == ""
+
+
+def test_an_encoder_of_clean_images_has_a_note(trained, capsys):
+    options = ["--method", "encoder", "--n", "3", "--draws", "5", "--device", "cpu"]
+    assert main(["denoise", str(trained), *options]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "note: the encoder was trained on clean images, not on noise gaussian:0.3: " in note
+    assert (trained / "denoise" / "gaussian-0.3-encoder.csv").is_file()
+
+
 @pytest.mark.parametrize(
     ("method", "measure"),
     [
