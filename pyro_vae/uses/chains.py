@@ -14,6 +14,7 @@ from pyro_vae.uses.masks import log_likelihood_of_seen
 
 CHAINS = ("metropolis", "collapsed-metropolis", "pseudo-gibbs")
 PSEUDO = 0.1  # of the steps of a Metropolis chain that accept all, to reach the posterior from a bad start
+FILLINGS = 100  # of each chain of collapsed Metropolis that are kept, evenly spaced over its steps
 PRIOR_SHARE = 0.05  # of the proposals of collapsed Metropolis that are draws of p(z)
 
 
@@ -21,6 +22,9 @@ def run_chains(
     model: VAE, x: Tensor, seen: Tensor, *, method: str, draws: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`draws` chains for each image; :func:`~pyro_vae.uses.inpaint.inpaint` has their equations.
+
+    Memory does not grow with the steps: all chains are decoded at once, and collapsed Metropolis keeps the encoder's
+    parameters of at most `FILLINGS` fillings of each.
 
     Args:
         model: on its device, in evaluation mode.
@@ -42,7 +46,7 @@ def run_chains(
     state = torch.where(mask, images, model.decode(z).sample())
     total, accepted, averaged = torch.zeros_like(x), torch.zeros(len(z), device=x.device), 0
     for step in range(steps):
-        if method == "collapsed-metropolis":
+        if method == "collapsed-metropolis" and step % past.every == 0:
             past.add(parameters_of(model, state))
         if method == "pseudo-gibbs" or step < PSEUDO * steps:
             z, accept = model.encode(state).sample(), every[:, 0, 0, 0]
@@ -93,19 +97,22 @@ class _MixedWithPrior:
 
 
 class _Fillings:
-    """The encoder's parameters of all fillings of each chain so far.
+    """The encoder's parameters of earlier fillings of each chain: at most `FILLINGS`, those of each `every`-th step.
 
     A proposal must not depend on the present code, or the chain would have another limit. So those fillings alone
-    count as earlier that were there when the present code was accepted: it drew all later ones.
+    count as earlier that were there when the present code was accepted: it drew all later ones. Which steps are kept
+    is fixed beforehand, and so has nothing to do with the codes either.
     """
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.count = steps, 0
+        self.every = math.ceil(steps / FILLINGS)
+        self.size = math.ceil(steps / self.every)
+        self.count = 0
         self.parameters, self.earlier = torch.empty(0), torch.empty(0)
 
     def add(self, parameters: Tensor) -> None:
         if not self.count:
-            self.parameters = parameters.new_empty(self.steps, *parameters.shape)
+            self.parameters = parameters.new_empty(self.size, *parameters.shape)
             self.earlier = torch.zeros(len(parameters), dtype=torch.long, device=parameters.device)
         self.parameters[self.count] = parameters
         self.count += 1

@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_vae import VAE, Spec, build, likelihoods, load_data, posteriors, priors
 from pyro_vae._utils.checks import InputError
+from pyro_vae.uses.chains import _Fillings
 from pyro_vae.uses.code_posterior import Ascent
 from pyro_vae.uses.inpaint import METHODS, inpaint
 from pyro_vae.uses.masks import mask_of
@@ -114,6 +115,20 @@ def test_weights_of_two_modes_are_exact_but_for_metropolis_which_is_trapped():
     assert share("collapsed-metropolis") == pytest.approx((of_pixel, of_pixel), abs=0.04)
     # The chains start at a black image, which is the mode of z < 0; q(z|x) never proposes to leave it.
     assert max(share("metropolis")) < 0.5 * of_pixel
+
+
+def test_a_long_chain_keeps_few_fillings_and_proposes_from_those_before_its_code():
+    """Fillings are numbered here; the first chain accepts in step 600, the second in all, the third in the first."""
+    fillings = _Fillings(1000)
+    for step in range(1000):
+        if step % fillings.every == 0:
+            fillings.add(torch.full((3, 2), float(step)))
+        fillings.moved(torch.tensor([step in (0, 600), True, step == 0]))
+    torch.manual_seed(0)
+    drawn = torch.stack([fillings.drawn_earlier()[:, 0] for _ in range(2000)])
+    assert len(fillings.parameters) <= 100
+    assert drawn.max(0).values.tolist() == [600, 990, 0]  # of the filling in the step, the code before had drawn it
+    assert drawn[:, 0].unique().tolist() == list(range(0, 601, 10))
 
 
 @pytest.mark.parametrize("method", ["metropolis", "collapsed-metropolis"])
