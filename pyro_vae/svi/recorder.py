@@ -207,6 +207,8 @@ class _Recorder:
             holder = own  # where it may be set later
         if holder is not None:
             self._name(f"{_label(value)}.{name}", holder, name, names)
+        if any(holder is part for part in parts):  # which an attribute of the module itself would hide
+            self._name(f"{_label(value)}.{name}", own, name, names)
 
     def _of_class(self, kind: type, name: str, names: Names) -> Any:
         """Adds an attribute where it is looked up in the user's classes; returns what the class has."""

@@ -29,6 +29,7 @@ OTHERS = {  # than those of SPEC, in a field or in several of which the first ma
     "seed": {"seed": 3},
     "optimizer": {"optimizer": {"kind": "adamw", "weight_decay": 0.5}},
     "schedule": {"schedule": "cosine"},
+    "sampler": {"sampler": "latent-density"},
     "clip_norm": {"clip_norm": 0.1},
     "ema": {"ema": 0.9},
 }
