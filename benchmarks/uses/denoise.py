@@ -15,9 +15,10 @@ over images; errors are standard errors over them.
 - `total variation` (Chambolle), `non-local means` (fast mode, patches of 5, told the level) and `wavelets` (BayesShrink
   over cycle spins) of scikit-image, whose strengths are chosen for each noise by the PSNR of 100 training images.
 - `median`: of 3 by 3 pixels, or twice, as chosen there, since the others are not meant for salt and pepper.
+- Each of these for MNIST once more, `rounded` to black and white, which the VAE knows pixels to be and they do not.
 - `noisy`: the images as they are, clipped to [0, 1], as the results of all methods are.
 
-Each finished row is kept in RUNS and not repeated; denoise.json then has the rows of what is finished.
+Each finished row is kept in RUNS and not repeated; denoise.json has the rows of what is finished.
 """
 
 import argparse
@@ -54,8 +55,7 @@ STRENGTHS = {  # of each baseline: those to choose from; of non-local means in u
     "wavelets": (0.5, 0.7, 1.0, 1.4, 2.0),
     "median": (1, 2),
 }
-
-
+BLACK_AND_WHITE = ("mnist",)
 TRAINED_ON_NOISE = (("mnist", "gaussian:0.4"), ("mnist", "gaussian:0.8"))
 
 
@@ -70,13 +70,22 @@ def main() -> None:
     for dataset in SPECS:
         for name in NOISES:
             of_vae = ("VAE", "denoising VAE") if (dataset, name) in TRAINED_ON_NOISE else ("VAE",)
-            for method in ("noisy", *of_vae, *STRENGTHS):
+            rounded = [f"{method}, rounded" for method in STRENGTHS] if dataset in BLACK_AND_WHITE else []
+            for method in ("noisy", *STRENGTHS, *rounded, *of_vae):
                 done = arguments.out / f"{dataset} {name} {method}.json".replace(" ", "-").replace(":", "-")
                 if not done.is_file():
                     row = measure(dataset, noise_of(name), method, arguments)
                     files.write_json(done, row)
                     print(row, flush=True)
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
+                    write_report(arguments)
+    write_report(arguments)
+
+
+def write_report(arguments: argparse.Namespace) -> None:
+    """The rows that are finished."""
+    paths = sorted(arguments.out.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rows.sort(key=lambda row: (list(SPECS).index(row["dataset"]), NOISES.index(row["noise"])))
     command = f"python benchmarks/uses/denoise.py --data-root DATA --out RUNS --images {arguments.images}"
     report = {
         "command": f"{command} --epochs {arguments.epochs}",
@@ -101,9 +110,10 @@ def measure(dataset: str, noise: Noise, method: str, arguments: argparse.Namespa
         model = trained(dataset, arguments, noise)
         result = denoise(model, noisy, noise, method="encoder", draws=50, device="cpu").mean
     else:
-        train = images.train.as_float()[:100]
-        strength = chosen_strength(method, noise, train)
-        result = by_baseline(method, corrupted(noise, clean), noise, strength)
+        name, _, rounded = method.partition(", ")
+        strength = chosen_strength(name, noise, images.train.as_float()[:100])
+        result = by_baseline(name, corrupted(noise, clean), noise, strength)
+        result = (result > 0.5).float() if rounded else result
     values = {
         "psnr_db": peak_signal_to_noise(result.clamp(0, 1), clean),
         "ssim": structural_similarity(result.clamp(0, 1), clean),
