@@ -81,7 +81,7 @@ for (name, values), colour in zip(quality.items(), plots.COLOURS, strict=False):
     axes.plot(levels, values, "o-", color=colour, label=name)
 axes.set_xlabel("standard deviation of the noise")
 axes.set_ylabel("PSNR, dB")
-axes.legend(loc="upper right")
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
 # %%
 # The noise has a standard deviation of 0.6; each row but the first is denoised as if it were another. Too small,
