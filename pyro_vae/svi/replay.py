@@ -27,14 +27,21 @@ class Replay:
     """A captured loss; in a step, also its gradients and the update by the optimizer.
 
     `graph` takes the parameters, the inputs and the live tensors, and returns the loss and the gradients: those of the
-    parameters, and those of other tensors, to which another optimizer may belong: these add up, as in autograd.
+    parameters, and those of other tensors, to which another optimizer may belong: these add up, as in autograd. With
+    `precision="bf16"` its products are in bfloat16; those of `captured`, which is compared with the program, are not.
     """
 
     def __init__(
-        self, captured: Captured, params: dict[str, Tensor], optimizer: SharedOptimizer | None, reads: Reads
+        self,
+        captured: Captured,
+        params: dict[str, Tensor],
+        optimizer: SharedOptimizer | None,
+        reads: Reads,
+        precision: str = "fp32",
     ) -> None:
         self.captured, self.params, self.optimizer, self.reads = captured, params, optimizer, reads
-        self.graph: backends.Run = captured.graph.forward
+        self._graph = backends.in_bfloat16(captured.graph) if precision == "bf16" else captured.graph
+        self.graph: backends.Run = self._graph.forward
         self.recorded: backends.Run | None = None  # the whole step, as recorded kernels
         self.to_record = False
         self.calls = 0
@@ -64,7 +71,7 @@ class Replay:
         Raises:
             NotCompilable: there is no compiler, for example.
         """
-        graph, positions = self.captured.graph, list[int]()
+        graph, positions = self._graph, list[int]()
         if self.optimizer is not None and all(
             tensor.device.type == "cpu" for tensor in self._tensors
         ):  # where adam.cpp makes them

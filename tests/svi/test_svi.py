@@ -527,6 +527,25 @@ def test_bfloat16_stays_close_and_keeps_its_parameters_in_float32():
     assert half == pytest.approx(full, rel=0.01)
 
 
+def test_bfloat16_is_no_reason_to_run_eagerly(recwarn):
+    """A gradient that is a small difference of large products, lost in bfloat16 whatever the program."""
+    x, y = torch.randn(64, 32) + 1, torch.randn(64)
+
+    def model(x, y):
+        first = pyro.param("first", torch.full((32, 8), 0.1))
+        second = pyro.param("second", torch.full((32, 8), 0.1001))
+        pyro.sample("y", dist.Normal(1000 * ((x @ first) - (x @ second)).sum(1), 100.0).to_event(1), obs=y)
+
+    def losses(**settings):
+        pyro.clear_param_store()
+        svi = CompiledSVI(model, lambda x, y: None, partial(torch.optim.Adam, lr=1e-6), **settings)
+        return [svi.step(x, y) for _ in range(20)]
+
+    half, full = losses(precision="bf16", compile="capture"), losses(compile="off")
+    assert not [warning for warning in recwarn if "CompiledSVI" in str(warning.message)]
+    assert half != pytest.approx(full, rel=1e-3)
+
+
 def test_a_capture_leaves_no_trace(tiny):
     """Draws, gradients, statistics and Pyro's settings are as without it."""
     vae = build(SPEC)
