@@ -76,11 +76,11 @@ class Family(SphinxDirective):
         ]
         lines = [
             "| model | metric | here | published | images, K | epochs |",
-            "|---|---|---:|---:|---|---|",
+            "|---|---|---:|---|---|---|",
         ]
-        for row in rows:
+        for last, row in zip([{}, *rows], rows, strict=False):
             cells = (
-                row["name"],
+                "" if row["name"] == last.get("name") else row["name"],
                 row["metric"],
                 _measured(row),
                 _published(row),
