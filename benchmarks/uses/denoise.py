@@ -45,7 +45,7 @@ from pyro_vae.uses.image_quality import peak_signal_to_noise, structural_similar
 
 SPECS: dict[str, dict[str, Any]] = {
     "mnist": {"binarization": "threshold", "likelihood": "bernoulli"},
-    "fashion-mnist": {"likelihood": {"kind": "discretized-logistic", "components": 3}},
+    "fashion-mnist": {"likelihood": {"kind": "discretized-logistic", "components": 3}, "compile": "inductor"},
 }
 NOISES = ("gaussian:0.2", "gaussian:0.4", "gaussian:0.8")
 NOISES += ("salt-and-pepper:0.1", "salt-and-pepper:0.3", "salt-and-pepper:0.6")
