@@ -7,6 +7,7 @@ import torch
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.evaluation import two_sample_test
+from pyro_vae.evaluation.latent_codes.two_sample import kl_lower_bound
 
 
 def samples(d, n, shift=0.0, scale=1.0, seed=0):
@@ -32,6 +33,27 @@ def test_of_two_normals_both_numbers_are_those_of_the_exact_ratio(d, shift):
     assert best - 0.02 < test.accuracy < best + 3 * test.accuracy_se
     assert 0.7 * shift**2 / 2 < test.kl_lower_nats < shift**2 / 2 + 3 * test.kl_lower_se
     assert test.p_value < 1e-6
+
+
+@pytest.mark.parametrize(("shift", "n"), [(1.0, 20), (4.0, 100)])
+def test_the_bound_on_the_kl_is_none_above_it_on_average_of_few_points(shift, n):
+    """By the exact log-odds of N(m, 1) and N(0, 1). The logarithm of a sample mean would be too small on average."""
+    torch.manual_seed(0)
+    z = torch.randn(3, 3000, n, dtype=torch.float64) + torch.tensor([shift, 0.0, 0.0]).reshape(3, 1, 1)
+    log_odds = shift * z - shift**2 / 2
+    bounds = torch.tensor([kl_lower_bound(*row)[0] for row in zip(*log_odds, strict=True)])
+    errors = torch.tensor([kl_lower_bound(*row)[1] for row in zip(*log_odds, strict=True)])
+    assert bounds.mean() < shift**2 / 2 + 3 * bounds.std() / 3000**0.5
+    assert bounds.max() < 1 + math.log(n)
+    assert errors.square().mean() < 1.2 * bounds.var()  # which the shift, another in each, adds to
+
+
+def test_the_bound_on_the_kl_is_near_it_for_many_points():
+    torch.manual_seed(0)
+    codes, draws, others = torch.randn(3, 200_000, dtype=torch.float64) - 0.5  # log-odds are z - 1/2
+    bound, se = kl_lower_bound(codes + 1, draws, others)
+    assert bound == pytest.approx(0.5, abs=4 * se)
+    assert se < 0.01
 
 
 def test_a_difference_of_spread_or_of_shape_alone_is_noticed():
