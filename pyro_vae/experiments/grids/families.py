@@ -81,17 +81,15 @@ STUDY = Study(
         Claim(
             "A second stochastic layer improves on the first (Burda et al., 2016)", "elbo_nats", ("vae", "hierarchical")
         ),
-        Claim(
-            "Inferring the layers from the top down improves on inferring them upwards (Sønderby et al., 2016)",
-            "elbo_nats",
-            ("hierarchical", "ladder"),
-        ),
         Claim("A learned mixture as the prior improves on a normal", "elbo_nats", ("vae", "mixture")),
     ),
     notes=(
-        "Published: hierarchical, Burda et al., 2016, two stochastic layers, https://arxiv.org/abs/1509.00519; ladder, "
-        "Sønderby et al., 2016, five layers and 2,000 epochs, https://arxiv.org/abs/1602.02282; semi-supervised, "
-        "Pyro's example ss_vae_M2, with more epochs. The others publish no number of this kind.",
+        "Published: hierarchical, Burda et al., 2016, two stochastic layers, 50 draws per image in training (85.33 "
+        "with one), https://arxiv.org/abs/1509.00519; ladder, Sønderby et al., 2016, five layers and 2,000 epochs, "
+        "https://arxiv.org/abs/1602.02282; semi-supervised, Pyro's example ss_vae_M2, with more epochs. The others "
+        "publish no number of this kind.",
+        "The ladder differs from the hierarchical model in more than the direction of inference: it has one layer "
+        "more, another activation, batch normalization and a warm-up of beta.",
         "ELBO and NLL of conditional models are of log p(x|condition): of conditional-half, of half of the pixels.",
         "The guide of a vector-quantized model is a point, so that its ELBO is all there is; an adversarial model has "
         "neither ELBO nor NLL.",
