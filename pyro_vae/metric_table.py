@@ -54,13 +54,13 @@ class Metric:
         """
         fields = {name: spec.get(name) for name in self.alike}
         if "condition" in fields:
-            fields["condition"] = _condition(spec.get("model"))
+            fields["condition"] = condition_option(spec.get("model"))
         if "likelihood" in fields and str(Part.of(fields["likelihood"] or "").kind).startswith("discretized-"):
             fields["likelihood"] = "256 levels"
         return repr(fields)
 
 
-def _condition(model: Any) -> Any:
+def condition_option(model: Any) -> Any:
     """What images are given under a model of this kind, its option `condition`; None where it has none."""
     part = Part.of(model or "vae")
     option = kinds("model")[part.kind].options.get("condition") if part.kind in kinds("model") else None
@@ -68,6 +68,7 @@ def _condition(model: Any) -> Any:
 
 
 _DATA = ("dataset", "image_shape", "binarization")
+_PIXELS = (*_DATA, "condition")
 _DENSITY = (*_DATA, "dequantize", "likelihood", "condition")
 _LOSS = (*_DENSITY, "model", "beta")
 
@@ -89,9 +90,11 @@ METRICS = {
     "squared_error_loss": Metric(
         "squared error + KL", "", "summed squared error of the decoded mean + beta KL", "lower", (*_DATA, *_LOSS[-2:])
     ),
-    "mse_per_pixel": Metric("MSE per pixel", "", "pixels in [0, 1], decoding the posterior's mean", "lower", _DATA, 5),
+    "mse_per_pixel": Metric(
+        "MSE per pixel", "", "pixels in [0, 1], decoding the posterior's mean", "lower", _PIXELS, 5
+    ),
     "mse_per_pixel_sampled": Metric(
-        "MSE per pixel, sampled", "", "the same, decoding a posterior sample", "lower", _DATA, 5
+        "MSE per pixel, sampled", "", "the same, decoding a posterior sample", "lower", _PIXELS, 5
     ),
     "reconstruction_nats": _nats(
         "reconstruction", "-E log p(x|z), nats per image; of a density it may be below 0", "lower", "reconstruction_se"
@@ -144,7 +147,7 @@ METRICS = {
     "marginal_kl_lower_nats": Metric(
         "marginal KL, at least",
         "nats",
-        "lower bound on KL(q(z) || p(z)), by the log-odds of that classifier",
+        "lower bound on KL(q(z) || p(z)), in expectation, by the log-odds of that classifier",
         "lower",
         digits=3,
         error="marginal_kl_lower_se",
@@ -172,7 +175,7 @@ METRICS = {
         "",
         "-log2 P(x) per value of x, C H W of them less those that are seen, of a probability P",
         "lower",
-        (*_DATA, "condition"),
+        _PIXELS,
         4,
         "bits_per_dimension_se",
     ),

@@ -20,7 +20,7 @@ from pyro_vae.models import Model, check_evaluable
 from pyro_vae.path_gradient import is_delta
 from pyro_vae.posteriors import location
 from pyro_vae.programs.densities import Densities, groups_lacking
-from pyro_vae.programs.traces import Traces
+from pyro_vae.programs.draws import squared_error
 
 _OF_SITE = "kl_of_"
 
@@ -31,10 +31,11 @@ class Bounds:
 
     A quantity that the model does not have is None: a deterministic autoencoder has no KL term.
 
-    - `mse_per_pixel`: mean of :math:`(x - \hat x)^2` over all pixels in [0, 1], :math:`\hat x` decoded from the
-      posterior's :func:`~pyro_vae.posteriors.location` (its mean, where it is known). Times C H W it is the summed
-      squared error. Of images with holes (:class:`~pyro_vae.models.miwae.MIWAE`) the mean is over the seen pixels of
-      each image, and then over images.
+    - `mse_per_pixel`: mean of :math:`(x - \hat x)^2` over the pixels that log p(x|z) is of, in [0, 1], :math:`\hat x`
+      decoded from the posterior's :func:`~pyro_vae.posteriors.location` (its mean, where it is known). Of most models
+      these are all pixels, and times C H W it is the summed squared error. Of a model that is given some quadrants they
+      are the others; of images with holes (:class:`~pyro_vae.models.miwae.MIWAE`) the seen pixels of each image, and
+      the mean is over these and then over images.
     - `mse_per_pixel_sampled`: the same, decoded from samples of the posterior.
     - `kl_per_sample`: :math:`\mathrm{KL}(q(z|x) \| p(z))`, nats per image; in closed form where there is one
       (`kl_is_exact`), else the Monte Carlo mean of :math:`\log q(z|x) - \log p(z)`. For flows z is the *last*
@@ -160,6 +161,7 @@ def bounds(
 
 def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: int, progress: bool) -> Bounds:
     """:func:`bounds` of input that was checked."""
+    _check_scored(evaluation)
     parts: dict[str, list[Tensor]] = {}
     kl_is_exact = None
     steps = -(-len(evaluation.images) // NOISE_BLOCK)
@@ -191,19 +193,19 @@ def bounds_of(evaluation: Evaluation, *, samples: int, batch_size: int, seed: in
 def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tuple[dict[str, Tensor], bool | None]:
     """Each term for each image, shape `(N,)`, by the name of its mean."""
     if not densities.has_parts:
-        return _traced_terms(densities.traces, x, samples, batch_size), False
+        return _traced_terms(densities, x, samples, batch_size), False
     q = densities.encode(x)
-    squared_error, log_likelihood = _decoded(densities, location(q), x, batch_size)
-    values = {"mse_per_pixel": squared_error}
+    error, log_likelihood = _decoded(densities, location(q), x, batch_size)
+    values = {"mse_per_pixel": error}
     if is_delta(q) or "evidence" in groups_lacking(densities.model):  # no density of z, and so no KL
         return values | {"reconstruction_nats": -log_likelihood}, None
     p = densities.prior()
     total: dict[str, Tensor] = {}
     for _ in range(samples):  # one at a time, so that memory does not grow with their number
         z = q.rsample((1,))
-        squared_error, log_likelihood = _decoded(densities, z[0], x, batch_size)
+        error, log_likelihood = _decoded(densities, z[0], x, batch_size)
         kl, exact = kl_per_image(q, p, z)
-        parts = {"mse_per_pixel_sampled": squared_error, "reconstruction_nats": -log_likelihood, "kl_per_sample": kl}
+        parts = {"mse_per_pixel_sampled": error, "reconstruction_nats": -log_likelihood, "kl_per_sample": kl}
         if isinstance(q, torch.distributions.TransformedDistribution):
             with suppress(NotImplementedError):  # a prior to which the base has no closed KL
                 parts["kl_prior_at_start"] = _kl_with_prior_at_start(q, p, z)
@@ -211,24 +213,25 @@ def _terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> tu
     return values | total, exact
 
 
-def _traced_terms(traces: Traces, x: Tensor, samples: int, batch_size: int) -> dict[str, Tensor]:
+def _traced_terms(densities: Densities, x: Tensor, samples: int, batch_size: int) -> dict[str, Tensor]:
     """As :func:`_terms`, of a pair with any latent sites; `kl_of_` and its name is the term of each."""
     parts = []
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
-        parts.append(_traced_rows(traces.rows(rows), x[rows], samples))
+        parts.append(_traced_rows(densities.rows(rows), x[rows], samples))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _traced_rows(traces: Traces, x: Tensor, samples: int) -> dict[str, Tensor]:
-    values = {"mse_per_pixel": _squared_error(x, traces.reconstruct(x))}
+def _traced_rows(densities: Densities, x: Tensor, samples: int) -> dict[str, Tensor]:
+    traces, scored = densities.traces, densities.scored
+    values = {"mse_per_pixel": squared_error(x, traces.reconstruct(x), scored)}
     total: dict[str, Tensor] = {}
     for _ in range(samples):
         draws = traces.draws(x, 1)
         parts = {"reconstruction_nats": draws.reconstruction()[0]}
-        squared_error = draws.squared_error(x)
-        if squared_error is not None:
-            parts["mse_per_pixel_sampled"] = squared_error[0]
+        sampled = draws.squared_error(x, scored)
+        if sampled is not None:
+            parts["mse_per_pixel_sampled"] = sampled[0]
         if draws.has_density:
             by_site = {f"{_OF_SITE}{name}": kl[0] for name, kl in draws.kl().items()}
             parts |= by_site | {"kl_per_sample": sum(by_site.values(), x.new_zeros(len(x)))}
@@ -243,10 +246,10 @@ def _decoded(densities: Densities, z: Tensor, x: Tensor, batch_size: int) -> tup
         rows = slice(start, start + batch_size)
         of_rows = densities.rows(rows)
         p_x = of_rows.decode(z[rows])
-        squared_error = _squared_error(x[rows], p_x.mean, of_rows.scored)
-        parts.append(torch.stack([squared_error, p_x.log_prob(x[rows])]))
-    squared_error, log_likelihood = torch.cat(parts, 1)
-    return squared_error, log_likelihood
+        error = squared_error(x[rows], p_x.mean, of_rows.scored)
+        parts.append(torch.stack([error, p_x.log_prob(x[rows])]))
+    error, log_likelihood = torch.cat(parts, 1)
+    return error, log_likelihood
 
 
 def _kl_with_prior_at_start(
@@ -256,13 +259,13 @@ def _kl_with_prior_at_start(
     return kl_divergence(q.base_dist, p) + q.log_prob(z).mean(0) + q.base_dist.entropy()
 
 
-def _squared_error(x: Tensor, reconstruction: Tensor, scored: Tensor | None = None) -> Tensor:
-    """Of each image, the mean over its values, or over those that are scored."""
-    squares = (x - reconstruction).square()
-    if scored is None:
-        return squares.flatten(-3).mean(-1)
-    weights = scored.bool().expand_as(squares).to(squares.dtype)
-    return (weights * squares).flatten(-3).sum(-1) / weights.flatten(-3).sum(-1)
+def _check_scored(evaluation: Evaluation) -> None:
+    """An image of which no pixel is seen has no mean over its seen pixels."""
+    if evaluation.seen is None:
+        return
+    without = (~evaluation.seen.bool().flatten(1).any(1)).nonzero().flatten()
+    if len(without):
+        raise checks.fail("images", f"no seen pixel in image {without[0]}", "at least one seen pixel in each image")
 
 
 def standard_error(column: Tensor) -> float | None:

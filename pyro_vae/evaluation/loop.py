@@ -52,6 +52,12 @@ class Evaluation:
         return fixed_binarization(self.trained_with)
 
     @property
+    def seen(self) -> Tensor | None:
+        """Which pixels of each image are scored, where a covariate of the images says so."""
+        name = getattr(self.model, "scored", None)
+        return self.images.covariates.get(name) if isinstance(name, str) else None
+
+    @property
     def as_floats(self) -> AsFloats:
         """What the model sees of uint8 grey levels."""
         return dequantized_once if self.dequantize else to_unit

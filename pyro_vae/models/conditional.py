@@ -110,6 +110,11 @@ class Conditional(PyroPair):
             self.encoder = networks(num_outputs=posterior.num_parameters, latent_dim=latent_dim).encoder
 
     @property
+    def scored(self) -> Tensor | None:
+        """Which pixels log p(x|z, c) is of, `(H, W)`; None for all, where c is the label."""
+        return None if self.condition is None else ~self.given.seen
+
+    @property
     def likelihood(self) -> nn.Module:
         """Parameters -> p(x|z, c)."""
         likelihood: nn.Module = self.given.likelihood

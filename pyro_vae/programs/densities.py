@@ -51,8 +51,13 @@ class Densities:
 
     @property
     def scored(self) -> Tensor | None:
-        """Which values of each image log p(x|z) is of, `(N, 1 or C, H, W)`, where a model is told; None for all."""
-        return self.arguments.get(getattr(self.model, "scored", ""))
+        """Which values of each image log p(x|z) is of; None for all.
+
+        Of a model's `scored`: the name of the argument that says so, `(N, 1 or C, H, W)`, or the mask of all images,
+        `(H, W)`.
+        """
+        scored = getattr(self.model, "scored", None)
+        return self.arguments.get(scored) if isinstance(scored, str) else scored
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the location of q(z|x), `(N, C, H, W)`."""

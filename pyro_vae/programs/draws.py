@@ -132,12 +132,12 @@ class Draws:
             named["+".join(self.in_model)] = self._expected(terms)
         return named
 
-    def squared_error(self, x: Tensor) -> Tensor | None:
-        """Of the decoded mean, per pixel, `(K, N)`; None where there is no mean."""
-        if any(case.mean is None for case in self.cases):
+    def squared_error(self, x: Tensor, scored: Tensor | None = None) -> Tensor | None:
+        """Of the decoded mean, per pixel that is `scored`, `(K, N)`; None where there is no mean."""
+        means = [case.mean for case in self.cases if case.mean is not None]
+        if len(means) < len(self.cases):
             return None
-        errors = [(case.mean - x).square().flatten(2).mean(-1) for case in self.cases]  # type: ignore[operator]
-        return self._expected(errors)
+        return self._expected([squared_error(x, mean, scored) for mean in means])
 
     def probabilities(self, site: str) -> Tensor:
         """The posterior probabilities of the values of an enumerated site, averaged over the draws, `(N, values)`."""
@@ -163,6 +163,20 @@ class Draws:
         weights = self.log_case_weights().exp()
         stacked = torch.stack(values)
         return torch.where(weights > 0, weights * stacked, torch.zeros_like(stacked)).sum(0)
+
+
+def squared_error(x: Tensor, reconstruction: Tensor, scored: Tensor | None = None) -> Tensor:
+    """Of each image, the mean over its pixels, or over those that are scored.
+
+    >>> x, reconstruction = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]])
+    >>> squared_error(x, reconstruction), squared_error(x, reconstruction, torch.tensor([[True, True], [False, False]]))
+    (tensor([0.0625]), tensor([0.1250]))
+    """
+    squares = (x - reconstruction).square()
+    if scored is None:
+        return squares.flatten(-3).mean(-1)
+    weights = scored.bool().expand_as(squares).to(squares.dtype)
+    return (weights * squares).flatten(-3).sum(-1) / weights.flatten(-3).sum(-1)
 
 
 def _product(sizes: Iterable[int]) -> int:

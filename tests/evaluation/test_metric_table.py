@@ -58,11 +58,11 @@ def test_it_needs_no_torch():
 def test_log_likelihoods_given_something_are_compared_with_those_given_the_same_alone():
     plain, half = Spec(), Spec(model={"kind": "conditional", "condition": "quadrants-2"})
     by_label = [Spec(model="conditional"), Spec(model={"kind": "conditional", "condition": "label"})]
-    for name in ("elbo_nats", "nll_nats", "bits_per_dimension"):
+    for name in ("elbo_nats", "nll_nats", "bits_per_dimension", "mse_per_pixel", "mse_per_pixel_sampled"):
         groups = [METRICS[name].group(vars(spec)) for spec in (plain, half, *by_label)]
         assert len(set(groups)) == 3, name
         assert groups[2] == groups[3]
-    assert METRICS["mse_per_pixel"].group(vars(plain)) == METRICS["mse_per_pixel"].group(vars(by_label[0]))
+    assert METRICS["frechet"].group(vars(plain)) == METRICS["frechet"].group(vars(by_label[0]))
 
 
 def test_of_a_conditional_model_the_rows_say_what_the_densities_are_given():
@@ -70,7 +70,7 @@ def test_of_a_conditional_model_the_rows_say_what_the_densities_are_given():
     given = {"conditional_on": ["quadrants-2"]}
     metrics = Metrics(**dict.fromkeys(names, 1.0), kl_by_site={"z": 1.0}, provenance=dict.fromkeys(names, given))
     noted = {label for label, _, meaning in metrics.rows() if "; of the unseen pixels, given quadrants-2" in meaning}
-    assert noted == {"KL", "ELBO", "NLL", "bits per dimension"}
+    assert noted == {"MSE per pixel", "KL", "ELBO", "NLL", "bits per dimension"}
     of_sites = Metrics(kl_by_site={"z": 1.0}, provenance={"kl_by_site": {"conditional_on": ["labels"]}})
     ((_, value, meaning),) = of_sites.rows()
     assert value == "z 1.00"

@@ -171,3 +171,13 @@ def test_probabilities_of_256_levels_are_one_group():
         "gaussian",
         pytest.approx(-160.0),
     )
+
+
+def test_the_summed_squared_error_is_of_models_whose_error_is_of_all_pixels():
+    numbers = {"mse_per_pixel": 0.25, "kl_per_sample": 2.0}
+    whole, half = (
+        Spec(image_shape=(1, 8, 8), model={"kind": "conditional", "condition": condition})
+        for condition in ("label", "quadrants-2")
+    )
+    assert tables.losses(numbers, whole) == {"squared_error_loss": 18.0}
+    assert tables.losses(numbers, half) == {}

@@ -236,6 +236,21 @@ def test_evaluation_is_of_what_is_not_seen(tiny):
     assert metrics.nll_warnings is None
 
 
+@pytest.mark.parametrize("condition", ["quadrants-1", "quadrants-3"])
+def test_the_squared_error_is_of_what_is_not_seen(condition, tiny):
+    model = small({"kind": "conditional", "condition": condition}, binarization="threshold")
+    metrics = evaluate(model, tiny, metrics=["bounds"], device="cpu")
+    x = (tiny.as_float() >= 0.5).float()
+    unseen = ~quadrants_seen((1, 8, 8), int(condition[-1]))
+    with torch.no_grad():
+        z = poutine.trace(model.guide).get_trace(x).nodes["z"]["fn"].mean
+        error = (model.given.images(z, model.given.condition(x, None)).mean - x).square()[..., unseen]
+    assert metrics.mse_per_pixel == pytest.approx(error.mean().item(), rel=1e-5)
+    assert metrics.mse_per_pixel_sampled == pytest.approx(
+        error.mean().item(), rel=0.2
+    )  # as untrained weights are small
+
+
 def test_a_model_of_a_part_of_the_image_has_no_samples_without_one(tiny):
     with pytest.raises(InputError, match="model: given 'Conditional', expected a model that .*model.complete"):
         latent.prior_samples(small(HALF), 4)

@@ -122,6 +122,13 @@ def test_log_p_of_the_seen_pixels_has_no_bits_per_dimension(images):
     assert evaluate(model, images, **options).bits_per_dimension > 0
 
 
+def test_an_image_without_a_seen_pixel_has_no_error_per_pixel(images):
+    seen = torch.ones(64, 1, 8, 8, dtype=torch.bool)
+    seen[5] = False
+    with pytest.raises(InputError, match="images: given 'no seen pixel in image 5', expected at least one seen pixel"):
+        evaluate(build(SPEC), Images(images.pixels, covariates={"seen": seen}), metrics=["bounds"], device="cpu")
+
+
 @pytest.mark.parametrize("missing", [0, 1, -0.1, "half"])
 def test_a_share_out_of_range_is_an_error(missing):
     with pytest.raises(InputError, match="missing: given"):

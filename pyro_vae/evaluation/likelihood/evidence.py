@@ -228,7 +228,7 @@ def evidence_of(
 
 def _why_no_bits(evaluation: Evaluation) -> str | None:
     """Why there are no bits per dimension; None where there are."""
-    if getattr(evaluation.model, "scored", None) in evaluation.images.covariates:
+    if evaluation.seen is not None:
         return "log p(x) is of the seen pixels alone, and each image may have its own number of them"
     return why_not_a_probability(data_range_of(evaluation.model), evaluation.images, evaluation.dequantize)
 
