@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import check_fully_reparametrized, is_validation_enabled
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
@@ -17,7 +18,8 @@ def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float, pe
     .. math:: \tilde{\mathcal L} = \sum_{i=1}^B \mathbb E\big[\log p(x_i|z)\big] - \beta B \sum_{j=1}^d
               \max\Big(\lambda, \frac1B \sum_{i=1}^B \mathrm{KL}\big(q(z_j|x_i) \,\|\, p(z_j)\big)\Big)
 
-    where the densities of a site are those given the sites before it in both traces.
+    where the densities of a site are those given the sites before it in both traces. Factors of the guide are
+    subtracted.
 
     Args:
         model_trace, guide_trace: traces of Pyro's, with log densities computed.
@@ -35,6 +37,11 @@ def elbo_with_free_bits(model_trace: Any, guide_trace: Any, free_bits: float, pe
             elbo = elbo + site["log_prob_sum"]  # log p(x|z)
         else:
             elbo = elbo - _kl(guide_trace.nodes[name], site, free_bits, per)
+    for name, site in guide_trace.nodes.items():  # factors and auxiliary sites, as TraceMeanField_ELBO has them
+        if site["type"] == "sample" and name not in model_trace.nodes:
+            if is_validation_enabled():
+                check_fully_reparametrized(site)
+            elbo = elbo - site["score_parts"].entropy_term.sum()
     return elbo
 
 

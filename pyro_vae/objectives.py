@@ -82,7 +82,8 @@ class MeanFieldELBO(TraceMeanField_ELBO):
     .. math:: \tilde{\mathcal L} = \mathbb E_{q(z|x)}[\log p(x|z)] - \sum_{j=1}^d \max\Big(\lambda,
               \frac1B \sum_{i=1}^B \mathrm{KL}\big(q(z_j|x_i) \,\|\, p(z_j)\big)\Big)
 
-    This needs the KL of each dimension in closed form, as the maximum of an estimate would be biased, and it is no
+    This needs the KL of each dimension in closed form, as the maximum of an estimate is biased upward. With several
+    sites it is closed only given a draw of the sites before it, so that the maximum is biased there still. It is no
     bound on log p(x) that is comparable with others.
 
     Args:

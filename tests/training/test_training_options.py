@@ -220,6 +220,27 @@ def test_a_dimension_within_its_free_bits_has_no_gradient_of_its_kl():
     assert pyro.get_param_store()._params["loc"].grad.tolist() == [0.0, 8.0]  # of 4 z_2^2 / 2
 
 
+@pytest.mark.parametrize("free_bits", [0.0, 1e-9, 0.5])
+def test_free_bits_leave_the_factors_and_auxiliary_sites_of_the_guide(free_bits):
+    """The KL of three images is 3 (0 + 2), of which the first dimension counts as the free bits."""
+
+    def z(mean):
+        pyro.sample("z", pyro.distributions.Normal(mean, 1.0).to_event(1))
+
+    def model():
+        with pyro.plate("data", 3):
+            z(torch.zeros(2))
+
+    def guide():
+        with pyro.plate("data", 3):
+            pyro.factor("penalty", torch.tensor(10.0), has_rsample=True)
+            pyro.sample("a", pyro.distributions.Uniform(0.0, math.exp(-1)), infer={"is_auxiliary": True})  # log q = 1
+            z(torch.tensor([0.0, 2.0]))
+
+    loss = MeanFieldELBO(free_bits=free_bits).loss(model, guide)
+    assert loss == pytest.approx(3 * (free_bits + 2 + 10 + 1), rel=1e-5)
+
+
 def test_free_bits_keep_the_kl_of_each_dimension(digits):
     kl = {}
     for free_bits in (0.0, 1.0):
