@@ -126,6 +126,7 @@ class SemiSupervised(PyroPair):
     def guide(self, x: Tensor, beta: float | Tensor = 1.0, labels: Tensor | None = None) -> None:
         """q(y|x) q(z|x, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|x) at the label."""
         self.register("classifier", "encoder", "posterior")
+        check_labels(x, labels)
         with pyro.plate("data", x.shape[0]):
             self.infer(check_images(x), beta, labels)
 
@@ -216,6 +217,14 @@ class EncoderGivenClass(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Parameters `(..., N, num_outputs)` for classes `(..., N)`, or `(K, 1)`."""
         return self.head(self.features(x) + self.of_class(y))
+
+
+def check_labels(x: Tensor, labels: Tensor | None) -> None:
+    """Checks that there is one label for each image, if there are any; what they are, a captured step can't check."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != x.shape[:1]:
+        raise checks.fail("labels", labels, f"the label of each image, whole numbers of shape ({len(x)},)")
 
 
 def _classification_loss(q: dist.Categorical, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae._utils import checks
 from pyro_vae.models.base import batch_size_of, check_images
-from pyro_vae.models.semi_supervised import EncoderGivenClass, SemiSupervised
+from pyro_vae.models.semi_supervised import EncoderGivenClass, SemiSupervised, check_labels
 from pyro_vae.models.vae import VAE, weighted
 from pyro_vae.networks import mlp_decoder, mlp_encoder
 from pyro_vae.posteriors import DiagonalNormal, location
@@ -105,6 +105,7 @@ class StackedSemiSupervised(SemiSupervised):
     def guide(self, x: Tensor, beta: float | Tensor = 1.0, labels: Tensor | None = None) -> None:
         """q(f|x) q(y|f) q(z|f, y), weighted by `beta`; labels `(N,)`, -1 where unknown, hold q(y|f) at the label."""
         self.register("classifier", "encoder")
+        check_labels(x, labels)
         with pyro.plate("data", x.shape[0]):
             with weighted(beta):
                 features = pyro.sample("features", self.m1.encode(x))  # log q(f|x) (eq. 16.8)

@@ -162,7 +162,12 @@ class VectorQuantized(PyroPair):
         return self.quantizer.codes(self.encoder(check_images(x)))
 
     def decode_codes(self, codes: Tensor) -> dist.TorchDistribution:
-        """p(x|e_k) for codes `(..., H', W')`: batch shape `(...)`, event shape `(C, H, W)`."""
+        """p(x|e_k) for codes `(..., H', W')`: batch shape `(...)`, event shape `(C, H, W)`.
+
+        Raises:
+            InputError: codes that are no grid of whole numbers from 0 to K - 1.
+        """
+        self._check_codes(codes)
         return self._decode(self.quantizer.embed(codes))
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -173,6 +178,14 @@ class VectorQuantized(PyroPair):
         """The means of p(x|e_k) for n draws of codes from the prior, `(n, C, H, W)`."""
         checks.positive_integer("n", n)
         return self.decode_codes(self.code_prior().sample((n,))).mean
+
+    def _check_codes(self, codes: Tensor) -> None:
+        expected = f"whole numbers from 0 to {self.num_codes - 1}"
+        if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.dim() < 2:
+            raise checks.fail("codes", codes, f"{expected} of shape (..., H', W')")
+        outside = codes[(codes < 0) | (codes >= self.num_codes)]
+        if len(outside):
+            raise checks.fail("codes", outside[0].item(), expected)
 
     def _decode(self, embedding: Tensor) -> dist.TorchDistribution:
         """p(x|e) for vectors with any number of leading dimensions, flattened to the one that convolutions take."""

@@ -27,8 +27,8 @@ def fit_code_prior(
     model: VectorQuantized,
     images: Images,
     *,
-    width: int = 64,
-    layers: int = 2,
+    width: int | None = None,
+    layers: int | None = None,
     validation: Images | None = None,
     seed: int = 0,
     **settings: Any,
@@ -44,7 +44,7 @@ def fit_code_prior(
     Args:
         model: trained by :func:`~pyro_vae.fit`.
         images: the training images; `dynamic` binarization, if the model's spec has it, is one draw here.
-        width, layers: of a new prior.
+        width, layers: of a new prior, by default 64 and 2; of one that is there already, if given, what it has.
         validation: images whose codes' log-probability is reported after each epoch.
         seed: of the new prior's weights and of the training.
         **settings: further arguments of :func:`~pyro_vae.fit`, such as `epochs`, `lr`, `checkpoint` and `resume`.
@@ -53,7 +53,8 @@ def fit_code_prior(
         The losses of each epoch, :math:`-\log p(k)` in nats per image.
 
     Raises:
-        InputError: a model of another kind, or an argument that `fit` refuses.
+        InputError: a model of another kind, another width or number of layers than those of the prior that is there,
+            or an argument that `fit` refuses.
 
     Source: van den Oord et al., 2017, section 3.3, https://arxiv.org/abs/1711.00937
 
@@ -71,18 +72,29 @@ def fit_code_prior(
     seed = checks.seed("seed", seed)
     prior, spec = model.code_prior, model.spec
     if isinstance(prior, UniformCodes):
+        width, layers = 64 if width is None else width, 2 if layers is None else layers
         with preserved_rng([torch.device("cpu")]):
             torch.default_generator.manual_seed(seed)
             grid: tuple[int, ...] = tuple(prior.logits.shape[:-1])
             prior = AutoregressiveCodes(model.num_codes, grid, width, layers).to(device_of(model), dtype_of(model))
         if isinstance(spec, Spec):
             spec = dataclasses.replace(spec, model=_with_prior(Part.of(spec.model), width, layers))
+    else:
+        _check_sizes(prior, width=width, layers=layers)
     held_out = None if validation is None else _codes_as_data(model, validation)
     alone: Any = _CodesAlone(prior)
     history = fit(alone, _codes_as_data(model, images), validation=held_out, seed=seed, **settings)
     model.code_prior, model.spec = prior, spec
     model.eval()
     return history
+
+
+def _check_sizes(prior: AutoregressiveCodes, **sizes: int | None) -> None:
+    """A prior that is trained on keeps its sizes."""
+    of_prior = {"width": prior.start.numel(), "layers": len(prior.blocks)}
+    for name, size in sizes.items():
+        if size is not None and size != of_prior[name]:
+            raise checks.fail(name, size, f"{of_prior[name]}, that of the model's code prior, which is trained on")
 
 
 def _with_prior(part: Part, width: int, layers: int) -> Part:

@@ -1,6 +1,7 @@
 """Accuracy of classes, and the agreement of clusters with classes."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -47,11 +48,19 @@ def test_a_collapsed_clustering_has_the_accuracy_of_the_largest_class_and_no_inf
         (torch.ones(3, 2), torch.zeros(2, dtype=torch.long), r"labels: given \(2,\), expected one label per image"),
         (torch.ones(3, 2), torch.zeros(3), "labels: .* expected one label per image"),
         (torch.ones(3, 2), torch.full((3,), -1), "labels: given 'none that is known'"),
+        (torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.long), "probabilities: given 'NaN or infinity'"),
     ],
 )
 def test_bad_input(function, probabilities, labels, message):
     with pytest.raises(InputError, match=message):
         function(probabilities, labels)
+
+
+def test_labels_of_no_class_are_refused_and_there_may_be_fewer_clusters_than_classes():
+    probabilities, labels = torch.eye(2)[torch.tensor([0, 0, 1])], torch.tensor([0, 5, -1])
+    with pytest.raises(InputError, match="labels: given 5, expected labels below 2, the columns of probabilities"):
+        label_accuracy(probabilities, labels)
+    assert clustering(probabilities, labels).cluster_accuracy == 0.5
 
 
 def test_evaluation_has_them_where_a_model_infers_classes_or_clusters(digits):

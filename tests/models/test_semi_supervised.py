@@ -272,6 +272,13 @@ def test_bad_options(options, message):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("labels", [torch.tensor([2]), torch.zeros(5), torch.zeros(5, 1, dtype=torch.long), 1])
+def test_the_guide_takes_a_label_for_each_image(x, name, labels):
+    with pytest.raises(InputError, match=r"labels: given .*, expected the label of each image, .* of shape \(5,\)"):
+        MODELS[name]().guide(x, labels=labels)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_it_trains_the_same_captured_and_resumed(tmp_path, name):
     def trained(epochs, compile="off", **more):
         model, images = MODELS[name](labels=6), some_images(42)  # of which 6 are repeated: 48

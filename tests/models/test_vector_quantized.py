@@ -472,6 +472,25 @@ def test_bad_options(options, message):
         small(**options)
 
 
+@pytest.mark.parametrize("options", [{"codes": 6}, {"quantizer": "finite-scalar", "levels": (3, 2)}], ids=str)
+def test_codes_that_are_none_are_not_decoded(options):
+    model = small(**options)
+    for outside in (-1, 6, 7):
+        with pytest.raises(InputError, match=f"codes: given {outside}, expected whole numbers from 0 to 5"):
+            model.decode_codes(torch.tensor([[0, 1], [outside, 2]]))
+    for other in (torch.zeros(2, 2), torch.zeros(4, dtype=torch.long)):
+        with pytest.raises(InputError, match="codes: given .*, expected whole .* of shape"):
+            model.decode_codes(other)
+
+
+def test_a_prior_that_is_there_keeps_its_sizes():
+    model = small(code_prior="autoregressive", prior_width=8)
+    for name, size, expected in (("width", 16, 8), ("layers", 1, 2)):
+        with pytest.raises(InputError, match=f"{name}: given {size}, expected {expected}, that of the model's code p"):
+            fit_code_prior(model, digits(), epochs=1, **{name: size}, **QUIET)
+    fit_code_prior(model, digits(), width=8, layers=2, epochs=1, batch_size=100, **QUIET)
+
+
 def test_bad_calls():
     model = small()
     with pytest.raises(InputError, match="x: given .*, expected floats"):

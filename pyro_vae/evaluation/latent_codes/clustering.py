@@ -42,12 +42,18 @@ def label_accuracy(probabilities: Tensor, labels: Tensor) -> LabelAccuracy:
 
     Args:
         probabilities: of each class, `(N, classes)`.
-        labels: `(N,)`, -1 where unknown; those images are left out.
+        labels: `(N,)`, from 0 to classes - 1, or -1 where unknown; those images are left out.
+
+    Raises:
+        InputError: probabilities that are not finite, labels of no class, or none that is known.
 
     >>> label_accuracy(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), torch.tensor([0, 0, -1])).label_accuracy
     0.5
     """
-    values, known = checks.matrix("probabilities", probabilities), _known(probabilities, labels)
+    values = _probabilities(probabilities)
+    known = _known(values, labels)
+    if (highest := int(labels.max())) >= values.shape[1]:
+        raise checks.fail("labels", highest, f"labels below {values.shape[1]}, the columns of probabilities")
     share = float((values.argmax(1)[known] == labels.cpu()[known]).double().mean())
     return LabelAccuracy(share, _se(share, int(known.sum())))
 
@@ -60,7 +66,10 @@ def clustering(probabilities: Tensor, labels: Tensor) -> Clustering:
 
     Args:
         probabilities: of each cluster, `(N, clusters)`.
-        labels: `(N,)`, -1 where unknown; those images are left out.
+        labels: `(N,)`, of any number of classes, -1 where unknown; those images are left out.
+
+    Raises:
+        InputError: probabilities that are not finite, or no label that is known.
 
     >>> clusters = torch.eye(3)[torch.tensor([2, 2, 0, 0])]
     >>> clustering(clusters, torch.tensor([0, 0, 1, 1]))
@@ -69,7 +78,8 @@ def clustering(probabilities: Tensor, labels: Tensor) -> Clustering:
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import normalized_mutual_info_score
 
-    values, known = checks.matrix("probabilities", probabilities), _known(probabilities, labels)
+    values = _probabilities(probabilities)
+    known = _known(values, labels)
     clusters, classes = values.argmax(1)[known], labels.cpu()[known]
     counts = torch.zeros(values.shape[1], int(classes.max()) + 1, dtype=torch.float64)
     counts.index_put_((clusters, classes), counts.new_ones(len(classes)), accumulate=True)
@@ -86,6 +96,14 @@ def clustering(probabilities: Tensor, labels: Tensor) -> Clustering:
 def _se(share: float, n: int) -> float:
     """The standard error of a share of n images."""
     return (share * (1 - share) / n) ** 0.5
+
+
+def _probabilities(values: Tensor) -> Tensor:
+    """The matrix of them on the CPU."""
+    values = checks.matrix("probabilities", values)
+    if not bool(values.isfinite().all()):
+        raise checks.fail("probabilities", "NaN or infinity", "finite numbers")
+    return values
 
 
 def _known(probabilities: Tensor, labels: Tensor) -> Tensor:
