@@ -10,14 +10,14 @@ the two-sample accuracy of training and test codes. `generator` has the learned 
 as well, at the sizes of Zhao et al.'s binarized MNIST (d = 100, encoder 800-400, generator 64-100 from noise of 32
 dimensions, discriminator 100-60-20), but without the noise on codes and the clamped critic.
 
-Measured on the 10,000 test images, binarized once and for all:
+Measured on the 10,000 test images, each binarized once for all models, but for the Frechet distance:
 
 - two-sample accuracy and the lower bound on KL(q(z) || p(z)): a classifier trained on 5,000 codes of test images (of
   the VAE a draw from q(z|x) each) and 5,000 draws of the prior, tested on as many others (n = 10,000);
 - MSE per pixel at the location of q(z|x);
-- Frechet distance of 10,000 samples to the test images, by features of a classifier trained on MNIST: comparable
-  within this table only. An autoencoder has no prior: its samples are decoded from N(0, I), and from a normal with the
-  mean and covariance of the test codes, which is fair to it.
+- Frechet distance of 10,000 samples, decoded means, to the test images in grey levels, by features of a classifier
+  trained on MNIST: comparable within this table only. An autoencoder has no prior: its samples are decoded from
+  N(0, I), and from a normal with the mean and covariance of the test codes, which knows more of them than a prior.
 
 Over several seeds, a row is their mean and standard deviation; of one seed, the error is the standard error over
 images. Each training is kept in FOLDER and not repeated. Also draws docs/_static/adversarial-codes.png: 2-d codes

@@ -4,15 +4,13 @@
 
 Measured is the share of the 10,000 test images whose most probable class under q(y|x) is their label. Training sees all
 60,000 training images, of which n have a label, n / 10 of each class, drawn anew for each of 3 seeds. The settings were
-chosen on 5,000 of the training images, left out then, with 100 labels. Pixels are binarized dynamically in training; in
-testing the classifier sees grey levels, as Pyro's example does in training and testing. Errors are standard deviations
-over the seeds.
+tried on 5,000 held-out training images, with 100 labels, which is not recorded. Pixels are binarized dynamically in
+training; in testing the classifier sees grey levels, as Pyro's example does in training and testing. Errors are
+standard deviations over the seeds.
 
 `m2` is the kind `semi-supervised` with and without the classification loss, alpha log q(y|x); `m1+m2` is the same on
 the codes of a VAE, the same for all, which is trained first without labels (its seconds are in a row of their own).
-That VAE has 10 dimensions and beta 0.1, so that its codes keep apart what N(0, I) would mix: with 50 dimensions and
-beta 1, as in the paper, the accuracy at 100 labels was .89 at best, and fell from epoch to epoch with some draws of the
-labels.
+That VAE has 10 dimensions and beta 0.1, so that its codes keep apart what N(0, I) would mix; the paper has 50 and 1.
 Published numbers are of Pyro's example `ss_vae_M2.py`, and for m1+m2 of Kingma et al., 2014.
 
 Each finished training is kept in RUNS and not repeated. Trainings begin until --minutes are over, the first seed of all

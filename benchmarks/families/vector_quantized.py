@@ -8,17 +8,19 @@ there is no row of that set.
 
 Protocol. Both models have the convolutions and residual blocks of `networks.grid_encoder` and `grid_decoder`, the
 discretized logistic likelihood with one scale, and the same epochs of Adam with a cosine schedule. The vector-quantized
-model has 512 codes of 64 dimensions, by moving averages; the VAE has 8 normal latent variables at each place of the
-same grid, and a standard normal prior. The prior over codes is then fitted to the codes of the training images.
+model has 512 codes of 64 dimensions, by moving averages; the VAE has 8 normal latent variables at each position of the
+same grid, and a standard normal prior. The prior over codes is then fitted to the codes of the training images, in
+further epochs that the VAE does not have.
 
-- codes used and their perplexity: over all places of all training images.
+- codes used and their perplexity: over all positions of all training images.
 - bits per dimension: the bound -ELBO / (C H W log 2) over all test images, which for the vector-quantized model is
-  exact for its single grid of codes. For the VAE also the importance-sampled estimate with K = 100 on 1,000 of them.
+  exact for its single grid of codes. For the VAE also the importance-sampled estimate with K = 100 on 1,000 of them,
+  which is an upper bound, too.
 - Frechet distance: of 5,000 samples to the test images, in the features of the data set's own classifier; the same of
   5,000 training images that the classifier was not trained on, or as many as there are. Fashion-MNIST alone.
 - quantizers: the same model with other quantizers, 5 epochs of 12,800 training images of Fashion-MNIST: use of codes by
-  those images, and the bound under uniform codes on the test images. Without restarts a codebook starts from normal
-  draws, as the first batch starts it by the same rule.
+  those images, and the bound under uniform codes on the test images. `no restarts` changes two things: dead codes stay,
+  and the codebook starts from normal draws, and not from the first batch.
 
 CIFAR-10 as JPEG is a re-compressed copy: its numbers are not comparable with published ones of the original.
 """
@@ -81,7 +83,7 @@ def vector_quantized(dataset, shape, **others):
 
 
 def continuous(shape):
-    """The VAE of the same networks: `VAE_DIM` normal latent variables at each place of the same grid."""
+    """The VAE of the same networks: `VAE_DIM` normal latent variables at each position of the same grid."""
     grid = grid_shape(shape, CHANNELS)
     latent_dim = VAE_DIM * grid[0] * grid[1]
     torch.manual_seed(0)
