@@ -47,7 +47,7 @@ for row, name in enumerate(("image", "codes", "decoded")):
 figure.tight_layout()
 
 # %%
-# Samples of the uniform prior: each place has a code of its own, whatever its neighbours have.
+# Samples of the uniform prior: each position has a code of its own, whatever its neighbours have.
 torch.manual_seed(0)
 uniform = plots.image_grid(model.sample(40).detach(), "Samples, uniform codes", columns=10)
 

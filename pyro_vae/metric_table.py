@@ -114,8 +114,8 @@ METRICS = {
         digits=0,
         error="active_units_se",
     ),
-    "codes_used": Metric("codes used", "", "share of the discrete codes that stand for any place", "higher", digits=3),
-    "code_perplexity": Metric("code perplexity", "", "exp of the entropy of how often each code stands", digits=1),
+    "codes_used": Metric("codes used", "", "share of the discrete codes in use", "higher", digits=3),
+    "code_perplexity": Metric("code perplexity", "", "exp of the entropy of the frequencies of the codes", digits=1),
     "active_units_by_site": Metric("active units by site", "", "of each latent site", digits=0),
     "label_accuracy": Metric(
         "label accuracy",

@@ -210,9 +210,9 @@ def grid_encoder(
     blocks: int = 2,
     activation: Activation = nn.ReLU,
 ) -> nn.Sequential:
-    """The convolutions of :func:`conv_encoder`, then residual blocks: `num_outputs` numbers for each place of a grid.
+    """The convolutions of :func:`conv_encoder`, then residual blocks: `num_outputs` for each position of a grid.
 
-    The weights start as :func:`initialize_he` draws them, so that places differ from the first step on.
+    The weights start as :func:`initialize_he` draws them, so that positions differ from the first step on.
 
     >>> grid_encoder((1, 28, 28), 20)(torch.zeros(5, 1, 28, 28)).shape
     torch.Size([5, 20, 7, 7])

@@ -108,7 +108,7 @@ class Mixture(PyroPair):
         """Takes over the networks of a trained VAE, and fits the clusters to its codes of these images.
 
         That is expectation-maximisation, started by k-means, as in scikit-learn's `GaussianMixture`. The codes of a VAE
-        with the usual KL term fill the prior's bell without gaps: train it with a small beta, such as 0.1.
+        with the usual KL term fill the prior without gaps: train it with a small beta, such as 0.1.
 
         Args:
             vae: with the same networks, as the same `Spec` but for `model` and `beta` makes them.

@@ -12,9 +12,9 @@ from pyro_vae._utils import checks
 
 @dataclass(frozen=True)
 class CodebookUse:
-    r"""The use of K codes by all places of all images of a set.
+    r"""The use of K codes by all positions of all images of a set.
 
-    - `used`: the share of the K codes that stand at least once.
+    - `used`: the share of the K codes in use, which stand at one position at least.
     - `perplexity`: :math:`\exp(-\sum_k f_k \log f_k)` of their frequencies f, from 1 to K; K where all are used alike.
       Of a batch it would be smaller, the more so the smaller the batch.
     - `counts`: of each code, `(K,)`.

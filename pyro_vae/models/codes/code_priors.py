@@ -128,7 +128,7 @@ class CodesInOrder(dist.TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """The most probable code at each place, given those chosen before; their grid may be less probable than others.
+        """The most probable code at each position, given those chosen before; other grids may be more probable.
 
         Of batch shape `(...)`, `(..., H', W')`.
         """

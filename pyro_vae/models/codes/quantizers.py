@@ -31,13 +31,13 @@ class VectorQuantizer(nn.Module):
     .. math:: k(z) = \arg\min_k \lVert z - e_k \rVert^2, \qquad
               \text{penalty} = c \lVert z - \mathrm{sg}(e_k) \rVert^2 + \lVert \mathrm{sg}(z) - e_k \rVert^2
 
-    summed over the places of the grid; sg passes no gradient. The first term of the penalty draws the encoder to the
+    summed over the positions of the grid; sg passes no gradient. The first term of the penalty draws the encoder to the
     codebook. The second, which draws the codebook to the encoder, is there only where `codebook` is `gradient`; else
     each vector is the mean of what it stood for in recent batches, with weights that decay by `decay` per batch.
 
-    In training mode each batch comes first to the rescue of dead codes: those that stand for less than `restart_below`
-    of the 1 / K of all places that equal use would give them, in the same moving average, become places of this batch,
-    drawn at random. All are dead at first, so that the codebook starts from the first batch.
+    In training mode each batch first restarts dead codes: those that have less than `restart_below` of the 1 / K of all
+    positions that equal use would give them, in the same moving average, become vectors z of this batch, drawn at
+    random. All are dead at first, so that the codebook starts from the first batch.
 
     Args:
         num_codes: K.
@@ -94,27 +94,27 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """The codes of vectors `(N, D, H', W')`; in training mode the codebook learns from them."""
-        places = z.movedim(1, -1)  # (N, H', W', D)
-        flat = places.detach().flatten(0, -2)
+        positions = z.movedim(1, -1)  # (N, H', W', D)
+        flat = positions.detach().flatten(0, -2)
         if self.training:
             self._restart(flat)
         codes = self._nearest(flat)
         if self.training:
             self._learn(flat, codes)
-        codes = codes.view(places.shape[:-1])
+        codes = codes.view(positions.shape[:-1])
         nearest = self.vectors[codes]
-        penalty = self.commitment * (places - nearest.detach()).square().flatten(1).sum(1)  # (eq. 14.5)
+        penalty = self.commitment * (positions - nearest.detach()).square().flatten(1).sum(1)  # (eq. 14.5)
         if not self.is_averaged:
-            penalty = penalty + (places.detach() - nearest).square().flatten(1).sum(1)
+            penalty = penalty + (positions.detach() - nearest).square().flatten(1).sum(1)
         nearest = nearest.detach()
-        nothing = places - places.detach()  # 0, with the gradient of z
-        nearest = nearest + (_rotated(nothing, places.detach(), nearest) if self.rotates else nothing)
+        nothing = positions - positions.detach()  # 0, with the gradient of z
+        nearest = nearest + (_rotated(nothing, positions.detach(), nearest) if self.rotates else nothing)
         return Quantized(codes, nearest.movedim(-1, 1), penalty)
 
     def codes(self, z: Tensor) -> Tensor:
         """The codes alone, `(N, H', W')`; nothing is learned."""
-        places = z.movedim(1, -1)
-        return self._nearest(places.detach().flatten(0, -2)).view(places.shape[:-1])
+        positions = z.movedim(1, -1)
+        return self._nearest(positions.detach().flatten(0, -2)).view(positions.shape[:-1])
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors `(..., D, H', W')` of codes `(..., H', W')`."""
@@ -127,7 +127,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _restart(self, flat: Tensor) -> None:
-        """Puts dead codes at places of this batch, each with the least count of a living code."""
+        """Puts dead codes at vectors z of this batch, each with the least count of a living code."""
         if not self.restart_below:
             return
         equal = len(flat) / self.num_codes
@@ -182,7 +182,7 @@ class FiniteScalarQuantizer(nn.Module):
         if not levels or min(levels) < 2:
             raise checks.fail("levels", levels, "at least 2 levels for each of one or more dimensions")
         self.num_codes, self.dim = math.prod(levels), len(levels)
-        radix = [math.prod(levels[place + 1 :]) for place in range(len(levels))]
+        radix = [math.prod(levels[digit + 1 :]) for digit in range(len(levels))]
         # A float, so that it is of the type of the weights.
         self.register_buffer("highest", torch.tensor(levels) - torch.ones(()), persistent=False)
         self.register_buffer("sizes", torch.tensor(levels), persistent=False)
