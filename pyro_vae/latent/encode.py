@@ -107,6 +107,9 @@ def site_means(
     with evaluating_on(model, device) as target:
         check_fits(model, images)
         for block, (x, densities) in enumerate(conditioned_batches(model, images, NOISE_BLOCK, target)):
+            with seeded_rng(target, seed):  # without such a site, all draws would be for nothing
+                if not densities.traces.draws(x[:1], 1).continuous:
+                    return {}
             with seeded_rng(target, stream_seed(seed, f"codes {block}")):
                 drawn = densities.traces.draws(x, draws)
             for name in drawn.continuous:
