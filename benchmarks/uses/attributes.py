@@ -16,7 +16,8 @@ random, by three methods:
 The codes of 500 test images, drawn at random, are moved by 9 amounts from -r to r standard deviations of the training
 codes along the direction, r = 1, 1.5 and 2, and decoded. For each row: the rank correlation of amount and attribute
 along an image's traversal, and the change from the first to the last amount in standard deviations of the attribute
-over the training images, for all attributes, as means over images; the share of images whose class stays, at each
+over the training images, for all attributes, as means over images (`effects`; in short: `spearman`,
+`change_sd_of_attribute`, and `largest_other_change`, of another attribute); the share of images whose class stays, at each
 amount, by the package's classifier of MNIST, against the label and against the class of the reconstruction (amount 0);
 and the mean of log p(z) at each amount.
 
@@ -76,11 +77,31 @@ def main() -> None:
     for d in DIMENSIONS:
         rows += kept_rows(arguments, f"attributes-mnist-{d}", partial(of_mnist, arguments, d))
     rows += kept_rows(arguments, "attributes-sprites", partial(of_sprites, arguments))
+    rows = [row | in_short(row) for row in rows]
     command = "python benchmarks/uses/attributes.py --data-root DATA --out RUNS"
     for option, default in (("epochs", 20), ("train_images", 60_000), ("images", 500)):
         if (value := getattr(arguments, option)) != default:
             command += f" --{option.replace('_', '-')} {value}"
     files.write_json(arguments.json, {"command": command, "environment": environment("cpu"), "rows": rows})
+
+
+def in_short(row: dict) -> dict[str, object]:
+    """The columns of the table: the effect on the attribute itself, the largest on another one, and both ends."""
+    own = row["effects"][row["attribute"]]
+    others = {name: abs(each["change_sd"]) for name, each in row["effects"].items() if name != row["attribute"]}
+    largest = max(others, key=others.get)
+    return {
+        "spearman": own["spearman"],
+        "spearman_se": own["spearman_se"],
+        "change_sd_of_attribute": own["change_sd"],
+        "largest_other_change": others[largest],
+        "of_attribute": largest,
+        "class_kept_at_the_ends": min(row["class_kept"][0], row["class_kept"][-1]),
+        "class_of_reconstruction_kept_at_the_ends": min(
+            row["class_of_reconstruction_kept"][0], row["class_of_reconstruction_kept"][-1]
+        ),
+        "is_part_of_table": row["range_sd"] == 1.0 and row["method"] != "regression",
+    }
 
 
 def kept_rows(arguments, name: str, compute: Callable[[], list[dict[str, object]]]) -> list[dict[str, object]]:
