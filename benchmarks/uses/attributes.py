@@ -17,9 +17,9 @@ The codes of 500 test images, drawn at random, are moved by 9 amounts from -r to
 codes along the direction, r = 1, 1.5 and 2, and decoded. For each row: the rank correlation of amount and attribute
 along an image's traversal, and the change from the first to the last amount in standard deviations of the attribute
 over the training images, for all attributes, as means over images (`effects`; in short: `spearman`,
-`change_sd_of_attribute`, and `largest_other_change`, of another attribute); the share of images whose class stays, at each
-amount, by the package's classifier of MNIST, against the label and against the class of the reconstruction (amount 0);
-and the mean of log p(z) at each amount.
+`change_sd_of_attribute`, and `largest_other_change`, of another attribute); the share of images whose class stays, at
+each amount, by the package's classifier of MNIST, against the label and against the class of the reconstruction (amount
+0); and the mean of log p(z) at each amount.
 
 Sprites: a VAE with 10 dimensions (the same MLP of 1024 pixels, 40 epochs) of 20,000 sprites of 32 by 32 pixels, whose
 scale, rotation, x and y are known. Directions are learned from the true factors of the training sprites, by the three
