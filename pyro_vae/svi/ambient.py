@@ -62,6 +62,9 @@ def in_force() -> tuple[Any, ...]:
     True
     """
     return (
+        not_replayable(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
         torch.get_default_dtype(),
         _device.CURRENT_DEVICE,
         torch.are_deterministic_algorithms_enabled(),

@@ -9,7 +9,7 @@ import types
 from dataclasses import dataclass, field, fields, replace
 
 _ADDING = {"append", "appendleft", "extend", "add", "update", "insert"}  # methods of containers that read nothing
-_ANY_ATTRIBUTE = {"__dict__", "vars", "dir", "asdict", "astuple", "attrgetter", "methodcaller"}
+_ANY_ATTRIBUTE = {"__dict__", "vars", "dir", "globals", "asdict", "astuple", "attrgetter", "methodcaller"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,7 @@ class Names:
     written: set[str] = field(default_factory=set)  # `x.n += 1` reads x and writes n
     added_to: set[str] = field(default_factory=set)  # `x.items.append(y)` reads x and y, and adds to items
     any_attribute: set[str] = field(default_factory=set)  # what reads attributes by other names; mostly empty
+    imported: set[tuple[int, str]] = field(default_factory=set)  # modules from which names are imported, with the level
 
     @functools.cached_property
     def without_any(self) -> Names:
@@ -50,6 +51,10 @@ def names_in(code: types.CodeType) -> Names:
             names.written.add(name)
             if before.opname == "BINARY_OP" and "=" in before.argrepr:  # `n += 1`: what was loaded last is not read
                 loaded.pop(max((earlier for earlier in loaded if loaded[earlier] == name), default=-1), None)
+        elif step.opname == "IMPORT_NAME" and following.opname == "IMPORT_FROM":
+            names.imported.add((steps[at - 2].argval, name))
+        elif step.opname == "IMPORT_FROM":
+            names.attributes.add(name)
         elif is_attribute and before.opname == "COPY" and before.arg == 1:  # `x.n += 1`
             names.written.add(name)
         elif is_load and (_adds(following) or (last.opname == "STORE_SUBSCR" and not _is_attribute(following))):

@@ -27,7 +27,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
 from pyro_vae.svi.isolation import Isolated, kind_refused
-from pyro_vae.svi.reads import LossesStayTensors, NotCapturable, innermost_line
+from pyro_vae.svi.scalar_reads import LossesStayTensors, NotCapturable, innermost_line
 
 _aten = torch.ops.aten
 _SHAPED_BY_VALUES = (_aten._pack_padded_sequence.default,)  # beside those that torch tags

@@ -17,8 +17,8 @@ from torch import Tensor
 from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.program import ChangesItself, Program, ProgramError
-from pyro_vae.svi.reads import NotCapturable
 from pyro_vae.svi.replay import Replay
+from pyro_vae.svi.scalar_reads import NotCapturable
 from pyro_vae.svi.signature import Arguments, ChangingFloats
 
 INDUCTOR_AFTER = 5000  # steps, after which a compilation of about 10 s pays off

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.poutine import runtime
 from torch import Tensor
 
 from pyro_vae._utils import checks
-from pyro_vae.svi import backends
+from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.captured_steps import CapturedSteps
 from pyro_vae.svi.losses import FiniteCheck, number_of, tensor_of
 from pyro_vae.svi.optimizers import SharedOptimizer
@@ -30,9 +31,9 @@ class CompiledSVI(SVI):
     A subclass of Pyro's SVI, with the same arguments, methods and attributes: `model`, `guide`, `optim`, `loss` and
     `loss_and_grads` may be assigned. Copies and pickles are without the captured steps, and capture their own.
 
-    The first call with arguments of a new signature runs the objective once as Pyro does, with Pyro's checks. Then the
-    handlers, the distributions and autograd are run a second time and captured as a graph of tensor operations, which
-    all later calls replay. Draws come from torch's generators in the same order, so that under the same seed the losses
+    The first call runs as Pyro's, with Pyro's checks. The next, and then each call with arguments of a new signature,
+    runs the objective once more, with handlers, distributions and autograd, and captures it as a graph of tensor
+    operations, which all later calls replay. Draws come from torch's generators in the same order, so that under the same seed the losses
     are those of Pyro.
 
     *Signature.* Tensors among the arguments are inputs of the graph, and tensors that the model uses otherwise, such as
@@ -46,17 +47,18 @@ class CompiledSVI(SVI):
     the program runs eagerly. What the programs only write, a counter or a list of records, is nobody's business: it is
     guarded by no one, and a replay does not write it. Not guarded are
 
-    - the items of a list or an array between about 64 evenly spaced ones, those of other containers after 64, the order
-      of a dictionary, and what other kinds of containers hold, such as `array.array`, `ChainMap` and `lru_cache`;
+    - the items of a list or an array between about 64 evenly spaced ones, those of other containers after 64, and what
+      other kinds of containers hold, such as `array.array`, `ChainMap`, `UserDict` and `lru_cache`;
     - what only C code reads: attributes in format strings, in class patterns of `match`, or of a scripted module;
     - another class of a library's object, bases of a class or code of a function; names that begin to hide a class's;
     - what only a library holds, in its classes, its global variables, a weak reference or a `contextvars.ContextVar`;
     - what is read in another thread, and what is outside of the program: files, environment variables, the clock.
 
-    A change of these is caught by comparison. Each capture is compared with its program, in the loss and its gradients,
-    on other values of the parameters, the arguments and the tensors within reach. At calls 1, 10, 100, 1,000 and every
-    5,000th call of a signature the loss and the gradients are compared with the program's on the same draws; where they
-    differ, a warning says so, and the program runs eagerly from then on (earlier steps are not undone).
+    A change of these is caught by comparison. Each captured graph is compared with its program, in the loss and its
+    gradients, on other values of the parameters, the arguments and the tensors within reach. At replays 1, 10, 100,
+    1,000 and every 5,000th of a signature the graph's loss and gradients are compared with the program's on the same
+    draws; where they differ, a warning says so, and the program runs eagerly from then on (earlier steps are not
+    undone). The comparisons are in float32, and not of what Inductor makes of the graph.
 
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
     the cause: it branches on values of tensors, reads them back or prints them; each run changes state that
@@ -207,9 +209,8 @@ class CompiledSVI(SVI):
     def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
         """Many steps: :meth:`step_tensor` for each of `arguments`, with less overhead between steps.
 
-        The guards are checked at each step, the class and the kind of the optimizer at every 100th. Under `bf16`,
-        change parameters by ordinary in-place operations and not through ``.data``, because rounded copies of them are
-        made by the preceding step.
+        Under `bf16`, change parameters by ordinary in-place operations and not through ``.data``, because rounded
+        copies of them are made by the preceding step.
         """
         return self._steps((args, {}) for args in arguments)
 
@@ -226,10 +227,10 @@ class CompiledSVI(SVI):
 
     def _steps(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> Iterator[Tensor]:
         trusted: Replay | None = None
-        kinds: list[Any] = []
+        before: list[Any] = []
         for args, kwargs in calls:
             leaves = [*args, *kwargs.values()]
-            alike = trusted is not None and list(map(kind_of, leaves)) == kinds and trusted.is_as_recorded()
+            alike = trusted is not None and self._stands_on(leaves) == before and trusted.is_as_recorded()
             if trusted is not None and alike and (trusted.calls + 1) % RESCANNED_EVERY:
                 self.steps_taken += 1
                 with torch.no_grad():
@@ -238,15 +239,20 @@ class CompiledSVI(SVI):
             else:
                 self._used = None
                 loss = self.step_tensor(*args, **kwargs)
-                trusted, kinds = self._trusted(leaves), list(map(kind_of, leaves))
+                trusted, before = self._trusted(leaves), self._stands_on(leaves)
             yield loss
+
+    def _stands_on(self, leaves: list[Any]) -> list[Any]:
+        """What a step depends on beside the guards of its captured step, the parameters and the optimizer."""
+        handlers = [*map(type, runtime._PYRO_STACK)]
+        return [self._current_program(), handlers, *ambient.in_force(), *map(kind_of, leaves)]
 
     def _trusted(self, leaves: list[Any]) -> Replay | None:
         """The captured step that has just run, if its recorded kernels can run the next step alone."""
         replay = self._used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
-        plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves)
+        plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves) and not runtime._PYRO_STACK
         return replay if plain and not self._captured.floats.some_keep_changing else None
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:

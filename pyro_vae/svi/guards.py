@@ -109,9 +109,8 @@ class Reads:
         whole = [place.holder for place in places if place.name is None]
         self._arrays = [holder for holder in whole if isinstance(holder, numpy.ndarray)]
         self._sized = [holder for holder in whole if not isinstance(holder, numpy.ndarray)]
-        small = [holder for holder in self._sized if isinstance(holder, dict) and len(holder) <= MAX_ITEMS]
+        self._small = [holder for holder in self._sized if isinstance(holder, dict) and len(holder) <= MAX_ITEMS]
         named = [place[1:] for place in places if place.name is not None]
-        named += [(holder, name) for holder in small for name in holder]
         self._sampled = [holder for holder in self._sized if not isinstance(holder, dict) or len(holder) > MAX_ITEMS]
         self._columns: list[Any] = [
             (dict.get, *_columns([pair for pair in named if isinstance(pair[0], dict)])),
@@ -125,6 +124,7 @@ class Reads:
         values: list[Any] = []
         for get, holders, names in self._columns:
             values += map(get, holders, names, itertools.repeat(MISSING))
+        values += itertools.chain(*self._small, *map(dict.values, self._small))
         values += itertools.chain.from_iterable(map(items, self._sampled))
         return values, list(map(len, self._sized)), list(map(digest, self._arrays))
 

@@ -11,6 +11,7 @@ modules, handlers, distributions, transforms and objectives.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import sys
@@ -36,7 +37,7 @@ from pyro_vae.svi import bytecode
 from pyro_vae.svi.bytecode import Names, names_in
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.places import CONTAINERS, MISSING, RANDOM, VALUES, Place, current, parts_of
-from pyro_vae.svi.reads import NotCapturable
+from pyro_vae.svi.scalar_reads import NotCapturable
 
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, partial)
 _HAVE_SETTINGS = (nn.Module, ELBO, Messenger, Distribution, Transform, Constraint, Reparam)
@@ -96,24 +97,29 @@ class _Recorder:
         self._made: dict[int, Any] = {}  # values that the run has made
         self._functions: dict[int, dict[int, types.FunctionType]] = {}  # by their code
 
-    def on_event(self, frame: types.FrameType, event: str, _: Any) -> None:
+    def on_event(self, frame: types.FrameType, event: str, result: Any) -> None:
         code = frame.f_code
         if code.co_name == "_find_and_load" and code.co_filename.startswith("<frozen"):
             self._imports += {"call": 1, "return": -1}.get(event, 0)
         if event not in ("call", "return") or self._imports or code.co_filename.startswith(_ENGINE):
             return
+        if event == "return" and frame.f_back is not None:
+            self._result(code.co_name, result, frame.f_back.f_code)
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if event == "call" and code.co_name == "__init__" and id(first) not in self._known:
             self._made[id(first)] = first
         in_library = _in_library(code.co_filename)
         if in_library and not (event == "call" and isinstance(first, _HAVE_SETTINGS)):
             return
-        if id(code) not in self._names:
-            self._names[id(code)] = code, names_in(code)
-        names = self._names[id(code)][1]
+        names = self._names_in(code)
         if in_library:
             self._library_method(first, names)
             return
+        for level, name in names.imported:
+            name = importlib.util.resolve_name("." * level + name, frame.f_globals.get("__package__"))
+            self.visit(name, sys.modules.get(name), names, held=True)
+        if "globals" in names.any_attribute:
+            self._values("the global variable", frame.f_globals, names)
         self._attribute(first, code.co_name, names)  # which may be replaced
         for function in self._functions.get(id(code), {}).values() if event == "call" else ():
             self._function(function, frame.f_locals, names)
@@ -124,6 +130,18 @@ class _Recorder:
                 continue
             elif name in frame.f_globals or name in frame.f_builtins:  # which a global variable may hide later
                 self._name(f"the global variable {name}", frame.f_globals, name, names, names.variables)
+
+    def _names_in(self, code: types.CodeType) -> Names:
+        if id(code) not in self._names:
+            self._names[id(code)] = code, names_in(code)
+        return self._names[id(code)][1]
+
+    def _result(self, label: str, result: Any, caller: types.CodeType) -> None:
+        """Adds what a function reads of what it got from another one, which it may not give a name."""
+        if not (
+            isinstance(result, VALUES) or _in_library(caller.co_filename) or caller.co_filename.startswith(_ENGINE)
+        ):
+            self.visit(label, result, self._names_in(caller))
 
     def _function(self, function: types.FunctionType, local: dict[str, Any], names: Names) -> None:
         """Adds the closure cells and the default arguments of a function, if it is the executed one."""
@@ -143,7 +161,7 @@ class _Recorder:
         own = vars(value)
         for name in (name for name in names.attributes & own.keys() if name[0] != "_"):  # others may be caches
             of_handler = type(own[name]) is dict and isinstance(value, Messenger)  # such as the data of a condition
-            if of_handler or isinstance(own[name], (*VALUES, Tensor, *_FUNCTIONS)):
+            if of_handler or isinstance(own[name], (*VALUES, tuple, Tensor, *_FUNCTIONS, *_HAVE_SETTINGS)):
                 self._name(f"{_label(value)}.{name}", own, name, _NO_NAMES)
         if isinstance(value, nn.Module):
             self._name(f"{_label(value)}.forward", own, "forward", _NO_NAMES)
@@ -183,17 +201,35 @@ class _Recorder:
         if not isinstance(value, types.ModuleType) or not _is_library(value.__name__):
             for name in names.attributes | names.written | names.added_to:
                 self._attribute(value, name, names)
-            if names.any_attribute and not isinstance(
-                value, (type, types.ModuleType, Tensor, *CONTAINERS, *_FUNCTIONS)
-            ):
-                self.visit(_label(value), _own(value), names.without_any, held=id(value) not in self._made)
+            if names.any_attribute and not isinstance(value, (Tensor, *CONTAINERS, *_FUNCTIONS)):
+                self._any_attribute(value, names)
         of_function = isinstance(value, (types.FunctionType, types.MethodType))
         for part in parts_of(value) if read else ():
             self.visit(label, part, _NO_NAMES if of_function else names, held=True)
 
+    def _any_attribute(self, value: Any, names: Names) -> None:
+        """Adds what an object, its classes, or a module have under any name."""
+        if not isinstance(value, (type, types.ModuleType)):
+            self.visit(_label(value), _own(value), names.without_any, held=id(value) not in self._made)
+        holders = value.__mro__ if isinstance(value, type) else (value, *type(value).__mro__)
+        for holder in holders:
+            is_module = isinstance(holder, types.ModuleType)
+            if is_module or (isinstance(holder, type) and not _is_library(holder.__module__)):
+                self._values(_label(holder), vars(holder) if is_module else holder, names)
+
+    def _values(self, label: str, holder: Any, names: Names) -> None:
+        """Adds the plain values of a module or a class."""
+        for name, value in list((holder if isinstance(holder, dict) else vars(holder)).items()):
+            if isinstance(value, VALUES) and not name.startswith("__"):
+                self._name(f"{label} {name}", holder, name, names, {name})
+
     def _attribute(self, value: Any, name: str, names: Names) -> None:
         """Adds an attribute where it is looked up: on the object, in its slots or its module's parts, on its class."""
-        if isinstance(value, (Tensor, *VALUES)) or name in ("__class__", "__dict__"):
+        if isinstance(value, VALUES) or name in ("__class__", "__dict__"):
+            return
+        if isinstance(value, Tensor):
+            if name in vars(value):  # given to it by the user
+                self._name(f"{_label(value)}.{name}", vars(value), name, names)
             return
         of_class = self._of_class(value if isinstance(value, type) else type(value), name, names)
         if isinstance(value, type) or id(value) in self._made:

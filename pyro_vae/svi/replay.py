@@ -23,6 +23,10 @@ _grad = operator.attrgetter("grad")
 _version = operator.attrgetter("_version")
 
 
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else -1
+
+
 class Replay:
     """A captured loss; in a step, also its gradients and the update by the optimizer.
 
@@ -50,11 +54,13 @@ class Replay:
         of_store = pyro.get_param_store()._params
         self._stored = {name: param for name, param in params.items() if of_store.get(name) is param}
         self._fixed = (*self._tensors, *captured.live)
-        self._addresses: list[int] = []
-        self._as_captured = list(map(_kind, self._fixed))
+        self._addresses: list[int] = []  # of the parameters and live tensors, when the kernels were recorded
+        self._strided = [tensor for tensor in self._fixed if tensor.layout is torch.strided]
+        self._as_captured = self._kinds()
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
         self._without_gradient = {param for param, gradient in pairs if gradient is None}
+        self._memory: set[int] = set()  # of the parameters
         self._zeros: dict[Tensor, Tensor] = {}  # zero gradients for those of them that had a gradient in another step
         self._stepped = [param for param in self._tensors if param not in self._without_gradient]
         self._adam: FusedAdam | None = None
@@ -84,7 +90,10 @@ class Replay:
         """Whether the store still has the same parameters; of these and all tensors used, the same kinds and hooks."""
         stored = map(pyro.get_param_store()._params.get, self._stored)
         same = all(map(operator.is_, stored, self._stored.values()))
-        return same and list(map(_kind, self._fixed)) == self._as_captured
+        return same and self._kinds() == self._as_captured
+
+    def _kinds(self) -> list[Any]:
+        return [*map(_kind, self._fixed), *map(Tensor.stride, self._strided)]
 
     def adds_to_gradients(self) -> bool:
         """Whether a parameter has a gradient already, to which Pyro's step would add."""
@@ -95,10 +104,10 @@ class Replay:
         if self.optimizer is not None:
             self._prepare_adam(self.optimizer)
         record = self.to_record and not self.captured.others  # whose gradients are allocated by others
-        if record and (self.recorded is None or list(map(Tensor.data_ptr, self._fixed)) != self._addresses):
+        if record and (self.recorded is None or [*map(Tensor.data_ptr, self._fixed)] != self._addresses):
             self._record(inputs)
         self._refresh_halves()
-        loss, *gradients = (self.recorded or self._run)(*inputs)
+        loss, *gradients = (self._run if self.recorded is None or self._aliased(inputs) else self.recorded)(*inputs)
         if self.optimizer is not None and self._adam is None:
             for param, gradient in zip(self._tensors, gradients, strict=False):
                 param.grad = gradient
@@ -147,13 +156,18 @@ class Replay:
             self.reads.hold()
             and self.params_are_the_same()
             and not self.adds_to_gradients()
-            and list(map(Tensor.data_ptr, self._fixed)) == self._addresses
+            and [*map(Tensor.data_ptr, self._fixed)] == self._addresses
+            and (self.optimizer is None or self.optimizer.fused_adam(self._stepped, self._adam) is self._adam)
         )
+
+    def _aliased(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether an input is a parameter, which recorded kernels may have updated by the time that they read it."""
+        return not self._memory.isdisjoint(map(_memory, inputs))
 
     def run_unchecked(self, inputs: Sequence[Tensor]) -> Tensor:
         """Runs the recorded step where :meth:`is_as_recorded` has just been true."""
         self.calls += 1
-        if self.recorded is None or (self._adam is not None and not self._adam.refresh()):
+        if self.recorded is None or (self._adam is not None and not self._adam.refresh()) or self._aliased(inputs):
             return self(inputs)
         if self._versions and self._versions != list(map(_version, self._halves)):
             self._refresh_halves()
@@ -167,7 +181,7 @@ class Replay:
     def _record(self, inputs: Sequence[Tensor]) -> None:
         """Records the kernels, to be launched together; with the optimizer's update, if that is a single kernel."""
         written = [*self._fixed, *self._halves.values(), *(self._adam.written() if self._adam else ())]
-        self._addresses = list(map(Tensor.data_ptr, self._fixed))
+        self._addresses, self._memory = [*map(Tensor.data_ptr, self._fixed)], {*map(_memory, self._tensors)}
         if any(tensor.is_cuda for tensor in (*written, *inputs)):
             try:
                 self.recorded = backends.cuda_graph(self._run, inputs, written)

@@ -76,9 +76,10 @@ class ChangingFloats:
 
 
 def kind_of(leaf: Any) -> Any:
-    """What a captured step depends on in an argument: a tensor's shape, strides and type; any other value itself."""
+    """What a captured step depends on in an argument: a tensor's shape, strides and types; any other value itself."""
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+        views = leaf.is_conj(), leaf.is_neg()
+        return type(leaf), leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad, *views
     return (type(leaf), leaf) if isinstance(leaf, PLAIN) else _Same(leaf)
 
 

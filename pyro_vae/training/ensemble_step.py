@@ -22,7 +22,7 @@ from pyro_vae.spec import Spec
 from pyro_vae.svi import backends
 from pyro_vae.svi.capture import capture
 from pyro_vae.svi.isolation import gradients_set_aside
-from pyro_vae.svi.reads import NotCapturable
+from pyro_vae.svi.scalar_reads import NotCapturable
 
 Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member, or for all
 

@@ -117,6 +117,78 @@ GLOBAL = 1.0
 HOLDER: dict = {}
 
 
+class Holding:
+    """An object with another one, which it gives away in several ways."""
+
+    def __init__(self):
+        self._inner = Settings()
+
+    @property
+    def inner(self):
+        return self._inner
+
+    def get(self):
+        return self._inner
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = 1.0
+
+
+def given_by_a_name(name, read):
+    """A case: a number in a module that a function imports."""
+
+    def case():
+        module = types.ModuleType("a_module_of_numbers")
+        module.weight = 1.0
+        sys.modules[module.__name__] = module
+        return model_of(read), lambda: setattr(module, name, 3.0)
+
+    return case
+
+
+def imported_inside():
+    from a_module_of_numbers import weight
+
+    return weight
+
+
+def made_up_of_a_module():
+    import a_module_of_numbers
+
+    return getattr(a_module_of_numbers, "".join(["wei", "ght"]))
+
+
+def made_up_global():
+    set_global(1.0)
+    return model_of(lambda: globals()["".join(["GLO", "BAL"])]), lambda: set_global(3.0)
+
+
+def made_up_of_a_class():
+    kind = type("Own", (Settings,), {"weight_a": 1.0})
+    held = kind()
+    return model_of(lambda: getattr(held, "weight_" + "a".lower())), lambda: setattr(kind, "weight_a", 3.0)
+
+
+def attribute_of_a_tensor():
+    tensor = torch.ones(1)
+    tensor.gain = 1.0
+    return model_of(lambda: tensor.sum() * tensor.gain), lambda: setattr(tensor, "gain", 3.0)
+
+
+def part_of_a_distribution():
+    prior = dist.TransformedDistribution(dist.Normal(0.0, 1.0), [dist.transforms.AffineTransform(0.0, 1.0)])
+
+    def model(y):
+        z = pyro.sample("z", prior)
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    return model, lambda: setattr(prior, "base_dist", dist.Normal(1.0, 0.5))
+
+
 def set_global(value):
     global GLOBAL
     GLOBAL = value
@@ -510,6 +582,34 @@ SEEN = {
     "condition": conditioned_data,
     "child": module_case(lambda net: net.__setitem__(1, nn.Softplus())),
     "further child": module_case(lambda net: net.append(nn.Softplus())),
+    "what a function returns": attribute(
+        lambda held: setattr(held.inner, "own", 3.0), lambda held: held.get().own, Holding
+    ),
+    "what a property returns": attribute(
+        lambda held: setattr(held.inner, "own", 3.0), lambda held: held.inner.own, Holding
+    ),
+    "item of a module list": attribute(
+        lambda held: setattr(held[0], "gain", 3.0), lambda held: held[0].gain, lambda: nn.ModuleList([Gain()])
+    ),
+    "submodule by name": attribute(
+        lambda held: setattr(held.get_submodule("0"), "gain", 3.0),
+        lambda held: held.get_submodule("0").gain,
+        lambda: nn.ModuleList([Gain()]),
+    ),
+    "imported inside": given_by_a_name("weight", imported_inside),
+    "made-up name of a module": given_by_a_name("weight", made_up_of_a_module),
+    "made-up global": made_up_global,
+    "made-up name of a class": made_up_of_a_class,
+    "attribute of a tensor": attribute_of_a_tensor,
+    "part of a distribution": part_of_a_distribution,
+    "padding": attribute(
+        lambda held: setattr(held, "padding", (0,)),
+        lambda held: held(torch.ones(1, 1, 5)).sum().detach(),
+        lambda: nn.init.ones_((layer := nn.Conv1d(1, 1, 3, padding=1, bias=False)).weight) is None or layer,
+    ),
+    "dictionary order": attribute(
+        lambda held: held.update(a=held.pop("a")), lambda held: next(iter(held.values())), lambda: {"a": 1.0, "b": 3.0}
+    ),
     "training": module_case(lambda net: net.train()),
     "setting of a layer": module_case(lambda net: setattr(net[2], "p", 0.9), train=True),
     "parameter frozen": module_case(lambda net: net[0].bias.requires_grad_(False)),

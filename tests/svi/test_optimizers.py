@@ -354,6 +354,21 @@ class StepsBack(torch.optim.Adam):
         return super().step(closure)
 
 
+class WrapsStep(StepsBack):
+    @functools.wraps(torch.optim.Adam.step)
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class Selects(torch.optim.Adam):
+    """Chooses the gradients of a step."""
+
+    def _init_group(self, group, params, gradients, *others):
+        result = super()._init_group(group, params, gradients, *others)
+        gradients[:] = [gradient.neg() for gradient in gradients]
+        return result
+
+
 def hooked(params, **options):
     optimizer = torch.optim.Adam(params, **options)
     optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.param_groups[0]["params"][0].data.mul_(0.9))
@@ -372,6 +387,8 @@ OVERRIDDEN = {
         {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5},
     ),
     "step": lambda: PyroOptim(StepsBack, {"lr": 0.05}),
+    "step that wraps torch's": lambda: PyroOptim(WrapsStep, {"lr": 0.05}),
+    "_init_group": lambda: PyroOptim(Selects, {"lr": 0.05}),
     "hook": lambda: PyroOptim(hooked, {"lr": 0.05}),
     "maximize": lambda: pyro.optim.Adam({"lr": 0.05, "maximize": True}),
     "amsgrad": lambda: pyro.optim.Adam({"lr": 0.05, "amsgrad": True}),

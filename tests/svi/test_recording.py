@@ -251,6 +251,78 @@ def test_steps_see_at_once_what_changed():
     assert min(losses[141:]) > 10_000
 
 
+def of_matrix(x):
+    weight = pyro.param("weight", torch.arange(16.0).reshape(4, 4) / 10)
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0).expand([4]).to_event(1), obs=(x @ weight).sum(0))
+
+
+def of_loc(x):
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 0.1))
+
+
+def transpose(svi):
+    weight = pyro.get_param_store()._params["weight"]
+    weight.data = weight.data.t()
+
+
+CHANGES = {
+    "model": lambda svi: setattr(svi, "model", pyro.poutine.scale(of_matrix, 3.0)),
+    "handler": lambda svi: pyro.poutine.scale(scale=3.0).__enter__(),
+    "betas": lambda svi: svi.optimizer.optimizer.param_groups[0].update(betas=(0.1, 0.2)),
+    "strides": transpose,
+    "dtype": lambda svi: torch.set_default_dtype(torch.float64),
+    "learning rate": lambda svi: svi.optimizer.optimizer.param_groups[0].update(lr=0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.filterwarnings("ignore:CompiledSVI. runs eagerly inside another")
+def test_steps_see_at_once_what_changed_beside_the_programs(change):
+    runs = []
+    for backend in ("capture", "inductor"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = CompiledSVI(
+            of_matrix, of_loc, lambda params: torch.optim.Adam(params, lr=1e-3, fused=True), compile=backend
+        )
+        arguments = [(torch.randn(5, 4),) for _ in range(RESCANNED_EVERY + 60)]
+        losses, handlers, dtype = [], list(pyro.poutine.runtime._PYRO_STACK), torch.get_default_dtype()
+        try:
+            for number, loss in enumerate(svi.steps(arguments)):
+                losses.append(loss.item())
+                if number == RESCANNED_EVERY + 20:
+                    assert any(is_recorded(svi)) == (backend == "inductor" and BY_KERNEL)
+                    change(svi)
+        finally:
+            pyro.poutine.runtime._PYRO_STACK[:] = handlers
+            torch.set_default_dtype(dtype)
+        runs.append(losses)
+    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
+
+
+@pytest.mark.skipif(not BY_KERNEL, reason=NO_KERNEL)
+def test_an_argument_that_is_a_parameter_is_read_before_the_update():
+    """Which a kernel makes that computes its gradient, before other kernels have read the argument."""
+
+    def model(x):
+        first = pyro.param("first", lambda: torch.randn(128, 128) / 10)
+        second = pyro.param("second", lambda: torch.randn(128, 128) / 10)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([128]).to_event(1), obs=((x @ first).tanh() @ second).sum(0))
+
+    runs = []
+    for backend in ("capture", "inductor"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = CompiledSVI(model, of_loc, lambda params: torch.optim.Adam(params, lr=0.05, fused=True), compile=backend)
+        for _ in range(20):
+            svi.step(torch.ones(128, 128))
+        weight = pyro.get_param_store()._params["first"].detach()
+        runs.append([svi.step(weight) for _ in range(4)])
+    assert runs[1] == pytest.approx(runs[0], rel=2e-4)
+
+
 def test_steps_see_at_once_that_a_parameter_lies_elsewhere():
     """The recorded kernels must not write to the memory that was given back."""
     runs = []

@@ -469,7 +469,7 @@ def results(loss, gradient):
     ],
 )
 def test_a_comparison_covers_results_that_are_not_finite(program, captured, what):
-    found = captured_steps._difference(program, captured, 1e-4)
+    found = captured_steps._difference(program, captured)
     assert found is None if what is None else what in found
 
 

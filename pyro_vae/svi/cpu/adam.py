@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,14 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from pyro_vae.svi.cpu import kernels, products
 from pyro_vae.svi.cpu.recording import Used, span
 
-_STEPS = [inspect.unwrap(kind.step) for kind in (torch.optim.Adam, torch.optim.AdamW)]
+
+def _methods(kind: type) -> tuple[Any, Any]:
+    """What a step consists of; without the profiling that torch puts around `step` when an optimizer is made."""
+    step: Any = kind.step  # type: ignore[attr-defined]
+    return step.__wrapped__ if getattr(step, "hooked", False) else step, kind._init_group  # type: ignore[attr-defined]
+
+
+_METHODS = [_methods(kind) for kind in (torch.optim.Adam, torch.optim.AdamW)]
 _OTHER_OPTIONS = ("amsgrad", "maximize", "foreach", "capturable", "differentiable")
 _HOOKS_OF_ALL = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 _settings_of = operator.itemgetter("betas", "eps", "weight_decay", "fused", *_OTHER_OPTIONS)
@@ -239,7 +245,7 @@ def is_plain_adam(optimizer: Any) -> bool:
 
     torch's schedulers replace `step` by one that only records that it was called.
     """
-    if not isinstance(optimizer, torch.optim.Optimizer) or inspect.unwrap(type(optimizer).step) not in _STEPS:
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) or _methods(type(optimizer)) not in _METHODS:
         return False
     if any(_hooks(optimizer)):
         return False
