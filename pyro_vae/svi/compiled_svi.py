@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae._utils import checks
 from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.captured_steps import CapturedSteps
-from pyro_vae.svi.losses import FiniteCheck, number_of, tensor_of
+from pyro_vae.svi.losses import FiniteCheck, LossFunctions, number_of, tensor_of
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.places import PLAIN
 from pyro_vae.svi.program import Program, params_of
@@ -32,9 +32,9 @@ class CompiledSVI(SVI):
     `loss_and_grads` may be assigned. Copies and pickles are without the captured steps, and capture their own.
 
     The first call runs as Pyro's, with Pyro's checks. The next, and then each call with arguments of a new signature,
-    runs the objective once more, with handlers, distributions and autograd, and captures it as a graph of tensor
-    operations, which all later calls replay. Draws come from torch's generators in the same order, so that under the same seed the losses
-    are those of Pyro.
+    runs the objective once more and captures it, with handlers, distributions and autograd, as a graph of tensor
+    operations, which all later calls replay. Draws come from torch's generators in the same order, so that under the
+    same seed the losses are those of Pyro.
 
     *Signature.* Tensors among the arguments are inputs of the graph, and tensors that the model uses otherwise, such as
     buffers, are read at each call. Other arguments are part of the signature, plain values (integers, strings, ...) by
@@ -61,14 +61,13 @@ class CompiledSVI(SVI):
     undone). The comparisons are in float32, and not of what Inductor makes of the graph.
 
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
-    the cause: it branches on values of tensors, reads them back or prints them; each run changes state that
-    it reads (a counter, or a running mean that is not a buffer written in place); it draws random numbers from
-    generators other than torch's default ones; it writes to an argument in place; it uses tensors of a class of their
-    own, or nested, quantized or sparse ones other than COO; its backward pass goes through operations that happened
-    before it ran; or it fails while it is captured. So do calls under `torch.autocast`, anomaly detection, hooks on
-    saved tensors (which torch 2.6 doesn't tell of), transforms of `torch.func`, and modes. A capture writes to no
-    tensor of the program's: it writes to copies. Parameters that are not Pyro's get their gradients, which add up as in
-    autograd.
+    the cause: it branches on values of tensors, reads them back or prints them; each run changes state that it reads (a
+    counter, or a running mean that is not a buffer written in place); it draws from generators other than torch's
+    default ones; it writes to an argument in place; it uses tensors of a class of their own, or nested, quantized or
+    sparse ones other than COO; its backward pass goes through operations that happened before it ran; or it fails while
+    it is captured. So do calls under `torch.autocast`, anomaly detection, hooks on saved tensors (which torch 2.6
+    doesn't tell of), transforms of `torch.func`, and modes. A capture writes to copies of the program's tensors.
+    Parameters that are not Pyro's get their gradients, which add up as in autograd.
 
     *A loss that is not finite* raises :class:`NotFiniteError`, a FloatingPointError, with the number of the step: at
     once in :meth:`step`, within 200 steps in :meth:`step_tensor`. The loss of some objectives is infinite by design,
@@ -92,9 +91,8 @@ class CompiledSVI(SVI):
             machine code, which takes 5 to 20 s for the first signature, and happens for others after 1,000 calls of
             each; on CUDA its kernels are then recorded as a CUDA graph; on a CPU the update of Adam is compiled as
             well, and all kernels are called from C++; `cudagraph`: the kernels recorded as a CUDA graph; `auto`:
-            `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 calls of a signature. (Inductor of torch
-            2.11 makes several draws of a step in another order, that of 2.15 does not; either may use another memory
-            layout for drawn tensors, so that a transformer with dropout, for example, drops other entries.)
+            `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 calls of a signature. (Inductor may make the
+            draws of a step in another order, or lay out drawn tensors otherwise, and so give other draws.)
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else is computed
             in fp32.
 
@@ -244,15 +242,14 @@ class CompiledSVI(SVI):
 
     def _stands_on(self, leaves: list[Any]) -> list[Any]:
         """What a step depends on beside the guards of its captured step, the parameters and the optimizer."""
-        handlers = [*map(type, runtime._PYRO_STACK)]
-        return [self._current_program(), handlers, *ambient.in_force(), *map(kind_of, leaves)]
+        return [self._current_program(), *map(type, runtime._PYRO_STACK), *ambient.in_force(), *map(kind_of, leaves)]
 
     def _trusted(self, leaves: list[Any]) -> Replay | None:
         """The captured step that has just run, if its recorded kernels can run the next step alone."""
         replay = self._used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
-        plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves) and not runtime._PYRO_STACK
+        plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves)
         return replay if plain and not self._captured.floats.some_keep_changing else None
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -290,7 +287,7 @@ class CompiledSVI(SVI):
 
     def _current_program(self) -> Program:
         """The model, the guide and the objective, any of which may have been assigned since the last call."""
-        functions = _Functions(self.loss, self.loss_and_grads)
+        functions = LossFunctions(self.loss, self.loss_and_grads)
         objective: Any = getattr(self.loss, "__self__", None)
         if not isinstance(objective, ELBO) or functions != (objective.loss, objective.loss_and_grads):  # type: ignore[attr-defined]
             objective = functions
@@ -298,10 +295,3 @@ class CompiledSVI(SVI):
         if self._program is None or parts != self._program.parts:
             self._program = Program(*parts)
         return self._program
-
-
-class _Functions(NamedTuple):
-    """An objective whose loss and gradients are functions, as Pyro's SVI allows."""
-
-    loss: Callable[..., Any]
-    loss_and_grads: Callable[..., Any]

@@ -1,9 +1,10 @@
-"""Losses as Pyro returns them, and the check that they are finite."""
+"""Losses as Pyro returns them, functions for objectives, and the check that losses are finite."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,3 +80,14 @@ def tensor_of(loss: Any, *arguments: Any) -> Tensor:
     if isinstance(loss, (Tensor, tuple)):
         return as_tensor(loss)
     return torch.as_tensor(loss, **number_like(pytree.tree_leaves(arguments)))
+
+
+class LossFunctions(NamedTuple):
+    """An objective whose loss and gradients are functions, as Pyro's SVI allows.
+
+    >>> LossFunctions(lambda model, guide: 1.0, lambda model, guide: 1.0).loss(None, None)
+    1.0
+    """
+
+    loss: Callable[..., Any]
+    loss_and_grads: Callable[..., Any]
