@@ -54,6 +54,7 @@ with torch.no_grad():
 by_cluster = plots.latent_scatter(
     latent.to_plane(latent.codes(mixture, test)), clusters, title="Codes by cluster"
 )
+by_cluster.legends[0].set_title("cluster")
 
 # %%
 # Draws of each cluster, a column for each.
