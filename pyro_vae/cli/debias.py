@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,27 +62,22 @@ def debias(
     from pyro_vae.data import binarize
     from pyro_vae.latent import codes
     from pyro_vae.plots import save_figure
-    from pyro_vae.uses.debias import ACTIVE_VARIANCE, density_weights
+    from pyro_vae.uses.debias import density_weights
 
     model, spec, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
     # Grey levels are the means of drawn pixels; a threshold is none.
     train = binarize(images.train, "threshold" if spec.binarization == "threshold" else "none")
     means = codes(model, train, device=device)
-    active = int((means.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
-    if active == 0:
-        say(
-            f"pyro-vae: note: no dimension of the code of {run} has a variance above {ACTIVE_VARIANCE:g}: "
-            "all weights are equal"
-        )
+    active = active_dimensions(means, run, "all weights are equal")
     weights = density_weights(means, bins, smoothing, combine)
     effective = 1 / weights.square().sum().item()  # Kish's number of images, as the weights add up to 1
     shares = {} if train.labels is None else _shares(weights, train)
-    folder = out or run / "debias"
+    folder, stem = out or run / "debias", f"{combine}-bins-{bins}-smoothing-{smoothing}"
     settings = {"run": str(run), "bins": bins, "smoothing": smoothing, "combine": combine}
-    files.write(folder / "weights.csv", _csv(weights, train))
-    save_figure(_figure(weights, train, shares), folder / "debias.png")
+    files.write(folder / f"{stem}.csv", _csv(weights, train))
+    save_figure(_figure(weights, train, shares), folder / f"{stem}.png")
     files.write_json(
-        folder / "debias.json",
+        folder / f"{stem}.json",
         {
             "images": len(train),
             "effective_images": effective,
@@ -100,7 +96,18 @@ def debias(
         show_table(rows, f"Weights by {run}", caption, ("class", "images", "share", "share of draws", "weight"))
     else:
         show(text)
-    show(f"Files: {folder}")
+    show(f"Files: {folder / stem}.csv, .json and .png")
+
+
+def active_dimensions(codes: Tensor, run: Path, consequence: str) -> int:
+    """How many dimensions of the codes vary over images; a note says what follows where none does."""
+    from pyro_vae.uses.debias import ACTIVE_VARIANCE
+
+    active = int((codes.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+    if active == 0:
+        variance = f"no dimension of the code of {run} has a variance above {ACTIVE_VARIANCE:g}"
+        say(f"pyro-vae: note: {variance}: {consequence}")
+    return active
 
 
 def _shares(weights: Tensor, train: Images) -> dict[str, ClassShare]:

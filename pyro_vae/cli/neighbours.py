@@ -64,12 +64,12 @@ def neighbours(
         results = {name: retrieval(each, labels[0], labels[1]) for name, each in near.items()}
     else:
         say(f"pyro-vae: note: {queries.name} has no labels, and so no precision")
-    folder = out or run / "neighbours"
+    folder, stem = out or run / "neighbours", f"k-{k}"
     settings = {"run": str(run), "k": k, "n": n, "seed": seed}
-    files.write(folder / "neighbours.csv", _csv(near, position.tolist(), queries, train))
-    save_figure(_figure(near, queries, train), folder / "neighbours.png")
+    files.write(folder / f"{stem}.csv", _csv(near, position.tolist(), queries, train))
+    save_figure(_figure(near, queries, train), folder / f"{stem}.png")
     files.write_json(
-        folder / "neighbours.json",
+        folder / f"{stem}.json",
         _json(results, queries)
         | {"provenance": provenance(model, {"train": images.train, "queries": queries}, settings, device)},
     )
@@ -78,7 +78,7 @@ def neighbours(
         table = [_row(name, result, queries) for name, result in results.items()]
         show_table(table, f"Neighbours by {run}", caption, ("space", "precision", "by class"))
     if not quiet:
-        show(f"Files: {folder}")
+        show(f"Files: {folder / stem}.csv, .json and .png")
 
 
 def _row(name: str, result: Retrieval, queries: Images) -> tuple[str, ...]:

@@ -84,6 +84,7 @@ def outliers(
     _check_other_runs(run, background, ensemble or [])
 
     from pyro_vae.data import load_data
+    from pyro_vae.evaluation.samples.features import file_name
     from pyro_vae.experiments.run import open_model
     from pyro_vae.uses.outlier_table import outlier_table, usual_scores
 
@@ -115,7 +116,7 @@ def outliers(
         seed=seed,
         progress=not quiet,
     )
-    folder = out or run / "outliers"
+    folder, stem = out or run / "outliers", file_name(others.name)
     results = _results(table, rate, seed)
     settings = {
         "run": str(run),
@@ -127,16 +128,16 @@ def outliers(
         "rate": rate,
         "seed": seed,
     }
-    files.write(folder / "scores.csv", _csv(table, positions, sets))
-    _draw(folder, model, table, results, f"{images.test.name} against {others.name}", seed, device)
+    files.write(folder / f"{stem}.csv", _csv(table, positions, sets))
+    _draw(folder, stem, model, table, results, f"{images.test.name} against {others.name}", seed, device)
     files.write_json(
-        folder / "outliers.json", {"scores": results, "provenance": provenance(model, sets, settings, device)}
+        folder / f"{stem}.json", {"scores": results, "provenance": provenance(model, sets, settings, device)}
     )
     if not quiet:
         caption = f"{len(sets[INLIERS]):,} test images against {len(sets[OUTLIERS]):,} of {others.name}; "
         caption += f"FPR and TPR at thresholds for an FPR of {rate:g}, from {len(sets[HELD_OUT]):,} other test images"
         show_table([_row(name, result) for name, result in results.items()], f"Outliers by {run}", caption, COLUMNS)
-        show(f"Files: {folder}")
+        show(f"Files: {folder / stem}.csv, .json, and pictures")
 
 
 def _check_options(
@@ -233,6 +234,7 @@ def _csv(table: OutlierTable, positions: Mapping[str, Tensor], sets: Mapping[str
 
 def _draw(
     folder: Path,
+    stem: str,
     model: Model,
     table: OutlierTable,
     results: Mapping[str, Mapping[str, Any]],
@@ -248,14 +250,14 @@ def _draw(
         f"{name}: {results[name]['auroc']:.3f}": roc(scores[INLIERS], scores[OUTLIERS])
         for name, scores in table.scores.items()
     }
-    plots.save_figure(plots.roc_curves(curves, f"{title}: ROC curves, with their areas"), folder / "roc.png")
-    plots.save_figure(_most_outlying(table, title), folder / "most-outlying.png")
+    plots.save_figure(plots.roc_curves(curves, f"{title}: ROC curves, with their areas"), folder / f"{stem}-roc.png")
+    plots.save_figure(_most_outlying(table, title), folder / f"{stem}-most-outlying.png")
     try:
         figure = _pixels(model, table, title, seed, device)
     except InputError as error:
-        say(f"pyro-vae: note: pixels.png is left out: {error}")
+        say(f"pyro-vae: note: the picture of pixels is left out: {error}")
         return
-    plots.save_figure(figure, folder / "pixels.png")
+    plots.save_figure(figure, folder / f"{stem}-pixels.png")
 
 
 def _most_outlying(table: OutlierTable, title: str) -> Figure:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyro_vae._utils.checks import InputError, fail, one_of, positive, positive_integer, unknown_name
+from pyro_vae._utils.checks import fail, one_of, positive, positive_integer, unknown_name
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
+from pyro_vae.cli.debias import active_dimensions
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
 from pyro_vae.cli.provenance import opened_run, provenance
 from pyro_vae.cli.traverse_files import Direction, Moved, check_files, write_files
@@ -84,7 +85,8 @@ def traverse(
     quiet: Quiet = False,
 ) -> None:
     """Move test images along the direction of an attribute: a table of each image, pictures, and what else changes."""
-    _check_options(method, range_sd, steps, n)
+    held = orthogonal_to or []
+    _check_options(method, range_sd, steps, n, attribute, held)
 
     from pyro_vae import latent
     from pyro_vae.latent.directions import even_amounts
@@ -95,12 +97,12 @@ def traverse(
     (train, index), (test, test_index) = (
         _drawn(part, most, seed, spec) for part, most in zip(images, (LEARNED_FROM, n), strict=True)
     )
-    held = orthogonal_to or []
     of_file = _of_file(attributes, dataset or spec.dataset, index)
     classes = _classes([*attribute, *held], train)
     for option, names in (("--attribute", attribute), ("--orthogonal-to", held)):
         _check_names(option, names, classes, of_file)
     codes, starts = (latent.codes(model, part, device=device) for part in (train, test))
+    active_dimensions(codes, run, "images hardly change, and rank correlations say nothing")
     values = of_file | _of_labels(train, classes) | _of_images(train, partial(_measured, classes={}, classify=None))
     directions = _directions(codes, values, attribute, held, method)
     check_files(directions)
@@ -128,12 +130,19 @@ def traverse(
     if not quiet:
         caption = f"change from {-range_sd:g} to {range_sd:g} standard deviations of codes along the direction, in "
         caption += "standard deviations of the attribute, and its rank correlation with the amount"
-        heads = ("direction", "class kept", "attribute: change, rank correlation")
-        show_table([_row(each) for each in moved], f"Directions by {run}, {len(test):,} test images", caption, heads)
+        heads = ["direction", "attribute: change, rank correlation"]
+        rows = [_row(each) for each in moved]
+        if any(each.class_kept is not None for each in moved):
+            caption += "; class kept: share of the unmoved images, and the smaller one of both ends"
+            heads.insert(1, "class kept")
+            rows = [(name, each.kept_text, cell) for (name, cell), each in zip(rows, moved, strict=True)]
+        show_table(rows, f"Directions by {run}, {len(test):,} test images", caption, heads)
         show(f"Files: {folder}")
 
 
-def _check_options(method: str, range_sd: float, steps: int, n: int) -> None:
+def _check_options(
+    method: str, range_sd: float, steps: int, n: int, attributes: Sequence[str], held: Sequence[str]
+) -> None:
     from pyro_vae.latent.directions import METHODS
 
     one_of("--method", method, METHODS)
@@ -141,6 +150,8 @@ def _check_options(method: str, range_sd: float, steps: int, n: int) -> None:
     positive_integer("--n", n)
     if steps < 3 or steps % 2 == 0:
         raise fail("--steps", steps, "an odd number of at least 3, so that the middle one is the image itself")
+    if len(set(held)) == 1 and set(attributes) == set(held):
+        raise fail("--orthogonal-to", held[0], "another attribute than the one that is to change")
 
 
 def _drawn(images: Images, n: int, seed: int, spec: Spec) -> tuple[Images, Tensor]:
@@ -163,7 +174,10 @@ def _classes(names: Sequence[str], images: Images) -> dict[str, int]:
         raise fail("--attribute", chosen[0], f"another attribute than a label, which {images.name} has not")
     labels = [] if images.labels is None else images.labels.unique().tolist()
     known = {f"{LABEL}{class_name(label, images.class_names)}": label for label in labels if label != UNKNOWN}
-    return {name: known[one_of("--attribute", name, known)] for name in chosen}
+    for name in chosen:
+        if name not in known:  # no name is suggested: label:12 is as near to label:1 as to label:2
+            raise fail("--attribute", name, f"one of {', '.join(known)}")
+    return {name: known[name] for name in chosen}
 
 
 def _of_labels(images: Images, classes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -205,13 +219,11 @@ def _check_names(option: str, names: Sequence[str], classes: Mapping[str, int], 
 
 def _classifier(images: Splits, device: str, *, progress: bool) -> Classify | None:
     """Probabilities of classes by the classifier of the data set; None, with a note, where it can have none."""
-    from pyro_vae.evaluation.samples.classifier import check_classifiable, in_domain_classifier
+    from pyro_vae.evaluation.samples.classifier import in_domain_classifier, lacking_for_classifier
     from pyro_vae.uses.attributes import class_probabilities
 
-    try:
-        check_classifiable(images)
-    except InputError as error:
-        say(f"pyro-vae: note: classes are left out: {error}")
+    if lacking := lacking_for_classifier(images):
+        say(f"pyro-vae: note: classes are left out, as with --no-classify: a classifier takes {lacking}")
         return None
     return partial(class_probabilities, in_domain_classifier(images, device=device, progress=progress), device=device)
 
@@ -279,8 +291,7 @@ def _moved(
 
 
 def _row(moved: Moved) -> tuple[str, ...]:
-    """The name of a direction, the share of images that keep their class, and all effects, the largest first."""
+    """The name of a direction, and all effects, the largest first."""
     ordered = sorted(moved.effects.items(), key=lambda item: -abs(item[1].change_sd))
     cells = [f"{name} {effect.change_sd:+.2f}, {effect.spearman:+.2f}" for name, effect in ordered]
-    kept = "" if moved.class_kept is None else f"{moved.class_kept.mean():.0%}"
-    return moved.direction.name, kept, "; ".join(cells)
+    return moved.direction.name, "; ".join(cells)

@@ -37,9 +37,13 @@ class Direction:
     @property
     def stem(self) -> str:
         """The name of its files, without a suffix."""
-        from pyro_vae.evaluation.samples.features import file_name
+        return _stem(self.attribute, orthogonal=bool(self.orthogonal_to))
 
-        return f"{file_name(self.attribute)}-orthogonal" if self.orthogonal_to else file_name(self.attribute)
+
+def _stem(attribute: str, *, orthogonal: bool) -> str:
+    from pyro_vae.evaluation.samples.features import file_name
+
+    return f"{file_name(attribute)}-orthogonal" if orthogonal else file_name(attribute)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,14 @@ class Moved:
     effects: Mapping[str, Effect]
     predicted: Tensor | None  # classes
     class_kept: Tensor | None  # share of the images, at each step
+
+    @property
+    def kept_text(self) -> str:
+        """The share of images that keep their class before they are moved, and the smaller one of both ends."""
+        if self.class_kept is None:
+            return ""
+        unmoved, ends = self.class_kept[len(self.class_kept) // 2], min(self.class_kept[0], self.class_kept[-1])
+        return f"{unmoved:.0%}, at the ends {ends:.0%}"
 
 
 def check_files(directions: Sequence[Direction]) -> None:
@@ -74,12 +86,26 @@ def write_files(
     run: str,
     source: Mapping[str, Any],
 ) -> None:
-    """All files; `position` is that of each image in the test set, `source` the provenance."""
+    """All files, those of an earlier call removed; `position` is of each image in the test set, `source` provenance."""
+    _remove_earlier(folder)
     for each in moved:
         files.write(_file(folder, each, "csv"), _csv(each, range_sd, test, position))
     _draw(folder, moved, range_sd, test, run)
     directions = {each.direction.name: _json(each) for each in moved}
     files.write_json(folder / "effects.json", {"directions": directions, "provenance": source})
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes what `effects.json` is about, and itself last, so that no folder has files of two calls."""
+    effects = folder / "effects.json"
+    if not effects.is_file():
+        return
+    for stored in files.read_json(effects, "effects").get("directions", {}).values():
+        stem = _stem(stored["attribute"], orthogonal=bool(stored["orthogonal_to"]))
+        for suffix in ("csv", "png"):
+            (folder / f"{stem}.{suffix}").unlink(missing_ok=True)
+    (folder / "effects.png").unlink(missing_ok=True)
+    effects.unlink()
 
 
 def _file(folder: Path, moved: Moved, suffix: str) -> Path:
@@ -135,7 +161,7 @@ def _draw(folder: Path, moved: Sequence[Moved], range_sd: float, test: Images, r
         plots.save_figure(_picture(each, range_sd, run), _file(folder, each, "png"))
     rows = {}
     for each in moved:
-        kept = "" if each.class_kept is None else f"\nclass kept {each.class_kept.mean():.0%}"
+        kept = each.kept_text and f"\nclass kept {each.kept_text}"
         rows[f"{each.direction.name}{kept}"] = each.effects
     title = f"{run}: effects of directions from {-range_sd:g} to {range_sd:g} sd, {len(test):,} test images"
     plots.save_figure(plots.effect_matrix(rows, title), folder / "effects.png")

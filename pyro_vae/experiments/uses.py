@@ -62,7 +62,8 @@ def numbers(stored: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"quantity": f"{direction}: change of {attribute}, sd", "value": effect["change_sd"], "se": None}
         if "class_kept" in of_direction:
             kept = of_direction["class_kept"]
-            yield {"quantity": f"{direction}: class kept", "value": sum(kept) / len(kept), "se": None}
+            yield {"quantity": f"{direction}: class kept, unmoved", "value": kept[len(kept) // 2], "se": None}
+            yield {"quantity": f"{direction}: class kept at the ends", "value": min(kept[0], kept[-1]), "se": None}
     if "effective_images" in stored:
         yield {"quantity": "effective images", "value": stored["effective_images"], "se": None}
 

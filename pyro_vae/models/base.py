@@ -78,9 +78,8 @@ def check_model(model: object, *methods: str) -> None:
     missing = [name for name in methods if not callable(getattr(model, name, None))]
     if not isinstance(model, nn.Module) or missing:
         names = ", ".join(f"`{name}`" for name in missing or methods)
-        raise checks.fail(
-            "model", model, f"a VAE, an Autoencoder, or another module with {names}; build(spec) makes one"
-        )
+        known = "a VAE or another module" if "prior" in methods else "a VAE, an Autoencoder, or another module"
+        raise checks.fail("model", model, f"{known} with {names}; build(spec) makes one")
 
 
 def check_set(argument: str, images: object) -> None:

@@ -34,9 +34,10 @@ def debias(folders, *options, run="run"):
 def test_the_files(folders, capsys):
     assert debias(folders, "--bins", "5", "--smoothing", "0.01") == 0
     out = folders / "run" / "debias"
-    assert {path.name for path in out.iterdir()} == {"weights.csv", "debias.json", "debias.png"}
+    stem = "max-bins-5-smoothing-0.01"
+    assert {path.name for path in out.iterdir()} == {f"{stem}.csv", f"{stem}.json", f"{stem}.png"}
     train = load_data("digits").train
-    with (out / "weights.csv").open() as file:
+    with (out / f"{stem}.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["index"]) for row in rows] == list(range(1438))
     assert [row["class"] for row in rows] == [str(label) for label in train.labels.tolist()]
@@ -44,7 +45,7 @@ def test_the_files(folders, capsys):
     model = runs.open_model(folders / "run")
     expected = density_weights(codes(model, binarize(train, "threshold"), device="cpu"), 5, 0.01)
     torch.testing.assert_close(weights, expected)
-    stored = json.loads((out / "debias.json").read_text())
+    stored = json.loads((out / f"{stem}.json").read_text())
     assert stored["effective_images"] == pytest.approx(1 / weights.square().sum().item())
     seven = stored["by_class"]["7"]
     assert seven["share"] == pytest.approx((train.labels == 7).double().mean().item())
@@ -62,13 +63,24 @@ def test_without_labels_and_without_active_dimensions(folders, capsys):
     captured = capsys.readouterr()
     assert "note: no dimension of the code" in captured.err
     assert "all weights are equal" in captured.err
-    with (folders / "collapsed" / "debias" / "weights.csv").open() as file:
+    with (folders / "collapsed" / "debias" / "max-bins-10-smoothing-0.001.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {""}
     assert len({row["weight"] for row in rows}) == 1
     n = len(rows)
     assert f"{n} effective of {n} training images, by 0 of 2 dimensions" in captured.out
-    assert json.loads((folders / "collapsed" / "debias" / "debias.json").read_text())["by_class"] == {}
+    assert (
+        json.loads((folders / "collapsed" / "debias" / "max-bins-10-smoothing-0.001.json").read_text())["by_class"]
+        == {}
+    )
+
+
+def test_other_options_leave_the_files_of_the_first(folders):
+    out = folders / "two"
+    for combine in ("max", "product"):
+        assert debias(folders, "--combine", combine, "--out", str(out), "--quiet") == 0
+    combined = {json.loads(path.read_text())["provenance"]["combine"] for path in out.glob("*.json")}
+    assert combined == {"max", "product"}
 
 
 def test_the_report_of_the_run_shows_the_picture(folders):

@@ -30,8 +30,8 @@ def neighbours(folders, *options, run="run"):
 def test_the_files(folders, capsys):
     assert neighbours(folders) == 0
     out = folders / "run" / "neighbours"
-    assert {path.name for path in out.iterdir()} == {"neighbours.csv", "neighbours.json", "neighbours.png"}
-    with (out / "neighbours.csv").open() as file:
+    assert {path.name for path in out.iterdir()} == {"k-3.csv", "k-3.json", "k-3.png"}
+    with (out / "k-3.csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == 20 * 3 * 3
     train, test = load_data("digits")
@@ -43,7 +43,7 @@ def test_the_files(folders, capsys):
     for row in of_pixels[::7]:
         distance = torch.dist(black[1][int(row["test_index"])], black[0][int(row["train_index"])]).item()
         assert float(row["distance"]) == pytest.approx(distance, abs=1e-5)
-    stored = json.loads((out / "neighbours.json").read_text())
+    stored = json.loads((out / "k-3.json").read_text())
     shares = [row["class"] == row["train_class"] for row in of_pixels]
     assert stored["retrieval"]["pixels"]["precision"] == pytest.approx(np.mean(shares))
     assert set(stored["retrieval"]) == {"codes", "pixels", "PCA"}
@@ -55,7 +55,14 @@ def test_images_without_labels_have_neighbours(folders, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "has no labels, and so no precision" in captured.err
-    assert json.loads((folders / "plain" / "neighbours" / "neighbours.json").read_text())["retrieval"] == {}
+    assert json.loads((folders / "plain" / "neighbours" / "k-3.json").read_text())["retrieval"] == {}
+
+
+def test_another_k_leaves_the_files_of_the_first(folders):
+    out = folders / "two"
+    assert neighbours(folders, "--out", str(out), "--quiet") == 0
+    assert neighbours(folders, "--k", "5", "--out", str(out), "--quiet") == 0
+    assert {path.name for path in out.glob("*.json")} == {"k-3.json", "k-5.json"}
 
 
 @pytest.mark.parametrize(

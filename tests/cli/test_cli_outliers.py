@@ -37,20 +37,20 @@ def test_the_files(folders, capsys):
     assert outliers(folders, "--scores", ",".join(scores), *models) == 0
     out = folders / "run" / "outliers"
     assert {path.name for path in out.iterdir()} == {
-        "scores.csv",
-        "outliers.json",
-        "roc.png",
-        "most-outlying.png",
-        "pixels.png",
+        "flipped.csv",
+        "flipped.json",
+        "flipped-roc.png",
+        "flipped-most-outlying.png",
+        "flipped-pixels.png",
     }
-    with (out / "scores.csv").open() as file:
+    with (out / "flipped.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["set"] for row in rows] == ["held out"] * 40 + ["inliers"] * 40 + ["outliers"] * 40
     assert list(rows[0]) == ["set", "index", "class", *scores]
     assert not {row["index"] for row in rows[:40]} & {row["index"] for row in rows[40:80]}
     labels = load_data("digits").test.labels
     assert all(row["class"] == str(labels[int(row["index"])].item()) for row in rows[:80])
-    stored = json.loads((out / "outliers.json").read_text())
+    stored = json.loads((out / "flipped.json").read_text())
     assert list(stored["scores"]) == scores
     inlying, outlying = ([float(row["nll"]) for row in rows if row["set"] == name] for name in ("inliers", "outliers"))
     assert stored["scores"]["nll"]["auroc"] == detection(inlying, outlying, resamples=2).auroc
@@ -63,7 +63,18 @@ def test_the_files(folders, capsys):
 def test_the_same_seed_gives_the_same_scores(folders):
     for name in ("a", "b"):
         assert outliers(folders, "--scores", "elbo", "--out", str(folders / name), "--quiet") == 0
-    assert (folders / "a" / "scores.csv").read_bytes() == (folders / "b" / "scores.csv").read_bytes()
+    assert (folders / "a" / "flipped.csv").read_bytes() == (folders / "b" / "flipped.csv").read_bytes()
+
+
+def test_another_set_leaves_the_files_of_the_first(folders):
+    out = folders / "two-sets"
+    options = ["--scores", "codes", "--out", str(out), "--quiet"]
+    assert outliers(folders, *options) == 0
+    first = (out / "flipped.json").read_bytes()
+    np.savez(folders / "also.npz", images=load_data("digits").test.pixels.flip(3).numpy())
+    assert outliers(folders, *options, against="also.npz") == 0
+    assert (out / "flipped.json").read_bytes() == first
+    assert len(list(out.iterdir())) == 10
 
 
 def test_outliers_that_are_the_test_images_have_a_note(folders, capsys):
@@ -74,7 +85,7 @@ def test_outliers_that_are_the_test_images_have_a_note(folders, capsys):
 
 def test_an_autoencoder_has_its_scores(folders, capsys):
     assert outliers(folders, "--quiet", run="autoencoder") == 0
-    stored = json.loads((folders / "autoencoder" / "outliers" / "outliers.json").read_text())
+    stored = json.loads((folders / "autoencoder" / "outliers" / "flipped.json").read_text())
     assert list(stored["scores"]) == ["reconstruction", "codes"]
     assert capsys.readouterr().out == ""
 

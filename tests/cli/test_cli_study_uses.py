@@ -79,7 +79,7 @@ def test_a_model_that_is_trained_further_is_used_again(folder):
     use = Use("two", "debias")
     run = out / "runs" / "two" / "seed-0"
     assert is_done(use, run, out)
-    later = (out / "uses" / use.folder / "debias.json").stat().st_mtime + 1
+    later = (out / "uses" / use.folder / "max-bins-10-smoothing-0.001.json").stat().st_mtime + 1
     os.utime(run / "weights.safetensors", (later, later))
     assert not is_done(use, run, out)
 

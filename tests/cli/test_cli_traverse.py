@@ -25,6 +25,7 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traverse")
     runs.run(Spec(**SPEC), folder / "run", device="cpu", progress=False)
     runs.run(Spec(**SPEC, model="autoencoder"), folder / "autoencoder", device="cpu", progress=False)
+    runs.run(Spec(**SPEC, model="hierarchical"), folder / "two-layers", device="cpu", progress=False)
     pixels = load_data("digits").test.pixels[:60, 0].numpy()
     np.savez(folder / "plain.npz", images=pixels)
     runs.run(Spec(**SPEC, dataset=str(folder / "plain.npz")), folder / "plain", device="cpu", progress=False)
@@ -87,14 +88,20 @@ def test_the_files(folders, capsys):
     sign = np.sign((widths[:, -1] - widths[:, 0]).mean())
     assert np.sign(direction["effects"]["width"]["change_sd"]) == sign
     assert "label:3" in direction["effects"]
-    assert "class kept" in capsys.readouterr().out
+    kept = direction["class_kept"]
+    printed = capsys.readouterr().out
+    assert "class kept" in printed
+    assert f"{kept[2]:.0%}, at the ends {min(kept[0], kept[4]):.0%}" in " ".join(printed.split())
 
 
 def test_attributes_of_a_file(folders, capsys):
     options = ["--attribute", "Bright", "--attributes", str(folders / "attributes.txt")]
     assert traverse(folders, *options, run="of-faces") == 0
     captured = capsys.readouterr()
-    assert "classes are left out" in captured.err  # the pictures have no labels
+    # The pictures have no labels.
+    assert "classes are left out, as with --no-classify: a classifier takes a data set with labels" in captured.err
+    assert "extractor" not in captured.err
+    assert "class kept" not in captured.out
     stored = json.loads((folders / "of-faces" / "traverse" / "effects.json").read_text())["directions"]["Bright"]
     assert stored["effects"]["intensity"]["change_sd"] > 0
     assert "class_kept" not in stored
@@ -108,6 +115,24 @@ def test_without_a_classifier(folders, capsys):
     stored = json.loads((out / "effects.json").read_text())["directions"]["label:3"]
     assert set(stored["effects"]) == {"intensity", "thickness", "slant", "width", "height"}
     assert "class_kept" not in stored
+
+
+def test_a_collapsed_model_has_a_note(folders, capsys):
+    runs.run(Spec(**SPEC | {"beta": 1000.0, "lr": 1e-2}), folders / "collapsed", device="cpu", progress=False)
+    assert traverse(folders, "--attribute", "slant", "--no-classify", run="collapsed") == 0
+    err = capsys.readouterr().err
+    assert "note: no dimension of the code of" in err
+    assert "images hardly change, and rank correlations say nothing" in err
+
+
+def test_the_folder_has_the_files_of_one_call(folders):
+    out = folders / "twice"
+    options = ["--no-classify", "--quiet", "--out", str(out)]
+    assert traverse(folders, "--attribute", "thickness", "--orthogonal-to", "width", *options) == 0
+    (out / "notes.txt").write_text("mine")
+    assert traverse(folders, "--attribute", "slant", *options) == 0
+    written = {"slant.csv", "slant.png", "effects.json", "effects.png"}
+    assert {path.name for path in out.iterdir()} == written | {"notes.txt"}
 
 
 LONG = "x" * 60
@@ -160,6 +185,7 @@ def test_the_files_of_a_long_name_and_its_orthogonal_direction(folders, tmp_path
     [
         (["--attribute", "thicknes"], "run", "--attribute: given 'thicknes', expected one of intensity, thickness"),
         (["--attribute", "label:11"], "run", "--attribute: given 'label:11', expected one of label:0"),
+        (["--attribute", "label:11"], "run", "label:8, label:9\n"),
         (["--attribute", "label:3"], "plain", "--attribute: given 'label:3', expected another attribute than a label"),
         (["--attribute", "Bright"], "of-faces", "or a name in the file that --attributes names"),
         (["--attribute", "Bright", "--attributes", "FILE"], "run", "dataset: given 'digits', expected a folder"),
@@ -175,6 +201,12 @@ def test_the_files_of_a_long_name_and_its_orthogonal_direction(folders, tmp_path
             "run",
             "--orthogonal-to: given 'depth', expected one of",
         ),
+        (
+            ["--attribute", "width", "--orthogonal-to", "width"],
+            "run",
+            "--orthogonal-to: given 'width', expected another attribute than the one that is to change",
+        ),
+        (["--attribute", "width"], "two-layers", "expected a VAE or another module with `encode`"),
         (["--attribute", "width", "--method", "pca"], "run", "--method: given 'pca'"),
         (["--attribute", "width", "--steps", "4"], "run", "--steps: given 4"),
         (["--attribute", "width", "--range", "0"], "run", "--range: given 0"),
@@ -192,6 +224,6 @@ def test_the_files_of_a_long_name_and_its_orthogonal_direction(folders, tmp_path
 def test_bad_input_is_one_line(folders, capsys, options, run, message):
     options = [str(folders / "attributes.txt") if option == "FILE" else option for option in options]
     assert traverse(folders, *options, "--no-classify", "--out", str(folders / "refused"), run=run) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines(keepends=True)
     assert message in line
     assert not (folders / "refused").exists()

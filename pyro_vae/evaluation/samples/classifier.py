@@ -154,23 +154,23 @@ def in_domain_classifier(
 
 def check_classifiable(splits: Splits) -> None:
     """The images have what a classifier of them needs: labels of at least two classes, and 4x4 pixels."""
+    if lacking := lacking_for_classifier(splits):
+        raise checks.fail("extractor", "classifier", f"{lacking}; or another extractor, or none")
+
+
+def lacking_for_classifier(splits: Splits) -> str:
+    """What a classifier of these images would need, and they lack; an empty text if there is nothing."""
     train, test = splits
-    expected = "{}; or another extractor, or none"
     if train.labels is None or test.labels is None:
-        wanted = expected.format(f"a data set with labels, which {train.name} lacks")
-        raise checks.fail("extractor", "classifier", wanted)
+        return f"a data set with labels, which {train.name} lacks"
     for part, which in ((train, "training"), (test, "test")):
         if bool((part.labels < 0).any()):  # type: ignore[operator,union-attr]
-            wanted = expected.format(f"{which} images whose labels are all known; some of {part.name} are not")
-            raise checks.fail("extractor", "classifier", wanted)
+            return f"{which} images whose labels are all known; some of {part.name} are not"
         if len(part.labels.unique()) < 2:  # type: ignore[union-attr]
-            wanted = expected.format(f"{which} images of at least 2 classes, and those of {part.name} have 1")
-            raise checks.fail("extractor", "classifier", wanted)
+            return f"{which} images of at least 2 classes, and those of {part.name} have 1"
     if min(train.shape[1:]) < 4:
-        wanted = expected.format(
-            f"images of at least 4x4 pixels, for two poolings, and {train.name}'s are {train.shape}"
-        )
-        raise checks.fail("extractor", "classifier", wanted)
+        return f"images of at least 4x4 pixels, for two poolings, and {train.name}'s are {train.shape}"
+    return ""
 
 
 def _hold_out(classifier: Classifier, train: Images, count: int) -> Images:
