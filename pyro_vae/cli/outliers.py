@@ -17,7 +17,9 @@ from pyro_vae._utils.checks import InputError, fail, one_of
 from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
+from pyro_vae.cli.per_image import naming
 from pyro_vae.cli.provenance import opened_run, provenance
+from pyro_vae.spec import check_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,6 +84,8 @@ def outliers(
     names = None if scores is None else [name.strip() for name in scores.split(",") if name.strip()]
     _check_options(names, scores, background, ensemble or [], n, k, rate)
     _check_other_runs(run, background, ensemble or [])
+    with naming("--against", "dataset"):
+        check_dataset(against)
 
     from pyro_vae.data import load_data
     from pyro_vae.evaluation.samples.features import file_name
@@ -89,7 +93,8 @@ def outliers(
     from pyro_vae.uses.outlier_table import outlier_table, usual_scores
 
     model, _, images = opened_run(run, data_root, dataset, progress=not quiet, trust=trust)
-    others = load_data(against, data_root, progress=not quiet).test
+    with naming("--against", "dataset"):
+        others = load_data(against, data_root, progress=not quiet).test
     if others.fingerprint == images.test.fingerprint:
         say(f"pyro-vae: note: --against {against} has the test images of {run}: these outliers are inliers")
     if others.shape != images.test.shape:

@@ -121,6 +121,8 @@ def study(
     for entry in grid.entries:
         check_dataset(entry.spec.dataset)
 
+    _check_outliers(grid, only or (), data_root)
+
     from pyro_vae.experiments.runner import run_study
 
     command = _command(
@@ -170,6 +172,21 @@ def _check_uses(grid: Study) -> None:
         except TypeError as error:
             expected = f"options of pyro-vae {use.command} ({error})"
             raise fail(f"use {use.command} of {use.model}", dict(use.options), expected) from error
+
+
+def _check_outliers(grid: Study, only: Sequence[str], data_root: Path | None) -> None:
+    """Checks that outliers have the shape of the images of their model, before anything is trained."""
+    from pyro_vae.data import load_data
+
+    specs = {entry.name: entry.spec for entry in grid.entries if not entry.optional}
+    for use in grid.uses:
+        if use.command != "outliers" or use.model not in specs or (only and use.model not in only):
+            continue
+        names = specs[use.model].dataset, use.options["against"]
+        ours, others = (load_data(name, data_root, progress=False).test.shape for name in names)
+        if ours != others:
+            expected = f"images of shape {ours}, as those of {names[0]}"
+            raise fail(f"use outliers of {use.model}: --against", f"{names[1]} of shape {others}", expected)
 
 
 def _use(

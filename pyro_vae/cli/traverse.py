@@ -130,12 +130,12 @@ def traverse(
     if not quiet:
         caption = f"change from {-range_sd:g} to {range_sd:g} standard deviations of codes along the direction, in "
         caption += "standard deviations of the attribute, and its rank correlation with the amount"
-        heads = ["direction", "attribute: change, rank correlation"]
+        heads: tuple[str, ...] = ("direction", "class kept", "attribute: change, rank correlation")
         rows = [_row(each) for each in moved]
         if any(each.class_kept is not None for each in moved):
             caption += "; class kept: share of the unmoved images, and the smaller one of both ends"
-            heads.insert(1, "class kept")
-            rows = [(name, each.kept_text, cell) for (name, cell), each in zip(rows, moved, strict=True)]
+        else:
+            heads, rows = heads[::2], [row[::2] for row in rows]
         show_table(rows, f"Directions by {run}, {len(test):,} test images", caption, heads)
         show(f"Files: {folder}")
 
@@ -291,7 +291,7 @@ def _moved(
 
 
 def _row(moved: Moved) -> tuple[str, ...]:
-    """The name of a direction, and all effects, the largest first."""
+    """The name of a direction, the shares of images that keep their class, and all effects, the largest first."""
     ordered = sorted(moved.effects.items(), key=lambda item: -abs(item[1].change_sd))
     cells = [f"{name} {effect.change_sd:+.2f}, {effect.spearman:+.2f}" for name, effect in ordered]
-    return moved.direction.name, "; ".join(cells)
+    return moved.direction.name, moved.kept_text, "; ".join(cells)

@@ -105,6 +105,8 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
         else:
             with Image.open(path, formats=("PNG",)) as picture:
                 array = np.asarray(picture.convert("L"))
+    except FileNotFoundError as error:
+        raise checks.fail("mask", str(path), "an existing file with a mask") from error
     except Exception as error:  # whatever a damaged file raises: OSError, SyntaxError, DecompressionBombError, ...
         raise checks.fail("mask", str(path), f"a file with a mask ({error})") from error
     if array.shape != size or array.dtype.kind not in "biuf":

@@ -95,7 +95,8 @@ def test_an_autoencoder_has_its_scores(folders, capsys):
     ("options", "names", "message"),
     [
         ([], {"against": "large.npz"}, "--against: given '.*large.npz of shape (1, 9, 9)', expected images of shape"),
-        ([], {"against": "nothing"}, "dataset: given"),
+        ([], {"against": "nothing"}, "--against: given '.*nothing', expected digits"),
+        ([], {"against": "nothing.npz"}, "--against: given '.*nothing.npz', expected digits"),
         ([], {"run": "nothing"}, "run: given"),
         (["--scores", "elbos"], {}, "--scores: given 'elbos', expected one of"),
         (["--scores", ","], {}, "--scores: given ','"),

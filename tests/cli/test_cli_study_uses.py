@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pytest
 
 from pyro_vae._utils.checks import InputError
@@ -89,6 +90,17 @@ def test_a_mistaken_option_is_told_before_anything_is_trained(tmp_path, capsys):
     path.write_text(STUDY.replace('"mask": "MASK"', '"maks": "top"'), encoding="utf-8")
     assert main(["study", str(path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
     assert "use inpaint of two: given {'maks': 'top'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_outliers_of_another_shape_are_told_before_anything_is_trained(tmp_path, capsys):
+    np.savez(tmp_path / "large.npz", images=np.full((20, 9, 9), 200, np.uint8))
+    path = tmp_path / "shapes.py"
+    path.write_text(STUDY.replace('"against": "digits"', f'"against": "{tmp_path}/large.npz"'), encoding="utf-8")
+    assert main(["study", str(path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "UserWarning" not in line]
+    assert "use outliers of two: --against: given" in line
+    assert "large.npz of shape (1, 9, 9)', expected images of shape (1, 8, 8), as those of digits" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -190,7 +190,7 @@ def _write_png(path, width, height, last_chunk=b"IEND"):
         ("random", "mask: given 'random'"),
         ("random:1", "mask: given 'random:1', expected random:SHARE with a share above 0"),
         ("random:0.001", "seen: given 'a mask that hides no pixel'"),
-        ("none.npy", "mask: given 'none.npy', expected a file with a mask"),
+        ("none.npy", "mask: given 'none.npy', expected an existing file with a mask$"),
         ("SMALL.npy", r"mask: given '.*SMALL.npy of shape \(4, 4\)', expected \(8, 8\)"),
         ("BLACK.npy", "seen: given 'a mask that hides all pixels'"),
         ("nothing.npy", "mask: given 'nothing.npy', expected a file with a mask"),
