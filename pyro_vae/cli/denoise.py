@@ -11,7 +11,7 @@ from pyro_vae._utils.console import show
 from pyro_vae._utils.progress import say
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
 from pyro_vae.cli.per_image import drawn_test_images, means_of, naming, show_means, write_table
-from pyro_vae.cli.provenance import provenance
+from pyro_vae.cli.provenance import provenance, run_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def denoise(
     rows = {"noisy": noisy, "denoised": denoised.mean, "sd": denoised.sd, "true": clean}
     figure = plots.image_rows(
         {row: values[:PICTURED].clamp(0, 1) for row, values in rows.items()},
-        title=f"{run.resolve().name}, noise {of_noise}",
+        title=f"{run_name(run)}, noise {of_noise}",
     )
     settings = {
         "run": str(run),

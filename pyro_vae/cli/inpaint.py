@@ -11,7 +11,7 @@ from pyro_vae._utils import checks, files
 from pyro_vae._utils.console import show
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, whole_number
 from pyro_vae.cli.per_image import drawn_test_images, means_of, naming, show_means, write_table
-from pyro_vae.cli.provenance import provenance
+from pyro_vae.cli.provenance import provenance, run_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,11 +111,11 @@ def inpaint(
     rows |= {f"draw {index + 1}": drawn for index, drawn in enumerate(result.draws[:ROWS])}
     figure = plots.image_rows(
         {row: values[:PICTURED].clamp(0, 1) for row, values in (rows | {"mean": result.mean, "true": x}).items()},
-        title=f"{run.resolve().name}, hidden: {Path(mask).name}, {method}",
+        title=f"{run_name(run)}, hidden: {Path(mask).name}, {method}",
     )
     folder, name = out or run / "inpaint", f"{_name_of(mask)}-{method}"
     settings = {"run": str(run), "mask": mask, "method": method, "n": len(x), "draws": draws, "steps": steps}
-    settings |= {"codes": codes, "seed": seed}
+    settings |= {"codes": codes, "log_score": log_score, "seed": seed}
     write_table(folder / f"{name}.csv", columns, images, index)
     plots.save_figure(figure, folder / f"{name}.png")
     files.write_json(

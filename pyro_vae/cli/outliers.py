@@ -126,6 +126,7 @@ def outliers(
     settings = {
         "run": str(run),
         "against": against,
+        "scores": ",".join(chosen),
         "background": None if background is None else str(background),
         "ensemble": [str(member) for member in ensemble or []],
         "n": n,

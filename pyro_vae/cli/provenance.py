@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,13 @@ def opened_run(
     if note := check_data(run, images):
         say(f"pyro-vae: note: {note}")
     return model, spec, images
+
+
+def run_name(run: Path) -> str:
+    """The name of a run in titles: that of its folder, or of its model in a study, `runs/MODEL/seed-0`."""
+    folder = run.resolve()
+    of_study = folder.parent.parent.name == "runs" and re.fullmatch(r"seed-\d+", folder.name)
+    return folder.parent.name if of_study else folder.name
 
 
 def provenance(model: Model, sets: Mapping[str, Images], settings: Mapping[str, Any], device: str) -> dict[str, Any]:

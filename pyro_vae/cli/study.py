@@ -34,7 +34,7 @@ from pyro_vae.cli.traverse import traverse
 from pyro_vae.spec import check_dataset
 
 if TYPE_CHECKING:
-    from pyro_vae.experiments.study import Study, Use
+    from pyro_vae.experiments.study import Study
 
 _USES: Mapping[str, Callable[..., None]] = {
     "denoise": denoise,
@@ -191,13 +191,13 @@ def _check_outliers(grid: Study, only: Sequence[str], data_root: Path | None) ->
 
 def _use(
     grid: Study, out: Path, stored: Mapping[str, Any], data_root: Path | None, device: str, quiet: bool
-) -> list[Use]:
-    """Runs the commands of the study on its trained models, unless their results are there; returns what failed."""
+) -> dict[str, str]:
+    """Runs the commands of the study on its trained models, unless their results are there; the errors, by folder."""
     from pyro_vae.experiments.uses import is_done, write_uses
     from pyro_vae.part_classes import importable
 
+    errors: dict[str, str] = {}
     trained = {entry["name"]: out / entry["runs"][0] for entry in stored["entries"] if entry["status"] == "done"}
-    failed = []
     try:
         for use in grid.uses:
             if use.model not in trained or is_done(use, trained[use.model], out):
@@ -207,12 +207,12 @@ def _use(
                 with importable(grid.folder):  # the run is of this study's own parts, which it has trained
                     _USES[use.command](trained[use.model], **use.options, **settings, trust=True)
             except InputError as error:
-                failed.append(use)
+                errors[use.folder] = str(error)
                 say(f"pyro-vae: {use.command} of {use.model} failed: {error}")
     finally:
         if grid.uses:
-            write_uses(grid.uses, out)
-    return failed
+            write_uses(grid.uses, out, errors)
+    return errors
 
 
 def _command(name: str, out: Path, only: Sequence[str], **changes: str | int | None) -> str:

@@ -14,7 +14,7 @@ from pyro_vae._utils.console import show, show_table
 from pyro_vae._utils.progress import say
 from pyro_vae.cli.debias import active_dimensions
 from pyro_vae.cli.options import DataRoot, Dataset, Device, Out, Quiet, Run, Seed, Trust, path, whole_number
-from pyro_vae.cli.provenance import opened_run, provenance
+from pyro_vae.cli.provenance import opened_run, provenance, run_name
 from pyro_vae.cli.traverse_files import Direction, Moved, check_files, write_files
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ def traverse(
         for direction in directions
     ]
     settings = {"run": str(run), "method": method, "range_sd": range_sd, "steps": steps, "n": len(test), "seed": seed}
+    settings |= {"attribute": attribute, "orthogonal_to": held, "no_classify": not classify}
     settings["attributes"] = None if attributes is None else str(attributes)
     folder = out or run / "traverse"
     source = provenance(model, {"train": train, "test": test}, settings, device)
-    write_files(folder, moved, range_sd, test, test_index.tolist(), run.resolve().name, source)
+    write_files(folder, moved, range_sd, test, test_index.tolist(), run_name(run), source)
     if not quiet:
         caption = f"change from {-range_sd:g} to {range_sd:g} standard deviations of codes along the direction, in "
         caption += "standard deviations of the attribute, and its rank correlation with the amount"

@@ -21,17 +21,31 @@ def is_done(use: Use, run: Path, out: Path) -> bool:
     return any(trained <= path.stat().st_mtime for path in (out / "uses" / use.folder).glob("*.json"))
 
 
-def write_uses(uses: Sequence[Use], out: Path) -> list[dict[str, Any]]:
-    """Writes `uses.csv` and `uses.md`, a row for each number of each use that is done; returns the rows."""
+def write_uses(uses: Sequence[Use], out: Path, errors: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Writes `uses.csv` and `uses.md`, a row for each number of each use that is done; returns the rows.
+
+    `uses.json` has all uses, whether each is done, and the message of one that failed: `errors`, by folder.
+    """
+    states = [
+        {
+            "model": use.model,
+            "command": use.command,
+            "options": _options(use),
+            "folder": use.folder,
+            "state": "failed" if use.folder in errors else "done" if _results(use, out) else "not done",
+            "error": errors.get(use.folder, ""),
+        }
+        for use in uses
+    ]
     table = [
         {
             "model": use.model,
             "command": use.command,
-            "options": " ".join(f"{flag} {value}" for flag, value in use.flags),
+            "options": _options(use),
             **number,
         }
         for use in uses
-        for path in sorted((out / "uses" / use.folder).glob("*.json"))
+        for path in _results(use, out)
         for number in numbers(files.read_json(path, use.command))
     ]
     buffer = io.StringIO()
@@ -39,8 +53,24 @@ def write_uses(uses: Sequence[Use], out: Path) -> list[dict[str, Any]]:
     writer.writeheader()
     writer.writerows(table)
     files.write(out / "uses.csv", buffer.getvalue())
-    files.write(out / "uses.md", to_markdown(table))
+    undone = [state for state in states if state["state"] != "done"]
+    files.write(out / "uses.md", to_markdown(table) + "".join(map(_undone, undone)))
+    files.write_json(out / "uses.json", {"uses": states})
     return table
+
+
+def _options(use: Use) -> str:
+    return " ".join(f"{flag} {value}" for flag, value in use.flags)
+
+
+def _results(use: Use, out: Path) -> list[Path]:
+    return sorted((out / "uses" / use.folder).glob("*.json"))
+
+
+def _undone(state: Mapping[str, str]) -> str:
+    """A paragraph of a use that has no numbers, or those of an earlier call."""
+    error = f": {state['error']}" if state["error"] else ""
+    return f"\n{state['model']}: {state['command']} {state['options']}: {state['state']}{error}\n"
 
 
 def numbers(stored: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pytest
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.cli.app import main
+from pyro_vae.cli.provenance import run_name
 from pyro_vae.experiments.study import Entry, Study, Use
 from pyro_vae.experiments.uses import is_done
 from pyro_vae.spec import Spec
@@ -23,6 +24,7 @@ STUDY = Study(
     "A study with uses",
     (Entry("two", SMALL),),
     columns=("kl_per_sample",),
+    notes=("`two` has 2 dimensions.",),
     uses=(
         Use("two", "denoise", {"noise": "gaussian:0.3", "n": 6, "draws": 4, "steps": 2}),
         Use("two", "inpaint", {"mask": "MASK", "n": 6, "draws": 4, "steps": 2, "codes": 5}),
@@ -48,6 +50,8 @@ def folder(tmp_path_factory):
     command = ["--out", str(base / "out"), "--metrics", "bounds", "--device", "cpu", "--quiet"]
     assert main(["study", str(write_study(base, "nowhere")), *command]) == 1
     first = {path: path.stat().st_mtime_ns for path in (base / "out").glob("uses/*/*.json")}
+    assert main(["report", str(base / "out"), "--out", str(base / "first.html")]) == 0
+    (base / "first.md").write_bytes((base / "out" / "uses.md").read_bytes())
     assert main(["study", str(write_study(base, "top")), *command]) == 0
     return base / "out", first
 
@@ -58,6 +62,16 @@ def test_what_failed_is_done_by_the_next_call_and_nothing_else(folder):
     assert len(first) == 5
     assert len(now) == 6
     assert {path: now[path] for path in first} == first
+
+
+def test_what_failed_is_told_in_the_report_and_in_the_table(folder):
+    out, _ = folder
+    for file in ("first.html", "first.md"):
+        text = (out.parent / file).read_text(encoding="utf-8")
+        assert "two: inpaint --mask nowhere --n 6 --draws 4 --steps 2 --codes 5: failed" in text
+        assert text.count("expected top, left, center, random:SHARE") == 1
+    states = [use["state"] for use in json.loads((out / "uses.json").read_text(encoding="utf-8"))["uses"]]
+    assert states == ["done"] * 6
 
 
 def test_the_table_has_the_numbers_of_each_command(folder):
@@ -109,7 +123,14 @@ def test_the_report_has_the_table_and_the_pictures(folder):
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "rmse_of_mean" in page
-    assert page.count("Figure of pyro-vae two-denoise") == 1
+    assert page.count("Figure of pyro-vae denoise: two: denoise, gaussian-0.3") == 1
+    for title in ("two: traverse, slant", "two: traverse, width", "two: traverse, effects"):
+        assert page.count(f"<strong>{title}.</strong>") == 1
+    assert page.count("traverse --attribute slant --attribute width") == 1  # of many rows
+    assert "<code>two</code> has 2 dimensions." in page
+    rows = list(csv.DictReader((out / "uses.csv").read_text(encoding="utf-8").splitlines()))
+    (effective,) = [float(row["value"]) for row in rows if row["quantity"] == "effective images"]
+    assert (f"<td>{effective:,.0f}</td>" if effective >= 1000 else f"<td>{effective:.1f}</td>") in page
 
 
 @pytest.mark.parametrize(
@@ -123,3 +144,9 @@ def test_the_report_has_the_table_and_the_pictures(folder):
 def test_a_use_that_can_not_be_is_refused(use, message):
     with pytest.raises(InputError, match=message):
         use()
+
+
+def test_titles_have_the_model_of_a_study(tmp_path):
+    assert run_name(tmp_path / "out" / "runs" / "two" / "seed-0") == "two"
+    assert run_name(tmp_path / "runs" / "mine") == "mine"
+    assert run_name(tmp_path / "seed-0") == "seed-0"

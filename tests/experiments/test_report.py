@@ -391,8 +391,13 @@ def test_a_run(tmp_path):
     for name in ("denoise/gaussian-0.3", "neighbours/neighbours", "traverse/thickness", "mine/other"):
         (folder / name).parent.mkdir()
         (folder / f"{name}.png").write_bytes(picture())
+    source = {"run": "elsewhere", "noise": "gaussian:0.3", "log_score": True, "attribute": ["a b", "c"], "k": None}
+    means = {"denoised_psnr_db": {"value": 17.123456, "se": 0.25}}
+    stored = {"means": means, "provenance": source | {"weights": "1", "images": {}, "environment": {}}}
+    (folder / "denoise" / "gaussian-0.3.json").write_text(json.dumps(stored))
     page = Page(report(folder, tmp_path / "new" / "page.html"))
     cells = [element["text"] for element in page.all("td")]
+    assert {"denoise, gaussian-0.3", "denoised_psnr_db", "17.12 ± 0.25"} <= set(cells)
     assert {"−137.00 ± 0.25", "30.00", "1.50", "ok 75.0%, bad 25.0%"} <= set(cells)
     assert "a <b> doubt" in cells  # as text
     scored = "scored with classifier@1 (1,000 samples, 359 real images in their place)"
@@ -400,12 +405,16 @@ def test_a_run(tmp_path):
     assert [element["text"] for element in page.all("figcaption")][3:] == [
         "mine. ",
         "Samples from the prior, decoded. ",
-        "Denoise, gaussian-0.3. ",
-        "Neighbours. ",
-        "Traverse, thickness. ",
+        "Denoise, gaussian-0.3. Noisy test images, the posterior means, their standard deviations, and the "
+        "clean images.",
+        "Neighbours. Test images beside their nearest training images by codes and by pixels.",
+        "Traverse, thickness. Test images whose codes are moved along the direction, over what is measured of "
+        "the decoded images.",
     ]
     commands = [element["text"] for element in page.all("pre")]
     assert "pyro-vae train --dataset=mnist --latent-dim=2 --out 'my run'" in commands
+    used = "pyro-vae denoise 'my run' --noise=gaussian:0.3 --log-score '--attribute=a b' --attribute=c"
+    assert used in commands
     assert not list(folder.glob("*.html"))
 
 

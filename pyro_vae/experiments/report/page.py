@@ -19,13 +19,12 @@ from pyro_vae.experiments.report.figures import curves, figures, inside
 from pyro_vae.experiments.report.read import (
     FIELDS_OF_A_DIFFERENCE,
     check_object,
-    read_csv,
     read_history,
     training_seconds,
 )
 from pyro_vae.experiments.report.study_table import setting_differences, study_table
-from pyro_vae.experiments.report.texts import duration, is_number, number
-from pyro_vae.experiments.study import COMMANDS
+from pyro_vae.experiments.report.texts import by_backticks, duration, is_number, number
+from pyro_vae.experiments.report.uses import uses_of_run, uses_of_study
 from pyro_vae.metric_table import METRICS, OF_DRAWN_PIXELS, binarization_note
 from pyro_vae.spec import WEIGHTS, check_weights, to_options
 
@@ -78,6 +77,7 @@ def _render(page: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     templates.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
+    templates.filters["by_backticks"] = by_backticks
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return templates.get_template("report.html").render(page, version=__version__, written=today)
 
@@ -113,8 +113,8 @@ def _study_page(folder: Path) -> dict[str, Any]:
         for figure in study.get("figures") or []
         if check_object(figure, "figure", {"file": str})
     ]
-    of_uses = sorted((folder / "uses").glob("*/*.png"))
-    wanted += [(path.relative_to(folder).as_posix(), *_figure_of_use(path)) for path in of_uses]
+    uses = uses_of_study(folder)
+    wanted += uses["pictures"]
     name = str(study.get("name") or folder.resolve().name)
     commands = [("The whole study; the same command resumes it:", study["command"])] if study.get("command") else []
     commands.append(("This page:", f"pyro-vae report {_quoted(folder.resolve().name)}"))
@@ -128,7 +128,8 @@ def _study_page(folder: Path) -> dict[str, Any]:
         "metrics": [],
         "extractor": "",
         "files": [file for file in ("results.csv", "results.md") if (folder / file).is_file()],
-        "uses": _uses(folder),
+        "uses": uses["uses"],
+        "undone": uses["undone"],
         "failed": [entry for entry in entries if entry["error"] or entry["status"] == "failed"],
         "waiting": [entry["name"] for entry in entries if entry["status"] == "pending" and not entry["error"]],
         "claims": [claim_row(claim) for claim in study.get("claims") or [] if check_object(claim, "claim", {})],
@@ -173,15 +174,6 @@ def _entry(folder: Path, entry: Any, study: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _uses(folder: Path) -> list[dict[str, str]]:
-    """The numbers of `uses.csv` as texts, with their standard errors."""
-    rows = read_csv(folder / "uses.csv", ("model", "command", "options", "quantity"))
-    for row in rows:
-        value = {name: number(float(row[name]), 4) for name in ("value", "se") if row.get(name)}
-        row["text"] = " ± ".join(value.values())
-    return rows
-
-
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,8 +185,8 @@ def _run_page(folder: Path) -> dict[str, Any]:
     name = folder.resolve().name
     drawn = [path for path in sorted((folder / "figures").glob("*.png")) if path.stem != "curves" or not history]
     wanted = [(f"figures/{path.name}", *_run_figure(path.stem)) for path in drawn]
-    of_uses = [path for use in COMMANDS for path in sorted((folder / use).glob("*.png"))]
-    wanted += [(f"{path.parent.name}/{path.name}", *_figure_of_use(path)) for path in of_uses]
+    uses = uses_of_run(folder, name)
+    wanted += uses["pictures"]
     command, quoted = _train_command(spec, name), _quoted(name)
     status = "done" if (folder / WEIGHTS).is_file() else "not finished"
     entry = {
@@ -214,7 +206,8 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "document": "",
         "notes": [],
         "table": None,
-        "uses": [],
+        "uses": uses["uses"],
+        "undone": [],
         "metrics": _metric_rows(scores),
         "extractor": _extractor(scores),
         "files": [],
@@ -232,6 +225,7 @@ def _run_page(folder: Path) -> dict[str, Any]:
         "commands": [
             ("Train:", command),
             ("Evaluate:", f"pyro-vae evaluate {quoted}"),
+            *([("Uses:", "\n".join(uses["commands"]))] if uses["commands"] else []),
             ("This page:", f"pyro-vae report {quoted}"),
         ],
     }
@@ -241,13 +235,6 @@ def _run_figure(stem: str) -> tuple[str, str, str]:
     """Title, caption and alternative text of a figure of a run."""
     title, alt = _RUN_FIGURES.get(stem, (stem, f"Figure {stem}"))
     return title, "", alt
-
-
-def _figure_of_use(path: Path) -> tuple[str, str, str]:
-    """As :func:`_run_figure`, of what `pyro-vae denoise` and its like draw, for a run or in a study."""
-    use, what = path.parent.name, path.stem
-    title = use if what in use else f"{use}, {what}"
-    return title[:1].upper() + title[1:], "", f"Figure of pyro-vae {use}"
 
 
 def _extractor(scores: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from pyro_vae.parts import Part
@@ -19,6 +20,11 @@ def number(value: Any, digits: int | None, *, sign: bool = False) -> str:
         return ""
     text = f"{value:{'+' if sign else ''}{',.4g' if digits is None else f',.{digits}f'}}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def by_backticks(text: object) -> list[str]:
+    """The parts of a text: every second one stands between backticks, and is code."""
+    return re.split(r"`([^`]+)`", str(text))
 
 
 def text_of(value: Any) -> str:
