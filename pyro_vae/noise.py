@@ -238,6 +238,8 @@ class Blur:
 
     def _kernel(self, size: int) -> Tensor:
         """The kernel over one axis as a matrix, float64."""
+        if self.width > size:
+            raise checks.fail("noise", str(self), f"a blur of at most {size} pixels, the height or width of the images")
         position = torch.arange(size, dtype=torch.float64)
         weights = (-(position[:, None] - position).square() / (2 * self.width**2)).exp()
         return weights / weights.sum(1, keepdim=True)

@@ -349,6 +349,8 @@ def test_sampling_weights_show_multiples_of_the_mean_and_shares_of_classes():
         assert sum(height for low, high, height in edges if low <= value < high) == count
     assert [patch.get_height() for patch in bars.patches] == [0.75, 0.25, 0.25, 0.75]
     assert [label.get_text() for label in bars.get_xticklabels()] == ["a", "b"]
+    figure.draw_without_rendering()
+    assert bars.get_legend().get_window_extent().y0 >= bars.get_window_extent().y1  # over no bar
     assert len(plots.sampling_weights(weights, {"largest": X}).axes) == 2
 
 

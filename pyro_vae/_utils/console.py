@@ -65,7 +65,9 @@ def show_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title), "table.title"), title_justify="left")
-    table.add_column(heads[0])
+    # The first column names the row: it is not cut for others to fit, unless it is long.
+    longest = max((len(row[0]) for row in rows), default=0)
+    table.add_column(heads[0], overflow="fold", min_width=min(longest, 20))
     for head in heads[1:-1]:
         table.add_column(head, justify="right")
     table.add_column(heads[-1], overflow="fold")

@@ -72,6 +72,7 @@ def denoise(
     from pyro_vae.uses.code_posterior import Ascent
     from pyro_vae.uses.denoise import METHODS
     from pyro_vae.uses.denoise import denoise as denoise_images
+    from pyro_vae.uses.image_quality import EQUAL_DB
 
     checks.one_of("--method", method, METHODS)
     with naming("--noise", "noise"):
@@ -81,7 +82,7 @@ def denoise(
     )
     of_noise = _noise_for(model, asked, method)
     clean = images.as_float()
-    with seeded_rng(torch.device("cpu"), stream_seed(seed, f"noise {of_noise}")):
+    with naming("--noise", "noise"), seeded_rng(torch.device("cpu"), stream_seed(seed, f"noise {of_noise}")):
         noisy = of_noise.corrupt(clean)
     with naming("--noise", "noise", "noisy"):
         denoised = denoise_images(
@@ -94,6 +95,11 @@ def denoise(
             device=device,
             seed=seed,
             progress=not quiet,
+        )
+    if unchanged := int((noisy == clean).flatten(1).all(1).sum()):
+        say(
+            f"pyro-vae: note: the noise left {unchanged} of {len(clean)} images as they were: the PSNR of these counts "
+            f"as {EQUAL_DB:g} decibels in the mean"
         )
     columns = {
         **_quality("noisy", noisy, clean),

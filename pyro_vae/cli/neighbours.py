@@ -67,7 +67,7 @@ def neighbours(
     folder, stem = out or run / "neighbours", f"k-{k}"
     settings = {"run": str(run), "k": k, "n": n, "seed": seed}
     files.write(folder / f"{stem}.csv", _csv(near, position.tolist(), queries, train))
-    save_figure(_figure(near, queries, train), folder / f"{stem}.png")
+    save_figure(_figure(near, position.tolist(), queries, train), folder / f"{stem}.png")
     files.write_json(
         folder / f"{stem}.json",
         _json(results, queries)
@@ -117,8 +117,8 @@ def _csv(near: Mapping[str, Neighbours], position: list[int], queries: Images, t
     return buffer.getvalue()
 
 
-def _figure(near: Mapping[str, Neighbours], queries: Images, train: Images) -> Figure:
-    """A row for each of some queries: the image, its nearest by codes, and its nearest by pixels."""
+def _figure(near: Mapping[str, Neighbours], position: list[int], queries: Images, train: Images) -> Figure:
+    """A row for each of some queries, named by its position: the image, its nearest by codes, and by pixels."""
     import torch
 
     from pyro_vae import plots
@@ -132,7 +132,7 @@ def _figure(near: Mapping[str, Neighbours], queries: Images, train: Images) -> F
         for space in ("codes", "pixels"):
             parts += [gap, originals[near[space].index[query, :count]] / 255]
         name = "" if queries.labels is None else f" ({_name(int(queries.labels[query]), queries)})"
-        rows[f"image {query + 1}{name}"] = torch.cat(parts)
+        rows[f"test image {position[query]}{name}"] = torch.cat(parts)
     names = ["image", "", *(f"codes {rank}" if rank == 1 else str(rank) for rank in range(1, count + 1)), ""]
     names += [f"pixels {rank}" if rank == 1 else str(rank) for rank in range(1, count + 1)]
     return plots.image_rows(rows, names, f"{queries.name}: nearest training images by codes and by pixels")

@@ -75,4 +75,4 @@ def _bars(axes: Axes, classes: Shares) -> None:
     axes.tick_params(axis="x", rotation=90 if longest * len(classes) > 45 else 0)
     axes.set_xlabel("class", fontsize=9)
     axes.set_ylabel("share", fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

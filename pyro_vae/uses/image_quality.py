@@ -8,6 +8,7 @@ from torch.nn import functional
 from pyro_vae._utils import checks
 
 WINDOW = 7  # pixels, of structural similarity
+EQUAL_DB = 100.0  # the PSNR of equal images, in the place of infinity
 
 
 def peak_signal_to_noise(images: Tensor, true: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ def peak_signal_to_noise(images: Tensor, true: Tensor) -> Tensor:
     6.0205...
     """
     images, true = _check_pair(images, true)
-    return -10 * ((images - true).square().mean((1, 2, 3)) + 1e-10).log10()
+    return -10 * ((images - true).square().mean((1, 2, 3)) + 10 ** (-EQUAL_DB / 10)).log10()
 
 
 def structural_similarity(images: Tensor, true: Tensor) -> Tensor:

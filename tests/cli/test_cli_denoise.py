@@ -51,6 +51,14 @@ def test_the_noise_is_that_of_the_models_training_unless_another_is_asked_for(tm
     assert capsys.readouterr().err == ""
 
 
+def test_images_that_the_noise_leaves_as_they_are_have_a_note(trained, capsys):
+    few = ["--draws", "3", "--steps", "2", "--device", "cpu"]
+    assert main(["denoise", str(trained), "--noise", "salt-and-pepper:0.0001", "--n", "4", *few]) == 0
+    captured = capsys.readouterr()
+    assert "note: the noise left 4 of 4 images as they were: the PSNR of these counts as 100 decibels" in captured.err
+    assert "100.000 ± 0.000" in captured.out
+
+
 def test_an_encoder_of_clean_images_has_a_note(trained, capsys):
     options = ["--method", "encoder", "--n", "3", "--draws", "5", "--device", "cpu"]
     assert main(["denoise", str(trained), *options]) == 0
@@ -115,6 +123,7 @@ def test_a_model_that_can_not_denoise_is_refused_before_any_note(tmp_path, capsy
     ("options", "message"),
     [
         (["--noise", "gaussian:-1"], "--noise: given 'gaussian:-1', expected numbers in their range (sd of Gaussian"),
+        (["--noise", "blur:100"], "--noise: given 'blur:100:0.05', expected a blur of at most 8 pixels"),
         (["--noise", "speckle:0.1"], "--noise: given 'speckle', expected one of gaussian, salt-and-pepper, blur"),
         (["--n", "0"], "--n: given 0"),
         (["--draws", "0"], "--draws: given 0"),
@@ -137,7 +146,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, option
         (["--mask", "random:0"], "--mask: given 'random:0', expected random:SHARE"),
         (["--mask", "SMALL"], "(4, 4)', expected (8, 8), the height and width of the images"),
         (["--mask", "EMPTY"], "--mask: given 'a mask that hides no pixel'"),
-        (["--mask", "missing.npy"], "--mask: given 'missing.npy', expected a file with a mask"),
+        (["--mask", "missing.npy"], "--mask: given 'missing.npy', expected an existing file with a mask"),
         (
             ["--method", "gibbs"],
             "--method: given 'gibbs', expected one of importance, metropolis, collapsed-metropolis",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import Spec, load_data
+from pyro_vae import Spec, load_data, plots
 from pyro_vae.cli.app import main
 from pyro_vae.experiments import run as runs
 
@@ -56,6 +56,17 @@ def test_images_without_labels_have_neighbours(folders, capsys):
     assert captured.out == ""
     assert "has no labels, and so no precision" in captured.err
     assert json.loads((folders / "plain" / "neighbours" / "k-3.json").read_text())["retrieval"] == {}
+
+
+def test_the_rows_of_the_picture_are_those_of_the_table(folders, monkeypatch):
+    drawn = {}
+    image_rows = plots.image_rows
+    monkeypatch.setattr(plots, "image_rows", lambda rows, *rest: drawn.update(rows) or image_rows(rows, *rest))
+    assert neighbours(folders, "--out", str(folders / "named"), "--quiet") == 0
+    with (folders / "named" / "k-3.csv").open() as file:
+        table = list(csv.DictReader(file))
+    first = dict.fromkeys(f"test image {row['test_index']} ({row['class']})" for row in table)
+    assert list(drawn) == list(first)[:8]
 
 
 def test_another_k_leaves_the_files_of_the_first(folders):

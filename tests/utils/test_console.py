@@ -28,6 +28,13 @@ def test_no_name_is_markup(capsys):
         assert text in printed
 
 
+def test_the_names_of_rows_are_not_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [("reconstruction", *["0.123 to 0.456"] * 6)]
+    show_table(rows, "t", heads=("score", *["95 % interval"] * 6))
+    assert "reconstruction" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_any_encoding_will_do(monkeypatch, encoding):
     stream = output(encoding)
