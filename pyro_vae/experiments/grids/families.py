@@ -21,7 +21,7 @@ STUDY = Study(
     name="families",
     title="One model of each kind",
     document="the papers that the notes name, each of its own networks and many more epochs",
-    cost="not yet measured",
+    cost="about 145 min of training on one CPU core that other work shared",
     entries=(
         Entry("vae", COMMON),
         Entry("autoencoder", replace(COMMON, model="autoencoder")),
