@@ -100,8 +100,15 @@ def _remove_earlier(folder: Path) -> None:
     effects = folder / "effects.json"
     if not effects.is_file():
         return
-    for stored in files.read_json(effects, "effects").get("directions", {}).values():
-        stem = _stem(stored["attribute"], orthogonal=bool(stored["orthogonal_to"]))
+    earlier = files.read_json(effects, "effects")
+    try:
+        directions = earlier["directions"].values()
+        stems = [_stem(each["attribute"], orthogonal=bool(each["orthogonal_to"])) for each in directions]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise fail(
+            "--out", str(folder), "a folder whose effects.json pyro-vae traverse wrote, or without any"
+        ) from error
+    for stem in stems:
         for suffix in ("csv", "png"):
             (folder / f"{stem}.{suffix}").unlink(missing_ok=True)
     (folder / "effects.png").unlink(missing_ok=True)

@@ -117,6 +117,16 @@ def test_without_a_classifier(folders, capsys):
     assert "class_kept" not in stored
 
 
+def test_a_file_of_another_program_is_left_as_it_is(folders, capsys):
+    out = folders / "foreign"
+    out.mkdir()
+    (out / "effects.json").write_text('{"directions": ["north"]}')
+    assert traverse(folders, "--attribute", "slant", "--no-classify", "--out", str(out)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--out: given" in line
+    assert [path.name for path in out.iterdir()] == ["effects.json"]
+
+
 def test_a_collapsed_model_has_a_note(folders, capsys):
     runs.run(Spec(**SPEC | {"beta": 1000.0, "lr": 1e-2}), folders / "collapsed", device="cpu", progress=False)
     assert traverse(folders, "--attribute", "slant", "--no-classify", run="collapsed") == 0
