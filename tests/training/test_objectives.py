@@ -610,4 +610,4 @@ def test_committed_results_name_their_objective():
     folder = Path(__file__).parents[2] / "docs" / "results"
     specs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/runs/**/spec.json")]
     assert specs
-    assert {spec["objective"] for spec in specs} == {"elbo"}
+    assert {spec["objective"] for spec in specs} <= {"elbo", "enumerated", "mean-field", "path-gradient"}  # not "auto"
