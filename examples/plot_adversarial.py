@@ -43,7 +43,7 @@ strict = {
     "gradient_penalty": 0.03,
     "discriminator_rate": 4.0,
 }
-models = {prior: trained(strict, prior, 2, epochs=130) for prior in ("mixture", "swiss-roll")}
+models = {prior: trained(strict, prior, 2, epochs=85) for prior in ("mixture", "swiss-roll")}
 
 # %%
 # Draws of each prior, and the codes of the training images by class. Another classifier, which took no
@@ -77,5 +77,5 @@ along = plots.image_grid(
 # %%
 # Where no prior is at hand, it is learned: noise through a network, drawn to the codes while these are
 # drawn to it.
-learned = trained("adversarial", "generator", latent_dim=8, epochs=50)
+learned = trained("adversarial", "generator", latent_dim=8, epochs=40)
 samples = plots.image_grid(latent.prior_samples(learned, 40), "Samples, learned prior", columns=10)
