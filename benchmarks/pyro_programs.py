@@ -1,11 +1,13 @@
 """Pyro's own examples, tutorials and tests, with CompiledSVI in the place of SVI.
 
-    python benchmarks/pyro_programs.py CHECKOUT [--only TEXT ...] [--tests] [--out FILE] [--steps 40] [--seconds 120]
+    python benchmarks/pyro_programs.py CHECKOUT [--only TEXT ...] [--out FILE] [--steps 40] [--seconds 120]
+    python benchmarks/pyro_programs.py CHECKOUT --tests [--last-step N] [--only TEXT ...] [--out FILE]
 
 CHECKOUT is a checkout of https://github.com/pyro-ppl/pyro. Each program runs twice from the same seed, in a process of
 its own; pyro_programs.txt lists them, with settings that are small. The result goes into pyro_programs.json; with
 --only or --tests, that part of it is replaced. Tests take hours: their outcomes are kept in a folder (--outcomes), and
-a run that was stopped continues.
+a run that was stopped continues. With --last-step N each test is skipped after N steps, so that all can be run; these
+rows are kept beside those of whole tests.
 """
 
 import argparse
@@ -108,15 +110,19 @@ def compared(program: str, options: argparse.Namespace) -> dict:
 
 
 def difference(stock: dict, ours: dict) -> float:
+    """The largest relative difference of two losses of two SVIs."""
+    return max(difference_of_losses(stock[name], ours[name]) for name in ("losses", "evaluated"))
+
+
+def difference_of_losses(stock: list[list[float]], ours: list[list[float]]) -> float:
     """The largest relative difference of two losses of the same step; infinite if they differ in kind."""
     largest = 0.0
-    for name in ("losses", "evaluated"):
-        for a, b in zip(stock[name], ours[name], strict=False):
-            if len(a) != len(b):
-                return math.inf
-            for x, y in zip(a, b, strict=True):
-                if x != y and not (math.isnan(x) and math.isnan(y)):
-                    largest = max(largest, abs(x - y) / max(abs(x), abs(y), 1e-3))
+    for a, b in zip(stock, ours, strict=False):
+        if len(a) != len(b):
+            return math.inf
+        for x, y in zip(a, b, strict=True):
+            if x != y and not (math.isnan(x) and math.isnan(y)):
+                largest = max(largest, abs(x - y) / max(abs(x), abs(y), 1e-3))
     return largest
 
 
@@ -142,19 +148,26 @@ def tested(options: argparse.Namespace) -> Iterator[dict]:
         for name, ours in both:
             ours = {test: line for test, line in ours.items() if line["svis"]}
             stock = outcomes_of(folder, name, False, options) if ours else {}
-            differing = {
-                test: line["outcome"]
-                for test, line in ours.items()
-                if line["outcome"] != stock.get(test, {}).get("outcome", "not run")
+            pairs = [(stock.get(test, {"outcome": "not run", "losses": []}), line) for test, line in ours.items()]
+            alike = [(a, b) for a, b in pairs if a["outcome"] == b["outcome"]]
+            largest = max((difference_of_losses(a["losses"], b["losses"]) for a, b in alike), default=math.inf)
+            yield {
+                "tests": name,
+                "last_step": options.last_step,
+                "passed_with_svi": sum(line["outcome"] == "passed" for line in stock.values()),
+                "passed": sum(line["outcome"] == "passed" for line in ours.values()),
+                "stopped": sum(line["outcome"].endswith("steps taken") for line in ours.values()),
+                **{count: sum(line[count] for line in ours.values()) for count in ("svis", "captured")},
+                "steps": sum(len(line["losses"]) for _, line in alike),
+                "difference": largest if math.isfinite(largest) else None,
+                "differing": {b["test"]: b["outcome"] for a, b in pairs if a["outcome"] != b["outcome"]},
             }
-            passed = [sum(line["outcome"] == "passed" for line in of.values()) for of in (stock, ours)]
-            svis = {count: sum(line[count] for line in ours.values()) for count in ("svis", "captured")}
-            yield {"tests": name, "passed_with_svi": passed[0], "passed": passed[1], **svis, "differing": differing}
 
 
 def outcomes_of(folder: str, name: str, compiled: bool, options: argparse.Namespace) -> dict[str, dict]:
     """What the plugin notes of each test."""
-    out, like = (options.outcomes / f"{name.replace('/', '.')}.{who}.jsonl" for who in ("stock", "ours"))
+    stem = f"{name.replace('/', '.')}-{options.last_step or 'whole'}"
+    out, like = (options.outcomes / f"{stem}.{who}.jsonl" for who in ("stock", "ours"))
     out = like if compiled else out
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pyro_programs_plugin"]
     command += ["-c", "setup.cfg", "-W", "ignore:CompiledSVI", "--tb=line", name, *options.pytest]
@@ -163,6 +176,7 @@ def outcomes_of(folder: str, name: str, compiled: bool, options: argparse.Namesp
         "PYTHONPATH": os.pathsep.join([folder, str(HERE), str(HERE.parent)]),
         "OUTCOMES": str(out),
         "STEPPED": "" if compiled else str(like),
+        "LAST_STEP": str(options.last_step or ""),
     }
     subprocess.run(command, cwd=folder, env=environ, check=False, stdout=sys.stderr)  # noqa: S603
     lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
@@ -174,6 +188,7 @@ def main() -> None:
     parser.add_argument("checkout", type=lambda text: Path(text).resolve())
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--last-step", type=int, help="of a test, which is skipped after it; without, tests run whole")
     parser.add_argument(
         "--outcomes",
         type=lambda text: Path(text).resolve(),
@@ -187,9 +202,9 @@ def main() -> None:
     options = parser.parse_args()
     result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     if options.tests:
-        rows = {row["tests"]: row for row in result.get("tests", [])}
+        rows = {(row["tests"], row.get("last_step")): row for row in result.get("tests", [])}
         for row in tested(options):
-            rows[row["tests"]] = row
+            rows[row["tests"], row["last_step"]] = row
             print(json.dumps(row, indent=1), flush=True)
             files.write_json(options.out, {**result, "tests": list(rows.values())})
         return

@@ -160,19 +160,26 @@ class PyroTests(SphinxDirective):
 
     def run(self):
         lines = [
-            "| tests | pass with SVI | pass with CompiledSVI | not the same |",
-            "|---|---:|---:|---|",
+            "| tests | ended after | pass with SVI | pass with CompiledSVI | SVIs, captured | steps "
+            "| largest difference | not the same |",
+            "|---|---|---:|---:|---|---:|---:|---|",
         ]
         results = _read_if_measured(self, "benchmarks/pyro_programs.json")
         if "tests" not in results:
             return [nodes.paragraph("", "Not yet measured.")]
         for row in results["tests"]:
-            differing = "; ".join(
-                f"`{test}`: {_cell(how)}" for test, how in row["differing"].items()
+            last_step = row.get("last_step")
+            cells = (
+                row["tests"],
+                f"step {last_step}: {row['stopped']} of them" if last_step else "",
+                str(row["passed_with_svi"]),
+                str(row["passed"]),
+                f"{row['svis']}, {row['captured']}",
+                str(row["steps"]),
+                "none to compare" if row["difference"] is None else f"{row['difference']:.0e}",
+                "; ".join(f"`{test}`: {_cell(how)}" for test, how in row["differing"].items()),
             )
-            lines.append(
-                f"| {row['tests']} | {row['passed_with_svi']} | {row['passed']} | {differing} |"
-            )
+            lines.append(f"| {' | '.join(cells)} |")
         return _table(self, lines)
 
 
