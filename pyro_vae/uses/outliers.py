@@ -81,7 +81,14 @@ def reconstruction_error(model: Model, images: Images, *, samples: int = 8, **op
 
 
 def likelihood_regret(
-    model: VAE, images: Images, *, lr: float = 0.02, tolerance_nats: float = 0.1, samples: int = 64, **options: Any
+    model: VAE,
+    images: Images,
+    *,
+    particles: int = 2,
+    lr: float = 0.02,
+    tolerance_nats: float = 0.1,
+    samples: int = 64,
+    **options: Any,
 ) -> Tensor:
     r"""By how much the ELBO of each image rises when q is fitted to that image alone, nats, float64 `(N,)`, at least 0.
 
@@ -95,6 +102,7 @@ def likelihood_regret(
     Args:
         model: a `VAE`: the parameters of q are those of its `posterior`.
         images: to score.
+        particles: draws per image and step of the ascent.
         lr: of the ascent.
         tolerance_nats: gain per image that a round of the ascent must exceed to be followed by another.
         samples: draws per image by which an ELBO is estimated.
@@ -109,7 +117,8 @@ def likelihood_regret(
     torch.Size([10])
     """
     # log p(x) is not used: one sample of it is the least that can be drawn.
-    gap = inference_gap(model, images, lr=lr, tolerance_nats=tolerance_nats, samples=samples, k=1, **options)
+    settings = {"particles": particles, "lr": lr, "tolerance_nats": tolerance_nats, "samples": samples}
+    gap = inference_gap(model, images, **settings, k=1, **options)
     return gap.per_image["amortization_gap_nats"]
 
 
