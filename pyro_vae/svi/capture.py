@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,8 @@ def verify(
     """Compares the graph with its function, on the same draws, with other values of all tensors.
 
     This detects numbers that were read from a tensor unseen and are frozen in the graph. If the function raises on the
-    other values, or a result is not finite, only the parameters are perturbed, and then nothing. No tensor is written.
+    other values, or a result is not finite, only the parameters are perturbed, and then nothing; what is finite then is
+    compared. No tensor is written.
 
     Args:
         captured: of `function(*params, *inputs)`, whose first output is a loss and whose others are gradients.
@@ -92,7 +93,7 @@ def verify(
         within_reach: tensors that the function may use without taking them as arguments.
 
     Raises:
-        NotCapturable: the results differ.
+        NotCapturable: the results differ, or there are none to compare.
     """
     device = next((tensor.device for tensor in (*params, *inputs)), torch.device("cpu"))
 
@@ -101,14 +102,19 @@ def verify(
             outputs = run(*params, *inputs, *more)  # copied, because a next run may overwrite them
             return [None if output is None else output.detach().clone() for output in outputs]
 
+    reason = "no result of it is finite"
     for perturbed in ([*params, *inputs, *captured.live, *within_reach], params, ()):
-        expected: list[Tensor | None] = []
-        with suppress(Exception):
+        try:
             expected = results(perturbed, function)
-        if expected and _comparable(*expected):
+        except Exception as error:
+            reason = f"it raises {type(error).__name__}"
+            continue
+        some = any(value is not None and value.isfinite().any() for value in expected)
+        if _comparable(*expected) or (some and not perturbed):
             with torch.no_grad():
                 _compare(expected, results(perturbed, captured.graph.forward, *captured.live))
-            break
+            return
+    raise NotCapturable(f"its captured step can't be compared with it: on other values {reason}")
 
 
 def _comparable(loss: Tensor | None, *gradients: Tensor | None) -> bool:

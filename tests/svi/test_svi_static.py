@@ -15,7 +15,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import one_hot
 
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi import CompiledSVI, capture
+from pyro_vae.svi.scalar_reads import NotCapturable
 
 Y = torch.linspace(-1.0, 3.0, 6)
 
@@ -156,6 +157,11 @@ def seeding(state):
         return torch.rand(())
 
 
+def seeding_beside_a_lost_gradient(state):
+    unused = pyro.param("unused", torch.tensor(0.5))
+    return seeding(state) + torch.where(unused > 9, (0 * unused).sqrt(), 0)  # its gradient is NaN, 0 times infinity
+
+
 def drawing_by_itself(state):
     own = state.setdefault("own", torch.Generator().manual_seed(0))
     return torch.rand((), generator=own)
@@ -168,6 +174,7 @@ def drawing_by_itself(state):
         (averaging, "each run of it changes"),
         (reading_a_parameter, "reads numbers back from a tensor, by .numpy"),
         (seeding, "on other values"),
+        (seeding_beside_a_lost_gradient, "on other values"),
         (drawing_by_itself, "each run of it changes the state of random numbers"),
     ],
 )
@@ -175,8 +182,25 @@ def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
     expected = losses(SVI, functools.partial(scaled, functools.partial(read, {})))
     with pytest.warns(UserWarning, match=f"runs eagerly: .*{reason}") as caught:
         actual = losses(CompiledSVI, functools.partial(scaled, functools.partial(read, {})))
-    assert actual == pytest.approx(expected, rel=1e-4)
+    assert actual == pytest.approx(expected, rel=1e-4, nan_ok=True)
     assert len(caught) == 1
+
+
+def failing(x):
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [
+        (failing, "on other values it raises ValueError"),
+        (lambda x: (x / 0,), "on other values no result of it is finite"),
+    ],
+)
+def test_a_graph_that_can_not_be_compared_is_no_captured_step(later, reason):
+    captured = capture.capture(lambda x: (x + 1,), [torch.zeros(2)], [torch.ones(2)])
+    with pytest.raises(NotCapturable, match=reason):
+        capture.verify(captured, later, [], [torch.ones(2)], [])
 
 
 LABELS = torch.tensor([0, 2, 1, 0, 2, 1])
