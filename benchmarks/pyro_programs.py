@@ -144,9 +144,8 @@ def tested(options: argparse.Namespace) -> Iterator[dict]:
         for name in ("tests", "setup.cfg", "examples"):
             (Path(folder) / name).symlink_to(options.checkout / name)
         options.outcomes.mkdir(parents=True, exist_ok=True)
-        both = [(name, outcomes_of(folder, name, True, options)) for name in names]
-        for name, ours in both:
-            ours = {test: line for test, line in ours.items() if line["svis"]}
+        for name in names:
+            ours = {test: line for test, line in outcomes_of(folder, name, True, options).items() if line["svis"]}
             stock = outcomes_of(folder, name, False, options) if ours else {}
             pairs = [(stock.get(test, {"outcome": "not run", "losses": []}), line) for test, line in ours.items()]
             alike = [(a, b) for a, b in pairs if a["outcome"] == b["outcome"]]
