@@ -2,7 +2,7 @@
 Inpainting: several ways to fill a hole
 =======================================
 
-Draws of the hidden upper halves of digits given the lower ones, and how four methods compare where the truth is known.
+Draws of the hidden upper halves of digits given the lower ones, and how five methods compare where the truth is known.
 The page :doc:`/uses/inpaint` has the equations.
 """
 
@@ -39,7 +39,8 @@ print(f"{result.effective_samples.mean():.0f} effective samples of 500")
 # next pixel is white. Its exact probability is known by integrating over z; a chain starts in the first
 # image. Metropolis and pseudo-Gibbs propose codes of the image that the chain has filled in, and so hardly
 # ever leave it. Collapsed Metropolis does: the first draw of the prior that lands in the second image takes
-# the chain there, and from then on it has fillings of both to propose codes of.
+# the chain there, and from then on it has fillings of both to propose codes of. Adaptive importance sampling
+# proposes codes of fillings, too, and of the prior in each step.
 class TwoImages(nn.Module):
     def forward(self, z):
         return ((20 * z).tanh() * torch.tensor([0.6, 5.0, -5.0, 5.0])).reshape(-1, 1, 2, 2)
@@ -79,7 +80,8 @@ for method in METHODS:
     shares[method] = drawn[:, 0, 0, 0, 1].mean().item()
 
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-axes.bar(list(shares), list(shares.values()), color=plots.COLOURS[0])
+labels = [method.replace("-", "-\n") for method in shares]
+axes.bar(labels, list(shares.values()), color=plots.COLOURS[0])
 axes.axhline(exact, color="black", linestyle="--", label="exact")
 axes.set_ylabel("share of the second image")
 axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)

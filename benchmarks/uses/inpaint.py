@@ -1,4 +1,4 @@
-"""Inpainting of MNIST by four methods, against the mean image and a conditional normal distribution by PCA.
+"""Inpainting of MNIST by five methods, against the mean image and a conditional normal distribution by PCA.
 
     python benchmarks/uses/inpaint.py --data-root DATA --out RUNS [--images 200] [--epochs 30]
 
@@ -17,8 +17,8 @@ pixels. Reported are averages over images, with standard errors over them:
 
 The methods:
 
-- `importance`, `metropolis`, `collapsed-metropolis`, `pseudo-gibbs`: :func:`pyro_vae.uses.inpaint.inpaint` with a VAE
-  of 20 latent dimensions, 500 codes, or 4 chains of 300 steps.
+- `importance`, `adaptive-importance`, `metropolis`, `collapsed-metropolis`, `pseudo-gibbs`:
+  :func:`pyro_vae.uses.inpaint.inpaint` with a VAE of 20 latent dimensions, 500 codes, or 4 chains of 300 steps.
 - `PCA`: the mean of hidden pixels given seen ones under a normal distribution with the training images' mean, their
   first 50 principal components, and the rest of the variance spread evenly (probabilistic PCA).
 - `mean image`: of the training images.
@@ -85,6 +85,7 @@ def measure(mask: str, method: str, train: Tensor, x: Tensor, arguments: argpars
             values["acceptance"] = result.acceptance
         else:
             values["effective_samples"] = result.effective_samples
+        if method == "importance":
             score = log_score(model, x, seen, device="cpu")
             values |= {"log_score_nats": score.nats, "log_score_mcse_nats": score.mcse_nats}
     else:

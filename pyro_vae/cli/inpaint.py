@@ -38,14 +38,14 @@ def inpaint(
         ),
     ] = "top",
     method: Annotated[
-        str, typer.Option(help="importance, metropolis, collapsed-metropolis or pseudo-gibbs")
+        str, typer.Option(help="importance, adaptive-importance, metropolis, collapsed-metropolis or pseudo-gibbs")
     ] = "importance",
     n: Annotated[int, typer.Option(help="test images, drawn at random", parser=whole_number, metavar="INTEGER")] = 100,
     draws: Annotated[int, typer.Option(help="draws for each image", parser=whole_number, metavar="INTEGER")] = 8,
     codes: Annotated[
         int,
         typer.Option(
-            help="codes per image, of importance and of the log-score", parser=whole_number, metavar="INTEGER"
+            help="codes per image, of importance sampling and of the log-score", parser=whole_number, metavar="INTEGER"
         ),
     ] = 500,
     steps: Annotated[

@@ -71,6 +71,7 @@ def test_an_encoder_of_clean_images_has_a_note(trained, capsys):
     ("method", "measure"),
     [
         ("importance", "effective_samples"),
+        ("adaptive-importance", "effective_samples"),
         ("metropolis", "acceptance"),
         ("collapsed-metropolis", "acceptance"),
     ],
@@ -149,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, tmp_path, capsys, option
         (["--mask", "missing.npy"], "--mask: given 'missing.npy', expected an existing file with a mask"),
         (
             ["--method", "gibbs"],
-            "--method: given 'gibbs', expected one of importance, metropolis, collapsed-metropolis",
+            "--method: given 'gibbs', expected one of importance, adaptive-importance, metropolis",
         ),
         (["--mask", "NAN"], "NAN.npy with NaN or infinity', expected finite numbers"),
         (["--codes", "0"], "--codes: given 0"),

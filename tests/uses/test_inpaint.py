@@ -112,6 +112,7 @@ def test_weights_of_two_modes_are_exact_but_for_metropolis_which_is_trapped():
 
     of_pixel = exact * torch.sigmoid(torch.tensor(5.0)).item() + (1 - exact) * torch.sigmoid(torch.tensor(-5.0)).item()
     assert share("importance") == pytest.approx((of_pixel, of_pixel), abs=0.04)
+    assert share("adaptive-importance") == pytest.approx((of_pixel, of_pixel), abs=0.04)
     assert share("collapsed-metropolis") == pytest.approx((of_pixel, of_pixel), abs=0.04)
     # The chains start at a black image, which is the mode of z < 0; q(z|x) never proposes to leave it.
     assert max(share("metropolis")) < 0.5 * of_pixel
@@ -131,8 +132,8 @@ def test_a_long_chain_keeps_few_fillings_and_proposes_from_those_before_its_code
     assert drawn[:, 0].unique().tolist() == list(range(0, 601, 10))
 
 
-@pytest.mark.parametrize("method", ["metropolis", "collapsed-metropolis"])
-def test_chains_need_a_density_at_any_code(method):
+@pytest.mark.parametrize("method", ["adaptive-importance", "metropolis", "collapsed-metropolis"])
+def test_all_but_importance_and_pseudo_gibbs_need_a_density_at_any_code(method):
     vae, x = build(Spec(latent_dim=2, posterior="planar")), torch.zeros(2, 1, 8, 8)
     with pytest.raises(InputError, match="model: given 'a posterior that is a flow without an inverse'"):
         inpaint(vae, x, torch.eye(8) > 0, method=method, draws=2, steps=3)

@@ -45,7 +45,7 @@ STUDY = Study(
         *(
             Use("mnist", "inpaint", {"mask": mask, "method": method, "n": 200})
             for mask in ("top", "center", "random:0.5")
-            for method in ("importance", "metropolis", "collapsed-metropolis", "pseudo-gibbs")
+            for method in ("importance", "adaptive-importance", "metropolis", "collapsed-metropolis", "pseudo-gibbs")
         ),
         *(
             Use(model, "outliers", {"against": other, "scores": SCORES})
