@@ -5,11 +5,13 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
+import re
 import types
 from dataclasses import dataclass, field, fields, replace
 
-_ADDING = {"append", "appendleft", "extend", "add", "update", "insert"}  # methods of containers that read nothing
-_ANY_ATTRIBUTE = {"__dict__", "vars", "dir", "globals", "asdict", "astuple", "attrgetter", "methodcaller"}
+from pyro_vae.svi.places import ADDING
+
+_ANY_ATTRIBUTE = {"__dict__", "vars", "dir", "globals", "asdict", "astuple", "attrgetter", "__getattribute__"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,9 @@ def names_in(code: types.CodeType) -> Names:
     for at, step in enumerate(steps):
         before, name, (following, last) = steps[at - 1], step.argval, (*steps[at + 1 : at + 3], step, step)[:2]
         is_load, is_attribute = "LOAD" in step.opname, _is_attribute(step)
-        if isinstance(name, tuple):  # several local variables, as of Python 3.13
+        if step.opname == "MATCH_CLASS":  # `case Point(x, scale=0)`, with its keywords in a constant
+            names.attributes.update(before.argval, {"__match_args__"} if name else ())
+        elif isinstance(name, tuple) and "CONST" not in step.opname:  # several local variables, as of Python 3.13
             loaded |= {at + part / 2: each for part, each in enumerate(name) if isinstance(each, str)}
         elif not isinstance(name, str) or "CONST" in step.opname:
             continue
@@ -61,6 +65,8 @@ def names_in(code: types.CodeType) -> Names:
             names.added_to.add(name)
         elif is_attribute:
             names.attributes.add(name)
+            if name == "format" and isinstance(before.argval, str):  # "{0.scale}", which reads an attribute
+                names.attributes.update(re.findall(r"\.(\w+)", "".join(re.findall(r"{[^{}:]*", before.argval))))
         elif is_load:
             loaded[at] = name
         if is_load and name in ("getattr", "hasattr"):
@@ -80,7 +86,7 @@ def _is_attribute(step: dis.Instruction) -> bool:
 
 
 def _adds(step: dis.Instruction) -> bool:
-    return _is_attribute(step) and step.argval in _ADDING
+    return _is_attribute(step) and step.argval in ADDING
 
 
 def _last_argument(steps: list[dis.Instruction]) -> str | None:

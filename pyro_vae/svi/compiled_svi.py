@@ -48,11 +48,12 @@ class CompiledSVI(SVI):
     guarded by no one, and a replay does not write it. Not guarded are
 
     - the items of a list or an array between about 64 evenly spaced ones, those of other containers after 64, and what
-      other kinds of containers hold, such as `array.array`, `ChainMap`, `UserDict` and `lru_cache`;
-    - what only C code reads: attributes in format strings, in class patterns of `match`, or of a scripted module;
-    - another class of a library's object, bases of a class or code of a function; names that begin to hide a class's;
-    - what only a library holds, in its classes, its global variables, a weak reference or a `contextvars.ContextVar`;
-    - what is read in another thread, and what is outside of the program: files, environment variables, the clock.
+      an `lru_cache` holds;
+    - what only C code reads: attributes in a format string that is no constant, or of a scripted module;
+    - attributes of attributes by names made at run time, as by ``reduce(getattr, names, x)``;
+    - another class of a library's object, bases of a class; names that begin to hide a class's;
+    - what only a library holds, in its objects, its classes, its global variables, or a `contextvars.ContextVar`;
+    - what is read in another thread, and what is outside of the program: files, the clock.
 
     A change of these is caught by comparison. Each captured graph is compared with its program, in the loss and its
     gradients, on other values of the parameters, the arguments and the tensors within reach. At replays 1, 10, 100,

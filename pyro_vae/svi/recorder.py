@@ -11,8 +11,9 @@ modules, handlers, distributions, transforms and objectives.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib.util
-import itertools
 import os
 import sys
 import sysconfig
@@ -20,6 +21,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import numpy
@@ -36,7 +38,7 @@ from pyro_vae._utils import rng
 from pyro_vae.svi import bytecode
 from pyro_vae.svi.bytecode import Names, names_in
 from pyro_vae.svi.guards import Reads
-from pyro_vae.svi.places import CONTAINERS, MISSING, RANDOM, VALUES, Place, current, parts_of
+from pyro_vae.svi.places import CONTAINERS, MISSING, RANDOM, VALUES, Place, current, label_of, own_attributes, parts_of
 from pyro_vae.svi.scalar_reads import NotCapturable
 
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, partial)
@@ -47,6 +49,7 @@ _GLOBAL_HOOKS = [getattr(nn.modules.module, f"_global{name}") for name in _HOOKS
 _LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, pyro, numpy))
 _ENGINE = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (bytecode, rng))
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
+_COPY = {id(function.__code__) for function in (copy.copy, copy.deepcopy, dataclasses.replace)}
 _NO_NAMES = Names()
 
 
@@ -73,7 +76,7 @@ def recorded(reads: Reads, *programs: Any) -> Iterator[None]:
     """
     recorder = _Recorder(reads)
     for program in programs:
-        recorder.visit(_label(program), program, _NO_NAMES, held=True)
+        recorder.visit(label_of(program), program, _NO_NAMES, held=True)
     profiler = sys.getprofile()
     of_c = profiler is not None and not callable(profiler)  # that of cProfile
     if of_c:
@@ -108,6 +111,8 @@ class _Recorder:
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if event == "call" and code.co_name == "__init__" and id(first) not in self._known:
             self._made[id(first)] = first
+        if event == "call" and id(code) in _COPY and not _is_library(type(first).__module__):
+            self._any_attribute(first, _NO_NAMES)
         in_library = _in_library(code.co_filename)
         if in_library and not (event == "call" and isinstance(first, _HAVE_SETTINGS)):
             return
@@ -118,6 +123,8 @@ class _Recorder:
         for level, name in names.imported:
             name = importlib.util.resolve_name("." * level + name, frame.f_globals.get("__package__"))
             self.visit(name, sys.modules.get(name), names, held=True)
+        if {"environ", "getenv"} & (names.attributes | names.variables):
+            self.visit("the environment", os.environ._data, _NO_NAMES, held=True)
         if "globals" in names.any_attribute:
             self._values("the global variable", frame.f_globals, names)
         self._attribute(first, code.co_name, names)  # which may be replaced
@@ -149,12 +156,12 @@ class _Recorder:
         if all(current(cell, "cell_contents") is local.get(name, MISSING) for name, cell in cells.items()):
             for name, cell in cells.items():
                 self._name(f"the variable {name}", cell, "cell_contents", names, names.variables, name)
-            for name in filter(partial(getattr, function), ("__defaults__", "__kwdefaults__")):
+            for name in filter(partial(getattr, function), ("__code__", "__defaults__", "__kwdefaults__")):
                 self._name(f"{function.__name__}.{name}", function, name, _NO_NAMES)
 
     def _library_method(self, value: Any, names: Names) -> None:
         """Adds the settings that a method of a library reads."""
-        for name in names.attributes:
+        for name in [*names.attributes]:
             self._of_class(type(value), name, names)
         if id(value) in self._made:
             return
@@ -162,11 +169,11 @@ class _Recorder:
         for name in (name for name in names.attributes & own.keys() if name[0] != "_"):  # others may be caches
             of_handler = type(own[name]) is dict and isinstance(value, Messenger)  # such as the data of a condition
             if of_handler or isinstance(own[name], (*VALUES, tuple, Tensor, *_FUNCTIONS, *_HAVE_SETTINGS)):
-                self._name(f"{_label(value)}.{name}", own, name, _NO_NAMES)
+                self._name(f"{label_of(value)}.{name}", own, name, _NO_NAMES)
         if isinstance(value, nn.Module):
-            self._name(f"{_label(value)}.forward", own, "forward", _NO_NAMES)
+            self._name(f"{label_of(value)}.forward", own, "forward", _NO_NAMES)
             for name in (*_PARTS, *_HOOKS):
-                self.visit(f"{_label(value)}.{name}", own.get(name), _NO_NAMES, held=True)
+                self.visit(f"{label_of(value)}.{name}", own.get(name), _NO_NAMES, held=True)
             for hooks in _GLOBAL_HOOKS:
                 self.visit("hooks of all modules", hooks, _NO_NAMES, held=True)
 
@@ -178,7 +185,7 @@ class _Recorder:
                 `__init__` was seen, and containers and tensors as made by it.
             read: it is read, not only added to.
         """
-        if isinstance(value, VALUES) or (id(value), names, read) in self._visited:
+        if type(value) in VALUES or (id(value), names, read) in self._visited:
             return
         contains = isinstance(value, (*CONTAINERS, tuple, frozenset))
         if held or id(value) in self._known:
@@ -197,8 +204,12 @@ class _Recorder:
         elif isinstance(value, CONTAINERS):
             self._reads.add(Place(label, value, None), read)
         elif not (isinstance(value, type) or id(value) in self._made or _is_library(type(value).__module__)):
-            self._reads.add(Place(f"the class of {_label(value)}", value, "__class__"), read=True)
+            self._reads.add(Place(f"the class of {label_of(value)}", value, "__class__"), read=True)
+        elif isinstance(value, attrgetter) and names is not _NO_NAMES:  # of what, the next run tells
+            names.attributes.update(*(path.split(".") for path in value.__reduce__()[1]))
         if not isinstance(value, types.ModuleType) or not _is_library(value.__name__):
+            if "__match_args__" in names.attributes:
+                names.attributes.update(getattr(type(value), "__match_args__", ()))
             for name in names.attributes | names.written | names.added_to:
                 self._attribute(value, name, names)
             if names.any_attribute and not isinstance(value, (Tensor, *CONTAINERS, *_FUNCTIONS)):
@@ -210,12 +221,14 @@ class _Recorder:
     def _any_attribute(self, value: Any, names: Names) -> None:
         """Adds what an object, its classes, or a module have under any name."""
         if not isinstance(value, (type, types.ModuleType)):
-            self.visit(_label(value), _own(value), names.without_any, held=id(value) not in self._made)
+            self.visit(label_of(value), own_attributes(value), names.without_any, held=id(value) not in self._made)
         holders = value.__mro__ if isinstance(value, type) else (value, *type(value).__mro__)
         for holder in holders:
             is_module = isinstance(holder, types.ModuleType)
             if is_module or (isinstance(holder, type) and not _is_library(holder.__module__)):
-                self._values(_label(holder), vars(holder) if is_module else holder, names)
+                self._values(label_of(holder), vars(holder) if is_module else holder, names)
+                for slot in [name for name, of in vars(holder).items() if isinstance(of, types.MemberDescriptorType)]:
+                    self._attribute(value, slot, names)
 
     def _values(self, label: str, holder: Any, names: Names) -> None:
         """Adds the plain values of a module or a class."""
@@ -225,16 +238,18 @@ class _Recorder:
 
     def _attribute(self, value: Any, name: str, names: Names) -> None:
         """Adds an attribute where it is looked up: on the object, in its slots or its module's parts, on its class."""
-        if isinstance(value, VALUES) or name in ("__class__", "__dict__"):
+        if type(value) in VALUES or name in ("__class__", "__dict__"):
             return
         if isinstance(value, Tensor):
             if name in vars(value):  # given to it by the user
-                self._name(f"{_label(value)}.{name}", vars(value), name, names)
+                self._name(f"{label_of(value)}.{name}", vars(value), name, names)
             return
-        of_class = self._of_class(value if isinstance(value, type) else type(value), name, names)
+        of_class = self._of_class(type(value), name, names)
+        if isinstance(value, type):
+            self._of_class(value, name, names)
         if isinstance(value, type) or id(value) in self._made:
             return
-        own = _own(value)
+        own = own_attributes(value)
         parts = [own[part] for part in _PARTS if part in own] if isinstance(value, nn.Module) else []
         holder = next((part for part in (own or {}, *parts) if name in part), None)
         if holder is None and isinstance(of_class, types.MemberDescriptorType):  # of __slots__
@@ -242,21 +257,23 @@ class _Recorder:
         if holder is None and (of_class is not MISSING or name in names.asked_for):
             holder = own  # where it may be set later
         if holder is not None:
-            self._name(f"{_label(value)}.{name}", holder, name, names)
+            self._name(f"{label_of(value)}.{name}", holder, name, names)
         if any(holder is part for part in parts):  # which an attribute of the module itself would hide
-            self._name(f"{_label(value)}.{name}", own, name, names)
+            self._name(f"{label_of(value)}.{name}", own, name, names)
 
     def _of_class(self, kind: type, name: str, names: Names) -> Any:
         """Adds an attribute where it is looked up in the user's classes; returns what the class has."""
-        for number, base in enumerate(kind.__mro__):
+        users, found = list[type](), MISSING
+        for base in kind.__mro__:
+            is_library = _is_library(base.__module__)
+            users += [] if is_library else [base]
             if name in vars(base) or (base is object and name in names.asked_for):
-                if not _is_library(base.__module__) or name in names.asked_for:
-                    for earlier in itertools.filterfalse(
-                        lambda kind: _is_library(kind.__module__), kind.__mro__[: number + 1]
-                    ):
-                        self._name(f"{earlier.__name__}.{name}", earlier, name, names)
-                return vars(base).get(name, MISSING)
-        return MISSING
+                for holder in users if name in names.asked_for or not is_library else ():
+                    self._name(f"{holder.__name__}.{name}", holder, name, names)
+                found = vars(base).get(name, MISSING) if found is MISSING else found
+                if "super" not in names.variables:
+                    break
+        return found
 
     def _name(
         self, label: str, holder: Any, name: str, names: Names, read: set[str] | None = None, variable: str = ""
@@ -268,19 +285,6 @@ class _Recorder:
         self._reads.add(Place(label, holder, name), is_read)
         if is_read or added_to:
             self.visit(label, value, names, held=True, read=is_read)
-
-
-def _label(value: Any) -> str:
-    named = isinstance(value, (type, types.FunctionType, types.ModuleType))
-    return value.__name__ if named else type(value).__name__
-
-
-def _own(value: Any) -> Any:
-    """The attributes of an object itself; None where it has slots only."""
-    try:
-        return object.__getattribute__(value, "__dict__")  # not by a `__getattr__` of its class
-    except AttributeError:
-        return None
 
 
 @cache
