@@ -12,11 +12,15 @@ from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae._utils.rng import preserved_rng, seed_generators
 from pyro_vae.svi.capture import lstm_layer
 from pyro_vae.svi.cpu import kernels
 from pyro_vae.svi.cpu.products import with_products
 from pyro_vae.svi.cpu.rows import with_rows
+from pyro_vae.svi.isolation import Isolated
 
 BACKENDS = ("off", "capture", "inductor", "cudagraph")
 
@@ -75,6 +79,44 @@ def _have_own_memory(tensors: Sequence[Tensor]) -> bool:
     if any(tensor.layout is not torch.strided for tensor in tensors):
         return False
     return len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+
+
+def on_same_draws(
+    graph: fx.GraphModule, compiled: Run, arguments: Sequence[Tensor]
+) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]] | None:
+    """The results of a graph, and of the code compiled from it; None where that draws by other operations.
+
+    A draw depends on the operation and its shape alone here, so that the same draws in another order, or in another
+    memory format, have the same values. No argument is written to.
+    """
+    with preserved_rng(tensor.device for tensor in arguments), torch.no_grad():
+        with Isolated() as isolated, _Draws() as of_graph:
+            expected = graph.forward(*arguments)
+        copies = Isolated(copied=[tensor for tensor in arguments if isolated.has_copy(tensor)])
+        with _Draws() as of_compiled:
+            results = compiled(*map(copies.substitute, arguments))
+    return (expected, results) if sorted(of_graph.made) == sorted(of_compiled.made) else None
+
+
+class _Draws(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        ordered = pytree.tree_map_only(Tensor, lambda tensor: tensor.clone(memory_format=torch.contiguous_format), args)
+        outputs = func(*args, **kwargs)
+        tensors = [output for output in pytree.tree_leaves(outputs) if isinstance(output, Tensor)]
+        seed_generators(tensors[0].device, seed=0)
+        drawn = [output for output in pytree.tree_leaves(func(*ordered, **kwargs)) if isinstance(output, Tensor)]
+        for tensor, value in zip(tensors, drawn, strict=True):
+            tensor.copy_(value)
+        name = func._schema.name.removesuffix("_").removesuffix("_functional")  # in place, and as Inductor calls it
+        self.made.append(f"{name} {[tensor.shape for tensor in tensors]}")
+        return outputs
 
 
 class NotRecordable(Exception):  # noqa: N818 (a reason to run unrecorded, not an error)

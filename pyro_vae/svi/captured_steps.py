@@ -7,6 +7,7 @@ import sys
 import traceback
 import types
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -146,6 +147,7 @@ class CapturedSteps:
             expected, captured = program.results(kind, replay.captured, params, inputs, args, kwargs)
         what = _difference(expected, captured)
         if what is None:
+            self._compare_compiled(replay, inputs)
             return replay
         self.replays[signature] = None
         self.warn_once(
@@ -175,7 +177,16 @@ class CapturedSteps:
             except backends.NotCompilable as reason:
                 self.warn_once(f"the captured step is not compiled: {reason}")
         replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
+        self._compare_compiled(replay, inputs)
         return replay
+
+    def _compare_compiled(self, replay: Replay, inputs: list[Tensor]) -> None:
+        """Gives up compiled code whose results are not those of the captured graph."""
+        results = replay.compiled_results(inputs)
+        what = results and _difference(*results, slack=10)
+        if what:
+            replay.give_up_compiled()
+            self.warn_once(f"the captured step is not compiled: {what}, when compiled")
 
     def warn_once(self, text: str) -> None:
         """Warns at the line that called the package, unless the same text was a warning before."""
@@ -189,10 +200,11 @@ def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
     return frame[0].f_globals.get("__name__", "").startswith("pyro_vae.svi.")
 
 
-def _difference(expected: list[Tensor | None], captured: list[Tensor | None]) -> str | None:
+def _difference(expected: Sequence[Tensor | None], captured: Sequence[Tensor | None], slack: float = 1) -> str | None:
     """What differs between the results of a program and of its captured step; None if nothing does.
 
-    Results that are not finite are the same only where both are infinite, with the same sign, or both are NaN.
+    Results that are not finite are the same only where both are infinite, with the same sign, or both are NaN. `slack`
+    is a factor of the tolerances, for sums in another order.
     """
     if not captured:
         return "the program uses other parameters than its captured step"
@@ -204,10 +216,10 @@ def _difference(expected: list[Tensor | None], captured: list[Tensor | None]) ->
         if value is None or other is None or not value.numel():
             if (value is None) != (other is None):
                 return "a parameter has a gradient in only one of the program and its captured step"
-        elif number == 0 and not torch.allclose(other.to(value), value, rtol=1e-4, atol=1e-4, equal_nan=True):
+        elif number == 0 and not torch.allclose(other.to(value), value, 1e-4 * slack, 1e-4 * slack, equal_nan=True):
             return f"the program's loss is {_short(value)}, that of its captured step {_short(other)}"
         elif number:
-            within = 1e-3 * _size(value) + 1e-5 * largest + 1e-5
+            within = slack * (1e-3 * _size(value) + 1e-5 * largest + 1e-5)
             if not torch.allclose(other.to(value), value, rtol=0, atol=within, equal_nan=True):
                 return "the program's gradients differ from those of its captured step"
     return None

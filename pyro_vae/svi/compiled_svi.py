@@ -59,7 +59,7 @@ class CompiledSVI(SVI):
     gradients, on other values of the parameters, the arguments and the tensors within reach. At replays 1, 10, 100,
     1,000 and every 5,000th of a signature the graph's loss and gradients are compared with the program's on the same
     draws; where they differ, a warning says so, and the program runs eagerly from then on (earlier steps are not
-    undone). The comparisons are in float32, and not of what Inductor makes of the graph.
+    undone). In float32, what Inductor makes of the graph is compared with the graph, and given up where it differs.
 
     *A program that can't be captured* runs eagerly, and a warning says why, with the line of the program if a line is
     the cause: it branches on values of tensors, reads them back or prints them; each run changes state that it reads (a

@@ -86,6 +86,16 @@ class Replay:
         arguments = [*self._tensors, *inputs, *self.captured.live, *halves.values()]
         self.graph, self._halves = backends.inductor(graph, arguments), halves
 
+    def compiled_results(self, inputs: Sequence[Tensor]) -> Any:
+        """The results of the captured graph and of its compiled code; None without such a pair, or in bfloat16."""
+        if self._graph is not self.captured.graph or self.graph == self._graph.forward:
+            return None
+        return backends.on_same_draws(self._graph, self.graph, [*self._tensors, *inputs, *self.captured.live])
+
+    def give_up_compiled(self) -> None:
+        """Runs the captured graph from now on."""
+        self.graph, self.to_record, self.recorded, self._halves = self._graph.forward, False, None, {}
+
     def params_are_the_same(self) -> bool:
         """Whether the store still has the same parameters; of these and all tensors used, the same kinds and hooks."""
         stored = map(pyro.get_param_store()._params.get, self._stored)

@@ -16,8 +16,9 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMessenger
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.svi import CompiledSVI, captured_steps
+from pyro_vae.svi import CompiledSVI, backends, captured_steps
 
 BATCHES = [torch.linspace(-1.0, 2.0, size) for size in (3, 3, 3, 3, 2, 3, 3, 2, 2, 3)]
 
@@ -498,3 +499,40 @@ def test_an_lstm_is_captured(dropout):
         losses.append([svi.step(torch.ones(4, 6, 3)) for _ in range(12)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert svi.signatures == 1
+
+
+# --- compiled code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_wrong", [0, 11], ids=["from the start", "before call 10"])
+def test_compiled_code_that_computes_something_else_is_given_up(first_wrong, monkeypatch):
+    steps = []
+
+    def compiled(graph, inputs):
+        return lambda *args: [(2 if len(steps) >= first_wrong else 1) * output for output in graph.forward(*args)]
+
+    def make():
+        steps.clear()
+        return Case(norm, after=steps.append, batches=BATCHES[:1] * 14)
+
+    monkeypatch.setattr(backends, "inductor", compiled)
+    with pytest.warns(UserWarning, match="the captured step is not compiled: the program's loss is") as caught:
+        svi = same_as_pyro(make, compile="inductor")
+    assert (len(caught), svi.signatures) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_compared"),
+    [
+        (lambda x: (torch.rand_like(x), torch.randn(4))[::-1], True),
+        (lambda x: (torch.randn(4), torch.rand_like(x.T.contiguous()).T), False),
+        (lambda x: (torch.randn(4), torch.rand_like(x.T.contiguous().T)), True),
+        (lambda x: (torch.randn(4), torch.randn_like(x)), False),
+    ],
+    ids=["another order", "another shape", "another memory format", "another operation"],
+)
+def test_draws_in_another_order_are_no_difference_of_compiled_code(code, is_compared):
+    x = torch.ones(2, 3)
+    graph, compiled = (make_fx(each)(x) for each in (lambda x: (torch.randn(4), torch.rand_like(x)), code))
+    results = backends.on_same_draws(graph, compiled.forward, [x])
+    assert all(map(torch.equal, *results)) if is_compared else results is None
