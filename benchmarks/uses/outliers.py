@@ -97,7 +97,7 @@ def of_two_sets(arguments, splits, outliers, trained_on: str, likelihood: str) -
     noisy = perturbed(splits.train, RATE)
     background = trained(arguments, noisy, spec, f"{name}-background")
     more = {"background": background, "ensemble": models[1:]}
-    kinds = {"trained_on": trained_on, "outliers": outliers.name, "likelihood": likelihood}
+    kinds = {"design": "two-sets", "trained_on": trained_on, "outliers": outliers.name, "likelihood": likelihood}
     return scored(arguments, name, models[0], splits.train, splits.test, outliers, SCORES, kinds, more)
 
 
@@ -109,7 +109,8 @@ def of_held_out_class(arguments, splits, label: int) -> list[dict[str, object]]:
     name = f"without-{label}"
     model = trained(arguments, train, spec, name)
     names = [score for score in SCORES if score not in ("ratio", "waic")]
-    kinds = {"trained_on": f"mnist without {label}", "outliers": f"mnist {label}", "likelihood": "bernoulli"}
+    kinds = {"design": "held-out-class", "trained_on": f"mnist without {label}", "outliers": f"mnist {label}"}
+    kinds["likelihood"] = "bernoulli"
     return scored(arguments, name, model, train, test, outliers, names, kinds, {})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
@@ -89,8 +90,7 @@ class Family(SphinxDirective):
             )
             lines.append(f"| {' | '.join(cells)} |")
         budget = nodes.paragraph("", f"{results['budget'].rstrip('.')}.")
-        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
-        return [*_table(self, lines), budget, command, *_machine(results["environment"])]
+        return [*_table(self, lines), budget, *_made_by(results)]
 
 
 class Rows(SphinxDirective):
@@ -104,24 +104,57 @@ class Rows(SphinxDirective):
     option_spec: ClassVar = {"where": str}
 
     def run(self):
-        name, columns = self.arguments[0], self.arguments[1].split()
-        if not (ROOT / name).is_file():
+        columns = self.arguments[1].split()
+        results = _read_if_measured(self, self.arguments[0])
+        if not results:
             return [nodes.paragraph("", "Not yet measured.")]
-        results = _read(self, name)
-        wanted = dict(pair.split("=") for pair in self.options.get("where", "").split())
-        rows = [
-            row
-            for row in results["rows"]
-            if all(str(row.get(key)) == value for key, value in wanted.items())
-        ]
+        rows = _chosen(results["rows"], self.options)
         numeric = {name for name in columns if any(_is_number(row.get(name)) for row in rows)}
         lines = [
             f"| {' | '.join(name.replace('_', ' ') for name in columns)} |",
             f"|{'|'.join('---:' if name in numeric else '---' for name in columns)}|",
             *(f"| {' | '.join(_of_row(row, name) for name in columns)} |" for row in rows),
         ]
-        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
-        return [*_table(self, lines), command, *_machine(results["environment"])]
+        return [*_table(self, lines), *_made_by(results)]
+
+
+class Crossed(SphinxDirective):
+    """`{crossed} FILE VALUE DOWN ACROSS`: a value of the rows of a file of results, for each DOWN and each ACROSS.
+
+    `:where:` as that of `{rows}`; `:no-errors:` leaves out what is known of them; `:no-command:` what made the file.
+    """
+
+    required_arguments = 4
+    option_spec: ClassVar = {
+        "where": str,
+        "no-errors": directives.flag,
+        "no-command": directives.flag,
+    }
+
+    def run(self):
+        name, value, down, across = self.arguments
+        results = _read_if_measured(self, name)
+        if not results:
+            return [nodes.paragraph("", "Not yet measured.")]
+        rows = _chosen(results["rows"], self.options)
+        shown = (
+            (lambda row: _number(row[value]))
+            if "no-errors" in self.options
+            else (lambda row: _of_row(row, value))
+        )
+        cells = {(row[down], row[across]): shown(row) for row in rows}
+        lefts, tops = (list(dict.fromkeys(row[key] for row in rows)) for key in (down, across))
+        lines = [
+            f"| {down.replace('_', ' ')} | {' | '.join(tops)} |",
+            f"|---|{'---:|' * len(tops)}",
+            *(
+                f"| {left} | {' | '.join(cells.get((left, top), '') for top in tops)} |"
+                for left in lefts
+            ),
+        ]
+        if "no-command" in self.options:
+            return _table(self, lines)
+        return [*_table(self, lines), *_made_by(results)]
 
 
 class PyroPrograms(SphinxDirective):
@@ -151,8 +184,7 @@ class PyroPrograms(SphinxDirective):
                 "; ".join(map(_cell, [*row["reasons"], *filter(None, [row.get("error")])])),
             )
             lines.append(f"| {' | '.join(cells)} |")
-        command = nodes.paragraph("", "", nodes.literal("", results["command"]))
-        return [*_table(self, lines), command, *_machine(results["environment"])]
+        return [*_table(self, lines), *_made_by(results)]
 
 
 class PyroTests(SphinxDirective):
@@ -181,6 +213,14 @@ class PyroTests(SphinxDirective):
             )
             lines.append(f"| {' | '.join(cells)} |")
         return _table(self, lines)
+
+
+def _chosen(rows, options):
+    """Rows with the values of `:where:`."""
+    wanted = dict(pair.split("=") for pair in options.get("where", "").split())
+    return [
+        row for row in rows if all(str(row.get(key)) == value for key, value in wanted.items())
+    ]
 
 
 def _of_row(row, name):
@@ -282,6 +322,14 @@ def _read_if_measured(directive, name):
     return _read(directive, name) if (ROOT / name).is_file() else {}
 
 
+def _made_by(results):
+    """The command and the machine."""
+    return [
+        nodes.paragraph("", "", nodes.literal("", results["command"])),
+        *_machine(results["environment"]),
+    ]
+
+
 def _table(directive, lines):
     place = nodes.container(classes=["wide-table"])
     directive.state.nested_parse(StringList(lines, "results"), 0, place)
@@ -295,6 +343,7 @@ def setup(app):
     app.add_directive("metrics", Metrics)
     app.add_directive("family", Family)
     app.add_directive("rows", Rows)
+    app.add_directive("crossed", Crossed)
     app.add_directive("pyro-programs", PyroPrograms)
     app.add_directive("pyro-tests", PyroTests)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
