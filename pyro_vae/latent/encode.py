@@ -104,16 +104,19 @@ def site_means(
     check_encodes(model, images, NOISE_BLOCK)
     draws, seed = checks.positive_integer("draws", draws), checks.seed("seed", seed)
     means: dict[str, list[Tensor]] = {}
+    sites: tuple[str, ...] = ()
     with evaluating_on(model, device) as target:
         check_fits(model, images)
         for block, (x, densities) in enumerate(conditioned_batches(model, images, NOISE_BLOCK, target)):
-            with seeded_rng(target, seed):  # without such a site, all draws would be for nothing
-                if not densities.traces.draws(x[:1], 1).continuous:
+            if block == 0:  # one image tells: its model decodes, which the means don't need
+                with seeded_rng(target, seed):
+                    sites = densities.rows(slice(1)).traces.draws(x[:1], 1).continuous
+                if not sites:
                     return {}
             with seeded_rng(target, stream_seed(seed, f"codes {block}")):
-                drawn = densities.traces.draws(x, draws)
-            for name in drawn.continuous:
-                means.setdefault(name, []).append(drawn.mean_value(name).reshape(len(x), -1).cpu())
+                of_block = densities.traces.means(x, draws, sites)
+            for name, mean in of_block.items():
+                means.setdefault(name, []).append(mean.reshape(len(x), -1).cpu())
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,15 +145,6 @@ class Draws:
         weights = self.log_case_weights().exp().mean(1).unflatten(0, shape)
         others = [axis for axis, name in enumerate(names) if name != site]
         return (weights.sum(others) if others else weights).T
-
-    def mean_value(self, site: str) -> Tensor:
-        """The mean of a continuous site over draws and cases, `(N, ...)`."""
-        weights = self.log_case_weights().exp()
-        total: Any = 0
-        for weight, case in zip(weights, self.cases, strict=True):
-            value = case.values[site]
-            total = total + (weight.reshape(*weight.shape, *[1] * (value.dim() - 2)) * value).mean(0)
-        return total
 
     def _expected(self, values: list[Tensor]) -> Tensor:
         """The mean over the cases; a case without weight adds nothing, whatever its value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +68,29 @@ class Traces:
                     cases.append(_case(drawn, self._replayed(drawn, images, arguments, every), x, k, n, every))
         sizes = {name: len(values) for name, values in supports.items()}
         return Draws(tuple(cases), in_guide, in_model, sizes)
+
+    def means(self, x: Tensor, k: int, sites: Sequence[str]) -> dict[str, Tensor]:
+        """The mean over k draws of the guide of these continuous sites, `(N, ...)`, by name.
+
+        The guide's enumerated sites are summed out. Those of the model alone change no draw, so that it is not run.
+        """
+        n, arguments = len(x), self._repeated(k)
+        images = x.repeat(k, *[1] * (x.dim() - 1))
+        totals: dict[str, Any] = dict.fromkeys(sites, 0)
+        with _programs_alone():
+            first = poutine.trace(self.pair.guide).get_trace(images, 1.0, **arguments)
+            supports = {
+                name: [value.expand(n * k, *value.shape) for value in values]
+                for name, values in enumerated_sites(first, first).items()
+            }
+            for _, guide in self._guides(first, images, arguments, supports):
+                guide.compute_log_prob()
+                log_probs = [_log_prob(guide.nodes[name], k, n) for name in supports]
+                weight = sum(log_probs, x.new_zeros(k, n)).exp()  # q of the values of the enumerated sites
+                for name in sites:
+                    value = _latent(guide)[name]["value"].unflatten(0, (k, n))
+                    totals[name] += torch.einsum("kn,kn...->n...", weight, value) / k
+        return totals
 
     def _guides(
         self,

@@ -171,7 +171,47 @@ def test_values_of_an_enumerated_site_share_the_draws_of_the_sites_before_it(gui
     torch.testing.assert_close(elbo.double(), expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(draws.log_case_weights().exp().sum(0), torch.ones(40, 6))
     torch.testing.assert_close(draws.probabilities("c"), pair.log_p(z).softmax(-1).mean(0))
-    torch.testing.assert_close(draws.mean_value("z"), z.mean(0))
+    with torch.random.fork_rng():
+        torch.testing.assert_close(Traces(pair).means(x, 40, ("z",))["z"], z.mean(0))
+
+
+def test_the_mean_of_a_site_is_over_the_values_of_an_enumerated_one_before_it():
+    class GivenClass(nn.Module):
+        """q(y|x) q(z|y), with z close to the value of y."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def model(self, x=None, beta=1.0, *, size=None):
+            with pyro.plate("data", size if x is None else len(x)):
+                pyro.sample("y", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                mean = z[..., None, None, None].expand(*z.shape, 1, 2, 2)
+                pyro.sample("x", dist.Normal(mean, 0.5).to_event(3), obs=x)
+
+        def guide(self, x, beta=1.0):
+            logits = x.flatten(1)[:, :3]
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+                pyro.sample("z", dist.Normal(y.float(), 1e-4))
+
+    expected = images().as_float().flatten(1)[:, :3].softmax(-1) @ torch.arange(3.0)
+    means = latent.site_means(GivenClass(), images())["z"]
+    torch.testing.assert_close(means, expected[:, None], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_means_of_sites_decode_no_image_but_one_which_tells_the_sites(guided):
+    decoded = []
+
+    class Counted(MixtureOfCodes):
+        def model(self, x=None, beta=1.0, *, size=None):
+            decoded.append(len(x))
+            super().model(x, beta, size=size)
+
+    assert latent.site_means(Counted(guided), images(250))["z"].shape == (250, 1)
+    assert decoded == [1] * (1 + 1 + 3)  # a check of the shape; then at a draw of c, and at each of its values
 
 
 def test_a_scalar_site_has_codes_and_evidence():
