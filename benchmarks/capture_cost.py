@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae import Spec, build
 from pyro_vae.objectives import objective
 from pyro_vae.svi import CompiledSVI
-from pyro_vae.svi.capture import Operations
+from pyro_vae.training.backend import Operations
 
 SPEC = {"image_shape": (1, 28, 28), "latent_dim": 20}
 MODELS = {

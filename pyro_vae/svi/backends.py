@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae._utils.rng import preserved_rng, seed_generators
 from pyro_vae.svi.capture import lstm_layer
 from pyro_vae.svi.cpu import kernels
+from pyro_vae.svi.cpu.kernels import NotCompilable
 from pyro_vae.svi.cpu.products import with_products
+from pyro_vae.svi.cpu.recording import NotRecordable
 from pyro_vae.svi.cpu.rows import with_rows
 from pyro_vae.svi.isolation import Isolated
 
@@ -37,10 +39,6 @@ _PRODUCTS = {
 _CAST = torch.ops.aten._to_copy.default
 _TO_HALF: dict[str, Any] = {"dtype": torch.bfloat16}
 _TRANSPOSES = {torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.permute.default}
-
-
-class NotCompilable(Exception):  # noqa: N818 (a reason to run the graph as it is, not an error)
-    """Why a graph can't be compiled here, in a single line."""
 
 
 def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
@@ -117,10 +115,6 @@ class _Draws(TorchDispatchMode):
         name = func._schema.name.removesuffix("_").removesuffix("_functional")  # in place, and as Inductor calls it
         self.made.append(f"{name} {[tensor.shape for tensor in tensors]}")
         return outputs
-
-
-class NotRecordable(Exception):  # noqa: N818 (a reason to run unrecorded, not an error)
-    """Why a step can't be recorded as a CUDA graph, in a single line."""
 
 
 def cuda_graph(run: Run, inputs: Sequence[Tensor], written: Sequence[Tensor]) -> Run:

@@ -244,22 +244,6 @@ def _has_effects(node: fx.Node) -> bool:
     return node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-class Operations(TorchDispatchMode):
-    """Counts tensor operations; the time of a capture is proportional to their number.
-
-    >>> with Operations() as operations:
-    ...     _ = torch.ones(2) + 1
-    >>> operations.count
-    2
-    """
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 class _FixedShapes(TorchDispatchMode):
     """Refuses operations whose output shapes depend on values, which a graph can't represent."""
 

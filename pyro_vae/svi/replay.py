@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_vae.svi import backends
 from pyro_vae.svi.capture import Captured
-from pyro_vae.svi.cpu import kernels, recording
+from pyro_vae.svi.cpu import recording
 from pyro_vae.svi.cpu.adam import FusedAdam
+from pyro_vae.svi.cpu.kernels import NotCompilable
+from pyro_vae.svi.cpu.recording import NotRecordable
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 
@@ -192,18 +194,17 @@ class Replay:
         """Records the kernels, to be launched together; with the optimizer's update, if that is a single kernel."""
         written = [*self._fixed, *self._halves.values(), *(self._adam.written() if self._adam else ())]
         self._addresses, self._memory = [*map(Tensor.data_ptr, self._fixed)], {*map(_memory, self._tensors)}
-        if any(tensor.is_cuda for tensor in (*written, *inputs)):
-            try:
-                self.recorded = backends.cuda_graph(self._run, inputs, written)
-            except backends.NotRecordable as reason:
-                self.to_record, self.recorded = False, None
-                warnings.warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}", stacklevel=6)
-            return
+        on_cuda = any(tensor.is_cuda for tensor in (*written, *inputs))
         try:
-            improve = [self._adam.into_products] if self._adam else []
-            self.recorded = recording.record(self._run_kernels, inputs, written, *improve)
-        except (recording.NotRecordable, kernels.NoKernelError):
+            if on_cuda:
+                self.recorded = backends.cuda_graph(self._run, inputs, written)
+            else:
+                improve = [self._adam.into_products] if self._adam else []
+                self.recorded = recording.record(self._run_kernels, inputs, written, *improve)
+        except (NotRecordable, NotCompilable) as reason:
             self.to_record, self.recorded = False, None
+            if on_cuda:
+                warnings.warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}", stacklevel=6)
 
     def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """The loss; and the gradients, except those that Adam's kernel has used."""
@@ -219,5 +220,5 @@ class Replay:
         if self.optimizer is None:
             return outputs
         if self._adam is None or not self._adam.by_kernel(self._gradients(outputs[1:]), self._halves):
-            raise recording.NotRecordable("the optimizer is not Adam in float32")
+            raise NotRecordable("the optimizer is not Adam in float32")
         return outputs[:1]

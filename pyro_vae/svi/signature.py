@@ -14,6 +14,11 @@ from pyro_vae.svi.places import PLAIN
 
 FLOATS_BEFORE_LIVE = 3
 _NOT_GUARDED = (numpy.ndarray, numpy.generic, Iterator, torch.Generator)
+try:
+    hash(pytree.tree_structure(((), {})))
+    _TREES_HAVE_A_HASH = True
+except TypeError:  # torch 2.6
+    _TREES_HAVE_A_HASH = False
 
 
 class Arguments:
@@ -41,7 +46,7 @@ class Arguments:
 
     def kinds(self) -> tuple[Any, ...]:
         """The structure, and the kind of each leaf."""
-        return _hashable(self.tree), *map(kind_of, self.leaves)
+        return self.tree if _TREES_HAVE_A_HASH else str(self.tree), *map(kind_of, self.leaves)
 
 
 class ChangingFloats:
@@ -105,19 +110,3 @@ def number_like(leaves: Sequence[Any]) -> dict[str, Any]:
     types = {torch.get_default_dtype(), *(tensor.dtype for tensor in tensors)}
     dtype = torch.float64 if torch.float64 in types else torch.float32
     return {"dtype": dtype, "device": tensors[0].device if tensors else None}
-
-
-def _hashable(tree: Any) -> Any:
-    """The structure of arguments as part of a signature: older torch, 2.6 among them, gives its specs no hash."""
-    return tree if _TREES_HAVE_A_HASH else str(tree)
-
-
-def _has_hash(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-_TREES_HAVE_A_HASH = _has_hash(pytree.tree_structure(((), {})))

@@ -8,14 +8,30 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae._utils.rng import seeded_rng
 from pyro_vae.models.base import evaluating
-from pyro_vae.svi.capture import Operations
 
 # Steps from which on the seconds of the captures are earned back, with one more for each operation of the programs, and
 # those of the compiler on a CPU. benchmarks/README.md has the measurements.
 WORTH_CAPTURING, WORTH_COMPILING = 1_000, 15_000
+
+
+class Operations(TorchDispatchMode):
+    """Counts tensor operations; the time of a capture is proportional to their number.
+
+    >>> with Operations() as operations:
+    ...     _ = torch.ones(2) + 1
+    >>> operations.count
+    2
+    """
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 def register(

@@ -356,7 +356,7 @@ def test_another_optimizer_is_not_recorded_and_steps_as_pyro_does():
 
 def test_without_a_compiler_for_our_kernels_the_step_is_the_compiled_one(monkeypatch):
     def fails(*_, **__):
-        raise kernels.NoKernelError("none")
+        raise kernels.NotCompilable("none")
 
     *_, svi = model_and_svi("off")
     expected = [svi.step(pictures(0)) for _ in range(20)]

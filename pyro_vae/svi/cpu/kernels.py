@@ -27,8 +27,8 @@ Kernel = Callable[..., None]
 _listeners: list[Callable[[Kernel, tuple[Any, ...]], None]] = []
 
 
-class NoKernelError(Exception):
-    """The kernel can't be compiled on this machine."""
+class NotCompilable(Exception):  # noqa: N818 (a reason to do without, not an error)
+    """Why a kernel or a graph can't be compiled on this machine, in a single line."""
 
 
 @functools.cache
@@ -39,15 +39,15 @@ def load(name: str, *arguments: str, prefix: str = "") -> Kernel:
         prefix: put before the text of the file, a macro that it uses for example.
 
     Raises:
-        NoKernelError: there is no compiler, for example.
+        NotCompilable: there is no compiler, for example.
     """
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        raise NoKernelError("the processor has no vector instructions that torch supports")
+        raise NotCompilable("the processor has no vector instructions that torch supports")
     source = f"#include <torch/csrc/inductor/cpp_prefix.h>\n{prefix}{_text(f'{name}.cpp')}"
     try:
         return without_probes(lambda: _compiled(list(arguments), source))
     except Exception as error:
-        raise NoKernelError(" ".join(str(error).split())[:300]) from error
+        raise NotCompilable(" ".join(str(error).split())[:300]) from error
 
 
 def without_probes(compile: Callable[[], Any]) -> Any:

@@ -100,7 +100,7 @@ def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMo
             _kernel(half=False)
         if torch.bfloat16 in types:
             multiplies_bfloat16()  # cached here, because it can't run the kernel while a graph is traced
-    except kernels.NoKernelError:
+    except kernels.NotCompilable:
         return graph
     return make_fx(_WithProducts(graph).run, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
@@ -161,7 +161,7 @@ def multiplies_bfloat16() -> bool:
         return False
     try:  # an old compiler lacks the instructions
         torch.ops.pyro_vae.product(*(torch.ones(2, 2, dtype=torch.bfloat16) for _ in range(2)), None, 0)
-    except (kernels.NoKernelError, RuntimeError):
+    except (kernels.NotCompilable, RuntimeError):
         return False
     return True
 

@@ -37,7 +37,7 @@ _DRAWS: dict[Any, Callable[..., Any]] = {
 
 
 class NotRecordable(Exception):  # noqa: N818 (a reason to run without a recording, not an error)
-    """Why the kernels can't be recorded, in one line."""
+    """Why the kernels can't be recorded, in a single line."""
 
 
 def record(

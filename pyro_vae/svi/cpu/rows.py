@@ -49,7 +49,7 @@ def with_rows(graph: fx.GraphModule) -> fx.GraphModule:
     if gathers:
         try:
             _kernel()
-        except kernels.NoKernelError:
+        except kernels.NotCompilable:
             return graph
     for node in gathers:
         arguments: Any = node.args
