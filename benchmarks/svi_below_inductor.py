@@ -70,7 +70,7 @@ def unrecorded(compile: Callable[..., backends.Run], fused: bool, rows: bool = F
             if svi.steps_taken < COMPILED_AFTER or len(indices) < svi_step.BATCH:
                 loss = svi.step_tensor(indices)
                 if len(indices) == svi_step.BATCH:
-                    step.replay = svi._used
+                    step.replay = svi._captured.used
                 return loss
             with torch.no_grad():
                 return step.replay([indices])

@@ -16,6 +16,7 @@ from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
 from pyro_vae.svi import ambient, backends
+from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.program import ChangesItself, Program, ProgramError
 from pyro_vae.svi.replay import Replay
@@ -27,32 +28,35 @@ FURTHER_AFTER = 1000  # likewise, for signatures after the first, under compile=
 MAX_SIGNATURES = 16
 VERIFIED_AT = (1, 10, 100, 1000)  # calls of a captured step
 VERIFIED_EVERY = 5000  # calls after those; a verification takes as long as about twenty compiled steps
-CHANGES_BEFORE_EAGER = 3  # captures because of changing Python state, each called less than WORTH_A_CAPTURE times
+CHANGES_BEFORE_EAGER = 3  # captures because of changing Python values, each called less than WORTH_A_CAPTURE times
 WORTH_A_CAPTURE = 20
 FAILURES_BEFORE_EAGER = 3  # captures, of a program that was never captured
 
-Signature = tuple[Any, ...]
+Signature = tuple[Any, ...]  # the program, `step` or `evaluate`, and what a call has in arguments and ambient state
 
 
 class CapturedSteps:
-    """The captured steps, by the kinds of the arguments and the number of the Python state."""
+    """The captured steps, by the signature of a call and what the program read. A copy is empty, and captures its own.
 
-    def __init__(self, compile: str, precision: str) -> None:
-        self.compile, self.precision = compile, precision
-        self.optimizer: SharedOptimizer | None = None
-        self.replays: dict[Signature, Replay | None] = {}  # None: the signature runs eagerly
+    None in the place of a captured step: the program runs eagerly.
+    """
+
+    def __init__(self, compile: str, precision: str, optimizer: SharedOptimizer | None = None) -> None:
+        self.compile, self.precision, self.optimizer = compile, precision, optimizer
         self.ready = False  # after a first call, which runs as Pyro's, with all checks, and creates the parameters
+        self.used: Replay | None = None  # by the last step
         self.floats = ChangingFloats()
-        self._raised: set[Any] = set()  # arguments with which the program itself raised during a capture
-        self._changing: set[Any] = set()  # arguments with which Python state keeps changing
+        self._captures: dict[Signature, dict[Reads, Replay | None]] = {}
+        self._raised: set[Signature] = set()  # where the program itself raised during a capture
         self._warned: set[str] = set()
 
-    def use(self, optimizer: SharedOptimizer) -> None:
-        """Takes steps by this optimizer from now on."""
-        self.optimizer = optimizer
-        for replay in self.replays.values():
-            if replay is not None and replay.optimizer is not None:
-                replay.use(optimizer)
+    def __reduce__(self) -> Any:
+        return type(self), (self.compile, self.precision, self.optimizer)
+
+    @property
+    def replays(self) -> list[Replay]:
+        """All captured steps."""
+        return [replay for captures in self._captures.values() for replay in captures.values() if replay is not None]
 
     def replay(
         self, program: Program, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -77,9 +81,10 @@ class CapturedSteps:
             self.warn_once(f"runs eagerly: {reason}")
             return None, []
         self.floats.to_tensors(arguments)
-        inputs, kinds = arguments.tensors(), (kind, *arguments.kinds(), *ambient.in_force())
-        signature = (kinds, program.guards(kinds))
-        replay = self.replays.get(signature)
+        inputs, signature = arguments.tensors(), (program, kind, *arguments.kinds(), *ambient.in_force())
+        captures = self._captures.get(signature, {})
+        reads = next((reads for reads in captures if reads.hold()), None)
+        replay = None if reads is None else captures[reads]
         if replay is not None and replay.params_are_the_same():
             if replay.adds_to_gradients():
                 return None, []
@@ -87,69 +92,69 @@ class CapturedSteps:
             if replay.calls in VERIFIED_AT or replay.calls % VERIFIED_EVERY == 0:
                 replay = self._verified(program, signature, replay, args, kwargs, inputs)
             return replay and self._faster(replay, inputs), inputs
-        if replay is None and (signature in self.replays or not self.ready):
+        if replay is None and (reads is not None or not self.ready):
             self.ready = True
             return None, []
-        if self._is_worth_a_capture(signature, program):
-            return self._captured(program, kind, arguments, signature), inputs
+        if replay is not None or self._is_worth_a_capture(signature):
+            return self._capture(signature, arguments), inputs
         return None, []
 
-    def _is_worth_a_capture(self, signature: Signature, program: Program) -> bool:
-        """Whether there are few signatures so far, and Python state does not keep changing."""
-        kinds, _ = signature
-        if len(self.replays) >= MAX_SIGNATURES and signature not in self.replays:
+    def _is_worth_a_capture(self, signature: Signature) -> bool:
+        """Whether there are few captures so far, some of the program succeeded, and Python state stays the same."""
+        if sum(map(len, self._captures.values())) >= MAX_SIGNATURES:
             self.warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
             return False
-        if kinds in self._changing:
+        of_program = [captures for other, captures in self._captures.items() if other[:2] == signature[:2]]
+        tried = [replay for captures in of_program for replay in captures.values()]
+        if len(tried) >= FAILURES_BEFORE_EAGER and not any(tried):
             return False
-        of_kind = [entry for (others, _), entry in self.replays.items() if others[0] == kinds[0]]
-        if len(of_kind) >= FAILURES_BEFORE_EAGER and not any(of_kind):
-            return False
-        of_arguments = [entry for (others, _), entry in self.replays.items() if others == kinds]
-        hardly_used = sum(entry is None or entry.calls < WORTH_A_CAPTURE for entry in of_arguments)
-        if signature not in self.replays and hardly_used >= CHANGES_BEFORE_EAGER:
-            self._changing.add(kinds)
-            self.warn_once(f"runs eagerly: {program.guards.changed} keeps changing")
-            return False
-        return True
+        captures = self._captures.get(signature, {})
+        if sum(replay is None or replay.calls < WORTH_A_CAPTURE for replay in captures.values()) < CHANGES_BEFORE_EAGER:
+            return True
+        self.warn_once(f"runs eagerly: {[*captures][-1].changed} keeps changing")
+        self._add(signature, Reads(), None)  # without reads, so that it always holds
+        return False
 
-    def _captured(self, program: Program, kind: str, arguments: Arguments, signature: Signature) -> Replay | None:
+    def _capture(self, signature: Signature, arguments: Arguments) -> Replay | None:
         """A new captured step; None, with a warning, if the program can't be captured."""
-        kinds, _ = signature
+        program, kind, *_ = signature
+        reads, replay = Reads(), None
         try:
-            result = program.capture(kind, arguments.leaves, arguments.tree)
+            result = program.capture(kind, arguments, reads)
             if result is None:
                 return None
-            captured, params = result
-            optimizer = self.optimizer if kind == "step" else None
-            replay = Replay(captured, params, optimizer, program.reads, self.precision)
-            self.replays[kinds, program.guards.add(kinds, program.reads)] = replay
-            return replay
-        except ProgramError as error:  # which may not happen at the next call
-            if kinds in self._raised:
-                self.replays[kinds, program.guards.add(kinds, program.reads)] = None
-                self.warn_once(f"runs eagerly: its estimate raises {_one_line(error.__cause__)}")
-            self._raised.add(kinds)
+            replay = Replay(*result, self.optimizer if kind == "step" else None, reads, self.precision)
+        except ProgramError as error:
+            if signature not in self._raised:  # which may not happen at the next call
+                self._raised.add(signature)
+                return None
+            self.warn_once(f"runs eagerly: its estimate raises {_one_line(error.__cause__)}")
         except Exception as reason:
-            self.replays[kinds, program.guards.add(kinds, program.reads)] = None
-            if isinstance(reason, ChangesItself):
-                self._changing.add(kinds)
             text = reason if isinstance(reason, NotCapturable) else f"capturing it raises {_one_line(reason)}"
             self.warn_once(f"runs eagerly: {text}")
-        return None
+            if isinstance(reason, ChangesItself):
+                reads = Reads()  # no other values are worth a capture
+        self._add(signature, reads, replay)
+        return replay
+
+    def _add(self, signature: Signature, reads: Reads, replay: Replay | None) -> None:
+        """Adds a captured step, from now on the only one where these reads hold."""
+        captures = self._captures.get(signature, {})
+        self._captures[signature] = {other: captures[other] for other in captures if not other.hold()} | {reads: replay}
+        reads.settle()
 
     def _verified(
         self, program: Program, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
     ) -> Replay | None:
         """The captured step, if its loss and its gradients are still those of the program."""
-        params, kind = list(replay.params.values()), signature[0][0]
+        params, kind = list(replay.params.values()), signature[1]
         with replay.reads.restored():
             expected, captured = program.results(kind, replay.captured, params, inputs, args, kwargs)
         what = _difference(expected, captured)
         if what is None:
             self._compare_compiled(replay, inputs)
             return replay
-        self.replays[signature] = None
+        self._captures[signature][replay.reads] = None
         self.warn_once(
             f"runs eagerly from call {replay.calls} of this signature on: {what}; the program has changed undetected, "
             "perhaps soon after the last such comparison"
@@ -162,7 +167,7 @@ class CapturedSteps:
             return replay
         tensors = [*replay.params.values(), *inputs, *replay.captured.live]
         on_cuda = tensors[0].is_cuda if tensors else False
-        first = not any(entry is not None and entry.settled for entry in self.replays.values())
+        first = not any(other.settled for other in self.replays)
         if self.compile == "auto":
             on_cpu = bool(tensors) and tensors[0].device.type == "cpu"
             wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)

@@ -135,23 +135,11 @@ class CompiledSVI(SVI):
             raise checks.fail("loss", type(loss).__name__, "one of Pyro's ELBO objects, or a function")
         self.prepare, self.compile, self.precision = prepare, compile, precision
         self.steps_taken = 0
+        self.optimizer = SharedOptimizer(optim)
         self._finite = FiniteCheck()
-        self._forget_captures()
-        super().__init__(model, guide, SharedOptimizer(optim), loss, loss_and_grads, num_samples, num_steps)
-
-    def _forget_captures(self) -> None:
-        self._captured = CapturedSteps(self.compile, self.precision)
+        self._captured = CapturedSteps(compile, precision, self.optimizer)
         self._program: Program | None = None
-        self._used: Replay | None = None  # by the last step
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the captured steps: a copy captures its own."""
-        return {name: value for name, value in vars(self).items() if name not in ("_captured", "_program", "_used")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._forget_captures()
-        self._captured.optimizer = self.optimizer
+        super().__init__(model, guide, self.optimizer, loss, loss_and_grads, num_samples, num_steps)
 
     @property
     def optim(self) -> Any:
@@ -160,13 +148,13 @@ class CompiledSVI(SVI):
 
     @optim.setter
     def optim(self, optim: Any) -> None:
-        self.optimizer = optim if isinstance(optim, SharedOptimizer) else SharedOptimizer(optim)
-        self._captured.use(self.optimizer)
+        if optim is not self.optimizer:
+            self.optimizer.use(optim)
 
     @property
     def signatures(self) -> int:
         """The number of captured signatures."""
-        return sum(replay is not None for replay in self._captured.replays.values())
+        return len(self._captured.replays)
 
     @property
     def ready(self) -> bool:
@@ -202,7 +190,7 @@ class CompiledSVI(SVI):
             return loss
         with torch.no_grad():
             loss = replay(inputs)
-        self._used = replay
+        self._captured.used = replay
         return loss
 
     def steps(self, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Tensor]:
@@ -236,7 +224,7 @@ class CompiledSVI(SVI):
                     loss = trusted.run_unchecked([leaf for leaf in leaves if isinstance(leaf, Tensor)])
                 self._finite.note(loss, self.steps_taken)
             else:
-                self._used = None
+                self._captured.used = None
                 loss = self.step_tensor(*args, **kwargs)
                 trusted, before = self._trusted(leaves), self._stands_on(leaves)
             yield loss
@@ -247,7 +235,7 @@ class CompiledSVI(SVI):
 
     def _trusted(self, leaves: list[Any]) -> Replay | None:
         """The captured step that has just run, if its recorded kernels can run the next step alone."""
-        replay = self._used
+        replay = self._captured.used
         if replay is None or not replay.is_all_recorded or replay.calls < RESCANNED_EVERY:
             return None
         plain = all(isinstance(leaf, (Tensor, *PLAIN)) for leaf in leaves)

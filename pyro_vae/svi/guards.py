@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 from pyro_vae.svi.places import MAX_ITEMS, MISSING, Place, current, digest, items, random_state, same
 
 _OF_TENSORS = ("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
-_numbers = itertools.count()
 
 
 class Reads:
@@ -142,33 +141,6 @@ class Reads:
         else:
             self.changed = changed
         return changed is None
-
-
-class Guards:
-    """The reads of all captures of a program."""
-
-    def __init__(self) -> None:
-        self.changed = "a value"  # the label of what changed last
-        self._recorded: dict[Any, dict[int, Reads]] = {}  # by the kinds of the arguments, and a number
-
-    def __reduce__(self) -> Any:
-        return Guards, ()  # a copy of a program has values of its own
-
-    def __call__(self, kinds: Any) -> int:
-        """The number of a capture, for arguments of these kinds, whose reads all hold; -1 without one."""
-        for number, reads in self._recorded.get(kinds, {}).items():
-            if reads.hold():
-                return number
-            self.changed = reads.changed
-        return -1
-
-    def add(self, kinds: Any, reads: Reads) -> int:
-        """The number of a new capture, or of the one that it takes the place of."""
-        number = self(kinds)
-        number = next(_numbers) if number < 0 else number
-        self._recorded.setdefault(kinds, {})[number] = reads
-        reads.settle()
-        return number
 
 
 def _columns(pairs: list[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -44,13 +44,15 @@ class SharedOptimizer(PyroOptim):
     """
 
     def __init__(self, optim: Any) -> None:
+        self.use(optim)
+
+    def use(self, optim: Any) -> None:
+        """Updates by this optimizer from now on."""
         if not isinstance(optim, (torch.optim.Optimizer, PyroOptim)) and not callable(optim):
             raise checks.fail("optim", type(optim).__name__, "an optimizer of torch or Pyro, or the class of one")
+        self.optimizer = _without_closure(optim) if isinstance(optim, torch.optim.Optimizer) else None
         self.optim = optim
         self._state: dict[str, Any] = {}  # to be loaded as soon as the parameters are known
-        self.optimizer: torch.optim.Optimizer | None = None
-        if isinstance(optim, torch.optim.Optimizer):
-            self.optimizer = _without_closure(optim)
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Updates the parameters by their gradients."""
@@ -93,7 +95,7 @@ class SharedOptimizer(PyroOptim):
                 return None
             optimizers = list(map(optim.optim_objs.get, params))  # created in the first step, which is Pyro's
         else:
-            optimizers = [self.optimizer] if last is not None else [self._with(params)]
+            optimizers = [self.optimizer if last is not None and self.optimizer is not None else self._with(params)]
         if last is not None and last.is_current(optimizers):
             return last
         alike = len({(param.device, param.dtype) for param in params}) == 1 and params[0].is_floating_point()

@@ -13,14 +13,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
-from pyro_vae.svi.guards import Guards, Reads
+from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
 from pyro_vae.svi.recorder import recorded
 from pyro_vae.svi.scalar_reads import NotCapturable
+from pyro_vae.svi.signature import Arguments
 
 
 class ProgramError(Exception):
@@ -43,8 +43,6 @@ class Program:
 
     def __init__(self, model: Any, guide: Any, loss: Any, prepare: Callable[..., tuple[Any, ...]] | None) -> None:
         self.parts = (model, guide, loss, prepare)
-        self.guards = Guards()
-        self.reads = Reads()  # of the latest capture
 
     def estimate(self, *args: Any, **kwargs: Any) -> Any:
         """The loss, or the losses of an objective that has several, as a tuple."""
@@ -67,12 +65,13 @@ class Program:
         # A view that was made inside is another object than the operation's result; autograd counts its nodes.
         return params, [other for other in others if other.grad_fn is None or other.grad_fn._sequence_nr() < start]
 
-    def capture(self, kind: str, leaves: Sequence[Any], tree: Any) -> tuple[Captured, dict[str, Tensor]] | None:
+    def capture(self, kind: str, arguments: Arguments, reads: Reads) -> tuple[Captured, dict[str, Tensor]] | None:
         """The graph of a `step` (the loss and its gradients) or of an `evaluate` (the loss), and the parameters.
 
         Args:
             kind: `step` or `evaluate`.
-            leaves, tree: example arguments, as a pytree. Tensors among them become inputs of the graph.
+            arguments: examples, of which tensors become inputs of the graph.
+            reads: to which what the program reads is added.
 
         Returns None if the program creates parameters in this run. Has no side effects.
 
@@ -80,26 +79,19 @@ class Program:
             NotCapturable: a replay would not do what the program does.
             ProgramError: the program itself raises.
         """
-        positions = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        inputs = [leaves[position] for position in positions]
+        inputs, runs = arguments.tensors(), itertools.count()
 
         def estimate(*tensors: Tensor) -> tuple[Tensor | None, ...]:
-            filled = list(leaves)
-            for index, tensor in zip(positions, tensors[len(params) :], strict=True):
-                filled[index] = tensor
-            args, kwargs = pytree.tree_unflatten(filled, tree)
+            args, kwargs = arguments.with_tensors(tensors[len(params) :])
             with recorded(reads, *self.parts) if next(runs) == 0 else nullcontext():
                 results = self._results(kind, [*params.values(), *other_leaves], args, kwargs)
             reads.mark()
             return results
 
-        reads, runs = Reads(), itertools.count()
-        self.reads = reads
         with reads.restored(), param_store_restored() as store:
-            args, kwargs = pytree.tree_unflatten(list(leaves), tree)
             try:
                 with recorded(reads, *self.parts):
-                    params, other_leaves = self._differentiated(kind, args, kwargs)
+                    params, other_leaves = self._differentiated(kind, *arguments.with_tensors(inputs))
             except NotCapturable:
                 raise
             except Exception as error:

@@ -69,10 +69,6 @@ class Replay:
         self._halves: dict[Tensor, Tensor] = {}  # bfloat16 copies of some parameters, the graph's last arguments
         self._versions: list[int] = []  # of these parameters, when they were copied
 
-    def use(self, optimizer: SharedOptimizer) -> None:
-        """Updates the parameters by this optimizer from now on."""
-        self.optimizer, self._adam, self.recorded = optimizer, None, None
-
     def compile(self, inputs: Sequence[Tensor]) -> None:
         """Compiles the graph by Inductor.
 

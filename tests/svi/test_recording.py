@@ -135,7 +135,7 @@ def model_and_svi(compile, **settings):
 
 
 def is_recorded(svi):
-    return [replay.is_all_recorded for replay in svi._captured.replays.values() if replay is not None]
+    return [replay.is_all_recorded for replay in svi._captured.replays]
 
 
 def test_steps_are_those_of_step_tensor_also_when_rate_and_beta_change():

@@ -19,6 +19,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.svi import CompiledSVI, backends, captured_steps
+from pyro_vae.svi.guards import Reads
+from pyro_vae.svi.signature import Arguments
 
 BATCHES = [torch.linspace(-1.0, 2.0, size) for size in (3, 3, 3, 3, 2, 3, 3, 2, 2, 3)]
 
@@ -255,7 +257,7 @@ def test_a_capture_leaves_version_counters_as_they_were():
     svi.step(BATCHES[0])
     tensors = [buffer, scale, a, pyro.get_param_store()._params["l"]]
     before = [tensor._version for tensor in tensors]
-    svi._program.capture("step", [BATCHES[0]], torch.utils._pytree.tree_structure(((0,), {})))
+    svi._program.capture("step", Arguments((BATCHES[0],), {}), Reads())
     assert [tensor._version for tensor in tensors] == before
     assert svi.step(BATCHES[0]) is not None
     assert svi.signatures == 1

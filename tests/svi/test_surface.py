@@ -333,7 +333,7 @@ def test_an_optimizer_of_torch_takes_the_steps_of_its_own_loop(local):
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-        assert [replay.calls for replay in svi._captured.replays.values()] == [18] * compiled
+        assert [replay.calls for replay in svi._captured.replays] == [18] * compiled
         return losses
 
     with pyro.settings.context(module_local_params=local):

@@ -32,6 +32,8 @@ from torch import nn
 from pyro_vae import Spec, build, fit
 from pyro_vae._utils.checks import InputError
 from pyro_vae.svi import CompiledSVI, NotFiniteError, backends
+from pyro_vae.svi.guards import Reads
+from pyro_vae.svi.signature import Arguments
 
 SPEC = Spec(image_shape=(1, 8, 8), latent_dim=3, hidden=(16,))
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -552,7 +554,7 @@ def test_a_capture_leaves_no_trace(tiny):
     svi = CompiledSVI(vae.model, vae.guide, lambda groups: torch.optim.SGD(groups, lr=0.0))
     svi.step(pictures(8))
     state, store = torch.get_rng_state(), dict(pyro.get_param_store()._params)
-    svi._program.capture("step", [pictures(8)], torch.utils._pytree.tree_structure(((0,), {})))
+    svi._program.capture("step", Arguments((pictures(8),), {}), Reads())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(pyro.get_param_store()._params[name] is value for name, value in store.items())
     assert all(parameter.grad is None for parameter in vae.parameters())
