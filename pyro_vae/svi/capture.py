@@ -12,7 +12,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
-from pyro_vae.svi.isolation import Isolated, kind_refused
+from pyro_vae.svi.comparison import copies, difference
+from pyro_vae.svi.isolation import Isolated, refusal_of
 from pyro_vae.svi.scalar_reads import LossesStayTensors, NotCapturable, innermost_line
 
 _aten = torch.ops.aten
@@ -38,14 +39,15 @@ class Captured:
     """A graph that computes `function(*inputs)` from `inputs` and `live`.
 
     `live` are the tensors that the function uses without taking them as arguments, such as a module's buffers: they are
-    read, and written in place, at each call. `others` are those of them whose gradients are the graph's last outputs.
-    `written` are the positions of the inputs that it writes to.
+    read, and written in place, at each call. `written` are the positions of the inputs that it writes to. Of a program,
+    `params` are its first inputs, by name, and `others` the live tensors whose gradients are the last outputs.
     """
 
     graph: fx.GraphModule
     live: tuple[Tensor, ...]
-    others: tuple[Tensor, ...] = ()
     written: tuple[int, ...] = ()
+    params: dict[str, Tensor] = field(default_factory=dict)
+    others: tuple[Tensor, ...] = ()
 
 
 def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequence[Tensor]) -> Captured:
@@ -99,8 +101,7 @@ def verify(
 
     def results(perturbed: Sequence[Tensor], run: Callable[..., Any], *more: Tensor) -> list[Tensor | None]:
         with seeded_rng(device, seed=1), Isolated(perturbed), LossesStayTensors(), pyro.validation_enabled(False):
-            outputs = run(*params, *inputs, *more)  # copied, because a next run may overwrite them
-            return [None if output is None else output.detach().clone() for output in outputs]
+            return copies(run(*params, *inputs, *more))
 
     reason = "no result of it is finite"
     for perturbed in ([*params, *inputs, *captured.live, *within_reach], params, ()):
@@ -124,24 +125,9 @@ def _comparable(loss: Tensor | None, *gradients: Tensor | None) -> bool:
 
 
 def _compare(expected: Sequence[Tensor | None], actual: Sequence[Tensor | None]) -> None:
-    for number, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
-        if wanted is None and got is None:
-            continue
-        size = 0.0 if wanted is None or not wanted.numel() else float(wanted.abs().nan_to_num(posinf=0).max())
-        tolerance = 1e-5 + (1e-3 if number else 3e-5) * size
-        if wanted is None or got is None or not _close(wanted.cpu(), got.cpu(), tolerance):
-            what = "a gradient" if number else "its loss"
-            now, frozen = ("none" if value is None else _short(value) for value in (wanted, got))
-            raise NotCapturable(
-                f"on other values {what} is {now}, that of the captured step {frozen}: it reads values undetected, or "
-                "seeds its random numbers"
-            )
-
-
-def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    return first.shape == second.shape and torch.allclose(
-        first.to_dense().double(), second.to_dense().double(), rtol=0, atol=tolerance, equal_nan=True
-    )
+    differs = difference(expected, actual, tolerance=3e-5)
+    if differs is not None:
+        raise NotCapturable(f"on other values {differs}: it reads values undetected, or seeds its random numbers")
 
 
 def _live_tensors(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
@@ -156,7 +142,7 @@ def _live_tensors(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tup
             function(*inputs)
         runs.append(used.tensors)
     live = tuple(tensor for address, tensor in runs[0].items() if address in runs[1])
-    refused = next(filter(None, map(kind_refused, (*inputs, *live))), "")
+    refused = next(filter(None, map(refusal_of, (*inputs, *live))), "")
     if refused:
         raise NotCapturable(refused)
     return live, [position for position, tensor in enumerate((*inputs, *live)) if isolated.has_copy(tensor)]
@@ -215,13 +201,11 @@ def _short(tensor: Tensor) -> str:
 def _clean_up(graph: fx.GraphModule) -> fx.GraphModule:
     """Removes `detach` and `alias`, and dead code. Unused draws stay: the generator's later draws depend on them."""
     for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+        if node.op == "call_function" and node.target in (_aten.detach.default, _aten.alias.default):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
-        elif node.target is torch.ops.aten.native_batch_norm.default and node.args[3] is not None:
-            node.target = (
-                torch.ops.aten._native_batch_norm_legit.default
-            )  # the same operation, with a schema that declares what it writes
+        elif node.target is _aten.native_batch_norm.default and node.args[3] is not None:
+            node.target = _aten._native_batch_norm_legit.default  # the same, with a schema that declares its writes
         elif node.target is _aten.mkldnn_rnn_layer.default:
             node.target = lstm_layer
     graph.graph.eliminate_dead_code(is_impure_node=_has_effects)

@@ -7,7 +7,6 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
 from pyro_vae.svi import ambient, backends
+from pyro_vae.svi.comparison import difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.program import ChangesItself, Program, ProgramError
@@ -81,7 +81,7 @@ class CapturedSteps:
             self.warn_once(f"runs eagerly: {reason}")
             return None, []
         self.floats.to_tensors(arguments)
-        inputs, signature = arguments.tensors(), (program, kind, *arguments.kinds(), *ambient.in_force())
+        inputs, signature = arguments.tensors(), (program, kind, *arguments.metadata(), *ambient.in_force())
         captures = self._captures.get(signature, {})
         reads = next((reads for reads in captures if reads.hold()), None)
         replay = None if reads is None else captures[reads]
@@ -90,7 +90,7 @@ class CapturedSteps:
                 return None, []
             replay.calls += 1
             if replay.calls in VERIFIED_AT or replay.calls % VERIFIED_EVERY == 0:
-                replay = self._verified(program, signature, replay, args, kwargs, inputs)
+                replay = self._verified(signature, replay, inputs, args, kwargs)
             return replay and self._faster(replay, inputs), inputs
         if replay is None and (reads is not None or not self.ready):
             self.ready = True
@@ -104,8 +104,8 @@ class CapturedSteps:
         if sum(map(len, self._captures.values())) >= MAX_SIGNATURES:
             self.warn_once(f"more than {MAX_SIGNATURES} signatures; further signatures run eagerly")
             return False
-        of_program = [captures for other, captures in self._captures.items() if other[:2] == signature[:2]]
-        tried = [replay for captures in of_program for replay in captures.values()]
+        alike = [captures for other, captures in self._captures.items() if other[:2] == signature[:2]]
+        tried = [replay for captures in alike for replay in captures.values()]
         if len(tried) >= FAILURES_BEFORE_EAGER and not any(tried):
             return False
         captures = self._captures.get(signature, {})
@@ -120,10 +120,10 @@ class CapturedSteps:
         program, kind, *_ = signature
         reads, replay = Reads(), None
         try:
-            result = program.capture(kind, arguments, reads)
-            if result is None:
+            captured = program.capture(kind, arguments, reads)
+            if captured is None:
                 return None
-            replay = Replay(*result, self.optimizer if kind == "step" else None, reads, self.precision)
+            replay = Replay(captured, self.optimizer if kind == "step" else None, reads, self.precision)
         except ProgramError as error:
             if signature not in self._raised:  # which may not happen at the next call
                 self._raised.add(signature)
@@ -138,19 +138,18 @@ class CapturedSteps:
         return replay
 
     def _add(self, signature: Signature, reads: Reads, replay: Replay | None) -> None:
-        """Adds a captured step, from now on the only one where these reads hold."""
+        """Adds a captured step, in the place of one whose reads hold as well."""
         captures = self._captures.get(signature, {})
         self._captures[signature] = {other: captures[other] for other in captures if not other.hold()} | {reads: replay}
         reads.settle()
 
     def _verified(
-        self, program: Program, signature: Signature, replay: Replay, args: Any, kwargs: Any, inputs: list[Tensor]
+        self, signature: Signature, replay: Replay, inputs: list[Tensor], args: Any, kwargs: Any
     ) -> Replay | None:
         """The captured step, if its loss and its gradients are still those of the program."""
-        params, kind = list(replay.params.values()), signature[1]
+        program, kind, *_ = signature
         with replay.reads.restored():
-            expected, captured = program.results(kind, replay.captured, params, inputs, args, kwargs)
-        what = _difference(expected, captured)
+            what = program.difference(kind, replay.captured, inputs, args, kwargs)
         if what is None:
             self._compare_compiled(replay, inputs)
             return replay
@@ -188,7 +187,7 @@ class CapturedSteps:
     def _compare_compiled(self, replay: Replay, inputs: list[Tensor]) -> None:
         """Gives up compiled code whose results are not those of the captured graph."""
         results = replay.compiled_results(inputs)
-        what = results and _difference(*results, slack=10)
+        what = results and difference(*results, slack=10)
         if what:
             replay.give_up_compiled()
             self.warn_once(f"the captured step is not compiled: {what}, when compiled")
@@ -205,39 +204,5 @@ def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
     return frame[0].f_globals.get("__name__", "").startswith("pyro_vae.svi.")
 
 
-def _difference(expected: Sequence[Tensor | None], captured: Sequence[Tensor | None], slack: float = 1) -> str | None:
-    """What differs between the results of a program and of its captured step; None if nothing does.
-
-    Results that are not finite are the same only where both are infinite, with the same sign, or both are NaN. `slack`
-    is a factor of the tolerances, for sums in another order.
-    """
-    if not captured:
-        return "the program uses other parameters than its captured step"
-    expected, captured = (
-        [None if value is None else value.to_dense() for value in each] for each in (expected, captured)
-    )
-    largest = max((_size(value) for value in expected[1:] if value is not None), default=0.0)
-    for number, (value, other) in enumerate(zip(expected, captured, strict=True)):
-        if value is None or other is None or not value.numel():
-            if (value is None) != (other is None):
-                return "a parameter has a gradient in only one of the program and its captured step"
-        elif number == 0 and not torch.allclose(other.to(value), value, 1e-4 * slack, 1e-4 * slack, equal_nan=True):
-            return f"the program's loss is {_short(value)}, that of its captured step {_short(other)}"
-        elif number:
-            within = slack * (1e-3 * _size(value) + 1e-5 * largest + 1e-5)
-            if not torch.allclose(other.to(value), value, rtol=0, atol=within, equal_nan=True):
-                return "the program's gradients differ from those of its captured step"
-    return None
-
-
-def _size(value: Tensor) -> float:
-    """The largest finite size of its elements."""
-    return float(value.abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
-
-
 def _one_line(error: BaseException | None) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _short(loss: Tensor) -> str:
-    return ", ".join(f"{number:.6g}" for number in loss.flatten().tolist())

@@ -157,9 +157,9 @@ class _WithOwnStore(Program):
         with self.own_store():
             return super().capture(*args)
 
-    def results(self, *args: Any) -> Any:
+    def difference(self, *args: Any) -> Any:
         with self.own_store():
-            return super().results(*args)
+            return super().difference(*args)
 
 
 class _Differentiable(torch.autograd.Function):

@@ -20,7 +20,7 @@ from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.places import PLAIN
 from pyro_vae.svi.program import Program, params_of
 from pyro_vae.svi.replay import Replay
-from pyro_vae.svi.signature import kind_of
+from pyro_vae.svi.signature import metadata_of
 
 RESCANNED_EVERY = 100  # steps of `steps`
 
@@ -169,7 +169,6 @@ class CompiledSVI(SVI):
         """Takes a gradient step; returns the loss before it (or both losses, where Pyro returns two)."""
         number = number_of(self._step(args, kwargs))
         self._finite.check(number, self.steps_taken)
-        self._finite.forget()
         return number
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -231,7 +230,12 @@ class CompiledSVI(SVI):
 
     def _stands_on(self, leaves: list[Any]) -> list[Any]:
         """What a step depends on beside the guards of its captured step, the parameters and the optimizer."""
-        return [self._current_program(), *map(type, runtime._PYRO_STACK), *ambient.in_force(), *map(kind_of, leaves)]
+        return [
+            self._current_program(),
+            *map(type, runtime._PYRO_STACK),
+            *ambient.in_force(),
+            *map(metadata_of, leaves),
+        ]
 
     def _trusted(self, leaves: list[Any]) -> Replay | None:
         """The captured step that has just run, if its recorded kernels can run the next step alone."""

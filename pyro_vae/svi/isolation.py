@@ -132,18 +132,15 @@ class Isolated(TorchDispatchMode):
             copy.mul_(1 + 2**-6).add_(2**-6)
 
 
-def kind_refused(tensor: Tensor) -> str:
+def refusal_of(tensor: Tensor) -> str:
     """Why a program that uses this tensor is not captured; empty if it may be."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"it uses a tensor of the class {type(tensor).__name__}"
-    if (
-        tensor.is_nested
-        or tensor.is_quantized
-        or tensor.is_meta
-        or tensor.layout not in (torch.strided, torch.sparse_coo)
-    ):
-        kinds = ("nested", tensor.is_nested), ("quantized", tensor.is_quantized), ("meta", tensor.is_meta)
-        return f"it uses a {next((name for name, is_kind in kinds if is_kind), str(tensor.layout))} tensor"
+    for kind in ("nested", "quantized", "meta"):
+        if getattr(tensor, f"is_{kind}"):
+            return f"it uses a {kind} tensor"
+    if tensor.layout not in (torch.strided, torch.sparse_coo):
+        return f"it uses a {tensor.layout} tensor"
     if tensor.is_conj() or tensor.is_neg():
         return "it uses a tensor whose conjugate or sign has not been resolved"
     return ""

@@ -63,10 +63,6 @@ class FiniteCheck:
         for step, loss in zip(steps, losses, strict=True):
             self.check(loss, step)
 
-    def forget(self) -> None:
-        """Leaves the losses that were noted unchecked."""
-        self._noted.clear()
-
 
 def number_of(loss: Any) -> Any:
     """A loss as Pyro's SVI returns it: a float, or several, of objectives that have several losses."""

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
+from pyro_vae.svi.comparison import copies, difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
 from pyro_vae.svi.recorder import recorded
@@ -65,8 +66,8 @@ class Program:
         # A view that was made inside is another object than the operation's result; autograd counts its nodes.
         return params, [other for other in others if other.grad_fn is None or other.grad_fn._sequence_nr() < start]
 
-    def capture(self, kind: str, arguments: Arguments, reads: Reads) -> tuple[Captured, dict[str, Tensor]] | None:
-        """The graph of a `step` (the loss and its gradients) or of an `evaluate` (the loss), and the parameters.
+    def capture(self, kind: str, arguments: Arguments, reads: Reads) -> Captured | None:
+        """The graph of a `step` (the loss and its gradients) or of an `evaluate` (the loss).
 
         Args:
             kind: `step` or `evaluate`.
@@ -106,35 +107,31 @@ class Program:
             tensors = list(params.values())
             try:
                 # Copies, so that tensors passed twice, or held by the program as well, stay distinct inputs.
-                copies = [tensor.clone() for tensor in inputs]
-                captured = capture(
-                    estimate, [*tensors, *copies], [*tensors, *(_other_values(tensor, 1) for tensor in inputs)]
-                )
+                first, second = ([tensor.clone() for tensor in inputs], [_other_values(tensor, 1) for tensor in inputs])
+                captured = capture(estimate, [*tensors, *first], [*tensors, *second])
                 if any(position >= len(params) for position in captured.written):
                     raise NotCapturable("it writes to an argument in place")
-                other_inputs = [_other_values(tensor, 0) for tensor in inputs]
-                verify(captured, estimate, tensors, other_inputs, reads.tensors())
+                verify(captured, estimate, tensors, [_other_values(tensor, 0) for tensor in inputs], reads.tensors())
             except NotCapturable:
                 _refuse_changes(reads, store)  # a change of state is the clearer reason
                 raise
             _refuse_changes(reads, store)
-        return replace(captured, others=tuple(other_leaves) if kind == "step" else ()), params
+        return replace(captured, params=params, others=tuple(other_leaves) if kind == "step" else ())
 
-    def results(
-        self, kind: str, captured: Captured, params: Sequence[Tensor], inputs: Sequence[Tensor], args: Any, kwargs: Any
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """The loss and, of a `step`, the gradients: those of the program, and those of its captured step.
+    def difference(self, kind: str, captured: Captured, inputs: Sequence[Tensor], args: Any, kwargs: Any) -> str | None:
+        """What differs between the program's results and those of its captured step; None if nothing does.
 
-        Both are from the same draws, and without side effects. The second are none if the program uses other parameters
-        than the captured step.
+        Both are from the same draws, and without side effects.
         """
+        params = captured.params.values()
         devices = [tensor.device for tensor in (*params, *inputs)]
         with _no_trace(devices), poutine.trace(param_only=True) as used:
-            expected = _copies(self._results(kind, [*params, *captured.others], args, kwargs))
+            expected = copies(self._results(kind, [*params, *captured.others], args, kwargs))
         if {*map(id, params_of(used.trace).values())} != {*map(id, params)}:
-            return expected, []
+            return "the program uses other parameters than its captured step"
         with _no_trace(devices):
-            return expected, _copies(captured.graph.forward(*params, *inputs, *captured.live))
+            actual = copies(captured.graph.forward(*params, *inputs, *captured.live))
+        return difference(expected, actual)
 
     def _results(
         self, kind: str, differentiated: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -169,10 +166,6 @@ def _refuse_changes(reads: Reads, store: dict[str, Tensor]) -> None:
     replaced = [name for name, value in pyro.get_param_store()._params.items() if store.get(name) is not value]
     if replaced:
         raise NotCapturable(f"each step puts new tensors into the param store: {', '.join(replaced)}")
-
-
-def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.detach().clone() for tensor in tensors]
 
 
 def as_tensor(loss: Any) -> Tensor:

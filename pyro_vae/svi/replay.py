@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -20,7 +21,7 @@ from pyro_vae.svi.cpu.recording import NotRecordable
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 
-_kind = operator.attrgetter("requires_grad", "_backward_hooks", "dtype", "shape", "device")
+_metadata = operator.attrgetter("requires_grad", "_backward_hooks", "dtype", "shape", "device")
 _grad = operator.attrgetter("grad")
 _version = operator.attrgetter("_version")
 
@@ -37,15 +38,9 @@ class Replay:
     `precision="bf16"` its products are in bfloat16; those of `captured`, which is compared with the program, are not.
     """
 
-    def __init__(
-        self,
-        captured: Captured,
-        params: dict[str, Tensor],
-        optimizer: SharedOptimizer | None,
-        reads: Reads,
-        precision: str = "fp32",
-    ) -> None:
-        self.captured, self.params, self.optimizer, self.reads = captured, params, optimizer, reads
+    def __init__(self, captured: Captured, optimizer: SharedOptimizer | None, reads: Reads, precision: str) -> None:
+        self.captured, self.optimizer, self.reads = captured, optimizer, reads
+        self.params = params = captured.params
         self._graph = backends.in_bfloat16(captured.graph) if precision == "bf16" else captured.graph
         self.graph: backends.Run = self._graph.forward
         self.recorded: backends.Run | None = None  # the whole step, as recorded kernels
@@ -58,7 +53,7 @@ class Replay:
         self._fixed = (*self._tensors, *captured.live)
         self._addresses: list[int] = []  # of the parameters and live tensors, when the kernels were recorded
         self._strided = [tensor for tensor in self._fixed if tensor.layout is torch.strided]
-        self._as_captured = self._kinds()
+        self._as_captured = self._metadata()
         gradients: Any = captured.graph.graph.output_node().args[0][1:]  # type: ignore[index]
         pairs = zip(self._tensors, gradients, strict=False)
         self._without_gradient = {param for param, gradient in pairs if gradient is None}
@@ -98,10 +93,10 @@ class Replay:
         """Whether the store still has the same parameters; of these and all tensors used, the same kinds and hooks."""
         stored = map(pyro.get_param_store()._params.get, self._stored)
         same = all(map(operator.is_, stored, self._stored.values()))
-        return same and self._kinds() == self._as_captured
+        return same and self._metadata() == self._as_captured
 
-    def _kinds(self) -> list[Any]:
-        return [*map(_kind, self._fixed), *map(Tensor.stride, self._strided)]
+    def _metadata(self) -> list[Any]:
+        return [*map(_metadata, self._fixed), *map(Tensor.stride, self._strided)]
 
     def adds_to_gradients(self) -> bool:
         """Whether a parameter has a gradient already, to which Pyro's step would add."""
@@ -145,14 +140,6 @@ class Replay:
         if adam is not None:
             adam.refresh()
 
-    def _gradients(self, outputs: Sequence[Tensor | None]) -> list[Tensor]:
-        """The gradients of the parameters that the optimizer updates."""
-        gradients = (
-            self._zeros.get(param) if gradient is None else gradient
-            for param, gradient in zip(self._tensors, outputs, strict=False)
-        )
-        return [gradient for gradient in gradients if gradient is not None]
-
     @property
     def is_all_recorded(self) -> bool:
         """Whether a step consists of recorded kernels only."""
@@ -195,26 +182,25 @@ class Replay:
             if on_cuda:
                 self.recorded = backends.cuda_graph(self._run, inputs, written)
             else:
+                if self.optimizer is not None and self._adam is None:
+                    raise NotRecordable("the optimizer is not Adam")
                 improve = [self._adam.into_products] if self._adam else []
-                self.recorded = recording.record(self._run_kernels, inputs, written, *improve)
+                self.recorded = recording.record(partial(self._run, by_kernel=True), inputs, written, *improve)
         except (NotRecordable, NotCompilable) as reason:
             self.to_record, self.recorded = False, None
             if on_cuda:
                 warnings.warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}", stacklevel=6)
 
-    def _run(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The loss; and the gradients, except those that Adam's kernel has used."""
+    def _run(self, *inputs: Tensor, by_kernel: bool = False) -> Sequence[Tensor]:
+        """The loss; and the gradients, except those that Adam has used: torch's own, or that of adam.cpp."""
         outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
         if self._adam is None:
             return outputs
-        self._adam(self._gradients(outputs[1:]))
-        return [outputs[0], *outputs[1 + len(self._tensors) :]]
-
-    def _run_kernels(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The same on the CPU, where the optimizer's update must be a kernel, too."""
-        outputs = self.graph(*self._tensors, *inputs, *self.captured.live, *self._halves.values())
-        if self.optimizer is None:
-            return outputs
-        if self._adam is None or not self._adam.by_kernel(self._gradients(outputs[1:]), self._halves):
-            raise NotRecordable("the optimizer is not Adam in float32")
-        return outputs[:1]
+        loss, *gradients = outputs
+        given = dict(zip(self._tensors, gradients, strict=False)) | self._zeros
+        of_params = [given[param] for param in self._stepped]
+        if not by_kernel:
+            self._adam(of_params)
+        elif not self._adam.by_kernel(of_params, self._halves):
+            raise NotRecordable("a parameter or its gradient is not dense in float32")
+        return [loss, *gradients[len(self._tensors) :]]

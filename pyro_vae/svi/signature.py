@@ -1,4 +1,4 @@
-"""What a captured step depends on in its arguments: their structure, their kinds, and the plain values among them."""
+"""What a captured step depends on in its arguments: their structure, the metadata of tensors, and plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except TypeError:  # torch 2.6
 class Arguments:
     """The arguments of a call as leaves of a pytree, of which tensors become inputs of a captured step.
 
-    >>> Arguments((torch.zeros(3), 2), {}).kinds()[1:3] == (kind_of(torch.ones(3)), kind_of(2))
+    >>> Arguments((torch.zeros(3), 2), {}).metadata()[1:3] == (metadata_of(torch.ones(3)), metadata_of(2))
     True
     """
 
@@ -50,9 +50,9 @@ class Arguments:
         leaves = [next(others) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.tree)
 
-    def kinds(self) -> tuple[Any, ...]:
-        """The structure, and the kind of each leaf."""
-        return self.tree if _TREES_HAVE_A_HASH else str(self.tree), *map(kind_of, self.leaves)
+    def metadata(self) -> tuple[Any, ...]:
+        """The structure, and what a captured step depends on in each leaf."""
+        return self.tree if _TREES_HAVE_A_HASH else str(self.tree), *map(metadata_of, self.leaves)
 
 
 class ChangingFloats:
@@ -86,7 +86,7 @@ class ChangingFloats:
                     arguments.leaves[index] = torch.tensor(leaf, **like)
 
 
-def kind_of(leaf: Any) -> Any:
+def metadata_of(leaf: Any) -> Any:
     """What a captured step depends on in an argument: a tensor's shape, strides and types; any other value itself."""
     if isinstance(leaf, Tensor):
         views = leaf.is_conj(), leaf.is_neg()

@@ -18,7 +18,8 @@ from pyro.infer.autoguide import AutoHierarchicalNormalMessenger, AutoNormalMess
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.svi import CompiledSVI, backends, captured_steps
+from pyro_vae.svi import CompiledSVI, backends
+from pyro_vae.svi.comparison import difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.signature import Arguments
 
@@ -472,7 +473,7 @@ def results(loss, gradient):
     ],
 )
 def test_a_comparison_covers_results_that_are_not_finite(program, captured, what):
-    found = captured_steps._difference(program, captured)
+    found = difference(program, captured)
     assert found is None if what is None else what in found
 
 
