@@ -165,22 +165,19 @@ class CapturedSteps:
         if replay.settled or self.compile == "capture":
             return replay
         tensors = [*replay.params.values(), *inputs, *replay.captured.live]
-        on_cuda = tensors[0].is_cuda if tensors else False
-        first = not any(other.settled for other in self.replays)
+        device = tensors[0].device.type if tensors else ""
         if self.compile == "auto":
-            on_cpu = bool(tensors) and tensors[0].device.type == "cpu"
-            wanted = on_cuda or (on_cpu and replay.calls > INDUCTOR_AFTER)
+            wanted = device == "cuda" or (device == "cpu" and replay.calls > INDUCTOR_AFTER)
         else:  # compiling for each shorter last batch would not pay off
-            wanted = first or replay.calls > FURTHER_AFTER
+            wanted = replay.calls > FURTHER_AFTER or not any(other.settled for other in self.replays)
         if not wanted:
             return replay
-        replay.settled = True
-        if self.compile == "inductor" or not on_cuda:
+        replay.settled = replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
+        if self.compile == "inductor" or device != "cuda":
             try:
                 replay.compile(inputs)
             except backends.NotCompilable as reason:
                 self.warn_once(f"the captured step is not compiled: {reason}")
-        replay.to_record = True  # on CUDA as a CUDA graph; on a CPU as calls from C++
         self._compare_compiled(replay, inputs)
         return replay
 
