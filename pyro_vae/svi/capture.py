@@ -113,7 +113,10 @@ def verify(
         some = any(value is not None and value.isfinite().any() for value in expected)
         if _comparable(*expected) or (some and not perturbed):
             with torch.no_grad():
-                _compare(expected, results(perturbed, captured.graph.forward, *captured.live))
+                actual = results(perturbed, captured.graph.forward, *captured.live)
+            what = difference(expected, actual, tolerance=3e-5)
+            if what is not None:
+                raise NotCapturable(f"on other values {what}: it reads values undetected, or seeds its random numbers")
             return
     raise NotCapturable(f"its captured step can't be compared with it: on other values {reason}")
 
@@ -122,12 +125,6 @@ def _comparable(loss: Tensor | None, *gradients: Tensor | None) -> bool:
     """Whether all are finite; a loss beside gradients may be infinite, as those of some objectives are by design."""
     finite = all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
     return finite and (loss is None or bool((loss.isfinite() | (bool(gradients) & loss.isposinf())).all()))
-
-
-def _compare(expected: Sequence[Tensor | None], actual: Sequence[Tensor | None]) -> None:
-    differs = difference(expected, actual, tolerance=3e-5)
-    if differs is not None:
-        raise NotCapturable(f"on other values {differs}: it reads values undetected, or seeds its random numbers")
 
 
 def _live_tensors(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:

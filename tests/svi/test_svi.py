@@ -498,6 +498,16 @@ def test_a_lost_number_names_its_step():
     assert (caught.value.step, svi.steps_taken) == (1, 200)
 
 
+def test_a_lost_number_of_a_step_tensor_is_told_after_a_step():
+    sgd, nothing = partial(torch.optim.SGD, lr=0.1), lambda x: None
+    svi = CompiledSVI(nothing, nothing, sgd, loss=lambda model, guide, x: x, compile="off")
+    for x in (1.0, math.nan):
+        svi.step_tensor(torch.tensor(x))
+    svi.step(torch.tensor(1.0))
+    with pytest.raises(NotFiniteError, match="the loss is nan at step 2"):
+        svi.check_finite()
+
+
 def test_state_goes_from_compiled_to_eager_and_back():
     def steps(kinds):
         pyro.clear_param_store()
