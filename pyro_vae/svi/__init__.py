@@ -4,8 +4,8 @@ In the order of a step: `compiled_svi` (the class), `captured_steps` (which capt
 runs eagerly), `signature` and `ambient` (what a captured step depends on in arguments, and in the state of torch),
 `guards` (the Python values that a captured program reads: `recorder` finds them by `bytecode`, in `places`), `program`
 (model and guide with their objective), `capture` (tensor operations as a graph), `isolation` (runs that write to no
-tensor of the user's), `scalar_reads` (numbers that are read from tensors), `comparison` (of a program with its captured
-step), `backends` (running a graph), `optimizers` (a single update of all parameters), `replay` (a captured step),
+tensor of the user's), `scalar_reads` (numbers that are read from tensors), `verification` (of a captured step by its
+program), `backends` (running a graph), `optimizers` (a single update of all parameters), `replay` (a captured step),
 `losses` (their check). `compiled_elbo` is the loss as a function of the parameters. `cpu` has native kernels that make
 compiled steps faster.
 """

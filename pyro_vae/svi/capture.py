@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
-from pyro_vae.svi.comparison import copies, difference
 from pyro_vae.svi.isolation import Isolated, refusal_of
 from pyro_vae.svi.scalar_reads import LossesStayTensors, NotCapturable, innermost_line
+from pyro_vae.svi.verification import copies, difference
 
 _aten = torch.ops.aten
 _SHAPED_BY_VALUES = (_aten._pack_padded_sequence.default,)  # beside those that torch tags

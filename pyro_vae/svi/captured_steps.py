@@ -15,13 +15,13 @@ from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
 from pyro_vae.svi import ambient, backends
-from pyro_vae.svi.comparison import difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
 from pyro_vae.svi.program import ChangesItself, Program, ProgramError
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.scalar_reads import NotCapturable
 from pyro_vae.svi.signature import Arguments, ChangingFloats
+from pyro_vae.svi.verification import difference
 
 INDUCTOR_AFTER = 5000  # steps, after which a compilation of about 10 s pays off
 FURTHER_AFTER = 1000  # likewise, for signatures after the first, under compile="inductor"

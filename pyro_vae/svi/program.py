@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae._utils.rng import preserved_rng
 from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
-from pyro_vae.svi.comparison import copies, difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
 from pyro_vae.svi.recorder import recorded
 from pyro_vae.svi.scalar_reads import NotCapturable
 from pyro_vae.svi.signature import Arguments
+from pyro_vae.svi.verification import copies, difference
 
 
 class ProgramError(Exception):

@@ -19,9 +19,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.svi import CompiledSVI, backends
-from pyro_vae.svi.comparison import difference
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.signature import Arguments
+from pyro_vae.svi.verification import difference
 
 BATCHES = [torch.linspace(-1.0, 2.0, size) for size in (3, 3, 3, 3, 2, 3, 3, 2, 2, 3)]
 
