@@ -12,6 +12,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from pyro_vae.experiments.report.uses import uses_of_study
 from pyro_vae.metric_table import metric_named
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -148,26 +149,25 @@ class Figures(OfAStudy):
 
 
 class Uses(Figures):
-    """What commands measured of the models, a row for each number, and their pictures."""
+    """What commands measured of the models, each command once beside its numbers, and their pictures."""
 
     def rendered(self, study, rows):
-        folder = RESULTS / study["name"]
-        with (folder / "uses.csv").open(encoding="utf-8", newline="") as lines:
-            body = [
-                [
-                    [row["model"]],
-                    [f"{row['command']} {row['options']}"],
-                    [row["quantity"]],
-                    [_value(row)],
-                ]
-                for row in csv.DictReader(lines)
+        uses = uses_of_study(RESULTS / study["name"])
+        body = [
+            [
+                *(
+                    _tall(use[name], len(use["rows"]))
+                    for name in ("model", "command")
+                    if row is first
+                ),
+                [row["quantity"]],
+                [row["text"]],
             ]
-        pictures = [
-            self.figure(
-                study, path.relative_to(folder).as_posix(), f"{path.parent.name}, {path.stem}"
-            )
-            for path in sorted(folder.glob("uses/*/*.png"))
+            for use in uses["uses"]
+            for first in use["rows"][:1]
+            for row in use["rows"]
         ]
+        pictures = [self.figure(study, *picture) for picture in uses["pictures"]]
         return [_table([["model"], ["command"], ["quantity"], ["value"]], body), *pictures]
 
 
@@ -232,12 +232,6 @@ def _evidence(claim):
     return [f"{subject}: {means}", claim["reason"]]
 
 
-def _value(row):
-    """A value with its standard error, where it has one."""
-    error = f" ± {float(row['se']):.2g}" if row["se"] else ""
-    return f"{float(row['value']):.4g}{error}".replace("-", "\N{MINUS SIGN}")
-
-
 def _cell(row, name, digits):
     """Lines of a cell: ours, the document's, the difference."""
     lines = [_number(row[name], digits) if name in row else "\N{EN DASH}"]
@@ -266,7 +260,16 @@ def _table(head, body, numbers=False):
 
 
 def _row(cells):
-    return nodes.row("", *(nodes.entry("", *_lines(cell)) for cell in cells))
+    cells = [
+        cell if isinstance(cell, nodes.entry) else nodes.entry("", *_lines(cell))
+        for cell in cells
+    ]
+    return nodes.row("", *cells)
+
+
+def _tall(text, rows):
+    """A cell beside so many rows, the others of which leave it out."""
+    return nodes.entry("", *_lines([text]), morerows=rows - 1)
 
 
 def _lines(cell):
