@@ -25,6 +25,10 @@ from pyro_vae.svi.isolation import gradients_set_aside
 from pyro_vae.svi.scalar_reads import NotCapturable
 
 Draw = Callable[[int | slice, torch.Generator | None], Tensor]  # for one member, or for all
+_IN_PLACE = {  # what draws the same numbers from a generator
+    torch.ops.aten.randn_like.default: torch.ops.aten.normal_.default,
+    torch.ops.aten.rand_like.default: torch.ops.aten.uniform_.default,
+}
 
 
 class Members:
@@ -150,7 +154,9 @@ class Members:
         try:
             graph, draws, live = self._graph(kind, to_unit(pixels[index], self.dtype))
         except NotCapturable as reason:
-            raise checks.fail("spec", self.spec, f"a model whose step can be captured ({reason})") from reason
+            raise checks.fail(
+                "spec", self.spec, f"a model whose step can be captured; `fit` trains others ({reason})"
+            ) from reason
 
         def run(index: Tensor) -> Sequence[Tensor]:
             x = batch(index)
@@ -227,8 +233,9 @@ def _lift_draws(graph: fx.GraphModule, after: int, members: int) -> list[Draw]:
         if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             continue
         fresh, *numbers = node.args
+        fill = _IN_PLACE.get(node.target)
         on_empty = isinstance(fresh, fx.Node) and fresh.target is torch.ops.aten.empty.memory_format
-        if (
+        if fill is None and (
             not on_empty
             or len(fresh.users) > 1
             or any(isinstance(number, fx.Node) for number in numbers)
@@ -238,9 +245,10 @@ def _lift_draws(graph: fx.GraphModule, after: int, members: int) -> list[Draw]:
         with graph.graph.inserting_after(last_input):
             last_input = graph.graph.placeholder(f"noise_{len(draws)}")
         node.replace_all_uses_with(last_input)
-        draws.append(partial(_draw, node.target, numbers, node.meta["val"], members))
+        draws.append(partial(_draw, fill or node.target, numbers, node.meta["val"], members))
         graph.graph.erase_node(node)
-        graph.graph.erase_node(fresh)
+        if fill is None:
+            graph.graph.erase_node(fresh)
     graph.recompile()
     return draws
 

@@ -59,6 +59,8 @@ def few(digits):
         {"binarization": "dynamic", "beta": 2.0, "beta_warmup": 2, "validation_fraction": 0.3},
         {"beta": 0.0},
         {"model": "autoencoder"},
+        {"model": {"kind": "denoising", "noise": "gaussian:0.3"}, "validation_fraction": 0.3},
+        {"model": {"kind": "denoising", "noise": "salt-and-pepper:0.2"}, "binarization": "dynamic"},
     ],
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
@@ -224,5 +226,5 @@ def test_draws_of_another_kind_are_refused(few, monkeypatch):
         return model
 
     monkeypatch.setattr(ensemble_step, "build", with_dropout)
-    with pytest.raises(InputError, match="it draws by aten.bernoulli_.float, which is not known here"):
+    with pytest.raises(InputError, match="`fit` trains others .it draws by aten.bernoulli_.float, which is not known"):
         fit_many(SPEC, few, seeds=SEEDS, **QUIET)
