@@ -32,6 +32,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_CODE = [page for page in PAGES if any(kind == "python" for kind, _ in FENCE.findall(TEXTS[page]))]
 LONG = ("theory", "corrections")  # pages that train until the numbers of their text come out
+MEASUREMENTS = sorted(script for room in ("families", "uses") for script in (ROOT / "benchmarks" / room).glob("*.py"))
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NUMBER = re.compile(r"-?\d+\.\d+")
 
@@ -159,6 +160,15 @@ def test_readme_runs(capsys):
             exec(compile(block, f"README, block {number}", "exec"), names)  # noqa: S102 (our own text)
     assert "ELBO" in capsys.readouterr().out
     assert len(names["losses"]) == 8  # of as many seeds
+
+
+@pytest.mark.parametrize("script", MEASUREMENTS, ids=lambda script: f"{script.parent.name}/{script.stem}")
+def test_measurement_is_committed_and_shown(script):
+    results = script.with_suffix(".json")
+    path = results.relative_to(ROOT)
+    shown = f"{{rows}} {path} ", f"{{crossed}} {path} ", f"{{family}} {script.stem}\n"
+    assert results.is_file()
+    assert any(text in page for text in shown for page in TEXTS.values())
 
 
 def _equations() -> list[str]:
