@@ -1,4 +1,4 @@
-"""Times steps of small Pyro programs, and of one that enumerates, by Pyro's SVI and by CompiledSVI in turns.
+"""Times steps of small Pyro programs, and of one that enumerates, by Pyro's SVI and by CompiledSVI in turns; and draws.
 
     python benchmarks/svi_programs.py [--rounds 5] [--steps 300]
 
@@ -9,7 +9,8 @@
 A row is the median over rounds of the mean time of a step, after enough steps that all is captured and compiled; a
 ratio is the median within a round. `step` is `svi.step(...)` of one batch; `run_steps` makes all steps of a round in a
 call. Seconds are from the making of `CompiledSVI` to the end of the first compiled step, in a process of its own, with
-an empty folder for compiled code and with the one that this has filled; torch has been imported before.
+an empty folder for compiled code and with the one that this has filled; torch has been imported before. Draws are those
+of Pyro's Predictive and of CompiledPredictive, from an AutoNormal and the model, after a first call of each.
 Prints a Markdown table and writes svi_programs.json.
 """
 
@@ -27,13 +28,13 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae import Spec, build
 from pyro_vae._utils import files
 from pyro_vae._utils.environment import environment
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi import CompiledPredictive, CompiledSVI
 
 BACKENDS = ("capture", "inductor")
 Made = tuple[Callable, Callable, type, tuple]  # model, guide, objective, arguments
@@ -91,11 +92,21 @@ def main() -> None:
     print("| program | who | ms per step | over Pyro |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['program']} | {row['who']} | {row['ms_per_step']:.3f} | {row['over_pyro']:.2f} |")
+    draws = [drawn(name, arguments.rounds, arguments.steps) for name in PROGRAMS if name != "M2"]
+    print("\n| program | Predictive, ms per draw | CompiledPredictive | over Pyro |\n|---|---|---|---|")
+    for row in draws:
+        print(f"| {row['program']} | {row['pyro_ms']:.3f} | {row['ms_per_draw']:.3f} | {row['over_pyro']:.2f} |")
     first = {name: cold_and_warm(name) for name in PROGRAMS}
     print("\n| program | first compiled step, cold, s | warm, s |\n|---|---|---|")
     for name, (cold, warm) in first.items():
         print(f"| {name} | {cold:.1f} | {warm:.1f} |")
-    results = {"environment": environment("cpu"), "rounds": arguments.rounds, "steps": arguments.steps, "rows": rows}
+    results = {
+        "environment": environment("cpu"),
+        "rounds": arguments.rounds,
+        "steps": arguments.steps,
+        "rows": rows,
+        "draws": draws,
+    }
     results["first_compiled_step_seconds"] = {
         name: {"cold": cold, "warm": warm} for name, (cold, warm) in first.items()
     }
@@ -136,6 +147,24 @@ def timed(name: str, rounds: int, steps: int) -> list[dict]:
         }
         for who, of_who in times.items()
     ]
+
+
+def drawn(name: str, rounds: int, draws: int) -> dict:
+    """The row of a program's draws, by Pyro's Predictive and by CompiledPredictive in turns."""
+    pyro.clear_param_store()
+    model, guide, _, batch = PROGRAMS[name]()
+    guide(*batch)
+    takers = [kind(model, guide=guide, num_samples=draws) for kind in (Predictive, CompiledPredictive)]
+    times = []
+    for _ in range(1 + rounds):
+        times.append([])
+        for take in takers:
+            started = time.perf_counter()
+            take(*batch)
+            times[-1].append((time.perf_counter() - started) / draws)
+    of_pyro, compiled = (1e3 * statistics.median(of_kind) for of_kind in zip(*times[1:], strict=True))
+    over_pyro = statistics.median(time_compiled / time_pyro for time_pyro, time_compiled in times[1:])
+    return {"program": name, "pyro_ms": of_pyro, "ms_per_draw": compiled, "over_pyro": over_pyro}
 
 
 def with_own_store(take: Callable, state: dict | None = None) -> Callable:

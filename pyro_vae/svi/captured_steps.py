@@ -41,8 +41,10 @@ class CapturedSteps:
     None in the place of a captured step: the program runs eagerly.
     """
 
-    def __init__(self, compile: str, precision: str, optimizer: SharedOptimizer | None = None) -> None:
-        self.compile, self.precision, self.optimizer = compile, precision, optimizer
+    def __init__(
+        self, compile: str, precision: str, optimizer: SharedOptimizer | None = None, owner: str = "CompiledSVI"
+    ) -> None:
+        self.compile, self.precision, self.optimizer, self._owner = compile, precision, optimizer, owner
         self.ready = False  # after a first call, which runs as Pyro's, with all checks, and creates the parameters
         self.used: Replay | None = None  # by the last step
         self.floats = ChangingFloats()
@@ -51,7 +53,7 @@ class CapturedSteps:
         self._warned: set[str] = set()
 
     def __reduce__(self) -> Any:
-        return type(self), (self.compile, self.precision, self.optimizer)
+        return type(self), (self.compile, self.precision, self.optimizer, self._owner)
 
     @property
     def replays(self) -> list[Replay]:
@@ -194,11 +196,12 @@ class CapturedSteps:
         if text not in self._warned:
             self._warned.add(text)
             frames = itertools.takewhile(_is_of_engine, traceback.walk_stack(sys._getframe()))
-            warnings.warn(f"CompiledSVI: {text}", stacklevel=1 + len(list(frames)))
+            warnings.warn(f"{self._owner}: {text}", stacklevel=1 + len(list(frames)))
 
 
 def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
-    return frame[0].f_globals.get("__name__", "").startswith("pyro_vae.svi.")
+    name: str = frame[0].f_globals.get("__name__", "")
+    return name.startswith(("pyro_vae.svi.", "torch.nn.modules.module"))  # which calls a module's `forward`
 
 
 def _one_line(error: BaseException | None) -> str:

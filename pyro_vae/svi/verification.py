@@ -21,7 +21,8 @@ def difference(
     Results that are not finite are the same only where both are infinite, with the same sign, or both are NaN.
 
     Args:
-        expected, actual: of the program, and of its captured step: the loss first, None for no gradient.
+        expected, actual: of the program, and of its captured step: the loss first, None for no gradient. Without
+            a loss, which is None, they are draws.
         tolerance: of the loss, absolute and relative to its size. A gradient's is relative to its own largest element,
             and 100 times less to the largest of all, from which it may be left by cancellation.
         slack: a factor of all tolerances, for sums in another order.
@@ -39,14 +40,15 @@ def difference(
         dense, like = value.to_dense(), other.to_dense().to(value)
         if dense.shape != like.shape or not torch.allclose(like, dense, rtol=0, atol=slack * within, equal_nan=True):
             if number:
-                return "the program's gradients differ from those of its captured step"
+                what = "gradients" if expected[0] is not None else "draws"
+                return f"the program's {what} differ from those of its captured step"
             return f"the program's loss is {_short(value)}, that of its captured step {_short(other)}"
     return None
 
 
 def _size(value: Tensor) -> float:
-    """The largest finite size of its elements."""
-    return float(value.to_dense().abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
+    """The largest finite size of its elements; of truth values 1, if one is true."""
+    return float((1 * value.to_dense()).abs().nan_to_num(0, 0).max()) if value.numel() else 0.0
 
 
 def _short(loss: Tensor) -> str:
