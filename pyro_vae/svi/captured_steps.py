@@ -186,7 +186,7 @@ class CapturedSteps:
     def _compare_compiled(self, replay: Replay, inputs: list[Tensor]) -> None:
         """Gives up compiled code whose results are not those of the captured graph."""
         results = replay.compiled_results(inputs)
-        what = results and difference(*results, slack=10)
+        what = results and difference(results[0], results[1], slack=10)
         if what:
             replay.give_up_compiled()
             self.warn_once(f"the captured step is not compiled: {what}, when compiled")

@@ -80,7 +80,7 @@ class CompiledPredictive(Predictive):
         self._captured.ready = True  # the first draw has created the parameters
         replay, inputs = self._captured.replay(program, kind, calls[0], {})
         if replay is None:
-            draws = [program.draw(kind, *each) for each in calls]
+            draws: list[Any] = [program.draw(kind, *each) for each in calls]
         else:
             shared = [*replay.params.values(), *inputs[: len(inputs) - len(given)]]
             with torch.no_grad():

@@ -28,7 +28,7 @@ _WRAPPERS = (
     *(functools.cached_property, functools.partial, functools.singledispatchmethod),
     *(weakref.WeakKeyDictionary, weakref.WeakValueDictionary),
 )
-_VIEWS = (types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class Place(NamedTuple):

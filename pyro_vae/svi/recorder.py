@@ -124,7 +124,7 @@ class _Recorder:
             name = importlib.util.resolve_name("." * level + name, frame.f_globals.get("__package__"))
             self.visit(name, sys.modules.get(name), names, held=True)
         if {"environ", "getenv"} & (names.attributes | names.variables):
-            self.visit("the environment", os.environ._data, _NO_NAMES, held=True)
+            self.visit("the environment", vars(os.environ)["_data"], _NO_NAMES, held=True)
         if "globals" in names.any_attribute:
             self._values("the global variable", frame.f_globals, names)
         self._attribute(first, code.co_name, names)  # which may be replaced

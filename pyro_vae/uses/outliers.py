@@ -117,7 +117,7 @@ def likelihood_regret(
     torch.Size([10])
     """
     # log p(x) is not used: one sample of it is the least that can be drawn.
-    settings = {"particles": particles, "lr": lr, "tolerance_nats": tolerance_nats, "samples": samples}
+    settings: dict[str, Any] = {"particles": particles, "lr": lr, "tolerance_nats": tolerance_nats, "samples": samples}
     gap = inference_gap(model, images, **settings, k=1, **options)
     return gap.per_image["amortization_gap_nats"]
 
