@@ -38,7 +38,6 @@ ALONE = {
     "ladder": "batch normalization",
     "semi-supervised": "a model of pixels alone",
     "miwae": "a model of pixels alone",
-    "denoising": "it draws by aten.randn_like.default, which is not known here",
 }  # kinds that `fit_many` refuses, and what it says
 QUIET = {"device": "cpu", "progress": False}
 
