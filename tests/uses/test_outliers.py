@@ -37,8 +37,8 @@ def test_likelihoods_are_exact_where_the_posterior_is(exact):
 
 def test_regret_is_nothing_at_the_exact_posterior(exact):
     model, images, _ = exact
-    regret = outliers.likelihood_regret(model, images, **GREY)
-    assert regret.abs().max() < 0.01  # the best of some is chosen by 64 draws
+    regret = outliers.likelihood_regret(model, images, samples=2000, **GREY)  # with few, noise chooses the best q
+    assert regret.abs().max() < 1e-3
 
 
 def test_regret_is_the_divergence_of_a_guide_that_is_off(exact):
