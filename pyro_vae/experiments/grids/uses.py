@@ -38,8 +38,8 @@ STUDY = Study(
     ),
     uses=(
         *(
-            Use(model, "denoise", {"noise": noise, "n": 200})
-            for model in ("mnist", "fashion")
+            Use(model, "denoise", {"noise": noise, "n": n_images})
+            for model, n_images in (("mnist", 200), ("fashion", 50))
             for noise in ("gaussian:0.2", "gaussian:0.4", "gaussian:0.8", "salt-and-pepper:0.3")
         ),
         *(
@@ -48,7 +48,7 @@ STUDY = Study(
             for method in ("importance", "adaptive-importance", "metropolis", "collapsed-metropolis", "pseudo-gibbs")
         ),
         *(
-            Use(model, "outliers", {"against": other, "scores": SCORES})
+            Use(model, "outliers", {"against": other, "scores": SCORES, "n": 250, "k": 100})
             for model, other in (
                 ("mnist-dynamic", "fashion-mnist"),
                 ("fashion-dynamic", "mnist"),
