@@ -46,6 +46,11 @@ class SharedOptimizer(PyroOptim):
     def __init__(self, optim: Any) -> None:
         self.use(optim)
 
+    def __getstate__(self) -> dict[str, Any]:
+        for param in self._params():
+            param.__dict__.pop("unconstrained", None)  # a weak reference by Pyro's store, which can't be pickled
+        return self.__dict__
+
     def use(self, optim: Any) -> None:
         """Updates by this optimizer from now on."""
         if not isinstance(optim, (torch.optim.Optimizer, PyroOptim)) and not callable(optim):
@@ -130,6 +135,13 @@ class SharedOptimizer(PyroOptim):
         elif state_dict:
             self.optimizer.load_state_dict(state_dict)
 
+    def _params(self) -> list[Tensor]:
+        """The parameters that are updated so far."""
+        if isinstance(self.optim, PyroOptim):
+            return list(self.optim.optim_objs)
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        return [param for group in groups for param in group["params"]]
+
     def _with(self, params: Sequence[Tensor]) -> torch.optim.Optimizer | None:
         """The torch optimizer; where it is created here, with these parameters among others. None if there are none."""
         if isinstance(self.optim, torch.optim.Optimizer):
@@ -139,7 +151,7 @@ class SharedOptimizer(PyroOptim):
                 return None
             options = {"fused": True} if self.optim in _FUSED else {}
             self.optimizer = _without_closure(self.optim(list(params), **options))
-        known = {param for group in self.optimizer.param_groups for param in group["params"]}
+        known = {*self._params()}
         new = [param for param in params if param not in known]
         if new:
             self.optimizer.add_param_group({"params": new})

@@ -244,13 +244,16 @@ def test_a_copy_takes_the_steps_of_the_original(make_copy, steps_before, kind):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_a_trained_svi_of_modules_is_pickled_with_the_state_of_its_optimizer():
+@pytest.mark.parametrize(
+    "optim", [lambda net: torch.optim.Adam(net.parameters()), lambda net: torch.optim.Adam, lambda net: adam()]
+)
+def test_a_trained_svi_of_modules_is_pickled_with_the_state_of_its_optimizer(optim):
     losses = []
     for copied in (False, True):
         pyro.clear_param_store()
         torch.manual_seed(0)
         net = Regression()
-        svi = CompiledSVI(net, no_latents, torch.optim.Adam(net.parameters()), compile="capture")
+        svi = CompiledSVI(net, no_latents, optim(net), compile="capture")
         losses.append([svi.step(X) for _ in range(5)])
         if copied:
             svi = through_pickle(svi)
