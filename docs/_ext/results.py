@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import operator
 import statistics
 from pathlib import Path
@@ -138,7 +139,7 @@ class Crossed(SphinxDirective):
             return [nodes.paragraph("", "Not yet measured.")]
         rows = _chosen(results["rows"], self.options)
         shown = (
-            (lambda row: _number(row[value]))
+            (lambda row: _number(row[value], _error(row, value)))
             if "no-errors" in self.options
             else (lambda row: _of_row(row, value))
         )
@@ -228,13 +229,22 @@ def _of_row(row, name):
     value = row.get(name)
     if not _is_number(value):
         return "" if value is None else _cell(str(value)).strip("`")
+    error = _error(row, name)
     if row.get(f"{name}_interval"):
-        low, high = map(_number, row[f"{name}_interval"])
-        return f"{_number(value)} ({low} to {high})"
+        low, high = (_number(end, error) for end in row[f"{name}_interval"])
+        return f"{_number(value, error)} ({low} to {high})"
     errors = {"": f"{name}_se", " (sd)": f"{name}_sd"}
-    return _number(value) + "".join(
-        f" ± {row[key]:.2g}{what}" for what, key in errors.items() if row.get(key) is not None
+    return _number(value, error) + "".join(
+        f" ± {_number(row[key], row[key])}{what}"
+        for what, key in errors.items()
+        if row.get(key) is not None
     )
+
+
+def _error(row, name):
+    """Half of the interval, the standard error or the standard deviation of a value; None where it has none."""
+    low, high = row.get(f"{name}_interval") or (0, 0)
+    return (high - low) / 2 or row.get(f"{name}_se") or row.get(f"{name}_sd")
 
 
 def _is_number(value):
@@ -250,9 +260,9 @@ def _measured(row):
     """The value with its error, and what the error is of, where it is not that over the images."""
     if "value" not in row:
         return "-"
-    text = _number(row["value"])
+    text = _number(row["value"], row.get("error"))
     if "error" in row:
-        text += f" ± {row['error']:.2g}"
+        text += f" ± {_number(row['error'], row['error'])}"
     of = row.get("error_is", "")
     return f"{text} ({of})" if of and not of.startswith("se over images") else text
 
@@ -276,7 +286,12 @@ def _size(row):
     return f"{images}, {row['k']:,}" if "k" in row else images
 
 
-def _number(value):
+def _number(value, error=None):
+    """To the second digit of its error; without one, to four digits."""
+    if error:
+        return f"{value:,.{max(0, 1 - math.floor(math.log10(error)))}f}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
