@@ -2,18 +2,19 @@
 
 :func:`capture` runs the function under `make_fx`, at PyTorch's dispatcher, and returns the graph of what it computed.
 A replay of the graph runs no Python, so that no decision of the Python code is made anew. Therefore the function is
-captured twice, on different values, and both graphs must be the same; and reading a number back from a tensor, the only
-way in which Python code can depend on values, is an error. :func:`verify` then runs the graph and the function on
-further values, and compares their results.
+also run twice on different values, and must call the same operations on the same tensors; and reading a number back
+from a tensor, the only way in which Python code can depend on values, is an error. :func:`verify` then runs the graph
+and the function on further values, and compares their results.
 """
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -31,7 +32,19 @@ from pyro_vae.svi.scalar_reads import LossesStayTensors, NotCapturable, innermos
 from pyro_vae.svi.verification import copies, difference
 
 _aten = torch.ops.aten
+Call = list[Any]  # the name of an operation, the structure of its arguments, and the arguments
 _SHAPED_BY_VALUES = (_aten._pack_padded_sequence.default,)  # beside those that torch tags
+
+
+class _Made(NamedTuple):
+    """Where a tensor is from: the number of the call that it is a result of, -1 for an input, and its number there."""
+
+    call: int
+    number: int
+    varies: bool
+
+    def __str__(self) -> str:
+        return "a tensor"
 
 
 @dataclass(frozen=True)
@@ -68,12 +81,17 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequ
     >>> captured.graph(torch.zeros(2), *captured.live)
     (tensor([2., 2.]),)
     """
-    count = len(inputs)
-    live, written = _live_tensors(function, inputs)
-    first = _trace(lambda *tensors: function(*tensors[:count]), [*inputs, *live], written)
-    second = _trace(lambda *tensors: function(*tensors[:count]), [*others, *live], written, other_noise=True)
-    _require_same(first, second)
-    return Captured(_clean_up(first), live, written=tuple(position for position in written if position < count))
+    count, runs = len(inputs), [_run(function, inputs), _run(function, others, other_noise=True)]
+    first, second = (used for used, _ in runs)
+    live = tuple(tensor for address, tensor in first.tensors.items() if address in second.tensors)
+    refused = next(filter(None, map(refusal_of, (*inputs, *live))), "")
+    if refused:
+        raise NotCapturable(refused)
+    isolated = runs[0][1]
+    written = [position for position, tensor in enumerate((*inputs, *live)) if isolated.has_copy(tensor)]
+    graph = _trace(lambda *tensors: function(*tensors[:count]), [*inputs, *live], written)
+    _require_same(first.calls, second.calls)
+    return Captured(_clean_up(graph), live, written=tuple(position for position in written if position < count))
 
 
 def verify(
@@ -127,37 +145,28 @@ def _comparable(loss: Tensor | None, *gradients: Tensor | None) -> bool:
     return finite and (loss is None or bool((loss.isfinite() | (bool(gradients) & loss.isposinf())).all()))
 
 
-def _live_tensors(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[int]]:
-    """The tensors that the function uses in both of two runs, and that are neither inputs nor its own results.
-
-    Also returns the positions of those that it writes to, among the inputs and these tensors.
-    """
-    runs: list[dict[int, Tensor]] = []
-    for _ in range(2):
-        isolated = Isolated()
-        with _isolated(inputs, isolated), TensorsUsed(inputs) as used, _FixedShapes(), LossesStayTensors(used.varies):
+def _run(
+    function: Callable[..., Any], inputs: Sequence[Tensor], other_noise: bool = False
+) -> tuple[TensorsUsed, Isolated]:
+    """What the function uses, and which tensors it writes to."""
+    isolated = Isolated()
+    with _isolated(inputs, isolated) as devices:
+        if other_noise:
+            for device in devices:
+                torch.rand(1, device=device)
+        with TensorsUsed(inputs) as used, _FixedShapes(), LossesStayTensors(used.varies):
             function(*inputs)
-        runs.append(used.tensors)
-    live = tuple(tensor for address, tensor in runs[0].items() if address in runs[1])
-    refused = next(filter(None, map(refusal_of, (*inputs, *live))), "")
-    if refused:
-        raise NotCapturable(refused)
-    return live, [position for position, tensor in enumerate((*inputs, *live)) if isolated.has_copy(tensor)]
+    return used, isolated
 
 
-def _trace(
-    function: Callable[..., Any], inputs: Sequence[Tensor], written: Sequence[int], other_noise: bool = False
-) -> fx.GraphModule:
+def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], written: Sequence[int]) -> fx.GraphModule:
     def without_reads(*tensors: Tensor) -> Any:
         with LossesStayTensors():  # inside, because it inspects its caller, and make_fx adds a mode of its own
             return function(*tensors)
 
     isolated = Isolated(copied=[inputs[position] for position in written])
     # A single fake mode for the shapes of all operations; make_fx would create one for each, with a stack summary.
-    with _isolated(inputs, isolated) as devices, tracing(TracingContext(FakeTensorMode())):
-        if other_noise:
-            for device in devices:
-                torch.rand(1, device=device)
+    with _isolated(inputs, isolated), tracing(TracingContext(FakeTensorMode())):
         return make_fx(without_reads)(*map(isolated.substitute, inputs))
 
 
@@ -176,19 +185,25 @@ def _isolated(inputs: Sequence[Tensor], isolated: Isolated) -> Iterator[set[torc
             raise NotCapturable(text[:300] + innermost_line(frames)) from error
 
 
-def _require_same(first: fx.GraphModule, second: fx.GraphModule) -> None:
-    """Raises unless both graphs have the same operations and the same constants."""
-    if first.code != second.code:
-        lines = zip(first.code.splitlines(), second.code.splitlines(), strict=False)
-        differing = next((pair for pair in lines if pair[0] != pair[1]), ("", "further operations"))
-        before, after = (line.strip()[:120] for line in differing)
-        raise NotCapturable(f"it does not do the same on other values: {before!r}, then {after!r}")
-    for node in first.graph.nodes:
-        if node.op == "get_attr":
-            constants = [getattr(graph, str(node.target)) for graph in (first, second)]
-            if isinstance(constants[0], Tensor) and not torch.equal(*constants):
-                before, after = map(_short, constants)
-                raise NotCapturable(f"a constant in it depends on its input values: {before}, then {after}")
+def _require_same(first: Sequence[Call], second: Sequence[Call]) -> None:
+    """Raises unless both runs called the same operations, on the same results, constants and other arguments."""
+    for before, after in itertools.zip_longest(first, second, fillvalue=["no operation", None]):
+        if len(before) != len(after) or not all(map(_same, before, after)):
+            raise NotCapturable(f"it does not do the same on other values: {_text(before)}, then {_text(after)}")
+
+
+def _same(before: Any, after: Any) -> bool:
+    if before is after or type(before) is not type(after):
+        return before is after
+    if isinstance(before, Tensor):
+        return before.dtype == after.dtype and before.shape == after.shape and torch.equal(before, after)
+    return repr(before) == repr(after)
+
+
+def _text(call: Call) -> str:
+    operation, _, *arguments = call
+    values = [_short(each) if isinstance(each, Tensor) else f"{each}" for each in arguments]
+    return f"{operation} of {', '.join(values)}"[:120] if values else operation
 
 
 def _short(tensor: Tensor) -> str:
@@ -239,24 +254,31 @@ class _FixedShapes(TorchDispatchMode):
 
 
 class TensorsUsed(TorchDispatchMode):
-    """Collects the tensors that operations use, except the inputs and the results of other operations."""
+    """Collects the operations, and the tensors that they use, except the inputs and the results of other operations."""
 
     def __init__(self, inputs: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.tensors: dict[int, Tensor] = {}
-        self._varies = WeakTensorKeyDictionary(dict.fromkeys(inputs, True))  # of the inputs and results
+        self.calls: list[Call] = []
+        self._made = WeakTensorKeyDictionary()  # the inputs and results
+        for number, tensor in enumerate(inputs):
+            self._made[tensor] = _Made(-1, number, varies=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        used = [leaf for leaf in pytree.arg_tree_leaves(*args, **(kwargs or {})) if isinstance(leaf, Tensor)]
-        self.tensors.update({id(tensor): tensor for tensor in used if tensor not in self._varies})
+        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+        used = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self.tensors.update({id(tensor): tensor for tensor in used if tensor not in self._made})
+        arguments = [self._made.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         random = torch.Tag.nondeterministic_seeded in func.tags
         varies = func is not _aten.lift_fresh.default and (random or any(map(self.varies, used)))
         results = func(*args, **(kwargs or {}))
-        for leaf in pytree.tree_leaves(results):
+        for number, leaf in enumerate(pytree.tree_leaves(results)):
             if isinstance(leaf, Tensor):
-                self._varies[leaf] = varies or self._varies.get(leaf, False)
+                self._made[leaf] = _Made(len(self.calls), number, varies or self.varies(leaf, False))
+        self.calls.append([str(func), structure, *arguments])
         return results
 
-    def varies(self, tensor: Tensor) -> bool:
+    def varies(self, tensor: Tensor, from_outside: bool = True) -> bool:
         """Whether the values of a tensor may differ in a later run: it is not made of constants."""
-        return bool(self._varies.get(tensor, True))
+        made = self._made.get(tensor)
+        return from_outside if made is None else made.varies

@@ -1,5 +1,6 @@
 """Programs that decide by what they are not given: each against Pyro's own steps, with a change in their midst."""
 
+import ctypes
 import functools
 import types
 import warnings
@@ -201,6 +202,27 @@ def test_a_graph_that_can_not_be_compared_is_no_captured_step(later, reason):
     captured = capture.capture(lambda x: (x + 1,), [torch.zeros(2)], [torch.ones(2)])
     with pytest.raises(NotCapturable, match=reason):
         capture.verify(captured, later, [], [torch.ones(2)], [])
+
+
+def byte_of(x):
+    """A value that is read from the memory of a tensor, which no mode sees: 0 of 0.0, and 63 of 1.0."""
+    return ctypes.c_ubyte.from_address(x.data_ptr() + 3).value
+
+
+@pytest.mark.parametrize(
+    ("function", "differing"),
+    [
+        (lambda x: (x * byte_of(x),), "aten.mul.Tensor of a tensor, 0, then aten.mul.Tensor of a tensor, 63"),
+        (lambda x: (x + torch.tensor([byte_of(x)]),), r"aten.lift_fresh.default of \[0], then .* of \[63]"),
+        (lambda x: (x.exp() if byte_of(x) else x.sin(),), "aten.sin.* then aten.exp.*"),
+        (lambda x: (x.exp() + (x.sin() if byte_of(x) else 0),), "aten.add.Tensor of a tensor, 0, then aten.sin"),
+        (lambda x: (x.exp(), *([x.sin()] if byte_of(x) else ())), "no operation, then aten.sin"),
+        (lambda x: (x.sub([x.exp(), x.sin()][byte_of(x) > 0]),), "aten.sub.Tensor of a tensor, a tensor, then"),
+    ],
+)
+def test_a_function_that_does_not_do_the_same_on_other_values_is_no_graph(function, differing):
+    with pytest.raises(NotCapturable, match=f"it does not do the same on other values: {differing}"):
+        capture.capture(function, [torch.zeros(2)], [torch.ones(2)])
 
 
 LABELS = torch.tensor([0, 2, 1, 0, 2, 1])
