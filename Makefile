@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/pyro-vae demo --out demo
 
 # Each worker has one thread (conftest.py) and whole modules, whose tests share what they have trained.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope --durations 25
 
 test: $(READY)
 	$(PYTEST) -m 'not slow'
