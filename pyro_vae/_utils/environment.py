@@ -26,6 +26,7 @@ def environment(device: str = "auto") -> dict[str, Any]:
         "numpy": numpy.__version__,
         "platform": platform.platform(terse=True),
         "processor": platform.machine(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type,
