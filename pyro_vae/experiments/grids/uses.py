@@ -39,7 +39,7 @@ STUDY = Study(
     uses=(
         *(
             Use(model, "denoise", {"noise": noise, "n": n_images})
-            for model, n_images in (("mnist", 200), ("fashion", 50))
+            for model, n_images in (("mnist", 200), ("fashion", 20))
             for noise in ("gaussian:0.2", "gaussian:0.4", "gaussian:0.8", "salt-and-pepper:0.3")
         ),
         *(
