@@ -6,6 +6,7 @@ On a page: `{study-table} NAME`, `{study-claims} NAME`, `{study-figures} NAME`, 
 """
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -149,26 +150,60 @@ class Figures(OfAStudy):
 
 
 class Uses(Figures):
-    """What commands measured of the models, each command once beside its numbers, and their pictures."""
+    """What commands measured of the models: of each command and model a table, and its pictures."""
 
     def rendered(self, study, rows):
-        uses = uses_of_study(RESULTS / study["name"])
-        body = [
-            [
-                *(
-                    _tall(use[name], len(use["rows"]))
-                    for name in ("model", "command")
-                    if row is first
-                ),
-                [row["quantity"]],
-                [row["text"]],
+        uses, shown = uses_of_study(RESULTS / study["name"]), []
+        for title, group in itertools.groupby(uses["uses"], key=_of_which):
+            of_title = [
+                picture for picture in uses["pictures"] if picture[1].split(",")[0] == title
             ]
-            for use in uses["uses"]
-            for first in use["rows"][:1]
+            shown += [nodes.rubric("", title), *_numbers(list(group))]
+            shown += [self.figure(study, *picture) for picture in of_title]
+        return shown
+
+
+def _of_which(use):
+    return f"{use['model']}: {use['command'].split()[0]}"
+
+
+def _numbers(uses):
+    """A row for each of the options with which a command ran; where it ran once, for what it measured."""
+    if len(uses) > 1:
+        cells = {
+            (use["command"], row["quantity"]): row["text"]
+            for use in uses
             for row in use["rows"]
-        ]
-        pictures = [self.figure(study, *picture) for picture in uses["pictures"]]
-        return [_table([["model"], ["command"], ["quantity"], ["value"]], body), *pictures]
+        }
+        return [_crossed("command", cells, _literal)]
+    (use,) = uses
+    quantities = [row["quantity"].partition(" of ") for row in use["rows"]]
+    if all(of for _, of, _ in quantities):  # such as `auroc of elbo`
+        cells = {
+            (what, quantity): row["text"]
+            for (quantity, _, what), row in zip(quantities, use["rows"], strict=True)
+        }
+    else:
+        cells = {(row["quantity"], "value"): row["text"] for row in use["rows"]}
+    return [_literal(use["command"]), _crossed("", cells, _plain)]
+
+
+def _crossed(corner, cells, shown):
+    """A table of texts by their row and column."""
+    lefts, tops = (list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True))
+    body = [
+        [nodes.entry("", shown(left)), *([cells.get((left, top), "")] for top in tops)]
+        for left in lefts
+    ]
+    return _table([[corner], *([top.replace("_", " ")] for top in tops)], body, numbers=True)
+
+
+def _literal(text):
+    return nodes.paragraph("", "", nodes.literal("", text))
+
+
+def _plain(text):
+    return nodes.paragraph("", text)
 
 
 class Run(OfAStudy):
@@ -265,11 +300,6 @@ def _row(cells):
         for cell in cells
     ]
     return nodes.row("", *cells)
-
-
-def _tall(text, rows):
-    """A cell beside so many rows, the others of which leave it out."""
-    return nodes.entry("", *_lines([text]), morerows=rows - 1)
 
 
 def _lines(cell):

@@ -14,8 +14,13 @@ nodes = studies.nodes
 USES = """model,command,options,quantity,value,se
 mnist,denoise,--noise gaussian:0.2,psnr,20.5,0.25
 mnist,denoise,--noise gaussian:0.2,ssim,0.75,0.125
+mnist,denoise,--noise blur:2,psnr,25.5,
 mnist,inpaint,--mask top,rmse_of_mean,0.25,
+mnist,outliers,--against digits,auroc of elbo,0.75,
+mnist,outliers,--against digits,fpr_at_95 of elbo,0.25,
+mnist,outliers,--against digits,auroc of codes,0.5,
 """
+SEEN = "What is seen of test images, draws of what is hidden, the mean, and the whole images."
 
 
 def test_a_command_stands_once_beside_its_numbers_and_figures_say_what_they_show(tmp_path, monkeypatch):
@@ -27,13 +32,22 @@ def test_a_command_stands_once_beside_its_numbers_and_figures_say_what_they_show
     page = studies.Uses.__new__(studies.Uses)
     env = SimpleNamespace(note_dependency=lambda path: None)
     page.state = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=env)))
-    table, figure = page.rendered({"name": "mine"}, {})
-    (body,) = table.findall(nodes.tbody)
-    assert [[(cell.astext(), cell.get("morerows", 0)) for cell in row] for row in body] == [
-        [("mnist", 1), ("denoise --noise gaussian:0.2", 1), ("psnr", 0), ("20.50 ± 0.25", 0)],
-        [("ssim", 0), ("0.7500 ± 0.1250", 0)],
-        [("mnist", 0), ("inpaint --mask top", 0), ("rmse_of_mean", 0), ("0.2500", 0)],
+    shown = page.rendered({"name": "mine"}, {})
+    tables = [[[cell.astext() for cell in row] for row in part.findall(nodes.row)] for part in shown]
+    assert [part.astext().splitlines()[-1] for part, table in zip(shown, tables, strict=True) if not table] == [
+        "mnist: denoise",
+        "mnist: inpaint",
+        "inpaint --mask top",
+        f"mnist: inpaint, top-importance. {SEEN}",
+        "mnist: outliers",
+        "outliers --against digits",
     ]
-    (caption,) = figure.findall(nodes.caption)
-    seen = "What is seen of test images, draws of what is hidden, the mean, and the whole images."
-    assert caption.astext() == f"mnist: inpaint, top-importance. {seen}"
+    assert list(filter(None, tables)) == [
+        [
+            ["command", "psnr", "ssim"],
+            ["denoise --noise gaussian:0.2", "20.50 ± 0.25", "0.7500 ± 0.1250"],
+            ["denoise --noise blur:2", "25.50", ""],
+        ],
+        [["", "value"], ["rmse_of_mean", "0.2500"]],
+        [["", "auroc", "fpr at 95"], ["elbo", "0.7500", "0.2500"], ["codes", "0.5000", ""]],
+    ]

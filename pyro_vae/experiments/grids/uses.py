@@ -64,11 +64,11 @@ STUDY = Study(
         Use("fashion-dynamic", "neighbours"),
     ),
     notes=(
-        "The models `mnist` and `mnist-dynamic` have Bernoulli pixels, of images that are black and white at a "
-        "threshold of 1/2 or drawn anew in each batch; `fashion` a discretized likelihood of the 256 grey levels.",
-        "Regret ascends for each image, which takes long with 256 grey levels: `fashion` is without, the page on "
+        "The models mnist and mnist-dynamic have Bernoulli pixels, of images that are black and white at a "
+        "threshold of 1/2 or drawn anew in each batch; fashion a discretized likelihood of the 256 grey levels.",
+        "Regret ascends for each image, which takes long with 256 grey levels: fashion is without, the page on "
         "outliers has it.",
-        "uses.csv has the numbers of the commands, which `pyro-vae report` shows with their figures. Baselines of "
+        "uses.csv has the numbers of the commands, which pyro-vae report shows with their figures. Baselines of "
         "other libraries are not among them: the pages of the uses have these.",
     ),
 )
