@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 _ENGINE = "pyro_vae.svi."
 _PROGRAM = "pyro_vae.svi.program"
+_PLATES = "pyro.poutine.indep_messenger"
 _LIBRARIES = ("torch", "pyro", "numpy", "contextlib", "functools")
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 _OUTSIDE_THE_DISPATCHER = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
@@ -47,7 +49,8 @@ class LossesStayTensors(TorchFunctionMode):
 
     Objectives read each loss back as a number, and compare numbers for their warnings. Of these reads, by
     `PYROS_READS`, none happens inside; those of the program itself do, because Python code may depend on them. Only
-    the thread that enters is concerned. `docs/how/pyro-reads.md` has the hook in Pyro that would make this needless.
+    the thread that enters is concerned. The indices of a sequential plate are read, unless they are a subsample.
+    `docs/how/pyro-reads.md` has the hook in Pyro that would make this needless.
 
     Args:
         varies: tells whether the values of a tensor may differ in a later run. Where the program reads such a tensor in
@@ -73,6 +76,11 @@ class LossesStayTensors(TorchFunctionMode):
                 return instead(*args)
         if func is Tensor.item and _in_objective(sys._getframe(1)):
             return args[0].detach()
+        if func is Tensor.item and _name(sys._getframe(1)) == _PLATES:  # `for i in plate`
+            if self._varies(args[0]):
+                raise NotCapturable("it reads numbers back from a tensor, the indices of a plate with a subsample")
+            with _disable_current_modes():
+                return args[0].item()
         if func is Tensor.register_hook and _name(sys._getframe(3)) == "pyro.util":
             return None  # warn_if_nan for a gradient; the frames between are of torch's own Python code
         if func is Tensor.__getitem__:

@@ -187,6 +187,31 @@ def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("subsample_size", [None, 2])
+def test_a_sequential_plate_is_captured_unless_it_is_a_subsample(subsample_size):
+    def one_by_one(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        for i in pyro.plate("rows", len(x), subsample_size):
+            pyro.sample(f"x_{i}", dist.Normal(z * (i + 1), 1.0), obs=x[i])
+
+    def of_z(x):
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    runs = []
+    for kind in (SVI, functools.partial(CompiledSVI, compile="capture")):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        svi = kind(one_by_one, of_z, pyro.optim.SGD({"lr": 0.001}), loss=Trace_ELBO())
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            runs.append([svi.step(Y[:4]) for _ in range(12)])
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+    assert svi.signatures == (subsample_size is None)
+    reasons = [str(each.message) for each in warned]
+    assert len(reasons) == (subsample_size is not None)
+    assert all("the indices of a plate with a subsample" in reason for reason in reasons)
+
+
 def failing(x):
     raise ValueError
 
