@@ -9,12 +9,11 @@ and the function on further values, and compares their results.
 
 from __future__ import annotations
 
-import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -22,29 +21,16 @@ from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._utils.rng import preserved_rng, seeded_rng
 from pyro_vae.svi.isolation import Isolated, refusal_of
+from pyro_vae.svi.operations import TensorsUsed, require_same
 from pyro_vae.svi.scalar_reads import LossesStayTensors, NotCapturable, innermost_line
 from pyro_vae.svi.verification import copies, difference
 
 _aten = torch.ops.aten
-Call = list[Any]  # the name of an operation, the structure of its arguments, and the arguments
 _SHAPED_BY_VALUES = (_aten._pack_padded_sequence.default,)  # beside those that torch tags
-
-
-class _Made(NamedTuple):
-    """Where a tensor is from: the number of the call that it is a result of, -1 for an input, and its number there."""
-
-    call: int
-    number: int
-    varies: bool
-
-    def __str__(self) -> str:
-        return "a tensor"
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,7 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor], others: Sequ
     isolated = runs[0][1]
     written = [position for position, tensor in enumerate((*inputs, *live)) if isolated.has_copy(tensor)]
     graph = _trace(lambda *tensors: function(*tensors[:count]), [*inputs, *live], written)
-    _require_same(first.calls, second.calls)
+    require_same(first.calls, second.calls)
     return Captured(_clean_up(graph), live, written=tuple(position for position in written if position < count))
 
 
@@ -155,7 +141,7 @@ def _run(
             for device in devices:
                 torch.rand(1, device=device)
         with TensorsUsed(inputs) as used, _FixedShapes(), LossesStayTensors(used.varies):
-            function(*inputs)
+            used.returned(function(*inputs))
     return used, isolated
 
 
@@ -183,31 +169,6 @@ def _isolated(inputs: Sequence[Tensor], isolated: Isolated) -> Iterator[set[torc
                 text = "it reads a number back from a tensor, by .item(), bool() or the like"
             frames = reversed([*traceback.walk_tb(error.__traceback__)])
             raise NotCapturable(text[:300] + innermost_line(frames)) from error
-
-
-def _require_same(first: Sequence[Call], second: Sequence[Call]) -> None:
-    """Raises unless both runs called the same operations, on the same results, constants and other arguments."""
-    for before, after in itertools.zip_longest(first, second, fillvalue=["no operation", None]):
-        if len(before) != len(after) or not all(map(_same, before, after)):
-            raise NotCapturable(f"it does not do the same on other values: {_text(before)}, then {_text(after)}")
-
-
-def _same(before: Any, after: Any) -> bool:
-    if before is after or type(before) is not type(after):
-        return before is after
-    if isinstance(before, Tensor):
-        return before.dtype == after.dtype and before.shape == after.shape and torch.equal(before, after)
-    return repr(before) == repr(after)
-
-
-def _text(call: Call) -> str:
-    operation, _, *arguments = call
-    values = [_short(each) if isinstance(each, Tensor) else f"{each}" for each in arguments]
-    return f"{operation} of {', '.join(values)}"[:120] if values else operation
-
-
-def _short(tensor: Tensor) -> str:
-    return " ".join(str(tensor.flatten()[:4].tolist()).split())[:80]
 
 
 def _clean_up(graph: fx.GraphModule) -> fx.GraphModule:
@@ -251,34 +212,3 @@ class _FixedShapes(TorchDispatchMode):
         if by_values:
             raise NotCapturable(f"the shape of a tensor depends on values: {str(func).removesuffix('.default')}")
         return func(*args, **(kwargs or {}))
-
-
-class TensorsUsed(TorchDispatchMode):
-    """Collects the operations, and the tensors that they use, except the inputs and the results of other operations."""
-
-    def __init__(self, inputs: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self.tensors: dict[int, Tensor] = {}
-        self.calls: list[Call] = []
-        self._made = WeakTensorKeyDictionary()  # the inputs and results
-        for number, tensor in enumerate(inputs):
-            self._made[tensor] = _Made(-1, number, varies=True)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
-        used = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self.tensors.update({id(tensor): tensor for tensor in used if tensor not in self._made})
-        arguments = [self._made.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        varies = func is not _aten.lift_fresh.default and (random or any(map(self.varies, used)))
-        results = func(*args, **(kwargs or {}))
-        for number, leaf in enumerate(pytree.tree_leaves(results)):
-            if isinstance(leaf, Tensor):
-                self._made[leaf] = _Made(len(self.calls), number, varies or self.varies(leaf, False))
-        self.calls.append([str(func), structure, *arguments])
-        return results
-
-    def varies(self, tensor: Tensor, from_outside: bool = True) -> bool:
-        """Whether the values of a tensor may differ in a later run: it is not made of constants."""
-        made = self._made.get(tensor)
-        return from_outside if made is None else made.varies

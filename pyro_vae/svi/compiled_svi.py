@@ -141,6 +141,12 @@ class CompiledSVI(SVI):
         self._program: Program | None = None
         super().__init__(model, guide, self.optimizer, loss, loss_and_grads, num_samples, num_steps)
 
+    def __getstate__(self) -> dict[str, Any]:
+        programs = [program for program in (self.model, self.guide) if isinstance(program, torch.nn.Module)]
+        for param in (*self.optimizer.params(), *(param for program in programs for param in program.parameters())):
+            vars(param).pop("unconstrained", None)  # a weak reference by Pyro's store, which can't be pickled
+        return self.__dict__
+
     @property
     def optim(self) -> Any:
         """The optimizer as it was given; another that is assigned takes the next step."""

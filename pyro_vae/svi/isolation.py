@@ -52,7 +52,7 @@ class Isolated(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for tensor in _written(func, args, kwargs):
+        for tensor in written_by(func, args, kwargs):
             self._copy(tensor)
         originals: dict[int, tuple[Tensor, Any]] = {}  # of the arguments that have a substitute, with its layout
 
@@ -68,11 +68,11 @@ class Isolated(TorchDispatchMode):
         arguments = _tensors((args, kwargs))
         if any(id(tensor) in originals and _layout(tensor) != originals[id(tensor)][1] for tensor in arguments):
             raise RuntimeError(f"it changes the shape or the memory of a tensor in place: {func}")
-        keys = {*map(_key, arguments)}
+        keys = {*map(memory_of, arguments)}
         if func is torch.ops.aten.lift_fresh.default and args[0].untyped_storage().resizable():
             keys = set()  # made from numbers, rather than on the memory of a NumPy array
         if None not in keys:  # else a result may share the memory of an argument
-            self._made_inside |= {key for key in map(_key, _tensors(results)) if key and key not in keys}
+            self._made_inside |= {key for key in map(memory_of, _tensors(results)) if key and key not in keys}
         if not originals:
             return results  # an operation in place returns its argument, which may have a substitute
         return pytree.tree_map_only(Tensor, lambda tensor: originals.get(id(tensor), (tensor,))[0], results)
@@ -84,14 +84,14 @@ class Isolated(TorchDispatchMode):
 
     def has_copy(self, tensor: Tensor) -> bool:
         """Whether this tensor from outside was written to, or shares its memory with one that was."""
-        return _key(tensor) in self._copies or id(tensor) in self._copies
+        return memory_of(tensor) in self._copies or id(tensor) in self._copies
 
     def substitute(self, tensor: Tensor) -> Tensor:
         """What operations see instead of a tensor: the same view of the copy of its storage, if there is a copy."""
         if id(tensor) not in self._substitutes:
             if not self.has_copy(tensor):
                 return tensor
-            key, substitute = _key(tensor), self._copies.get(id(tensor), (None, tensor))[1]
+            key, substitute = memory_of(tensor), self._copies.get(id(tensor), (None, tensor))[1]
             if key is not None:
                 self._require(not self._complete)
                 layout = tensor.storage_offset(), tensor.size(), tensor.stride()
@@ -101,7 +101,7 @@ class Isolated(TorchDispatchMode):
 
     def _copy(self, tensor: Tensor) -> None:
         """Makes a copy of the storage of a tensor from outside, unless there is one."""
-        key = _key(tensor)
+        key = memory_of(tensor)
         if key in self._made_inside:
             return
         if id(tensor) not in self._versions and not tensor.is_inference():
@@ -146,7 +146,7 @@ def refusal_of(tensor: Tensor) -> str:
     return ""
 
 
-def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+def written_by(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors among the arguments that an operation writes to."""
     of_batch_norm = "batch_norm" in func.__name__  # whose schema does not always declare the writes
     if not func._schema.is_mutable and not of_batch_norm:
@@ -166,7 +166,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def _key(tensor: Tensor) -> tuple[int, int] | None:
+def memory_of(tensor: Tensor) -> tuple[int, int] | None:
     """The address and the size of a tensor's storage; None for tensors without elements or an ordinary storage."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.is_nested:
         return None
@@ -176,7 +176,7 @@ def _key(tensor: Tensor) -> tuple[int, int] | None:
 
 def _layout(tensor: Tensor) -> Any:
     ordinary = tensor.layout is torch.strided
-    return ordinary and (tensor.size(), tensor.stride(), tensor.storage_offset(), _key(tensor))
+    return ordinary and (tensor.size(), tensor.stride(), tensor.storage_offset(), memory_of(tensor))
 
 
 @contextmanager

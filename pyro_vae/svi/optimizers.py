@@ -46,11 +46,6 @@ class SharedOptimizer(PyroOptim):
     def __init__(self, optim: Any) -> None:
         self.use(optim)
 
-    def __getstate__(self) -> dict[str, Any]:
-        for param in self._params():
-            param.__dict__.pop("unconstrained", None)  # a weak reference by Pyro's store, which can't be pickled
-        return self.__dict__
-
     def use(self, optim: Any) -> None:
         """Updates by this optimizer from now on."""
         if not isinstance(optim, (torch.optim.Optimizer, PyroOptim)) and not callable(optim):
@@ -135,7 +130,7 @@ class SharedOptimizer(PyroOptim):
         elif state_dict:
             self.optimizer.load_state_dict(state_dict)
 
-    def _params(self) -> list[Tensor]:
+    def params(self) -> list[Tensor]:
         """The parameters that are updated so far."""
         if isinstance(self.optim, PyroOptim):
             return list(self.optim.optim_objs)
@@ -151,7 +146,7 @@ class SharedOptimizer(PyroOptim):
                 return None
             options = {"fused": True} if self.optim in _FUSED else {}
             self.optimizer = _without_closure(self.optim(list(params), **options))
-        known = {*self._params()}
+        known = {*self.params()}
         new = [param for param in params if param not in known]
         if new:
             self.optimizer.add_param_group({"params": new})

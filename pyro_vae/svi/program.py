@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae._utils.rng import preserved_rng
-from pyro_vae.svi.capture import Captured, TensorsUsed, capture, verify
+from pyro_vae.svi.capture import Captured, capture, verify
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.isolation import Isolated, gradients_set_aside, param_store_restored
+from pyro_vae.svi.operations import TensorsUsed
 from pyro_vae.svi.recorder import recorded
 from pyro_vae.svi.scalar_reads import NotCapturable
 from pyro_vae.svi.signature import Arguments

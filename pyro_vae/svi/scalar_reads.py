@@ -78,7 +78,7 @@ class LossesStayTensors(TorchFunctionMode):
             return args[0].detach()
         if func is Tensor.item and _name(sys._getframe(1)) == _PLATES:  # `for i in plate`
             if self._varies(args[0]):
-                raise NotCapturable("it reads numbers back from a tensor, the indices of a plate with a subsample")
+                raise NotCapturable("it reads numbers back from a tensor, the indices of a plate, as of a subsample")
             with _disable_current_modes():
                 return args[0].item()
         if func is Tensor.register_hook and _name(sys._getframe(3)) == "pyro.util":

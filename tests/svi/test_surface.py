@@ -262,6 +262,29 @@ def test_a_trained_svi_of_modules_is_pickled_with_the_state_of_its_optimizer(opt
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+def test_an_svi_is_pickled_whose_optimizer_has_some_of_the_parameters():
+    pyro.clear_param_store()
+    net = Plain()
+    svi = CompiledSVI(net, no_latents, torch.optim.Adam(net.scale.parameters()), compile="capture")
+    losses = [svi.step(X) for _ in range(4)]
+    other = through_pickle(svi)
+    assert other.step(X) == pytest.approx(svi.step(X), rel=1e-6)
+    assert losses[-1] < losses[0]
+
+
+class Plain(torch.nn.Module):
+    """No PyroModule, which takes the weak references by Pyro off itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        pyro.module("plain", self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.scale(self.net(x[:, None]))[:, 0], 1.0), obs=x)
+
+
 def test_a_deep_copy_captures_its_own_steps():
     pyro.clear_param_store()
     net = Regression()

@@ -187,12 +187,24 @@ def test_what_does_not_stay_the_same_runs_eagerly_as_under_pyro(read, reason):
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("subsample_size", [None, 2])
-def test_a_sequential_plate_is_captured_unless_it_is_a_subsample(subsample_size):
+def shuffled(size):
+    return torch.randperm(size)
+
+
+def drawn_into_a_view(size):
+    indices = torch.arange(size)
+    indices[0] = torch.randint(size, ())
+    return indices
+
+
+@pytest.mark.parametrize(
+    ("indices", "is_captured"), [(None, True), (torch.arange, True), (shuffled, False), (drawn_into_a_view, False)]
+)
+def test_a_sequential_plate_is_captured_unless_its_indices_vary(indices, is_captured):
     def one_by_one(x):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        for i in pyro.plate("rows", len(x), subsample_size):
-            pyro.sample(f"x_{i}", dist.Normal(z * (i + 1), 1.0), obs=x[i])
+        for number, i in enumerate(pyro.plate("rows", 4, subsample=None if indices is None else indices(4))):
+            pyro.sample(f"x_{number}", dist.Normal(z * (i + 1), 1.0), obs=x[i])
 
     def of_z(x):
         pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
@@ -206,10 +218,10 @@ def test_a_sequential_plate_is_captured_unless_it_is_a_subsample(subsample_size)
             warnings.simplefilter("always")
             runs.append([svi.step(Y[:4]) for _ in range(12)])
     assert runs[1] == pytest.approx(runs[0], rel=1e-5)
-    assert svi.signatures == (subsample_size is None)
+    assert svi.signatures == is_captured
     reasons = [str(each.message) for each in warned]
-    assert len(reasons) == (subsample_size is not None)
-    assert all("the indices of a plate with a subsample" in reason for reason in reasons)
+    assert len(reasons) == (not is_captured)
+    assert all("the indices of a plate" in reason for reason in reasons)
 
 
 def failing(x):
@@ -241,13 +253,28 @@ def byte_of(x):
         (lambda x: (x + torch.tensor([byte_of(x)]),), r"aten.lift_fresh.default of \[0], then .* of \[63]"),
         (lambda x: (x.exp() if byte_of(x) else x.sin(),), "aten.sin.* then aten.exp.*"),
         (lambda x: (x.exp() + (x.sin() if byte_of(x) else 0),), "aten.add.Tensor of a tensor, 0, then aten.sin"),
-        (lambda x: (x.exp(), *([x.sin()] if byte_of(x) else ())), "no operation, then aten.sin"),
+        (lambda x: (x.exp(), *([x.sin()] if byte_of(x) else ())), "return of a tensor, then aten.sin"),
         (lambda x: (x.sub([x.exp(), x.sin()][byte_of(x) > 0]),), "aten.sub.Tensor of a tensor, a tensor, then"),
+        (lambda x: ([x.exp(), x.sin()][byte_of(x) > 0],), "return of a tensor, then return of a tensor"),
+        (lambda x: (torch.tensor([byte_of(x)]).fill_(1) + x,), r"aten.lift_fresh.default of \[0], then .* of \[63]"),
     ],
 )
 def test_a_function_that_does_not_do_the_same_on_other_values_is_no_graph(function, differing):
     with pytest.raises(NotCapturable, match=f"it does not do the same on other values: {differing}"):
         capture.capture(function, [torch.zeros(2)], [torch.ones(2)])
+
+
+def added_up(x):
+    total = torch.tensor([0.0, 1.0])
+    total[0] += x.sum()
+    return (total,)
+
+
+@pytest.mark.parametrize("function", [added_up, lambda x: (x + torch.tensor([float("nan"), 1.0]),)])
+def test_constants_may_be_written_to_and_need_not_be_numbers(function):
+    captured = capture.capture(function, [torch.zeros(2)], [torch.ones(2)])
+    x = torch.tensor([2.0, 3.0])
+    torch.testing.assert_close(captured.graph(x, *captured.live), function(x), equal_nan=True)
 
 
 LABELS = torch.tensor([0, 2, 1, 0, 2, 1])
