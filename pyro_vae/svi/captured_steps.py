@@ -125,6 +125,8 @@ class CapturedSteps:
             captured = program.capture(kind, arguments, reads)
             if captured is None:
                 return None
+            if self.precision == "bf16" and not backends.multiplies_bfloat16(captured.graph):
+                self.warn_once(backends.NO_BFLOAT16)
             replay = Replay(captured, self.optimizer if kind == "step" else None, reads, self.precision)
         except ProgramError as error:
             if signature not in self._raised:  # which may not happen at the next call

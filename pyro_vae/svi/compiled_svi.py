@@ -95,7 +95,7 @@ class CompiledSVI(SVI):
             `cudagraph` on CUDA, else `capture`, and `inductor` after 5,000 calls of a signature. (Inductor may make the
             draws of a step in another order, or lay out drawn tensors otherwise, and so give other draws.)
         precision: `fp32`, or `bf16` for the matrix products and convolutions of captured steps; all else is computed
-            in fp32.
+            in fp32. So are these, with a warning, on a processor without instructions for bfloat16.
 
     Example, of a program that is not a VAE:
 

@@ -215,7 +215,11 @@ class Members:
         generator = torch.Generator(self.device)  # not that of the training
         inputs = [*self.params, x, *(draw(slice(None), generator) for draw in draws), *live]
         captured = capture(mapped, inputs, inputs)
-        graph = backends.in_bfloat16(captured.graph) if self.spec.precision == "bf16" else captured.graph
+        graph = captured.graph
+        if self.spec.precision == "bf16":
+            if not backends.multiplies_bfloat16(graph):
+                warnings.warn(f"fit_many: {backends.NO_BFLOAT16}", stacklevel=2)
+            graph = backends.in_bfloat16(graph)
         run: backends.Run = graph.forward
         if self.backend == "inductor" and kind == "step" and x.shape[1] == self.spec.batch_size:
             try:

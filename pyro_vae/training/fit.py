@@ -141,7 +141,8 @@ def fit(
             :class:`~pyro_vae.svi.CompiledSVI`. `auto` takes `off` below 1,000 steps and one more for each tensor
             operation of the programs (an MLP has 34, one with 32 planar layers 1,282); then `cudagraph` on CUDA, and on
             a CPU `capture`, which gives the same numbers as `off`, and `inductor` from 15,000 steps on.
-        precision: `fp32`, or `bf16` for the matrix products and convolutions of the captured step.
+        precision: `fp32`, or `bf16` for the matrix products and convolutions of the captured step, where the device has
+            instructions for bfloat16.
         seed: of the order of the images and of all noise. The global generators are as before afterwards.
         checkpoint: a folder, in which the state is saved after each epoch (and before the first).
         snapshots: files to which the weights are saved after some epochs, by the number of the epoch.

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_vae._utils.checks import InputError
 from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi.cpu.adam import is_plain_adam
 
 X = torch.randn(30, generator=torch.Generator().manual_seed(0)) + 2
 WRAPPERS = {
@@ -554,6 +555,16 @@ def test_the_optimizers_of_a_wrapper_are_one_kernel():
     svi.step(X)
     adam = svi.optimizer.fused_adam(list(pyro.get_param_store()._params.values()))
     assert [len(group.params) for group in adam._groups] == [2]
+
+
+def test_torch_compile_leaves_the_step_to_the_kernel(monkeypatch):
+    """Its first call in a process puts a mark around this method of every optimizer."""
+    marked = torch._dynamo.disable(torch.optim.Adam._init_group)
+    optimizer = torch.optim.Adam([torch.ones(2, requires_grad=True)])
+    monkeypatch.setattr(torch.optim.Adam, "_init_group", marked)
+    assert is_plain_adam(optimizer)
+    monkeypatch.setattr(torch.optim.Adam, "_init_group", functools.wraps(marked)(lambda *arguments: marked(*arguments)))
+    assert not is_plain_adam(optimizer)
 
 
 class OfOnesOwn(torch.optim.Adam):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +18,18 @@ from pyro_vae.svi.cpu.recording import Used, span
 def _methods(kind: type) -> tuple[Any, Any]:
     """What a step consists of; without the profiling that torch puts around `step` when an optimizer is made."""
     step: Any = kind.step  # type: ignore[attr-defined]
-    return step.__wrapped__ if getattr(step, "hooked", False) else step, kind._init_group  # type: ignore[attr-defined]
+    step = step.__wrapped__ if getattr(step, "hooked", False) else step
+    return _without_mark(step), _without_mark(kind._init_group)  # type: ignore[attr-defined]
 
 
+def _without_mark(method: Any) -> Any:
+    """Without what `torch.compile` puts around methods that it does not trace, in every process that calls it."""
+    # By its code, because functools.wraps copies the attributes of what it wraps.
+    is_marked = getattr(method, "__code__", _without_mark.__code__).co_filename.startswith(_DYNAMO)
+    return method._torchdynamo_orig_callable if is_marked else method
+
+
+_DYNAMO = os.path.join(os.path.dirname(torch.__file__), "_dynamo") + os.sep
 _METHODS = [_methods(kind) for kind in (torch.optim.Adam, torch.optim.AdamW)]
 _OTHER_OPTIONS = ("amsgrad", "maximize", "foreach", "capturable", "differentiable")
 _HOOKS_OF_ALL = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)

@@ -17,9 +17,9 @@
 
 constexpr int64_t WIDTH = Vector::size();
 #if defined(CPU_CAPABILITY_AVX512)
-constexpr int ROWS = 8, VECTORS = 3;  // 24 of 32 registers hold sums
+constexpr int ROWS = 8, FEWER = 4, VECTORS = 3;  // 24 of 32 registers hold sums
 #else
-constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
+constexpr int ROWS = 6, FEWER = 2, VECTORS = 2;  // 12 of 16
 #endif
 constexpr int64_t PANEL = VECTORS * WIDTH;
 constexpr int64_t BLOCK = 4 * ROWS;  // rows to which a panel of `right` is applied while it is in the cache
@@ -145,7 +145,7 @@ static inline __attribute__((always_inline)) void tile(const Product& p, int64_t
 template <int vectors, bool narrow, bool half>
 static void panel(const Product& p, int64_t row, int64_t end, int64_t column) {
     for (; row + ROWS <= end; row += ROWS) tile<ROWS, vectors, narrow, half>(p, row, column);
-    if (row + ROWS / 2 <= end) tile<ROWS / 2, vectors, narrow, half>(p, row, column), row += ROWS / 2;
+    for (; row + FEWER <= end; row += FEWER) tile<FEWER, vectors, narrow, half>(p, row, column);
     for (; row < end; row++) tile<1, vectors, narrow, half>(p, row, column);
 }
 

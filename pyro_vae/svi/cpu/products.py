@@ -83,13 +83,14 @@ def update_of(kernel: kernels.Kernel, arguments: Sequence[Any], gradient: Tensor
 
 
 def with_products(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
-    """The graph with its products done by this kernel, on processors with AVX-512, whose registers it needs.
+    """The graph with its products done by this kernel, on processors with AVX2 or AVX-512.
 
     >>> x, weight = torch.randn(128, 784), torch.randn(400, 784)
     >>> graph = make_fx(lambda x, weight: (x @ weight.t(),))(x, weight)
     >>> _ = with_products(graph, [x, weight])
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or any(tensor.device.type != "cpu" for tensor in inputs):
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in ("AVX2", "AVX512") or any(tensor.device.type != "cpu" for tensor in inputs):
         return graph
     factors = [node.all_input_nodes for node in graph.graph.nodes if node.target in (*_PRODUCTS, _MANY)]
     types = {factor.meta["val"].dtype for factor in itertools.chain(*factors)}
