@@ -60,7 +60,7 @@ def test_a_field_of_the_spec_is_as_good_as_an_argument(tiny, name):
     told = {name: getattr(spec, name) for name in SETTINGS}
     bound = trained(build(spec), tiny)
     assert same(bound, trained(without_spec(spec), tiny, **told))
-    if name != "compile":  # which changes no number
+    if name not in ("compile", "precision"):  # which change no number, the second on some processors
         others = told | {name: getattr(SPEC, name)}
         assert not same(bound, trained(without_spec(spec), tiny, **others))
 

@@ -318,10 +318,12 @@ def test_bfloat16_is_never_left_out_silently(tiny):
     """Also where a capture would not be worth its time."""
     models = {precision: build(SPEC) for precision in ("fp32", "bf16")}
     for precision, model in models.items():
-        fit(model, tiny, epochs=2, precision=precision, binarization="threshold", **QUIET)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            fit(model, tiny, epochs=2, precision=precision, binarization="threshold", **QUIET)
     for first, second in zip(*(model.parameters() for model in models.values()), strict=True):
         torch.testing.assert_close(first, second, rtol=0.1, atol=0.02)
-    assert not same(*(weights(model) for model in models.values()))
+    assert same(*(weights(model) for model in models.values())) == any("bfloat16" in str(each) for each in warned)
 
 
 def test_a_spec_knows_the_backends():
