@@ -153,6 +153,18 @@ def test_large_matrices_are_left_to_the_library():
     assert torch.ops.pyro_vae.product.default not in [node.target for node in other.graph.nodes]
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.skipif(not BY_KERNEL, reason="a processor with other vectors, where products are left as they are")
+def test_long_sums_down_columns_are_left_to_the_library_with_avx2(capability, monkeypatch):
+    """Sums along rows are not, however long they are."""
+    x, gradient = torch.randn(600, 20), torch.randn(600, 30)
+    graph = make_fx(lambda x, gradient: (gradient.t() @ x, gradient.t().contiguous() @ x))(x, gradient)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    targets = [node.target for node in products.with_products(graph, [x, gradient]).graph.nodes]
+    ours = targets.count(torch.ops.pyro_vae.product.default)
+    assert (ours, targets.count(torch.ops.aten.mm.default)) == ((1, 1) if capability == "AVX2" else (2, 0))
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adam_by_kernel_is_torchs(kind, weight_decay):

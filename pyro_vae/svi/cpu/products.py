@@ -20,6 +20,8 @@ _VIEWS = (torch.ops.aten.t.default, torch.ops.aten.view.default)
 
 _TO_FLOAT = {"dtype": torch.float32}
 LARGEST = 1 << 20  # elements of the factor that is read for each block of rows; beyond this, libraries are faster
+# So they are with AVX2 for longer sums down the columns of both factors, each of whose rows is in another page.
+LONGEST_AVX2 = 512
 NUM_ARGUMENTS = 17  # of the kernel
 UPDATE = 6  # 64-bit words of a row of adam.h
 
@@ -133,7 +135,7 @@ class _WithProducts(fx.Interpreter):
         fits = half or left.dtype == torch.float32
         fits &= all(matrix.dtype == left.dtype and matrix.device.type == "cpu" for matrix in (*bias, left, right))
         fits &= (right if right.stride(1) == 1 else min(left, right, key=Tensor.numel)).numel() <= LARGEST
-        if not fits or (bias and bias[0].shape != right.shape[1:]):
+        if not fits or _is_long(left) or (bias and bias[0].shape != right.shape[1:]):
             return super().run_node(n)
         left, right = (matrix if 1 in matrix.stride() else matrix.contiguous() for matrix in (left, right))
         if half and not (_in_pairs(left) and _in_pairs(right.t())):
@@ -185,6 +187,11 @@ def _factors(product: fx.Node) -> Iterator[fx.Node]:
             if factor.target not in (*_VIEWS, torch.ops.aten._to_copy.default):
                 break
             factor = factor.all_input_nodes[0]
+
+
+def _is_long(left: Tensor) -> bool:
+    on_avx2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return on_avx2 and left.stride(1) != 1 and left.shape[1] > LONGEST_AVX2
 
 
 def _in_pairs(matrix: Tensor) -> bool:
