@@ -19,7 +19,7 @@ test: $(READY)
 	$(PYTEST) -m 'not slow'
 
 test-all: $(READY)
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check

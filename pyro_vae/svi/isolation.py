@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
@@ -12,7 +14,25 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in comparisons
+
+
+def unprofiled(function: Function) -> Function:
+    """The function, which a profiler written in Python is not told of: the recorder need not see what modes do."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        profiler = sys.getprofile()
+        if not callable(profiler):
+            return function(*args, **kwargs)
+        sys.setprofile(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            sys.setprofile(profiler)
+
+    return cast(Function, run)
 
 
 class Isolated(TorchDispatchMode):
@@ -51,10 +71,15 @@ class Isolated(TorchDispatchMode):
         self._complete = copied is not None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs, originals = self._before(func, args, kwargs or {})
+        return self._after(func, args, kwargs, originals, func(*args, **kwargs))
+
+    @unprofiled
+    def _before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, dict[int, tuple[Tensor, Any]]]:
+        """The arguments that an operation gets; and those that they take the place of, with their layout."""
         for tensor in written_by(func, args, kwargs):
             self._copy(tensor)
-        originals: dict[int, tuple[Tensor, Any]] = {}  # of the arguments that have a substitute, with its layout
+        originals: dict[int, tuple[Tensor, Any]] = {}
 
         def substituted(tensor: Tensor) -> Tensor:
             substitute = self.substitute(tensor)
@@ -64,7 +89,11 @@ class Isolated(TorchDispatchMode):
 
         if self._copies:
             args, kwargs = pytree.tree_map_only(Tensor, substituted, (args, kwargs))
-        results = func(*args, **kwargs)
+        return args, kwargs, originals
+
+    @unprofiled
+    def _after(self, func: Any, args: Any, kwargs: Any, originals: dict[int, tuple[Tensor, Any]], results: Any) -> Any:
+        """The results, with the user's own tensors in the place of their substitutes."""
         arguments = _tensors((args, kwargs))
         if any(id(tensor) in originals and _layout(tensor) != originals[id(tensor)][1] for tensor in arguments):
             raise RuntimeError(f"it changes the shape or the memory of a tensor in place: {func}")

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae.svi.isolation import memory_of, written_by
+from pyro_vae.svi.isolation import memory_of, unprofiled, written_by
 from pyro_vae.svi.scalar_reads import NotCapturable
 
 _aten = torch.ops.aten
@@ -42,7 +42,16 @@ class TensorsUsed(TorchDispatchMode):
             self._made[tensor] = _Made(-1, number, varies=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+        call, varies = self._before(func, args, kwargs or {})
+        results = func(*args, **(kwargs or {}))
+        self._after(func, args, kwargs or {}, varies, results)
+        self.calls.append(call)
+        return results
+
+    @unprofiled
+    def _before(self, func: Any, args: Any, kwargs: Any) -> tuple[Call, bool]:
+        """The call, and whether its results may vary."""
+        leaves, structure = pytree.tree_flatten((args, kwargs))
         used = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self.tensors.update({id(tensor): tensor for tensor in used if tensor not in self._made})
         arguments = [self._origin(leaf) for leaf in leaves]
@@ -51,14 +60,15 @@ class TensorsUsed(TorchDispatchMode):
                 arguments = [used[0].detach().clone()]
         random = torch.Tag.nondeterministic_seeded in func.tags
         varies = func is not _aten.lift_fresh.default and (random or any(map(self.varies, used)))
-        results = func(*args, **(kwargs or {}))
+        return [str(func), structure, *arguments], varies
+
+    @unprofiled
+    def _after(self, func: Any, args: Any, kwargs: Any, varies: bool, results: Any) -> None:
         for number, leaf in enumerate(pytree.tree_leaves(results)):
             if isinstance(leaf, Tensor):
                 self._made[leaf] = _Made(len(self.calls), number, varies or self.varies(leaf, False))
-        for tensor in written_by(func, args, kwargs or {}) if varies else ():
+        for tensor in written_by(func, args, kwargs) if varies else ():
             self._vary(memory_of(tensor))
-        self.calls.append([str(func), structure, *arguments])
-        return results
 
     def returned(self, results: Any) -> None:
         """Adds what the function returns."""

@@ -22,6 +22,7 @@ def two_epochs(model, *arguments, epochs=None, **options):
     return fit(model, *arguments, epochs=min(epochs or model.spec.epochs, 2), **options)
 
 
+@pytest.mark.example
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the libraries that an example shows
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -206,8 +206,8 @@ import sys
 from pyro_vae import Spec
 from pyro_vae.experiments.study import Entry, Study
 from pyro_vae.experiments.runner import run_study
-spec = Spec(latent_dim=2, hidden=(16,), epochs=25, binarization="threshold", batch_size=16)
-grid = Study("tiny", "Tiny", tuple(Entry(f"seed{n}", Spec(**(vars(spec) | {"seed": n}))) for n in range(3)))
+spec = Spec(latent_dim=2, hidden=(16,), epochs=15, binarization="threshold", batch_size=32)
+grid = Study("tiny", "Tiny", tuple(Entry(f"seed{n}", Spec(**(vars(spec) | {"seed": n}))) for n in range(2)))
 if __name__ == "__main__":
     run_study(grid, sys.argv[1], device="cpu", threads=1, progress=False)
 """
@@ -226,7 +226,7 @@ def test_killed_three_times_it_ends_with_the_table_of_one_left_alone(tmp_path):
     moments = random.Random(0)  # noqa: S311 (no secret)
     for number in range(3):
         process = started(tmp_path / "killed")
-        wanted = 3 + 20 * number + moments.randrange(10)  # epochs after which it is killed, in whatever it does then
+        wanted = 2 + 8 * number + moments.randrange(6)  # epochs after which it is killed, in whatever it does then
         while process.poll() is None and epochs_done(tmp_path / "killed") < wanted:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.001)
@@ -312,13 +312,13 @@ def test_ray_gives_the_same_table_and_goes_on_where_a_worker_is_lost(whole, tmp_
     from pyro_vae.experiments.workers import RayTasks
 
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    longer = replace(SPEC, epochs=60, batch_size=16)
+    longer = replace(SPEC, epochs=24, batch_size=32)
     grid = study(*(Entry(f"seed{n}", replace(longer, seed=n)) for n in range(2)))
     folder, killed = tmp_path / "ray", []
     original = RayTasks.wait
 
     def wait(self, timeout_seconds):
-        if not killed and epochs_done(folder) >= 10:
+        if not killed and epochs_done(folder) >= 4:
             mine = [pid for pid in workers_of(os.getpid()) if "_run_on_ray" in cmdline(pid)]
             os.kill(mine[0], signal.SIGKILL)
             killed.append(mine[0])
