@@ -8,13 +8,15 @@
 
 A row is the median over rounds of the mean time of a step, after enough steps that all is captured and compiled; a
 ratio is the median within a round. `step` is `svi.step(...)` of one batch; `run_steps` makes all steps of a round in a
-call. Seconds are from the making of `CompiledSVI` to the end of the first compiled step, in a process of its own, with
-an empty folder for compiled code and with the one that this has filled; torch has been imported before. Draws are those
+call, as does NumPyro's `fori_loop`, where it is installed. The matrix products of M2 are timed alone, too, as no step is
+faster. Seconds are from the making of `CompiledSVI` to the end of the first compiled step, in a process of its own,
+with an empty folder for compiled code and with the one that this has filled; torch has been imported before. Draws are those
 of Pyro's Predictive and of CompiledPredictive, from an AutoNormal and the model, after a first call of each.
 Prints a Markdown table and writes svi_programs.json.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -77,6 +79,48 @@ def m2() -> Made:
 PROGRAMS = {"eight schools": eight_schools, "regression": regression, "M2": m2}
 
 
+def numpyro_loop(name: str, steps: int) -> Callable[[], object]:
+    """All steps of a round by NumPyro, in a fori_loop; of the small programs."""
+    import jax
+    import numpyro
+    import numpyro.distributions as dist
+    from numpyro.infer import SVI, Trace_ELBO
+    from numpyro.infer.autoguide import AutoNormal
+
+    def eight_schools(y: jax.Array, sigma: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+        with numpyro.plate("schools", 8):
+            eta = numpyro.sample("eta", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(mu + tau * eta, sigma), obs=y)
+
+    def regression(x: jax.Array, y: jax.Array) -> None:
+        weights = numpyro.sample("weights", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(x @ weights, scale), obs=y)
+
+    model = {"eight schools": eight_schools, "regression": regression}[name]
+    batch = [jax.numpy.asarray(tensor.numpy()) for tensor in PROGRAMS[name]()[3]]
+    svi = SVI(model, AutoNormal(model), numpyro.optim.Adam(1e-3), Trace_ELBO())
+    carry = [svi.init(jax.random.PRNGKey(0), *batch)]
+    run = jax.jit(lambda state: jax.lax.fori_loop(0, steps, lambda _, state: svi.update(state, *batch)[0], state))
+
+    def take() -> None:
+        carry[0] = jax.block_until_ready(run(carry[0]))
+
+    return take
+
+
+def products_alone(graph: torch.fx.GraphModule, steps: int) -> Callable[[], object]:
+    """The matrix products of a captured step, of random factors of the same shapes and strides."""
+    aten = torch.ops.aten
+    products = [node for node in graph.graph.nodes if node.target in (aten.mm.default, aten.addmm.default)]
+    values = [[factor.meta["val"] for factor in node.args[-2:]] for node in products]
+    factors = [[torch.empty_strided(each.shape, each.stride()).normal_() for each in of_one] for of_one in values]
+    return lambda: [left @ right for _ in range(steps) for left, right in factors]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -114,7 +158,7 @@ def main() -> None:
 
 
 def timed(name: str, rounds: int, steps: int) -> list[dict]:
-    """Rows of a program: Pyro's SVI, and CompiledSVI by each backend."""
+    """Rows of a program: Pyro's SVI, CompiledSVI by each backend, and NumPyro where it is installed."""
     steps = steps // 10 if name == "M2" else steps
     takers = {}
     for who in ("Pyro", *BACKENDS):
@@ -132,6 +176,12 @@ def timed(name: str, rounds: int, steps: int) -> list[dict]:
     for _ in range(3):
         for take in takers.values():
             take()
+    if name == "M2":
+        (captured,) = svi._captured.replays
+        takers["its products, by torch"] = products_alone(captured.captured.graph, steps)
+    elif importlib.util.find_spec("numpyro"):
+        takers["NumPyro, fori_loop"] = numpyro_loop(name, steps)
+        takers["NumPyro, fori_loop"]()
     times: dict[str, list[float]] = {who: [] for who in takers}
     for _ in range(rounds):
         for who, take in takers.items():

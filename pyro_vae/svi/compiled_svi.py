@@ -209,20 +209,23 @@ class CompiledSVI(SVI):
     def run_steps(self, num_steps: int, *args: Any, **kwargs: Any) -> Tensor:
         """Takes `num_steps` steps with the same arguments, as :meth:`steps` does.
 
+        None of your Python runs between two recorded steps, so that what the programs read is compared with every
+        hundredth alone.
+
         Returns the losses before each step, (num_steps,), on the device. (:meth:`run` is Pyro's, which then samples
         traces of the posterior.)
         """
         checks.positive_integer("num_steps", num_steps)
-        losses = list(self._steps(itertools.repeat((args, kwargs), num_steps)))
+        losses = list(self._steps(itertools.repeat((args, kwargs), num_steps), alone=True))
         self.check_finite()
         return torch.stack(losses)
 
-    def _steps(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> Iterator[Tensor]:
+    def _steps(self, calls: Iterable[tuple[Any, dict[str, Any]]], alone: bool = False) -> Iterator[Tensor]:
         trusted: Replay | None = None
         before: list[Any] = []
         for args, kwargs in calls:
             leaves = [*args, *kwargs.values()]
-            alike = trusted is not None and self._stands_on(leaves) == before and trusted.is_as_recorded()
+            alike = alone or (trusted is not None and self._stands_on(leaves) == before and trusted.is_as_recorded())
             if trusted is not None and alike and (trusted.calls + 1) % RESCANNED_EVERY:
                 self.steps_taken += 1
                 with torch.no_grad():

@@ -318,6 +318,30 @@ def test_many_steps_in_a_call_are_those_of_pyro(compile):
         svi.run_steps(0, X)
 
 
+def test_many_steps_see_what_changed_before_the_call():
+    """Though nothing is looked at between two of them."""
+    losses, noise = {}, {"scale": 1.0}
+
+    def noisy(x):
+        loc = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, noise["scale"]), obs=x)
+
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optim, losses[kind] = pyro.optim.Adam({"lr": 0.01}), []
+        options = {"compile": "inductor"} if kind is CompiledSVI else {}
+        svi = kind(noisy, guide, optim, Trace_ELBO(), **options)
+        for scale, rate in ((1.0, 0.01), (3.0, 0.01), (3.0, 0.1)):
+            noise["scale"] = scale
+            for of_param in optim.optim_objs.values():
+                of_param.param_groups[0]["lr"] = rate
+            many = svi.run_steps(220, X).tolist() if kind is CompiledSVI else [svi.step(X) for _ in range(220)]
+            losses[kind] += many
+    assert losses[CompiledSVI] == pytest.approx(losses[SVI], rel=1e-3)
+
+
 def test_an_evaluation_is_captured(monkeypatch):
     """So that the programs do not run at each."""
     svi = fresh(CompiledSVI, compile="capture")
