@@ -166,24 +166,25 @@ def _record(run: Run, static: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, S
     return graph, outputs
 
 
-def multiplies_bfloat16(graph: fx.GraphModule) -> bool:
-    """Whether the device of the graph has instructions for bfloat16."""
-    values = [node.meta.get("val") for node in graph.graph.nodes]
-    on_cpu = all(value.device.type == "cpu" for value in values if isinstance(value, Tensor))
-    return not on_cpu or processor_multiplies_bfloat16()
-
-
 def processor_multiplies_bfloat16() -> bool:
-    """Whether the CPU does; else products in bfloat16 take ten times as long as in float32."""
+    """Whether the CPU has instructions for it; else products in bfloat16 take ten times as long as in float32."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def lacks_bfloat16(graph: fx.GraphModule) -> bool:
+    """Whether the graph has products in float32 on a processor that does not multiply bfloat16."""
+    products = (node for node in graph.graph.nodes if node.target in _PRODUCTS)
+    factors = (factor.meta["val"] for product in products for factor in product.all_input_nodes)
+    on_cpu = any(factor.dtype == torch.float32 and factor.device.type == "cpu" for factor in factors)
+    return on_cpu and not processor_multiplies_bfloat16()
 
 
 def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
     """A copy whose matrix products and convolutions take bfloat16 and return float32; all else is unchanged.
 
-    The graph itself where the device does not multiply bfloat16.
+    The graph itself where the processor does not multiply bfloat16.
     """
-    if not multiplies_bfloat16(graph):
+    if lacks_bfloat16(graph):
         return graph
     copied = copy.deepcopy(graph)
     halves: dict[fx.Node, fx.Node] = {}
@@ -203,8 +204,10 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
     for node in list(copied.graph.nodes):
         if node.target not in _PRODUCTS:
             continue
-        users = list(node.users)
-        node.args = tuple(half(argument) for argument in node.args)
+        users, halved = list(node.users), tuple(half(argument) for argument in node.args)
+        if halved == node.args:  # in float64
+            continue
+        node.args = halved
         if node.target is torch.ops.aten.convolution_backward.default:
             for user in users:  # each selects an output
                 _single(copied, user)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
-import traceback
-import types
-import warnings
 from typing import Any
 
 import torch
@@ -14,6 +9,7 @@ from pyro.poutine import runtime
 from pyro.poutine.block_messenger import BlockMessenger
 from torch import Tensor
 
+from pyro_vae._utils.warn import warn
 from pyro_vae.svi import ambient, backends
 from pyro_vae.svi.guards import Reads
 from pyro_vae.svi.optimizers import SharedOptimizer
@@ -125,7 +121,7 @@ class CapturedSteps:
             captured = program.capture(kind, arguments, reads)
             if captured is None:
                 return None
-            if self.precision == "bf16" and not backends.multiplies_bfloat16(captured.graph):
+            if self.precision == "bf16" and backends.lacks_bfloat16(captured.graph):
                 self.warn_once(backends.NO_BFLOAT16)
             replay = Replay(captured, self.optimizer if kind == "step" else None, reads, self.precision)
         except ProgramError as error:
@@ -197,13 +193,7 @@ class CapturedSteps:
         """Warns at the line that called the package, unless the same text was a warning before."""
         if text not in self._warned:
             self._warned.add(text)
-            frames = itertools.takewhile(_is_of_engine, traceback.walk_stack(sys._getframe()))
-            warnings.warn(f"{self._owner}: {text}", stacklevel=1 + len(list(frames)))
-
-
-def _is_of_engine(frame: tuple[types.FrameType, int]) -> bool:
-    name: str = frame[0].f_globals.get("__name__", "")
-    return name.startswith(("pyro_vae.svi.", "torch.nn.modules.module"))  # which calls a module's `forward`
+            warn(f"{self._owner}: {text}")
 
 
 def _one_line(error: BaseException | None) -> str:

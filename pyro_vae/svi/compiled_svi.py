@@ -22,7 +22,7 @@ from pyro_vae.svi.program import Program, params_of
 from pyro_vae.svi.replay import Replay
 from pyro_vae.svi.signature import metadata_of
 
-RESCANNED_EVERY = 100  # steps of `steps`
+RESCANNED_EVERY = 100  # steps of `steps` and `run_steps`
 
 
 class CompiledSVI(SVI):
@@ -53,7 +53,8 @@ class CompiledSVI(SVI):
     - attributes of attributes by names made at run time, as by ``reduce(getattr, names, x)``;
     - another class of a library's object, bases of a class; names that begin to hide a class's;
     - what only a library holds, in its objects, its classes, its global variables, or a `contextvars.ContextVar`;
-    - what is read in another thread, and what is outside of the program: files, the clock.
+    - what is read in another thread, and what is outside of the program: files, the clock;
+    - what a signal handler, a finalizer or another thread changes during :meth:`run_steps`, for up to 100 steps.
 
     A change of these is caught by comparison. Each captured graph is compared with its program, in the loss and its
     gradients, on other values of the parameters, the arguments and the tensors within reach. At replays 1, 10, 100,
@@ -209,8 +210,8 @@ class CompiledSVI(SVI):
     def run_steps(self, num_steps: int, *args: Any, **kwargs: Any) -> Tensor:
         """Takes `num_steps` steps with the same arguments, as :meth:`steps` does.
 
-        None of your Python runs between two recorded steps, so that what the programs read is compared with every
-        hundredth alone.
+        Only signal handlers, finalizers and other threads can run between two recorded steps, so that what the
+        programs read is compared with every hundredth alone.
 
         Returns the losses before each step, (num_steps,), on the device. (:meth:`run` is Pyro's, which then samples
         traces of the posterior.)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae._utils.warn import warn
 from pyro_vae.svi import backends
 from pyro_vae.svi.capture import Captured
 from pyro_vae.svi.cpu import recording
@@ -189,7 +189,7 @@ class Replay:
         except (NotRecordable, NotCompilable) as reason:
             self.to_record, self.recorded = False, None
             if on_cuda:
-                warnings.warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}", stacklevel=6)
+                warn(f"CompiledSVI: no CUDA graph of the captured step: {reason}")
 
     def _run(self, *inputs: Tensor, by_kernel: bool = False) -> Sequence[Tensor]:
         """The loss; and the gradients, except those that Adam has used: torch's own, or that of adam.cpp."""

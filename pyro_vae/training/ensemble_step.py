@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -14,6 +13,7 @@ from torch.optim.adam import adam
 
 from pyro_vae._utils import checks
 from pyro_vae._utils.rng import generator_states, set_generator_states
+from pyro_vae._utils.warn import warn
 from pyro_vae.data.batches import dequantized, to_unit
 from pyro_vae.models import build
 from pyro_vae.models.base import dtype_of, evaluating
@@ -132,7 +132,7 @@ class Members:
                 try:
                     run = backends.cuda_graph(run, [index], written=[*self._optimizer_tensors(), self.sums, self.lost])
                 except backends.NotRecordable as reason:
-                    warnings.warn(f"fit_many: no CUDA graph of the captured step: {reason}", stacklevel=4)
+                    warn(f"fit_many: no CUDA graph of the captured step: {reason}")
             self._runs[key] = run
         return self._runs[key](index)[0]
 
@@ -217,15 +217,15 @@ class Members:
         captured = capture(mapped, inputs, inputs)
         graph = captured.graph
         if self.spec.precision == "bf16":
-            if not backends.multiplies_bfloat16(graph):
-                warnings.warn(f"fit_many: {backends.NO_BFLOAT16}", stacklevel=2)
+            if backends.lacks_bfloat16(graph) and not self._runs:
+                warn(f"fit_many: {backends.NO_BFLOAT16}")
             graph = backends.in_bfloat16(graph)
         run: backends.Run = graph.forward
         if self.backend == "inductor" and kind == "step" and x.shape[1] == self.spec.batch_size:
             try:
                 run = backends.inductor(graph, [*inputs, *captured.live])
             except backends.NotCompilable as reason:
-                warnings.warn(f"fit_many: the captured step is not compiled: {reason}", stacklevel=2)
+                warn(f"fit_many: the captured step is not compiled: {reason}")
         return run, draws, [*live, *captured.live]
 
 

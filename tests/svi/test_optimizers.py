@@ -563,6 +563,17 @@ def test_torch_compile_leaves_the_step_to_the_kernel(monkeypatch):
     assert not is_plain_adam(optimizer)
 
 
+def test_a_step_that_the_compiler_wraps_otherwise_is_run_as_it_is():
+    """Some of its decorators leave no mark."""
+
+    class Wrapped(torch.optim.Adam):
+        @torch._dynamo.error_on_graph_break(False)
+        def step(self, closure=None):
+            return super().step(closure)
+
+    assert not is_plain_adam(Wrapped([torch.ones(2, requires_grad=True)]))
+
+
 class OfOnesOwn(torch.optim.Adam):
     """With torch's own step."""
 

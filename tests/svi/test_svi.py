@@ -557,6 +557,25 @@ def test_on_a_processor_that_does_not_multiply_bfloat16_it_is_float32_and_said(c
     assert half == losses("fp32")
 
 
+@pytest.mark.parametrize("of", ["float64", "no products"])
+def test_where_there_is_nothing_to_round_nothing_is_said(of, monkeypatch, recwarn):
+    monkeypatch.setattr(backends, "processor_multiplies_bfloat16", lambda: False)
+    warnings.simplefilter("always")
+    dtype = torch.float64 if of == "float64" else torch.float32
+    x = torch.ones(3, 2, dtype=dtype)
+
+    def model(x):
+        weight = pyro.param("weight", torch.ones(2, 1, dtype=dtype))
+        mean = x @ weight if of == "float64" else x * weight[:, 0]
+        pyro.sample("x", dist.Normal(mean, 1.0).to_event(2), obs=torch.zeros_like(mean))
+
+    svi = CompiledSVI(model, lambda x: None, torch.optim.Adam, compile="capture", precision="bf16")
+    for _ in range(4):
+        svi.step(x)
+    assert svi.signatures == 1
+    assert not list(recwarn)
+
+
 def test_bfloat16_is_no_reason_to_run_eagerly(recwarn):
     """A gradient that is a small difference of large products, lost in bfloat16 whatever the program."""
     x, y = torch.randn(64, 32) + 1, torch.randn(64)

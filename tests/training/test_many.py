@@ -96,6 +96,14 @@ def test_inductor_and_bf16(few, options, tolerance):
         assert not (in_bfloat16 and torch.equal(run[0].encoder[1].weight, other[0].encoder[1].weight))
 
 
+def test_where_bfloat16_is_not_multiplied_it_is_said_once(few, monkeypatch):
+    """At the line that calls it, however many graphs there are: of steps, of a last batch, of validation."""
+    monkeypatch.setattr(backends, "processor_multiplies_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="fit_many: precision='bf16': this processor") as warned:
+        fit_many(dataclasses.replace(SPEC, precision="bf16", epochs=1), few, seeds=SEEDS, **QUIET)
+    assert [each.filename for each in warned] == [__file__]
+
+
 def test_a_member_does_not_depend_on_the_others(few):
     spec = dataclasses.replace(SPEC, validation_fraction=0.0)
     equal(fit_many(spec, few, seeds=[5, 3], **QUIET)[1], fit_many(spec, few, seeds=[3], **QUIET)[0])

@@ -26,7 +26,7 @@ def _without_mark(method: Any) -> Any:
     """Without what `torch.compile` puts around methods that it does not trace, in every process that calls it."""
     # By its code, because functools.wraps copies the attributes of what it wraps.
     is_marked = getattr(method, "__code__", _without_mark.__code__).co_filename.startswith(_DYNAMO)
-    return method._torchdynamo_orig_callable if is_marked else method
+    return getattr(method, "_torchdynamo_orig_callable", method) if is_marked else method
 
 
 _DYNAMO = os.path.join(os.path.dirname(torch.__file__), "_dynamo") + os.sep
