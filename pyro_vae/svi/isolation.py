@@ -19,18 +19,18 @@ LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in c
 
 
 def unprofiled(function: Function) -> Function:
-    """The function, which a profiler written in Python is not told of: the recorder need not see what modes do."""
+    """The function, during which a recorder is paused: what a mode does itself is none of the program's."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        profiler = sys.getprofile()
-        if not callable(profiler):
+        recorder = getattr(sys.getprofile(), "__self__", None)
+        if not hasattr(recorder, "paused"):
             return function(*args, **kwargs)
-        sys.setprofile(None)
+        recorder.paused = True  # type: ignore[union-attr]
         try:
             return function(*args, **kwargs)
         finally:
-            sys.setprofile(profiler)
+            recorder.paused = False  # type: ignore[union-attr]
 
     return cast(Function, run)
 

@@ -5,8 +5,7 @@ instruction, from which Pyro's handlers keep it. So here the program runs as it 
 every Python function that is executed, whoever calls it: overrides that libraries call by convention, forward passes
 and hooks among them. The names that an executed function loads are looked up in all that it can reach: its arguments,
 its closure cells, its global variables, and their attributes and items. What was there before the run is guarded; what
-the run itself makes is no state. Methods of torch, Pyro and the standard library count only where they read settings of
-modules, handlers, distributions, transforms and objectives.
+it makes is no state. Methods of libraries count only where they read settings: of modules, handlers, distributions.
 """
 
 from __future__ import annotations
@@ -92,6 +91,7 @@ def recorded(reads: Reads, *programs: Any) -> Iterator[None]:
 
 class _Recorder:
     def __init__(self, reads: Reads) -> None:
+        self.paused = False
         self._reads = reads
         self._names: dict[int, tuple[types.CodeType, Names]] = {}  # by id, because hashing code takes long
         self._imports = 0  # that are going on, whose code is not that of the programs
@@ -101,6 +101,8 @@ class _Recorder:
         self._functions: dict[int, dict[int, types.FunctionType]] = {}  # by their code
 
     def on_event(self, frame: types.FrameType, event: str, result: Any) -> None:
+        if self.paused:  # rather than to remove the profiler, which newer versions of Python take long for
+            return
         code = frame.f_code
         if code.co_name == "_find_and_load" and code.co_filename.startswith("<frozen"):
             self._imports += {"call": 1, "return": -1}.get(event, 0)
