@@ -193,7 +193,7 @@ class PyroTests(SphinxDirective):
 
     def run(self):
         lines = [
-            "| tests | ended after | pass with SVI | pass with CompiledSVI | SVIs, captured | steps "
+            "| tests | ended | pass with SVI | pass with CompiledSVI | SVIs, captured | steps "
             "| largest difference | not the same |",
             "|---|---|---:|---:|---|---:|---:|---|",
         ]
@@ -204,7 +204,7 @@ class PyroTests(SphinxDirective):
             last_step = row.get("last_step")
             cells = (
                 row["tests"],
-                f"step {last_step}: {row['stopped']} of them" if last_step else "",
+                f"{row['stopped']} at {last_step}" if last_step else "",
                 str(row["passed_with_svi"]),
                 str(row["passed"]),
                 f"{row['svis']}, {row['captured']}" if "svis" in row else "",
