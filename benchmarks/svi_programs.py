@@ -8,8 +8,8 @@
 
 A row is the median over rounds of the mean time of a step, after enough steps that all is captured and compiled; a
 ratio is the median within a round. `step` is `svi.step(...)` of one batch; `run_steps` makes all steps of a round in a
-call, as does NumPyro's `fori_loop`, where it is installed. M2's matrix products are timed alone, too, as no step takes
-less. Seconds are from the making of `CompiledSVI` to the end of the first compiled step, in a process of its own, with
+call, as does NumPyro's `fori_loop`, where it is installed. M2's matrix products are timed alone, too, by
+torch. Seconds are from the making of `CompiledSVI` to the end of the first compiled step, in a process of its own, with
 an empty folder for compiled code and with the one that this has filled; torch has been imported before. Draws are those
 of Pyro's Predictive and of CompiledPredictive, from an AutoNormal and the model, after a first call of each.
 Prints a Markdown table and writes svi_programs.json.

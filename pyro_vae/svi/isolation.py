@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LARGEST_PERTURBED = 1_000_000  # elements; a larger tensor keeps its values in comparisons
 
 
-def unprofiled(function: Function) -> Function:
+def unrecorded(function: Function) -> Function:
     """The function, during which a recorder is paused: what a mode does itself is none of the program's."""
 
     @functools.wraps(function)
@@ -74,7 +74,7 @@ class Isolated(TorchDispatchMode):
         args, kwargs, originals = self._before(func, args, kwargs or {})
         return self._after(func, args, kwargs, originals, func(*args, **kwargs))
 
-    @unprofiled
+    @unrecorded
     def _before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, dict[int, tuple[Tensor, Any]]]:
         """The arguments that an operation gets; and those that they take the place of, with their layout."""
         for tensor in written_by(func, args, kwargs):
@@ -91,7 +91,7 @@ class Isolated(TorchDispatchMode):
             args, kwargs = pytree.tree_map_only(Tensor, substituted, (args, kwargs))
         return args, kwargs, originals
 
-    @unprofiled
+    @unrecorded
     def _after(self, func: Any, args: Any, kwargs: Any, originals: dict[int, tuple[Tensor, Any]], results: Any) -> Any:
         """The results, with the user's own tensors in the place of their substitutes."""
         arguments = _tensors((args, kwargs))

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae.svi.isolation import memory_of, unprofiled, written_by
+from pyro_vae.svi.isolation import memory_of, unrecorded, written_by
 from pyro_vae.svi.scalar_reads import NotCapturable
 
 _aten = torch.ops.aten
@@ -48,7 +48,7 @@ class TensorsUsed(TorchDispatchMode):
         self.calls.append(call)
         return results
 
-    @unprofiled
+    @unrecorded
     def _before(self, func: Any, args: Any, kwargs: Any) -> tuple[Call, bool]:
         """The call, and whether its results may vary."""
         leaves, structure = pytree.tree_flatten((args, kwargs))
@@ -62,7 +62,7 @@ class TensorsUsed(TorchDispatchMode):
         varies = func is not _aten.lift_fresh.default and (random or any(map(self.varies, used)))
         return [str(func), structure, *arguments], varies
 
-    @unprofiled
+    @unrecorded
     def _after(self, func: Any, args: Any, kwargs: Any, varies: bool, results: Any) -> None:
         for number, leaf in enumerate(pytree.tree_leaves(results)):
             if isinstance(leaf, Tensor):

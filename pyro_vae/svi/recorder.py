@@ -101,7 +101,7 @@ class _Recorder:
         self._functions: dict[int, dict[int, types.FunctionType]] = {}  # by their code
 
     def on_event(self, frame: types.FrameType, event: str, result: Any) -> None:
-        if self.paused:  # rather than to remove the profiler, which newer versions of Python take long for
+        if self.paused:  # rather than that the profiler is removed and set again around each operation
             return
         code = frame.f_code
         if code.co_name == "_find_and_load" and code.co_filename.startswith("<frozen"):
